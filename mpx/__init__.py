@@ -1,0 +1,7 @@
+"""mpx: which pixels made the network say that? Meaningful perturbations (Fong & Vedaldi 2017) and what followed."""
+
+from mpx.explain import Explanation, MeaningfulPerturbation, explain
+from mpx.models.classifier import Classifier
+
+__all__ = ["Classifier", "Explanation", "MeaningfulPerturbation", "explain"]
+__version__ = "0.1.0"

@@ -1,0 +1,196 @@
+"""From the menu in configs/ to checked parts: the only module that imports Hydra.
+
+A part is an operator with its options bound (a functools.partial). The function's signature is its schema: an unknown or
+ill-typed option is refused when the part is built, not when it is first called. User errors are ValueErrors of one sentence.
+"""
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.utils import instantiate
+from omegaconf import AnyNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+from mpx.solver.objective import Recipe
+
+_beside = Path(__file__).parent / "configs"  # in a wheel; in a checkout they lie beside the package
+CONFIGS = _beside if _beside.is_dir() else Path(__file__).parents[1] / "configs"
+
+# the types of config.yaml's keys; an option's type is its function's signature
+SCHEMA = {
+    **{key: AnyNode() for key in ("images", "target", "mask_size")},
+    **{key: StringNode() for key in ("game", "device", "precision")},
+    **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "batch_size", "log_images", "frames")},
+    "lr": FloatNode(),
+}
+ConfigStore.instance().store("schema", SCHEMA)
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The config that these overrides give on the command line."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra_compose("config", list(overrides))
+
+
+def options(group: str) -> list[str]:
+    """Names of a group's options: the files in its folder."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def near(name: str, names) -> str:
+    """What may have been meant: '; near: a, b', or all names where few, or nothing."""
+    names = sorted(names)
+    close = difflib.get_close_matches(str(name), names, 3, 0.5) or (names if len(names) <= 12 else [])
+    return f"; near it: {', '.join(close)}" if close else ""
+
+
+def option(group: str, choice, **root) -> Callable:
+    """One part by its name in configs/<group>/ (a callable is returned as it is); `root`: the root keys it may refer to."""
+    if callable(choice):
+        return choice
+    if choice not in options(group):
+        raise ValueError(
+            f"{group}={choice!r} is not an option: choose one of {', '.join(options(group))}, or pass a function"
+        )
+    loaded = OmegaConf.load(CONFIGS / group / f"{choice}.yaml")
+    if "_target_" in loaded:
+        return build(OmegaConf.create({**root, group: loaded})[group], group)
+    cfg = OmegaConf.merge(loaded, root)  # a file that owns a root key keeps its part one level down, e.g. regularizers.l1
+    return build(next(node[choice] for node in cfg.values() if OmegaConf.is_dict(node)), group)
+
+
+def build(node: DictConfig, name: str):
+    """Instantiates one part, its options checked against its signature."""
+    try:
+        part = instantiate(node)
+    except Exception as error:  # Hydra wraps whatever the target raised
+        cause = error.__cause__ or error
+        if isinstance(cause, ValueError):
+            raise cause from None
+        raise ValueError(f"{name}: {_first_line(cause)}") from error
+    if not isinstance(part, partial):
+        return part
+    _check_options(part, name)
+    return partial(part.func, *part.args, **part.keywords)  # Hydra's own partial checks its target at every call
+
+
+def _check_options(part: partial, name: str) -> None:
+    parameters = inspect.signature(part.func).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key, value in part.keywords.items():
+        if key not in parameters:
+            if open_ended:
+                continue
+            raise ValueError(f"{name}.{key} is not an option of {part.func.__name__}{near(key, parameters)}")
+        wanted = parameters[key].annotation
+        kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+        if set(kinds) <= {int, float, str, bool, type(None)}:
+            fits = type(value) in kinds or (type(value) is int and float in kinds)
+            if not fits:
+                allowed = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
+                raise ValueError(f"{name}.{key}={value!r} must be of type {allowed}")
+
+
+def recipe(cfg: DictConfig) -> Recipe:
+    """The five operators, the game and the search that a composed config asks for."""
+    check_keys(cfg)
+    regularizers = {
+        name: (number(cfg, f"lambda_{name}"), build(node, f"regularizers.{name}"))
+        for name, node in (cfg.get("regularizers") or {}).items()
+    }
+    augments = {
+        place: [
+            build(node, f"{place}.{name}") for name, node in (cfg.get(place) or {}).items() if number(cfg, name)
+        ]  # a strength of 0 turns an augment off
+        for place in ("under_mask", "over_mask")
+    }
+    return Recipe(
+        perturbation=build(cfg.perturbation, "perturbation"),
+        mask=build(cfg.mask, "mask"),
+        score=build(cfg.score, "score"),
+        regularizers=regularizers,
+        **augments,
+        optimizer=build(cfg.optimizer, "optimizer"),
+        scheduler=build(cfg.scheduler, "scheduler") if cfg.get("scheduler") else None,
+        **{key: cfg[key] for key in ("game", "samples", "steps", "precision", "seed")},
+    )
+
+
+def number(cfg: DictConfig, key: str) -> float:
+    value = cfg.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+        raise ValueError(f"{key}={value!r} must be a number, 0 or larger")
+    return value
+
+
+def device(name: str) -> torch.device:
+    """The device that `device=` names; auto takes an accelerator where there is one."""
+    usable = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda", 0) if "cuda" in usable else torch.device(usable[-1])
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device={name!r} must be auto, cpu, cuda, cuda:N or mps") from None
+    if found.type not in usable or (found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()):
+        raise ValueError(f"device={name!r} is not on this machine: usable here are auto, {', '.join(usable)}")
+    return torch.device("cuda", found.index or 0) if found.type == "cuda" else found
+
+
+def trainer(cfg: DictConfig, where: torch.device) -> Callable:
+    """A maker of Trainers on one device."""
+    accelerator = {"cuda": "gpu"}.get(where.type, where.type)
+    devices = [where.index] if where.type == "cuda" else 1
+    return partial(build(cfg.trainer, "trainer"), accelerator=accelerator, devices=devices)
+
+
+def check_keys(cfg: DictConfig) -> None:
+    """Refuses root keys that nothing reads, which `+key=value` could bring in."""
+    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+    known = set(SCHEMA) | groups | {"regularizers", "under_mask", "over_mask"} | set(options("augment"))
+    for key in cfg:
+        name = key.removeprefix("lambda_")
+        if name != key and name not in (cfg.get("regularizers") or {}):
+            raise ValueError(_not_chosen(key))
+        if name == key and key not in known:
+            raise ValueError(_unknown(key, known))
+
+
+def sentence(error: Exception) -> str:
+    """A Hydra or OmegaConf error as one sentence that names the value, what was allowed and what to do."""
+    cause = error.__cause__ or error
+    missing = getattr(error, "missing_cfg_file", None)
+    if missing:
+        group, _, name = missing.rpartition("/")
+        return f"{group}={name} is not an option{near(name, options(group))} (--help lists all)"
+    key = getattr(cause, "full_key", None)
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        if key.startswith("lambda_"):
+            return _not_chosen(key)
+        return _unknown(key, [k for k in cause.parent_node or [] if k != "hydra"])
+    return (f"{key}: " if key else "") + _first_line(cause)
+
+
+def _unknown(key: str, known) -> str:
+    parent, _, name = key.rpartition(".")
+    return f"there is no key {key}{near(name, known)} ({'--help' if not parent else '--cfg job'} lists all)"
+
+
+def _not_chosen(key: str) -> str:
+    name = key.removeprefix("lambda_")
+    if name in options("regularizer"):
+        return f"{key} weighs a term that is not chosen: add it to regularizer=[...,{name}], or leave {key} out"
+    return f"{key}: there is no regularizer {name}{near(name, options('regularizer'))}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

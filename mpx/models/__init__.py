@@ -1,0 +1,3 @@
+from mpx.models.classifier import Classifier
+
+__all__ = ["Classifier"]

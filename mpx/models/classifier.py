@@ -1,0 +1,80 @@
+"""Classifier: any network as a function from pictures in [0,1] to logits (B, classes).
+
+It normalises inside, carries the preprocessing and the class names that belong to the network, and leaves the network as
+it came: nothing is moved or changed at construction, `frozen()` gives every flag back, the caller's tensor is never written.
+"""
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mpx.data.preprocess import Preprocess
+
+
+class Classifier(nn.Module):
+    def __init__(self, network: nn.Module, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0,
+                 preprocess: Preprocess | None = None, categories: Sequence[str] | None = None, name: str | None = None):
+        super().__init__()
+        self.network = network
+        self.preprocess = preprocess
+        self.categories = None if categories is None else tuple(categories)
+        self.name = name or type(network).__name__
+        mean, std = (torch.tensor(v if isinstance(v, (int, float)) else list(v), dtype=torch.float64) for v in (mean, std))
+        if any(v.numel() not in (1, 3) for v in (mean, std)) or not (std > 0).all():
+            raise ValueError(f"mean={mean.tolist()}, std={std.tolist()}: each must be one number or three, std above 0")
+        for key, value in (("scale", 1 / std), ("shift", -mean / std)):  # not in the state dict: that stays the network's
+            value = value.float().expand(3).reshape(1, 3, 1, 1).to(self.device)  # (1,3,1,1)
+            self.register_buffer(key, value, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        first = next(self.network.parameters(), next(self.network.buffers(), None))
+        return first.device if first is not None else getattr(self, "scale", torch.empty(0)).device
+
+    def forward(self, x: Tensor) -> Tensor:  # (B,3,H,W) in [0,1] -> (B, classes)
+        out = self.network(torch.addcmul(self.shift, x, self.scale))  # a new tensor: in-place first layers are harmless
+        if hasattr(out, "logits"):  # Hugging Face; torchvision's named tuples with auxiliary heads
+            out = out.logits
+        elif isinstance(out, (tuple, list)) and out:
+            out = out[0]
+        if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(x):
+            got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise ValueError(f"model output must be (B, classes), got {got} for B={len(x)}")
+        if self.categories is not None and len(self.categories) != out.shape[1]:
+            raise ValueError(f"{len(self.categories)} category names do not fit a model of {out.shape[1]} classes")
+        return out
+
+    @contextmanager
+    def frozen(self) -> Iterator["Classifier"]:
+        """Eval mode, no parameter gradients; on leaving every module's mode and every parameter's flag are as before."""
+        modes = [(module, module.training) for module in self.modules()]
+        flags = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
+        try:
+            for module, _ in modes:  # the flag itself: a network's own train() may do more than set it
+                module.training = False
+            for parameter, _ in flags:
+                parameter.requires_grad_(False)
+            yield self
+        finally:
+            for module, mode in modes:
+                module.training = mode
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+    def check(self, x: Tensor) -> Tensor:
+        """One forward and backward of one picture x: (1,3,H,W). Returns its logits (1, classes), or says what is wrong."""
+        with self.frozen(), torch.enable_grad():
+            x = x[:1].detach().to(self.device, copy=True).requires_grad_()
+            logits = self(x)
+            if not logits.isfinite().all():
+                raise ValueError(f"model {self.name} gives NaN or infinite logits for this picture: look at its weights, "
+                                 "mean, std and precision")
+            grad = torch.autograd.grad(logits.max(), x, allow_unused=True)[0] if logits.requires_grad else None
+        if grad is None or not grad.any():
+            raise ValueError(f"{self.name} is a model without gradient to the input: no mask can be learnt through it; "
+                             "look for no_grad, detach, numpy or argmax inside its forward")
+        if not grad.isfinite().all():
+            raise ValueError(f"the gradient of model {self.name} to its input is NaN or infinite: look at its precision "
+                             "and for square roots or logarithms of 0")
+        return logits.detach()

@@ -1,0 +1,33 @@
+"""Random changes that keep a mask from being an adversarial pattern; new ones at every step, from each row's own generator.
+
+An augment maps (x (B,C,H,W), rng) to x. Its YAML says where it acts: `under_mask: true` moves what lies under the mask
+(photo and perturbed photo alike, C = 3 per level, no gradient passes), else the perturbed photo the network sees.
+"""
+
+import torch
+from torch import Tensor
+
+
+def noise(x: Tensor, rng, sigma: float, scale: list[float] = (1.0, 1.0, 1.0)) -> Tensor:
+    """Adds Gaussian noise (SmoothGrad, Smilkov et al. 2017), `sigma` in units of [0,1], times `scale` per channel."""
+    return x + rng.normal(*x.shape[1:]) * x.new_tensor([sigma * s for s in scale]).view(1, -1, 1, 1)
+
+
+def flip(x: Tensor, rng, probability: float) -> Tensor:
+    """Mirrors left and right with this probability, the mask with the photo."""
+    return torch.where(rng.uniform(1, 1, 1) < probability, x.flip(-1), x)
+
+
+def jitter(x: Tensor, rng, pixels: int) -> Tensor:
+    """Moves by up to `pixels` each way along both axes, edges replicated: tau of Fong & Vedaldi 2017, equation 4."""
+    if not 0 <= pixels < min(x.shape[-2:]):
+        raise ValueError(f"jitter={pixels} px must be at least 0 and less than the image's side ({min(x.shape[-2:])} px)")
+    h, w = x.shape[-2:]
+    out = torch.empty_like(x)
+    for old, new, (dy, dx) in zip(x, out, rng.integers(-pixels, pixels, 2).tolist()):
+        top, bottom, left, right = max(0, -dy), h - max(0, dy), max(0, -dx), w - max(0, dx)
+        new[:, top:bottom, left:right] = old[:, top + dy : bottom + dy, left + dx : right + dx]
+        new[:, top:bottom, :left] = new[:, top:bottom, left, None]
+        new[:, top:bottom, right:] = new[:, top:bottom, right - 1, None]
+        new[:, :top], new[:, bottom:] = new[:, top, None], new[:, bottom - 1, None]
+    return out

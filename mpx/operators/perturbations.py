@@ -1,0 +1,105 @@
+"""What a pixel becomes where the mask is 0.
+
+A perturbation is a function of the photos x (B,3,H,W) in [0,1], called once per batch, never per step. It returns
+
+- their fully perturbed version (B,3,H,W), or
+- a pyramid (B,K,3,H,W) from fully to least perturbed (the photo itself is added as the last level), or
+- a function `rng -> (B,3,H,W)` where every step shall draw anew.
+
+An argument named `rng` receives the rows' random numbers (mpx.operators.rng). `blend` puts mask and levels together.
+Source of the constant, noise and blur operators: Fong & Vedaldi 2017, equation 2.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
+
+
+def blend(levels: Tensor, mask: Tensor) -> Tensor:
+    """Photos perturbed under a mask: linear interpolation between levels, so mask 1 gives the last level exactly.
+
+    levels: (B,K,3,H,W) from fully perturbed to the photo; mask: (B,1,H,W) in [0,1] -> (B,3,H,W). Differentiable in the
+    mask, also at 0 and 1 and, for a pyramid, in the amount of blur (equation 2's sigma).
+    """
+    if levels.shape[1] == 2:
+        return torch.lerp(levels[:, 0], levels[:, 1], mask)
+    place = mask * (levels.shape[1] - 1)
+    below = place.detach().long().clamp(max=levels.shape[1] - 2)  # (B,1,H,W)
+    index = below.unsqueeze(1).expand(-1, 1, *levels.shape[2:])  # (B,1,3,H,W)
+    return torch.lerp(levels.gather(1, index)[:, 0], levels.gather(1, index + 1)[:, 0], place - below)
+
+
+def blur_gaussian(x: Tensor, sigma: float = 10.0) -> Tensor:
+    """Gaussian blur of `sigma` pixels at the network's resolution, edges reflected."""
+    radius = math.ceil(3 * sigma)
+    if not sigma > 0 or radius >= min(x.shape[-2:]):
+        raise ValueError(
+            f"sigma={sigma} needs a radius of {radius} px, but the image is {x.shape[-2]}x{x.shape[-1]} px: "
+            f"choose sigma above 0 and below {(min(x.shape[-2:]) - 1) / 3:.1f}"
+        )
+    return gaussian_blur(x, [2 * radius + 1] * 2, [float(sigma)] * 2)
+
+
+def blur_median(x: Tensor, kernel_size: int = 11) -> Tensor:
+    """Median over a square of `kernel_size` pixels (odd), edges replicated: what the predecessor trains on."""
+    if kernel_size % 2 == 0 or not 1 <= kernel_size <= min(x.shape[-2:]):
+        raise ValueError(
+            f"kernel_size={kernel_size} must be odd, at least 1 and at most the image's side ({min(x.shape[-2:])} px)"
+        )
+    padded = F.pad(x, [kernel_size // 2] * 4, mode="replicate")
+    planes = padded.flatten(0, 1)  # one plane at a time: the windows take kernel_size**2 times its memory
+    windows = (p.unfold(0, kernel_size, 1).unfold(1, kernel_size, 1).flatten(2) for p in planes)
+    return torch.stack([w.median(-1).values for w in windows]).view_as(x)
+
+
+def blur_mean(x: Tensor, sigma: float = 5.0, kernel_size: int = 11) -> Tensor:
+    """Average of a Gaussian and a median blur: what the predecessor's README describes and its pictures show."""
+    return (blur_gaussian(x, sigma) + blur_median(x, kernel_size)) / 2
+
+
+def blur_pyramid(x: Tensor, sigma: float = 10.0, levels: int = 8) -> Tensor:
+    """Equation 2's blur: sigma grows as sigma*(1-m) at each pixel, read off `levels` equidistant blurs and the photo."""
+    if levels < 1:
+        raise ValueError(f"levels={levels} must be at least 1 blurred level below the photo")
+    return torch.stack([blur_gaussian(x, sigma * (1 - k / levels)) for k in range(levels)], dim=1)
+
+
+def constant(x: Tensor, color: list[float]) -> Tensor:
+    """One colour everywhere, (r,g,b) in [0,1]; `black` is 0, `fade` the colour the network's normalisation maps to 0."""
+    return x.new_tensor(color).view(1, -1, 1, 1).expand_as(x)
+
+
+def mean_color(x: Tensor) -> Tensor:
+    """The photo's own average colour (equation 2's mu_0)."""
+    return x.mean((2, 3), keepdim=True).expand_as(x)
+
+
+def noise(x: Tensor, rng, sigma: float = 0.2, fresh: bool = True):
+    """Gaussian noise around mid-grey with standard deviation `sigma`, clipped to [0,1]; `fresh` draws it every step."""
+
+    def draw(rng) -> Tensor:
+        return (0.5 + sigma * rng.normal(*x.shape[1:])).clamp(0, 1)
+
+    return draw if fresh else draw(rng)
+
+
+def inpaint(x: Tensor, tile: int = 28) -> Tensor:
+    """Classical in-fill: each `tile` x `tile` square as scikit-image's biharmonic equation predicts it from around it.
+
+    Four passes, each with every second square of every second row unknown, so that an unknown square always has known
+    neighbours. The reference is fixed before the mask is known, as everything prepared once per batch must be.
+    """
+    from skimage.restoration import inpaint_biharmonic
+
+    if not 1 <= tile < min(x.shape[-2:]) / 2:
+        raise ValueError(f"tile={tile} must be at least 1 and below half the image's side ({min(x.shape[-2:])} px)")
+    rows, cols = (torch.arange(n) // tile % 2 for n in x.shape[-2:])
+    filled = x.detach().cpu().clone()
+    for photo, out in zip(filled.clone(), filled):
+        for unknown in [(rows == i)[:, None] & (cols == j) for i in (0, 1) for j in (0, 1)]:
+            guess = inpaint_biharmonic(photo.permute(1, 2, 0).numpy(), unknown.numpy(), channel_axis=-1)
+            out[:, unknown] = torch.from_numpy(guess).to(out.dtype).permute(2, 0, 1)[:, unknown]
+    return filled.clamp(0, 1).to(x.device)

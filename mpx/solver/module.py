@@ -1,0 +1,45 @@
+"""The search under Lightning: the parameter of a whole batch of rows is the module's only parameter.
+
+One `Trainer.fit` is one batch of rows and one step is one iteration, so that callbacks, schedulers and stopping mean what
+a Lightning user thinks they mean. Nothing is logged on the step path: the history stays on the device.
+"""
+
+import warnings
+
+import pytorch_lightning as pl
+
+from mpx.solver.objective import Search
+
+
+class MaskModule(pl.LightningModule):
+    """search: its parameter is learnt; the frozen classifier stays outside, so no checkpoint holds it."""
+
+    def __init__(self, search: Search):
+        super().__init__()
+        self.search, self.parameter = search, search.parameter
+
+    def train_dataloader(self):
+        return range(self.search.steps)
+
+    def configure_optimizers(self):
+        if self.search.scheduler is None:
+            return self.search.optimizer
+        return [self.search.optimizer], [{"scheduler": self.search.scheduler, "interval": "step"}]
+
+    def training_step(self, iteration: int, _):
+        return self.search.loss(iteration)
+
+    def on_before_optimizer_step(self, _):
+        self.search.before_step(self.global_step)
+
+    def on_train_batch_end(self, _, iteration: int, __):
+        self.search.after_step(iteration)
+
+
+def fit(search: Search, trainer) -> Search:
+    """Runs the search by a Trainer made by `trainer()`, e.g. a partial of pytorch_lightning.Trainer."""
+    with warnings.catch_warnings():
+        # a range is the whole data, and the classifier's eval mode is meant
+        warnings.filterwarnings("ignore", message=".*(does not have many workers|modules? in eval mode).*")
+        trainer().fit(MaskModule(search))
+    return search

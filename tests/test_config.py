@@ -1,0 +1,125 @@
+"""The menu: every file builds, every mistake is one sentence, the library's defaults are config.yaml's."""
+
+import inspect
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from mpx import config, explain
+from mpx.solver.objective import Recipe
+
+GROUPS = sorted(path.name for path in config.CONFIGS.iterdir() if path.is_dir())
+
+
+def test_defaults_build():
+    recipe = config.recipe(config.compose())
+    assert set(recipe.regularizers) == {"l1", "tv"} and len(recipe.under_mask) == 1 and not recipe.over_mask
+
+
+@pytest.mark.parametrize(
+    "override",
+    [f"{group}={name}" for group in GROUPS if group not in ("model", "dataset", "regularizer", "augment") for name in config.options(group)],
+)  # fmt: skip
+def test_every_option_builds(override):
+    assert isinstance(config.recipe(config.compose(override)), Recipe)
+
+
+def test_library_defaults_are_the_manuals():
+    cfg = config.compose()
+    choices = {"perturbation", "mask", "score", "optimizer", "scheduler"}
+    others = {"model", "images", "target", "regularizers", "on_step"}
+    manual = OmegaConf.to_container(cfg, resolve=True)
+    for key, parameter in inspect.signature(explain).parameters.items():
+        if key in choices and parameter.default:
+            path = config.CONFIGS / key / f"{parameter.default}.yaml"
+            assert OmegaConf.load(path)._target_ == cfg[key]._target_
+            assert config.option(key, parameter.default, **manual).keywords == config.build(cfg[key], key).keywords
+        elif key not in others | choices:
+            assert parameter.default == manual[key], key
+
+
+@pytest.mark.parametrize("group", ["perturbation", "score", "regularizer", "augment"])
+def test_yaml_defaults_are_the_functions(group):
+    """A function called bare does what its option does."""
+    for name in config.options(group):
+        part = config.option(group, name, noise=0.1, jitter=1, flip=0.1)
+        for key, value in part.keywords.items():
+            default = inspect.signature(part.func).parameters[key].default
+            if default is not inspect.Parameter.empty:
+                assert default == value or list(default) == list(value), f"{group}/{name}.yaml: {key}"
+
+
+def test_user_line_composes():
+    recipe = config.recipe(config.compose("perturbation=blur_median", "lambda_tv=0.2"))
+    assert recipe.perturbation.func.__name__ == "blur_median" and recipe.regularizers["tv"][0] == 0.2
+
+
+def test_predecessors_constants():
+    """shared/facts: gildenblat 2017."""
+    cfg = config.compose("experiment=gildenblat2017")
+    recipe = config.recipe(cfg)
+    assert cfg.model.name == "vgg19" and (cfg.lr, recipe.steps, cfg.mask_size) == (0.1, 500, 28)
+    assert recipe.perturbation.func.__name__ == "blur_median" and recipe.perturbation.keywords == {"kernel_size": 11}
+    assert recipe.optimizer.func is torch.optim.Adam and recipe.mask.keywords["sigma"] == 0 and recipe.mask.keywords["init"] == "ones"
+    assert not recipe.under_mask and len(recipe.over_mask) == 1
+    (l1, mean_l1), (tv, mean_tv) = recipe.regularizers["l1"], recipe.regularizers["tv"]
+    assert (l1, tv) == (0.01, 0.2)
+    s = torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(mean_l1(s), s.mean((1, 2, 3)))
+    rows, cols = (s[:, :, :-1] - s[:, :, 1:]).abs() ** 3, (s[:, :, :, :-1] - s[:, :, :, 1:]).abs() ** 3
+    torch.testing.assert_close(mean_tv(s), rows.mean((1, 2, 3)) + cols.mean((1, 2, 3)))
+
+
+def test_any_optimizer_by_its_path():
+    recipe = config.recipe(config.compose("optimizer._target_=torch.optim.RMSprop", "+optimizer.momentum=0.5"))
+    assert isinstance(recipe.optimizer([torch.nn.Parameter(torch.zeros(1))]), torch.optim.RMSprop)
+
+
+def test_a_strength_of_zero_turns_an_augment_off():
+    recipe = config.recipe(config.compose("jitter=0", "noise=0.1", "flip=0.5"))
+    assert not recipe.under_mask and [a.func.__name__ for a in recipe.over_mask] == ["noise", "flip"]
+
+
+@pytest.mark.parametrize(
+    "override, names",
+    [
+        ("+foo=1", "there is no key foo"),
+        ("+lambda_foo=1", "there is no regularizer foo"),
+        ("+perturbation.kernel=3", "perturbation.kernel is not an option of blur_gaussian; near it: sigma"),
+        ("perturbation.sigma=abc", "perturbation.sigma='abc' must be of type float"),
+        ("lambda_tv=abc", "lambda_tv='abc' must be a number"),
+        ("lambda_tv=-1", "lambda_tv=-1 must be a number, 0 or larger"),
+        ("noise=abc", "noise='abc' must be a number"),
+        ("game=delete", "game='delete' must be one of"),
+        ("precision=64", "precision='64' must be"),
+        ("perturbation._target_=mpx.operators.perturbations.blurr", "perturbation: .*blurr"),
+    ],
+)
+def test_a_mistake_found_when_building_is_named(override, names):
+    with pytest.raises(ValueError, match=names):
+        config.recipe(config.compose(override))
+
+
+def test_device():
+    assert config.device("cpu") == torch.device("cpu") and config.device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(ValueError, match="device='gpu' must be auto, cpu, cuda"):
+        config.device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device='cuda' is not on this machine: usable here are auto, cpu"):
+            config.device("cuda")
+
+
+def test_config_is_the_manual():
+    """Every root key of the composed config has a line with its meaning in a YAML file, and help shows it."""
+    from mpx.run import help_text
+
+    cfg, text = config.compose(), help_text()
+    for key in cfg:
+        if not OmegaConf.is_dict(cfg[key]) and key != "scheduler":
+            assert f"\n  {key}=" in text, key
+    for group in GROUPS:
+        for name in config.options(group):
+            assert name in text
+            first = (config.CONFIGS / group / f"{name}.yaml").read_text().splitlines()[0]
+            assert first.startswith("#"), f"{group}/{name}.yaml must open with what it is"

@@ -16,10 +16,12 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.errors import OverrideParseException
 from hydra.utils import instantiate
 from omegaconf import AnyNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
+from mpx.models.classifier import Classifier
 from mpx.solver.objective import Recipe
 
 _beside = Path(__file__).parent / "configs"  # in a wheel; in a checkout they lie beside the package
@@ -146,6 +148,12 @@ def device(name: str) -> torch.device:
     return torch.device("cuda", found.index or 0) if found.type == "cuda" else found
 
 
+def classifier(cfg: DictConfig, where: torch.device) -> Classifier:
+    """The model on its device; on a CPU in channels-last order, which is up to a third faster and changes no result."""
+    model = build(cfg.model, "model").to(where)
+    return model.to(memory_format=torch.channels_last) if where.type == "cpu" else model
+
+
 def trainer(cfg: DictConfig, where: torch.device) -> Callable:
     """A maker of Trainers on one device."""
     accelerator = {"cuda": "gpu"}.get(where.type, where.type)
@@ -168,6 +176,8 @@ def check_keys(cfg: DictConfig) -> None:
 def sentence(error: Exception) -> str:
     """A Hydra or OmegaConf error as one sentence that names the value, what was allowed and what to do."""
     cause = error.__cause__ or error
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {_first_line(error)}; quote what holds brackets, commas, = or spaces, e.g. 'images=\"a,b.jpg\"'"
     missing = getattr(error, "missing_cfg_file", None)
     if missing:
         group, _, name = missing.rpartition("/")

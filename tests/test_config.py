@@ -61,7 +61,11 @@ def test_predecessors_constants():
     recipe = config.recipe(cfg)
     assert cfg.model.name == "vgg19" and (cfg.lr, recipe.steps, cfg.mask_size) == (0.1, 500, 28)
     assert recipe.perturbation.func.__name__ == "blur_median" and recipe.perturbation.keywords == {"kernel_size": 11}
-    assert recipe.optimizer.func is torch.optim.Adam and recipe.mask.keywords["sigma"] == 0 and recipe.mask.keywords["init"] == "ones"
+    assert (
+        recipe.optimizer.func is torch.optim.Adam
+        and recipe.mask.keywords["sigma"] == 0
+        and recipe.mask.keywords["init"] == "ones"
+    )
     assert not recipe.under_mask and len(recipe.over_mask) == 1
     (l1, mean_l1), (tv, mean_tv) = recipe.regularizers["l1"], recipe.regularizers["tv"]
     assert (l1, tv) == (0.01, 0.2)

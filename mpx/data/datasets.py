@@ -4,6 +4,7 @@ Adding one: a function here (or anywhere) and a YAML in configs/dataset/ whose `
 An item's name is unique in its list, ASCII and safe as a file name: the stem of the file, with parts of the parent folders
 where two stems are the same, or a short hash of the path where even these are.
 """
+
 import glob
 import importlib.util
 import os
@@ -67,8 +68,9 @@ def _expand(file: str) -> list[Path]:
         raise ValueError(f"image {file!r} does not exist{_near(path)}")
     chosen = [p for p in found if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")]
     if not chosen:
-        raise ValueError(f"{where} {file!r} holds no image file ({len(found)} entries, none that ends in "
-                         f"{' '.join(SUFFIXES)})")
+        raise ValueError(
+            f"{where} {file!r} holds no image file ({len(found)} entries, none that ends in {' '.join(SUFFIXES)})"
+        )
     return chosen
 
 
@@ -96,7 +98,7 @@ def _names(paths: list[Path]) -> dict[Path, str]:
             return names
         for path in clashes:
             if depth <= 3:
-                names[path] = _safe("_".join([*path.parts[-1 - depth:-1], path.stem]))
+                names[path] = _safe("_".join([*path.parts[-1 - depth : -1], path.stem]))
             else:
                 digest = sha256(f"{depth}{path}".encode(errors="surrogateescape")).hexdigest()
                 names[path] = f"{_safe(path.stem)[-51:]}-{digest[:8]}"

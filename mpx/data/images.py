@@ -4,6 +4,7 @@
 `to_rgb(image)`: any Pillow image -> the same, for pictures that are already in memory.
 Transparency goes on white, 16-bit grey is scaled to 8 bits, an animation gives its first frame.
 """
+
 import warnings
 from os import PathLike
 from pathlib import Path
@@ -34,8 +35,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """EXIF orientation applied, then every mode to RGB. Returns a loaded picture of its own."""
     wide = image.mode.startswith("I;16") or image.mode == "I" and image.format in ("PNG", "PPM")  # old Pillow: I
     if image.mode in ("I", "F") and not wide:
-        raise ValueError(f"its pixels are {'floats' if image.mode == 'F' else '32-bit integers'} of unknown range; "
-                         "save it with 8 or 16 bits")
+        raise ValueError(
+            f"its pixels are {'floats' if image.mode == 'F' else '32-bit integers'} of unknown range; "
+            "save it with 8 or 16 bits"
+        )
     image = ImageOps.exif_transpose(image)
     if wide:  # convert() would clip at 255; 65535 / 257 = 255
         image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))

@@ -3,6 +3,7 @@
 As torchvision's `Resize` (shorter side, antialiased, on PIL) and `CenterCrop`; `resize=None` only crops. A picture smaller
 than the crop is padded with black. Values stay in [0,1]: normalising is the Classifier's.
 """
+
 from dataclasses import dataclass
 
 from PIL import Image
@@ -49,6 +50,8 @@ class Preprocess:
         short = min(size)
         width, height = (self.resize if side == short else int(self.resize * side / short) for side in size)
         if width * height > LARGEST:
-            raise ValueError(f"a picture of {size[0]}x{size[1]} pixels is too long to be resized to a shorter side of "
-                             f"{self.resize}; crop it first")
+            raise ValueError(
+                f"a picture of {size[0]}x{size[1]} pixels is too long to be resized to a shorter side of "
+                f"{self.resize}; crop it first"
+            )
         return width, height

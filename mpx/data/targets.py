@@ -4,6 +4,7 @@ A target is "top1" (the winner), "top2" (the second) ..., "label" (the dataset's
 else one of its comma separated synonyms, else whole words of it, if that leaves a single class. A name may also be an
 ImageNet wnid where there are 1000 classes.
 """
+
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -13,8 +14,9 @@ from numbers import Integral
 from torch import Tensor
 
 
-def resolve_targets(spec, logits: Tensor, label: int | str | None = None,
-                    categories: Sequence[str] | None = None) -> list[int]:
+def resolve_targets(
+    spec, logits: Tensor, label: int | str | None = None, categories: Sequence[str] | None = None
+) -> list[int]:
     """spec: one target or a list of them; logits: (classes,). Class indices in the order given, each once."""
     specs = list(spec) if isinstance(spec, Iterable) and not isinstance(spec, str) else [spec]
     if not specs:
@@ -62,8 +64,14 @@ def _by_name(text: str, categories: Sequence[str], what: str) -> int:
             listed = ", ".join(f"{i} ({categories[i]})" for i in found[:10]) + (", ..." if len(found) > 10 else "")
             raise ValueError(f"{what} {text!r} is ambiguous: give one of the indices {listed}")
     near = [categories[names.index(name)] for name in get_close_matches(wanted, names, n=3, cutoff=0.5)]
-    raise ValueError(f"{what} {text!r} is not a class of this model; " + (f"near: {', '.join(near)}" if near else
-                     f"its {len(categories)} classes are {categories[0]!r} to {categories[-1]!r}"))
+    raise ValueError(
+        f"{what} {text!r} is not a class of this model; "
+        + (
+            f"near: {', '.join(near)}"
+            if near
+            else f"its {len(categories)} classes are {categories[0]!r} to {categories[-1]!r}"
+        )
+    )
 
 
 def _plain(name: str) -> str:
@@ -73,4 +81,5 @@ def _plain(name: str) -> str:
 @cache
 def _wnids() -> dict[str, int]:
     from timm.data import ImageNetInfo  # slow to import, and seldom needed
+
     return {wnid: index for index, wnid in enumerate(ImageNetInfo().label_names())}

@@ -1,4 +1,5 @@
 """Weights and class names from the user's files. Nothing in them is executed: `weights_only`, safetensors, JSON, text."""
+
 import json
 from pathlib import Path
 
@@ -17,14 +18,19 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         if prefix is None:
             break
         state = {key.removeprefix(prefix): value for key, value in state.items()}
-    shapes = [f"{key} is {tuple(value.shape)} in the file, {tuple(wanted[key].shape)} in the network" for key, value
-              in state.items() if key in wanted and isinstance(value, Tensor) and value.shape != wanted[key].shape]
+    shapes = [
+        f"{key} is {tuple(value.shape)} in the file, {tuple(wanted[key].shape)} in the network"
+        for key, value in state.items()
+        if key in wanted and isinstance(value, Tensor) and value.shape != wanted[key].shape
+    ]
     if shapes:
         raise ValueError(f"weights {str(path)!r} do not fit the network: {'; '.join(shapes[:3])} ({len(shapes)} such)")
     missing, unexpected = network.load_state_dict(state, strict=False)
     if missing or unexpected:
-        raise ValueError(f"weights {str(path)!r} do not fit the network: {len(missing)} keys missing {missing[:3]}, "
-                         f"{len(unexpected)} unexpected {unexpected[:3]}")
+        raise ValueError(
+            f"weights {str(path)!r} do not fit the network: {len(missing)} keys missing {missing[:3]}, "
+            f"{len(unexpected)} unexpected {unexpected[:3]}"
+        )
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -34,8 +40,10 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError, SafetensorError, ...
-        raise ValueError(f"weights {str(path)!r} are not a checkpoint that can be read without running code "
-                         f"({type(error).__name__}): save network.state_dict() instead") from error
+        raise ValueError(
+            f"weights {str(path)!r} are not a checkpoint that can be read without running code "
+            f"({type(error).__name__}): save network.state_dict() instead"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -55,5 +63,7 @@ def read_categories(path: str | Path) -> list[str]:
             names = [names[str(i)] for i in range(len(names))]
         return [name if isinstance(name, str) else name[-1] for name in names]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"categories {str(path)!r} are neither a text file with a name per line nor a JSON list or "
-                         f"{{\"0\": \"name\", ...}} ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"categories {str(path)!r} are neither a text file with a name per line nor a JSON list or "
+            f'{{"0": "name", ...}} ({type(error).__name__}: {error})'
+        ) from error

@@ -3,6 +3,7 @@
 It normalises inside, carries the preprocessing and the class names that belong to the network, and leaves the network as
 it came: nothing is moved or changed at construction, `frozen()` gives every flag back, the caller's tensor is never written.
 """
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -13,8 +14,15 @@ from mpx.data.preprocess import Preprocess
 
 
 class Classifier(nn.Module):
-    def __init__(self, network: nn.Module, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0,
-                 preprocess: Preprocess | None = None, categories: Sequence[str] | None = None, name: str | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        preprocess: Preprocess | None = None,
+        categories: Sequence[str] | None = None,
+        name: str | None = None,
+    ):
         super().__init__()
         self.network = network
         self.preprocess = preprocess
@@ -68,13 +76,19 @@ class Classifier(nn.Module):
             x = x[:1].detach().to(self.device, copy=True).requires_grad_()
             logits = self(x)
             if not logits.isfinite().all():
-                raise ValueError(f"model {self.name} gives NaN or infinite logits for this picture: look at its weights, "
-                                 "mean, std and precision")
+                raise ValueError(
+                    f"model {self.name} gives NaN or infinite logits for this picture: look at its weights, "
+                    "mean, std and precision"
+                )
             grad = torch.autograd.grad(logits.max(), x, allow_unused=True)[0] if logits.requires_grad else None
         if grad is None or not grad.any():
-            raise ValueError(f"{self.name} is a model without gradient to the input: no mask can be learnt through it; "
-                             "look for no_grad, detach, numpy or argmax inside its forward")
+            raise ValueError(
+                f"{self.name} is a model without gradient to the input: no mask can be learnt through it; "
+                "look for no_grad, detach, numpy or argmax inside its forward"
+            )
         if not grad.isfinite().all():
-            raise ValueError(f"the gradient of model {self.name} to its input is NaN or infinite: look at its precision "
-                             "and for square roots or logarithms of 0")
+            raise ValueError(
+                f"the gradient of model {self.name} to its input is NaN or infinite: look at its precision "
+                "and for square roots or logarithms of 0"
+            )
         return logits.detach()

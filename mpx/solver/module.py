@@ -4,6 +4,7 @@ One `Trainer.fit` is one batch of rows and one step is one iteration, so that ca
 a Lightning user thinks they mean. Nothing is logged on the step path: the history stays on the device.
 """
 
+import logging
 import warnings
 
 import pytorch_lightning as pl
@@ -38,8 +39,14 @@ class MaskModule(pl.LightningModule):
 
 def fit(search: Search, trainer) -> Search:
     """Runs the search by a Trainer made by `trainer()`, e.g. a partial of pytorch_lightning.Trainer."""
-    with warnings.catch_warnings():
-        # a range is the whole data, and the classifier's eval mode is meant
-        warnings.filterwarnings("ignore", message=".*(does not have many workers|modules? in eval mode).*")
-        trainer().fit(MaskModule(search))
+    announcements = logging.getLogger("pytorch_lightning.utilities.rank_zero")  # which devices there are, at every fit
+    level = announcements.level
+    announcements.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            # a range is the whole data, the classifier's eval mode is meant, and one thing is Lightning's own affair
+            warnings.filterwarnings("ignore", ".*(does not have many workers|modules? in eval mode|LeafSpec).*")
+            trainer().fit(MaskModule(search))
+    finally:
+        announcements.setLevel(level)
     return search

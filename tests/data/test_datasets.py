@@ -1,4 +1,5 @@
 """Listing files: what is found, in which order, under which names, and what is said when nothing is."""
+
 import re
 import socket
 
@@ -40,9 +41,14 @@ def test_images_takes_path_glob_folder_and_list(tmp_path):
 
 def test_images_says_what_is_wrong(tmp_path):
     touch(tmp_path, "chelsea.png", "text/notes.txt")
-    for files, words in [(tmp_path / "chelsae.png", "did you mean chelsea.png"), (f"{tmp_path}/*.gif", "0 entries"),
-                         (tmp_path / "text", "no image file"), (tmp_path / "gone" / "a.png", "no folder"),
-                         ([], "names no"), (None, "names no")]:
+    for files, words in [
+        (tmp_path / "chelsae.png", "did you mean chelsea.png"),
+        (f"{tmp_path}/*.gif", "0 entries"),
+        (tmp_path / "text", "no image file"),
+        (tmp_path / "gone" / "a.png", "no folder"),
+        ([], "names no"),
+        (None, "names no"),
+    ]:
         with pytest.raises(ValueError, match=words):
             datasets.images(files)
 
@@ -58,9 +64,29 @@ def test_folder(tmp_path):
 
 
 def test_names_are_unique_and_safe(tmp_path):
-    nasty = ["a/1.png", "b/1.png", "c/a/1.png", "1.jpg", "A.png", "a.jpg", "日本.png", "中国.png", "naïve café.png",
-             "=cmd.png", "..png", "x" * 150 + "1.png", "x" * 150 + "2.png", "y" * 80 + ".png", "y" * 80 + ".jpg", "p/q.png",
-             "p/q.jpg", "<img src=x>.png", "a_1.png", "d/e/f/g/same.png", "D/e/f/g/same.jpg"]
+    nasty = [
+        "a/1.png",
+        "b/1.png",
+        "c/a/1.png",
+        "1.jpg",
+        "A.png",
+        "a.jpg",
+        "日本.png",
+        "中国.png",
+        "naïve café.png",
+        "=cmd.png",
+        "..png",
+        "x" * 150 + "1.png",
+        "x" * 150 + "2.png",
+        "y" * 80 + ".png",
+        "y" * 80 + ".jpg",
+        "p/q.png",
+        "p/q.jpg",
+        "<img src=x>.png",
+        "a_1.png",
+        "d/e/f/g/same.png",
+        "D/e/f/g/same.jpg",
+    ]
     touch(tmp_path, *nasty)
     items = datasets.images([tmp_path / name for name in nasty])
     assert len({item.name.lower() for item in items}) == len(items) == len(nasty)

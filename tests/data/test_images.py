@@ -1,4 +1,5 @@
 """Every kind of image file, good and bad, made with Pillow. pytest tests/data/test_images.py"""
+
 import os
 import struct
 import warnings
@@ -90,8 +91,15 @@ def test_exif_orientation(tmp_path, orientation, suffix):
     upright = Image.new("RGB", (48, 32), "red")
     upright.paste("blue", (0, 0, 16, 16))  # one blue corner: all eight orientations differ
     T = Image.Transpose
-    inverse = {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_90, 7: T.TRANSVERSE,
-               8: T.ROTATE_270}
+    inverse = {
+        2: T.FLIP_LEFT_RIGHT,
+        3: T.ROTATE_180,
+        4: T.FLIP_TOP_BOTTOM,
+        5: T.TRANSPOSE,
+        6: T.ROTATE_90,
+        7: T.TRANSVERSE,
+        8: T.ROTATE_270,
+    }
     stored = upright if orientation == 1 else upright.transpose(inverse[orientation])
     options = {"jpg": {"quality": 100, "subsampling": 0}, "webp": {"lossless": True}}.get(suffix, {})
     exif = Image.Exif()
@@ -105,8 +113,13 @@ def test_exif_orientation(tmp_path, orientation, suffix):
 def png_claiming(width, height):  # a valid header, hardly any data
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 def refuse(path, *words):
@@ -121,14 +134,26 @@ def test_faults(tmp_path):
     good = (tmp_path / "good.png").read_bytes()
     flipped = bytearray(good)
     flipped[len(good) // 2] ^= 0xFF
-    files = {"empty.jpg": b"", "page.jpg": b"<html>not found</html>", "cut.png": good[:len(good) // 2],
-             "flip.png": bytes(flipped), "hollow.png": png_claiming(10, 10),
-             "bomb.png": png_claiming(10_000, 9_500), "huge.png": png_claiming(60_000, 60_000),
-             "prog.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"}
+    files = {
+        "empty.jpg": b"",
+        "page.jpg": b"<html>not found</html>",
+        "cut.png": good[: len(good) // 2],
+        "flip.png": bytes(flipped),
+        "hollow.png": png_claiming(10, 10),
+        "bomb.png": png_claiming(10_000, 9_500),
+        "huge.png": png_claiming(60_000, 60_000),
+        "prog.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n",
+    }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    words = {"empty.jpg": "0 bytes", "page.jpg": "not an image", "bomb.png": "pixels", "huge.png": "pixels",
-             "prog.jpg": "EPS", "cut.png": "truncated"}
+    words = {
+        "empty.jpg": "0 bytes",
+        "page.jpg": "not an image",
+        "bomb.png": "pixels",
+        "huge.png": "pixels",
+        "prog.jpg": "EPS",
+        "cut.png": "truncated",
+    }
     for name in files:
         refuse(tmp_path / name, words.get(name, ""))
     refuse(tmp_path / "vanished.png", "no such file")

@@ -1,4 +1,5 @@
 """The geometry: pixels against torchvision's transform, boxes against where the pixels went."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,4 +1,5 @@
 """Words to class indices, with the class names of ImageNet."""
+
 import pytest
 import torch
 from torchvision.models import ResNet50_Weights
@@ -10,22 +11,56 @@ LOGITS = torch.randn(1000, generator=torch.Generator().manual_seed(0))
 ORDER = LOGITS.argsort(descending=True).tolist()
 
 
-@pytest.mark.parametrize("spec, label, expected", [
-    ("top1", None, [ORDER[0]]), ("top3", None, [ORDER[2]]), ("top1000", None, [ORDER[-1]]),
-    (["top1", "top2", "top1"], None, ORDER[:2]), (["label", "espresso"], 967, [967]), ([3, "flute", 1], None, [3, 558, 1]),
-    ("label", 7, [7]), ("label", "7", [7]), ("label", "tench", [0]), ("label", "golden_retriever", [207]),
-    ("label", "n01440764", [0]), ("label", "n15075141", [999]), (985, None, [985]), ("985", None, [985]), (0, None, [0]),
-    ("flute", None, [558]), ("ESPRESSO", None, [967]), ("espresso maker", None, [550]), ("egyptian", None, [285])])
+@pytest.mark.parametrize(
+    "spec, label, expected",
+    [
+        ("top1", None, [ORDER[0]]),
+        ("top3", None, [ORDER[2]]),
+        ("top1000", None, [ORDER[-1]]),
+        (["top1", "top2", "top1"], None, ORDER[:2]),
+        (["label", "espresso"], 967, [967]),
+        ([3, "flute", 1], None, [3, 558, 1]),
+        ("label", 7, [7]),
+        ("label", "7", [7]),
+        ("label", "tench", [0]),
+        ("label", "golden_retriever", [207]),
+        ("label", "n01440764", [0]),
+        ("label", "n15075141", [999]),
+        (985, None, [985]),
+        ("985", None, [985]),
+        (0, None, [0]),
+        ("flute", None, [558]),
+        ("ESPRESSO", None, [967]),
+        ("espresso maker", None, [550]),
+        ("egyptian", None, [285]),
+    ],
+)
 def test_resolves(spec, label, expected):
     assert resolve_targets(spec, LOGITS, label, NAMES) == expected
 
 
-@pytest.mark.parametrize("spec, label, words", [
-    (1000, None, "0 to 999"), (-1, None, "0 to 999"), ("-1", None, "0 to 999"), ("label", 1000, "label 1000"),
-    ("top0", None, "top1 to top1000"), ("top1001", None, "top1000"), ("label", None, "dataset with labels"),
-    ([], None, "no class"), (None, None, "not a class"), (True, None, "not a class"), (1.5, None, "not a class"),
-    ("", None, "not a class of"), ("zzzzqqqq", None, "'tench' to 'toilet tissue'"), ("label", "n00000000", "label"),
-    ("cat", None, "ambiguous.*282.*285"), ("espreso", None, "near: espresso"), ("flut", None, "near: flute")])
+@pytest.mark.parametrize(
+    "spec, label, words",
+    [
+        (1000, None, "0 to 999"),
+        (-1, None, "0 to 999"),
+        ("-1", None, "0 to 999"),
+        ("label", 1000, "label 1000"),
+        ("top0", None, "top1 to top1000"),
+        ("top1001", None, "top1000"),
+        ("label", None, "dataset with labels"),
+        ([], None, "no class"),
+        (None, None, "not a class"),
+        (True, None, "not a class"),
+        (1.5, None, "not a class"),
+        ("", None, "not a class of"),
+        ("zzzzqqqq", None, "'tench' to 'toilet tissue'"),
+        ("label", "n00000000", "label"),
+        ("cat", None, "ambiguous.*282.*285"),
+        ("espreso", None, "near: espresso"),
+        ("flut", None, "near: flute"),
+    ],
+)
 def test_refuses(spec, label, words):
     with pytest.raises(ValueError, match=words) as error:
         resolve_targets(spec, LOGITS, label, NAMES)

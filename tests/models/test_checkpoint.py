@@ -1,4 +1,5 @@
 """The user's own network: weights and names from files, good and bad."""
+
 import json
 import pickle
 
@@ -17,10 +18,16 @@ def network():
     return nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s},
-    lambda s: {f"module.{k}": v for k, v in s.items()},
-    lambda s: {"state_dict": {f"model.module.{k}": v for k, v in s.items()}}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s, "epoch": 3},
+        lambda s: {"model": s},
+        lambda s: {f"module.{k}": v for k, v in s.items()},
+        lambda s: {"state_dict": {f"model.module.{k}": v for k, v in s.items()}},
+    ],
+)
 def test_layouts(tmp_path, wrap):
     source, target = network(), network()
     torch.save(wrap(source.state_dict()), tmp_path / "w.pth")
@@ -49,14 +56,26 @@ def test_refusals(tmp_path, monkeypatch):
     torch.save({**good, "1.bias": torch.ones(4)}, "shape.pth")
     torch.save([1, 2], "list.pth")
     torch.save(network(), "whole.pth")  # a pickled module: code
-    for name, data in {"page.pth": b"<html>", "empty.pth": b"", "page.safetensors": b"<html>",
-                       "evil.pth": pickle.dumps(Evil(), protocol=2)}.items():
+    for name, data in {
+        "page.pth": b"<html>",
+        "empty.pth": b"",
+        "page.safetensors": b"<html>",
+        "evil.pth": pickle.dumps(Evil(), protocol=2),
+    }.items():
         (tmp_path / name).write_bytes(data)
-    for name, words in {"more.pth": "1 unexpected.*extra.weight", "less.pth": "1 keys missing.*1.bias",
-                        "other.pth": "unexpected.*weight", "shape.pth": r"1.bias is \(4,\)",
-                        "list.pth": "no state dict", "whole.pth": "without running code",
-                        "page.pth": "without running", "empty.pth": "without running", "page.safetensors": "without running",
-                        "evil.pth": "without running", "gone.pth": "no such file"}.items():
+    for name, words in {
+        "more.pth": "1 unexpected.*extra.weight",
+        "less.pth": "1 keys missing.*1.bias",
+        "other.pth": "unexpected.*weight",
+        "shape.pth": r"1.bias is \(4,\)",
+        "list.pth": "no state dict",
+        "whole.pth": "without running code",
+        "page.pth": "without running",
+        "empty.pth": "without running",
+        "page.safetensors": "without running",
+        "evil.pth": "without running",
+        "gone.pth": "no such file",
+    }.items():
         with pytest.raises(ValueError, match=words) as error:
             load_weights(network(), name)
         assert name in str(error.value) and "\n" not in str(error.value)
@@ -64,9 +83,12 @@ def test_refusals(tmp_path, monkeypatch):
 
 
 def test_categories(tmp_path):
-    for name, text in {"a.txt": "\ufeffcat\ndog\nbird\n\n", "a.json": '["cat", "dog", "bird"]',
-                       "b.json": '{"2": "bird", "0": "cat", "1": "dog"}',
-                       "c.json": json.dumps({i: [f"n{i}", n] for i, n in enumerate(("cat", "dog", "bird"))})}.items():
+    for name, text in {
+        "a.txt": "\ufeffcat\ndog\nbird\n\n",
+        "a.json": '["cat", "dog", "bird"]',
+        "b.json": '{"2": "bird", "0": "cat", "1": "dog"}',
+        "c.json": json.dumps({i: [f"n{i}", n] for i, n in enumerate(("cat", "dog", "bird"))}),
+    }.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
         assert read_categories(tmp_path / name) == ["cat", "dog", "bird"]
     for name, text in {"d.json": '{"1": "cat"}', "e.json": "not json"}.items():
@@ -85,7 +107,11 @@ def test_custom_networks(tmp_path, monkeypatch):
         assert classifier.check(torch.rand(1, 3, 2, 2)).shape == (1, 3)
         assert classifier.preprocess == zoo.Preprocess((2, 2), 2) and classifier.categories == ("a", "b", "c")
     assert zoo.custom(network(), size=[2, 4]).preprocess == zoo.Preprocess((2, 4), 4)
-    for given, words in [("mynet", "expected package.module:function"), ("mynet:gone", "gone"),
-                         (f"{tmp_path}/gone.py:build", "gone.py"), ("builtins:dict", "torch.nn.Module, got dict")]:
+    for given, words in [
+        ("mynet", "expected package.module:function"),
+        ("mynet:gone", "gone"),
+        (f"{tmp_path}/gone.py:build", "gone.py"),
+        ("builtins:dict", "torch.nn.Module, got dict"),
+    ]:
         with pytest.raises(ValueError, match=words):
             zoo.custom(given)

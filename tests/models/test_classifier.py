@@ -1,4 +1,5 @@
 """The wrapper's promises: the network and the caller's tensor stay as they were, and unfit models are refused."""
+
 import pytest
 import torch
 from torch import nn
@@ -20,8 +21,12 @@ class Wrap(nn.Module):
 
 
 def state(network):
-    return ([m.training for m in network.modules()], [(p.requires_grad, p.grad, p.device) for p in network.parameters()],
-            [dict(m._forward_hooks) for m in network.modules()], {k: v.clone() for k, v in network.state_dict().items()})
+    return (
+        [m.training for m in network.modules()],
+        [(p.requires_grad, p.grad, p.device) for p in network.parameters()],
+        [dict(m._forward_hooks) for m in network.modules()],
+        {k: v.clone() for k, v in network.state_dict().items()},
+    )
 
 
 def same(a, b):
@@ -88,9 +93,14 @@ def test_outputs_accepted(output):
     assert Classifier(Wrap(output))(X).shape == (2, 5)
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda out: out[:, :, None], r"must be \(B, classes\), got \(2, 5, 1\)"), (lambda out: {"a": out}, "got dict"),
-    (lambda out: out.mean(0, keepdim=True), r"got \(1, 5\)")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda out: out[:, :, None], r"must be \(B, classes\), got \(2, 5, 1\)"),
+        (lambda out: {"a": out}, "got dict"),
+        (lambda out: out.mean(0, keepdim=True), r"got \(1, 5\)"),
+    ],
+)
 def test_outputs_refused(change, words):
     with pytest.raises(ValueError, match=words):
         Classifier(Wrap(change))(X)
@@ -102,12 +112,18 @@ class NoGrad(Wrap):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("network, words", [
-    (Wrap(lambda out: out * float("nan")), "infinite logits"), (Wrap(lambda out: out / 0), "infinite logits"),
-    (NoGrad(), "without gradient"),
-    (Wrap(lambda out: out.detach()), "without gradient"), (Wrap(lambda out: out.round()), "without gradient"),
-    (Wrap(lambda out: out.detach() + torch.zeros(5, requires_grad=True)), "without gradient"),
-    (Wrap(lambda out: (out - out.detach()).abs().sqrt()), "gradient.*NaN")])
+@pytest.mark.parametrize(
+    "network, words",
+    [
+        (Wrap(lambda out: out * float("nan")), "infinite logits"),
+        (Wrap(lambda out: out / 0), "infinite logits"),
+        (NoGrad(), "without gradient"),
+        (Wrap(lambda out: out.detach()), "without gradient"),
+        (Wrap(lambda out: out.round()), "without gradient"),
+        (Wrap(lambda out: out.detach() + torch.zeros(5, requires_grad=True)), "without gradient"),
+        (Wrap(lambda out: (out - out.detach()).abs().sqrt()), "gradient.*NaN"),
+    ],
+)
 def test_check_refuses(network, words):
     before = state(network)
     with pytest.raises(ValueError, match=words):

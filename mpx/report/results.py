@@ -1,0 +1,167 @@
+"""What a run leaves behind: masks, panels, evolutions, tables and a summary.
+
+Every file appears whole or not at all: it is written under a temporary name beside its place, forced to disk, then renamed.
+A row's mask is written last, so a file in masks/ says that its panel and evolution are there too. No file holds a pickle, a
+number that JSON does not know, or a text that a spreadsheet would run.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+import unicodedata
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from mpx.report import render
+
+COLUMNS = ("image", "target", "class", "p_before", "p_after", "p_reference", "p_normalised", "area", "seconds", "mask")
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mpx")
+
+
+def write(path, data: bytes | str) -> None:
+    """Writes the file whole or leaves what was there. Text is UTF-8, what cannot be is escaped."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            file.write(data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def save_row(folder, e, i: int) -> None:
+    """panels/<name>.png, evolution/<name>.gif and, last, masks/<name>.npz of row i."""
+    folder, name = Path(folder), e.names[i]
+    picture, mask = io.BytesIO(), io.BytesIO()
+    render.panel(e, i).save(picture, "PNG")
+    np.savez_compressed(
+        mask,
+        parameter=e.parameter[i, 0].float().numpy(),  # (h,w)
+        saliency=e.saliency[i, 0].half().numpy(),  # (H,W)
+        **{k: np.float64(getattr(e, k)[i]) for k in ("p_before", "p_after", "p_reference")},
+        **{k: np.str_(v) for k, v in (("name", name), ("image", e.images[i]), ("class", e.classes[i]), ("game", e.game))},
+        target=np.int64(e.targets[i]),
+    )
+    write(folder / "panels" / f"{name}.png", picture.getvalue())
+    write(folder / "evolution" / f"{name}.gif", render.animation(e, i))
+    write(folder / "masks" / f"{name}.npz", mask.getvalue())
+
+
+def table_rows(e) -> list[dict]:
+    """One dict of COLUMNS for each row; p_normalised is 1 at the photo's probability, 0 at the fully perturbed one's."""
+    rows = []
+    for i, name in enumerate(e.names):
+        before, after, reference = (float(p[i]) for p in (e.p_before, e.p_after, e.p_reference))
+        normalised = (after - reference) / (before - reference) if before != reference else math.nan
+        values = (e.images[i], int(e.targets[i]), e.classes[i], before, after, reference, normalised,
+                  float(e.area[i]), e.seconds / len(e.names), f"masks/{name}.npz")  # fmt: skip
+        rows.append(dict(zip(COLUMNS, values)))
+    return rows
+
+
+def write_csv(path, rows: list[dict], columns: Iterable[str] = COLUMNS) -> None:
+    """Columns in order of appearance; numbers with six digits; a text starting like a formula gets a leading apostrophe."""
+    columns = list(dict.fromkeys(key for row in rows for key in row)) or list(columns)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerows([columns, *([_cell(row.get(c, "")) for c in columns] for row in rows)])
+    write(path, text.getvalue())
+
+
+def write_skipped(path, skipped: list[tuple[str, str]]) -> None:
+    write_csv(path, [{"image": name, "reason": reason} for name, reason in skipped], ("image", "reason"))
+
+
+def _cell(value):
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def write_json(path, values: dict) -> None:
+    """What is not finite becomes null."""
+    write(path, json.dumps(_plain(values), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):  # an array, a tensor or one of their numbers
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def summary(rows: list[dict], skipped: list, protocol: dict) -> dict:
+    """Mean, median and a 95 % bootstrap interval of the mean over the rows, and where they come from."""
+    return {
+        "n": len(rows),
+        "n_skipped": len(skipped),
+        **{k: statistics([row[k] for row in rows]) for k in ("p_normalised", "p_after", "area", "seconds")},
+        "protocol": protocol,
+        "command": protocol.get("command", shlex.join(sys.argv)),
+        "versions": {"python": platform.python_version()} | {name.replace("-", "_"): _version(name) for name in PACKAGES},
+    }
+
+
+def statistics(values: Iterable[float], draws: int = 1000) -> dict:
+    """Of the finite values; the interval is the percentile bootstrap, always from the same seed, and needs two values."""
+    x = np.array([v for v in values if math.isfinite(v)])
+    rng = np.random.default_rng(0)
+    means = [x[rng.integers(len(x), size=len(x))].mean() for _ in range(draws)] if len(x) > 1 else []
+    return {
+        "n": len(x),
+        "mean": x.mean().item() if len(x) else None,
+        "median": np.median(x).item() if len(x) else None,
+        "interval95": np.percentile(means, [2.5, 97.5]).tolist() if means else None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def format_table(rows: list[dict], width: int = 100) -> str:
+    """The rows as aligned text, at most `width` terminal cells wide; image and class share what the numbers leave."""
+    head = ("image", "class", "probability", "area", "seconds")
+    cells = [(row["image"], row["class"], f"{row['p_before']:.3f} → {row['p_after']:.3f}",
+              render.percent(row["area"]), f"{row['seconds']:.1f}") for row in rows]  # fmt: skip
+    columns = [[printable(c) for c in column] for column in zip(head, *cells)]
+    widths = [max(map(_cells, column)) for column in columns]
+    room = width - sum(widths[2:]) - 2 * (len(head) - 1)
+    widths[0] = min(widths[0], max(room // 2, room - widths[1]))
+    widths[1] = min(widths[1], room - widths[0])
+    lines = []
+    for line in zip(*columns):
+        texts = [render.shorten(t, w, _cells) for t, w in zip(line[:2], widths)]
+        texts = [t + " " * (w - _cells(t)) for t, w in zip(texts, widths)]
+        lines.append("  ".join(texts + [t.rjust(w) for t, w in zip(line[2:], widths[2:])]))
+    return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """On one line, without control characters: a file name must not be able to drive the terminal."""
+    return "".join(c for c in " ".join(str(text).split()) if c.isprintable())
+
+
+def _cells(text: str) -> int:
+    """Terminal cells: East Asian wide characters take two, combining ones none."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)

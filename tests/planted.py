@@ -1,0 +1,35 @@
+"""A network whose evidence is known by construction, and photos for it: what a mask must find."""
+
+import torch
+from torch import nn
+
+
+class SquareNet(nn.Module):
+    """Looks at one square only: the logit of class 1 is the square's contrast, so its evidence is the square by construction.
+
+    The contrast is the mean squared difference of neighbours, which every perturbation (blur, noise, constant) changes.
+    """
+
+    def __init__(self, side: int = 32, top: int = 8, left: int = 16, size: int = 8, gain: float = 20.0):
+        super().__init__()
+        self.box = (slice(top, top + size), slice(left, left + size))
+        self.gain = nn.Parameter(torch.tensor(gain))  # something that could be trained, and must not be
+        self.side = side
+
+    def forward(self, x):  # (B,3,H,W) -> (B,2)
+        square = x[..., self.box[0], self.box[1]]
+        pattern = torch.ones_like(square[0, 0])
+        pattern[::2, ::2] = pattern[1::2, 1::2] = -1.0  # a checkerboard: what blurs, fades and noises destroy
+        match = (square * pattern).mean((1, 2, 3))
+        return torch.stack([torch.zeros_like(match), self.gain * (match - 0.1)], 1)
+
+
+def square_photo(net: SquareNet, seed: int = 0) -> torch.Tensor:
+    """(3,H,W) noise in [0,1] with the checkerboard that the network looks for in its square."""
+    generator = torch.Generator().manual_seed(seed)
+    photo = torch.rand(3, net.side, net.side, generator=generator) * 0.4 + 0.3
+    pattern = torch.ones(3, net.side, net.side)
+    pattern[:, ::2, ::2] = pattern[:, 1::2, 1::2] = -1.0
+    rows, cols = net.box
+    photo[:, rows, cols] = 0.5 + 0.4 * pattern[:, rows, cols]
+    return photo

@@ -1,0 +1,240 @@
+"""The command line, typed as a user types it: what it leaves on disk, how it ends, and what it says of mistakes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from planted import SquareNet, square_photo
+from PIL import Image
+from torchvision.transforms.v2.functional import to_pil_image
+
+from mpx.run import main
+
+NETWORK = """
+import sys
+sys.path.insert(0, {tests!r})
+from planted import SquareNet
+"""
+RUN = Path(__file__).parents[1] / "scripts" / "run.py"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with three photos for SquareNet, its module and its class names."""
+    (tmp_path / "photos").mkdir()
+    for seed in range(3):
+        to_pil_image(square_photo(SquareNet(), seed)).save(tmp_path / "photos" / f"p{seed}.png")
+    (tmp_path / "net.py").write_text(NETWORK.format(tests=str(Path(__file__).parent)))
+    (tmp_path / "names.txt").write_text("nothing\nchecker board\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+SQUARE = [
+    *("model=custom", "model.network=net.py:SquareNet", "model.mean=0", "model.std=1", "model.size=32"),
+    *("model.categories=names.txt", "perturbation.sigma=3", "mask_size=8", "steps=12", "jitter=1", "device=cpu"),
+]
+
+
+@pytest.fixture
+def mpx(monkeypatch, capfd):
+    """mpx(arguments...) -> (exit code, stdout, stderr), in this process."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mpx", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return (code, *capfd.readouterr())
+
+    return call
+
+
+def result(folder) -> Path:
+    (run,) = (folder / "outputs").iterdir()
+    return run
+
+
+def table(run) -> list[dict]:
+    return list(csv.DictReader((run / "results.csv").open()))
+
+
+def test_a_run_leaves_its_folder(mpx, folder):
+    code, out, err = mpx(*SQUARE, "images=photos")
+    assert code == 0, err
+    run = result(folder)
+    rows = table(run)
+    assert [row["image"] for row in rows] == ["p0", "p1", "p2"] and {row["class"] for row in rows} == {"checker board"}
+    for row in rows:
+        mask = np.load(run / row["mask"])
+        assert mask["parameter"].shape == (8, 8) and mask["saliency"].shape == (32, 32)
+        assert mask["p_after"] == pytest.approx(float(row["p_after"]), rel=1e-4)
+        assert mask["saliency"].mean() == pytest.approx(float(row["area"]), abs=1e-3)
+        name = Path(row["mask"]).stem
+        assert Image.open(run / "panels" / f"{name}.png").width > 300
+        assert Image.open(run / "evolution" / f"{name}.gif").is_animated
+    summary = json.loads((run / "summary.json").read_text())
+    assert (
+        summary["n"] == 3 and summary["n_skipped"] == 0 and summary["versions"]["torch"] == torch.__version__.split("+")[0]
+    )
+    assert len(list(run.glob("events.out.tfevents.*"))) == 1 and (run / ".hydra" / "overrides.yaml").exists()
+    assert "checker board" in out and str(run) in out and not list(run.rglob("*.tmp"))
+
+
+def test_what_cannot_be_read_is_skipped_and_counted(mpx, folder):
+    (folder / "photos" / "broken.png").write_bytes((folder / "photos" / "p0.png").read_bytes()[:200])
+    code, out, err = mpx(*SQUARE, "images=photos", "batch_size=2")
+    run = result(folder)
+    assert code == 3 and len(table(run)) == 3 and "broken" in out
+    assert [row[0] for row in csv.reader((run / "skipped.csv").open())][1:] == ["broken"]
+    assert json.loads((run / "summary.json").read_text())["n_skipped"] == 1
+    for path in (folder / "photos").glob("p*.png"):
+        path.unlink()
+    code, out, err = mpx(*SQUARE, "images=photos", "hydra.run.dir=outputs/none")
+    assert code == 1 and "no image could be explained" in err
+
+
+def test_a_list_of_targets_gives_a_mask_each(mpx, folder):
+    code, _, err = mpx(*SQUARE, "images=photos/p1.png", 'target=["checker board",0,top1]')
+    assert code == 0, err
+    assert [row["target"] for row in table(result(folder))] == ["1", "0"]
+
+
+def test_labels_come_from_folders(mpx, folder):
+    (folder / "set").mkdir()
+    (folder / "photos").rename(folder / "set" / "nothing")
+    code, _, err = mpx(*SQUARE, "dataset=folder", "dataset.root=set", "target=label", "limit=2")
+    assert code == 0, err
+    assert [row["class"] for row in table(result(folder))] == ["nothing", "nothing"]
+
+
+def test_a_multirun_is_a_folder_for_each(mpx, folder):
+    code, _, err = mpx("-m", *SQUARE, "images=photos/p0.png", "mask_size=4,8", "hydra.sweep.dir=sweep")
+    assert code == 0, err
+    sizes = sorted(np.load(path)["parameter"].shape[0] for path in (folder / "sweep").glob("*/masks/*.npz"))
+    assert sizes == [4, 8]
+
+
+def test_a_failing_job_leaves_the_others_running(mpx, folder):
+    code, _, err = mpx("-m", *SQUARE, "images=photos/p0.png", "mask_size=99,8", "hydra.sweep.dir=sweep")
+    assert code == 1 and "mask_size=99" in err and len(list((folder / "sweep").glob("*/masks/*.npz"))) == 1
+
+
+def test_the_same_command_gives_the_same_masks(mpx, folder):
+    for name in ("one", "two"):
+        mpx(*SQUARE, "images=photos", "noise=0.1", f"hydra.run.dir=outputs/{name}")
+    for path in (folder / "outputs" / "one" / "masks").iterdir():
+        a, b = (np.load(folder / "outputs" / name / "masks" / path.name)["parameter"] for name in ("one", "two"))
+        assert (a == b).all()
+
+
+def test_an_interrupt_keeps_what_there_is(folder):
+    command = [sys.executable, str(RUN), *SQUARE, "images=photos", "batch_size=1", "steps=3000", "hydra.run.dir=run"]
+    process = subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    deadline = time.time() + 120
+    while not (folder / "run" / "results.csv").exists() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    rows = table(folder / "run")
+    assert 1 <= len(rows) < 3 and all((folder / "run" / row["mask"]).exists() for row in rows)
+    assert json.loads((folder / "run" / "summary.json").read_text())["protocol"]["interrupted"] is True
+
+
+def test_help_is_a_menu_and_cfg_shows_the_config(mpx, folder):
+    code, out, _ = mpx("--help")
+    assert code == 0 and "blur_median" in out and "lambda_tv=0.2" in out and len(out.splitlines()) < 60
+    code, out, _ = mpx("--cfg", "job", "perturbation=blur_median", "lambda_tv=0.5")
+    assert code == 0 and "lambda_tv: 0.5" in out and "kernel_size: 11" in out
+    assert not (folder / "outputs").exists()
+
+
+MODEL = [a for a in SQUARE if not a.startswith("model.network")]
+
+
+@pytest.mark.parametrize(
+    "arguments, names",
+    [
+        (["lambda_tvv=0.2"], "no regularizer tvv; near it: tv"),
+        (["stepz=3"], "there is no key stepz; near it: steps"),
+        (["+stepz=3"], "there is no key stepz; near it: steps"),
+        (["perturbation.kernel=3"], "there is no key perturbation.kernel"),
+        (["lr=abc"], "lr: Value 'abc' of type 'str' could not be converted to Float"),
+        (["steps=2.5"], "steps: Value '2.5' of type 'float' could not be converted to Integer"),
+        (["lambda_tv=abc"], "lambda_tv='abc' must be a number"),
+        (["perturbation=blur_medain"], "perturbation=blur_medain is not an option; near it: blur_median"),
+        (["model=resnet"], "model=resnet is not an option"),
+        (["regularizer=[l1]", "lambda_tv=0.1"], "lambda_tv weighs a term that is not chosen"),
+        (["perturbation=black,noise"], "Ambiguous value for argument"),
+        (["mask_size=[1"], "mask_size=[1: no viable alternative"),
+        (["images=nowhere.jpg"], "nowhere.jpg"),
+        (["images=photos/*.jpg"], "photos/*.jpg"),
+        (["target=espreso"], "espreso"),
+        (["target=2"], "2 is out of range"),
+        (["target=label"], "label"),
+        (["mask_size=64"], "mask_size=64 must be"),
+        (["perturbation=blur_median", "~perturbation.sigma", "perturbation.kernel_size=10"], "perturbation.sigma"),
+        (["perturbation.sigma=40"], "sigma=40 needs a radius"),
+        (["game=remove"], "game='remove' must be one of"),
+        (["batch_size=0"], "batch_size=0 must be at least 1"),
+        (["limit=0"], "limit=0 must be at least 1"),
+        (["device=cuda:7"], "device='cuda:7' is not on this machine"),
+        (["dataset=folder", "dataset.root=photos"], "photos"),
+    ],
+)
+def test_a_mistake_is_one_sentence(mpx, folder, arguments, names):
+    given = SQUARE if any("images" in a or "dataset" in a for a in arguments) else [*SQUARE, "images=photos/p0.png"]
+    code, out, err = mpx(*given, *arguments)
+    assert code == 1 and names in err, err
+    assert err.startswith("mpx: ") and len(err.strip().splitlines()) == 1 and "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    "body, names",
+    [
+        ("return x.mean((2, 3))[:, :, None]", "model output must be (B, classes)"),
+        ("return x.mean((2, 3)) * float('nan')", "NaN or infinite"),
+        ("return x.detach().mean((2, 3)) + 0 * x.sum()", "gradient"),
+        ("return x.detach().mean((2, 3))", "gradient"),
+    ],
+)
+def test_a_model_that_cannot_be_explained_is_one_sentence(mpx, folder, body, names):
+    Path("bad.py").write_text(f"import torch\nclass Net(torch.nn.Module):\n    def forward(self, x):\n        {body}\n")
+    arguments = [a for a in MODEL if "categories" not in a]
+    code, out, err = mpx(*arguments, "model.network=bad.py:Net", "images=photos/p0.png")
+    assert code == 1 and names in err and len(err.strip().splitlines()) == 1, err
+
+
+def test_the_main_job_on_a_real_photo_with_the_real_network(mpx, tmp_path, monkeypatch):
+    """Half the default steps on one bundled photo: the espresso is gone, by a small region that lies on the cup."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    code, out, err = mpx("steps=75", "images=" + str(sample("coffee.png")), "target=espresso")
+    torch.set_num_threads(threads)
+    assert code == 0, err
+    (row,) = table(result(tmp_path))
+    assert row["class"] == "espresso" and float(row["p_before"]) > 0.9
+    assert float(row["p_normalised"]) < 0.1 and float(row["area"]) < 0.3
+    saliency = np.load(result(tmp_path) / row["mask"])["saliency"].astype(float)
+    assert saliency[:140, 30:200].sum() / saliency.sum() > 0.6  # the cup: 47 % of the photo
+
+
+def sample(name: str) -> Path:
+    import skimage
+
+    return Path(skimage.__file__).parent / "data" / name

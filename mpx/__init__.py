@@ -1,6 +1,7 @@
 """mpx: which pixels made the network say that? Meaningful perturbations (Fong & Vedaldi 2017) and what followed."""
 
-from mpx.explain import Explanation, MeaningfulPerturbation, explain
+from mpx.explain import MeaningfulPerturbation, explain
+from mpx.explanation import Explanation
 from mpx.models.classifier import Classifier
 
 __all__ = ["Classifier", "Explanation", "MeaningfulPerturbation", "explain"]

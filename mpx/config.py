@@ -177,7 +177,9 @@ def sentence(error: Exception) -> str:
     """A Hydra or OmegaConf error as one sentence that names the value, what was allowed and what to do."""
     cause = error.__cause__ or error
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: {_first_line(error)}; quote what holds brackets, commas, = or spaces, e.g. 'images=\"a,b.jpg\"'"
+        return (
+            f"{error.override}: {_first_line(error)}; quote what holds brackets, commas or spaces, e.g. 'images=\"a,b.jpg\"'"
+        )
     missing = getattr(error, "missing_cfg_file", None)
     if missing:
         group, _, name = missing.rpartition("/")

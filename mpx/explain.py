@@ -6,11 +6,7 @@
 >>> explanation.panel(0).save("panel.png")
 """
 
-import io
-import re
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,115 +18,9 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 from mpx import config
 from mpx.data.images import read_image, to_rgb
 from mpx.data.targets import resolve_targets
+from mpx.explanation import Explanation, Row, join, solve
 from mpx.models.classifier import Classifier
-from mpx.report import render, results
-from mpx.solver.objective import Problem, Recipe, Search, minimise
-
-
-@dataclass
-class Explanation:
-    """What B rows (an image and a target each) were found to rest on. All tensors on the CPU."""
-
-    names: list[str]  # of the rows, unique and fit for a file, e.g. "coffee-967-espresso"
-    images: list[str]  # of their images
-    classes: list[str]  # of their targets, readable
-    targets: Tensor  # (B,)
-    photos: Tensor  # (B,3,H,W) in [0,1]
-    perturbed: Tensor  # (B,3,H,W) the photo without its evidence (deletion, dual) or with nothing else (preservation)
-    parameter: Tensor  # (B,1,h,w) what was learnt
-    mask: Tensor  # (B,1,H,W) 1 keeps a pixel, 0 perturbs it
-    saliency: Tensor  # (B,1,H,W) in [0,1], high where the evidence is: 1-mask, in a preservation the mask
-    p_before: Tensor  # (B,) softmax probability of the target on the photo,
-    p_after: Tensor  # (B,) on `perturbed`, without augment,
-    p_reference: Tensor  # (B,) and on the fully perturbed photo
-    curves: dict[str, Tensor]  # term -> (steps,B): total and its weighted parts, probability, area
-    iterations: list[int]  # of the F snapshots: 0 is the start, the last one the result
-    frames: Tensor  # (F,B,3,H,W) uint8, the perturbed photo at each
-    frame_saliency: Tensor  # (F,B,1,H,W) uint8
-    frame_masks: Tensor  # (F,B,1,h,w)
-    game: str
-    seconds: float  # of the whole batch
-
-    @property
-    def area(self) -> Tensor:
-        """(B,) mean saliency: the share of the photo that is evidence."""
-        return self.saliency.mean((1, 2, 3))
-
-    @property
-    def p_normalised(self) -> Tensor:
-        """(B,) (p_after - p_reference) / (p_before - p_reference), Fong & Vedaldi 2017, footnote 4."""
-        return (self.p_after - self.p_reference) / (self.p_before - self.p_reference)
-
-    def panel(self, row: int = 0) -> Image.Image:
-        """Photo | saliency over it | perturbed photo, with class, probabilities and area."""
-        return render.panel(self, row)
-
-    def save(self, folder) -> None:
-        """Writes masks/, panels/, evolution/ and results.csv into the folder, each file whole or not at all."""
-        folder = Path(folder)
-        for row in range(len(self.names)):
-            results.save_row(folder, self, row)
-        results.write_csv(folder / "results.csv", results.table_rows(self))
-
-    def _repr_png_(self) -> bytes:  # a notebook shows the panels by itself
-        buffer = io.BytesIO()
-        render.sheet(self, range(len(self.names))).save(buffer, "PNG")
-        return buffer.getvalue()
-
-    def __repr__(self) -> str:
-        return f"Explanation of {len(self.names)} rows\n{results.format_table(results.table_rows(self))}"
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-
-@torch.no_grad()
-def read_off(search: Search, images: Sequence[str], classes: Sequence[str], seconds: float, keep=None) -> Explanation:
-    """The explanation a finished search found; `keep` lists its rows to report (default all)."""
-    problem = search.problem
-    keep = torch.tensor(range(len(images)) if keep is None else keep, dtype=torch.long)
-    snapshots = search.snapshots
-    perturbed = [problem.perturbed(p) for p in snapshots]  # the last is the one shown, stored and evaluated
-    masks = [problem.mask(p).clamp(0, 1) for p in snapshots]  # rounding may leave [0,1] by an ulp
-    after = problem.probability(perturbed[-1])
-
-    def rows(x: Tensor) -> Tensor:
-        return x.detach().cpu()[keep]
-
-    def bytes_(x: Tensor) -> Tensor:
-        return rows((x * 255).round().clamp(0, 255).byte())
-
-    targets = rows(problem.targets)
-    images, classes = [images[i] for i in keep], [classes[i] for i in keep]
-    return Explanation(
-        names=[f"{i}-{t}-{slug(c)}" if c != str(int(t)) else f"{i}-{t}" for i, t, c in zip(images, targets, classes)],
-        images=images,
-        classes=classes,
-        targets=targets,
-        photos=rows(problem.photos),
-        perturbed=rows(perturbed[-1]),
-        parameter=rows(snapshots[-1]),
-        mask=rows(masks[-1]),
-        saliency=rows(problem.saliency(masks[-1])),
-        p_before=rows(problem.p_before),
-        p_after=rows(after),
-        p_reference=rows(problem.p_reference),
-        curves={k: v.cpu()[:, keep] for k, v in search.history.items() if k != "gradient"},
-        iterations=search.iterations,
-        frames=torch.stack([bytes_(x) for x in perturbed]),
-        frame_saliency=torch.stack([bytes_(problem.saliency(m)) for m in masks]),
-        frame_masks=torch.stack([rows(p) for p in snapshots]),
-        game=problem.recipe.game,
-        seconds=seconds,
-    )
-
-
-def slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
-
-
-def class_name(target: int, categories: Sequence[str] | None) -> str:
-    return categories[target] if categories else str(target)
+from mpx.solver.objective import Recipe, minimise
 
 
 def explain(
@@ -203,29 +93,7 @@ def explain(
     for _, failures in parts:
         for sentence in failures.values():
             raise ValueError(sentence)
-    return _join([explanation for explanation, _ in parts])
-
-
-@dataclass(frozen=True)
-class Row:
-    """One problem: a photo (3,H,W) in [0,1] and a class."""
-
-    photo: Tensor
-    target: int
-    image: str  # its name
-
-
-def solve(recipe: Recipe, classifier, rows: Sequence[Row], frames: int, run: Callable) -> tuple[Explanation, dict]:
-    """Explains a batch of rows; `run(search)` does the steps. Returns the sound rows, and row -> sentence for the others."""
-    start, where = time.perf_counter(), classifier.device
-    photos = torch.stack([row.photo for row in rows]).to(where)
-    targets = torch.tensor([row.target for row in rows], device=where)
-    search = Search(Problem(recipe, classifier, photos, targets, [row.image for row in rows]), frames)
-    run(search)
-    failures = search.failures()
-    classes = [class_name(row.target, classifier.categories) for row in rows]
-    sound = [i for i in range(len(rows)) if i not in failures]
-    return read_off(search, [row.image for row in rows], classes, time.perf_counter() - start, sound), failures
+    return join([explanation for explanation, _ in parts])
 
 
 @torch.no_grad()
@@ -266,25 +134,6 @@ def _as_batch(images, classifier) -> tuple[Tensor, list[str]]:
             "Classifier(network, mean, std) normalise"
         )
     return photos.float(), names
-
-
-def _join(parts: list[Explanation]) -> Explanation:
-    """One explanation of the rows of several batches."""
-    if len(parts) == 1:
-        return parts[0]
-    joined = {}
-    for name in Explanation.__dataclass_fields__:
-        values = [getattr(part, name) for part in parts]
-        first = values[0]
-        if name == "iterations" or name == "game":
-            joined[name] = first
-        elif name == "curves":
-            joined[name] = {term: torch.cat([v[term] for v in values], 1) for term in first}
-        elif isinstance(first, Tensor):
-            joined[name] = torch.cat(values, 1 if name.startswith("frame") else 0)
-        else:
-            joined[name] = sum(values[1:], first)
-    return Explanation(**joined)
 
 
 class MeaningfulPerturbation:

@@ -28,7 +28,7 @@ from mpx import config
 from mpx.data import datasets
 from mpx.data.images import read_image
 from mpx.data.targets import resolve_targets
-from mpx.explain import Row, solve
+from mpx.explanation import Row, solve
 from mpx.report import results
 from mpx.report.tensorboard import TensorBoard
 from mpx.solver.module import fit

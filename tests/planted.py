@@ -5,9 +5,9 @@ from torch import nn
 
 
 class SquareNet(nn.Module):
-    """Looks at one square only: the logit of class 1 is the square's contrast, so its evidence is the square by construction.
+    """Looks at one square only: the logit of class 1 is how much of a checkerboard is there, so the square is its evidence.
 
-    The contrast is the mean squared difference of neighbours, which every perturbation (blur, noise, constant) changes.
+    Every perturbation (blur, noise, constant, in-fill) destroys a checkerboard.
     """
 
     def __init__(self, side: int = 32, top: int = 8, left: int = 16, size: int = 8, gain: float = 20.0):
@@ -19,7 +19,7 @@ class SquareNet(nn.Module):
     def forward(self, x):  # (B,3,H,W) -> (B,2)
         square = x[..., self.box[0], self.box[1]]
         pattern = torch.ones_like(square[0, 0])
-        pattern[::2, ::2] = pattern[1::2, 1::2] = -1.0  # a checkerboard: what blurs, fades and noises destroy
+        pattern[::2, ::2] = pattern[1::2, 1::2] = -1.0
         match = (square * pattern).mean((1, 2, 3))
         return torch.stack([torch.zeros_like(match), self.gain * (match - 0.1)], 1)
 

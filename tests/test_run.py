@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from planted import SquareNet, square_photo
 from PIL import Image
+from planted import SquareNet, square_photo
 from torchvision.transforms.v2.functional import to_pil_image
 
 from mpx.run import main

@@ -1,7 +1,8 @@
 """Random changes that keep a mask from being an adversarial pattern; new ones at every step, from each row's own generator.
 
-An augment maps (x (B,C,H,W), rng) to x. Its YAML says where it acts: `under_mask: true` moves what lies under the mask
-(photo and perturbed photo alike, C = 3 per level, no gradient passes), else the perturbed photo the network sees.
+An augment maps (x (B,C,H,W), rng) to x. Its YAML puts it under `under_mask`, where it moves what lies under the mask (photo
+and perturbed photo alike, C = 3 per level, no gradient passes), or under `over_mask`, where it changes the picture that the
+network sees. It owns a root key of its own name, its strength, and 0 turns it off.
 """
 
 import torch

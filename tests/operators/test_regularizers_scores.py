@@ -24,7 +24,7 @@ def test_regularizer_contract(name):
 
 @pytest.mark.parametrize("name", config.options("score"))
 def test_score_contract(name):
-    """(B,), rows independent, unmoved by a shift of all logits unless it is the bare logit, gradient by finite differences."""
+    """(B,), rows independent, unmoved by a shift of all logits (but for the bare logit), gradient by finite differences."""
     function = config.option("score", name)
     value = function(LOGITS, TARGET)
     assert value.shape == (4,)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import to_dtype, to_image
+from torchvision.transforms.functional import to_tensor
 
 from mpx import config
 from mpx.data.images import read_image, to_rgb
@@ -23,6 +23,8 @@ from mpx.models.classifier import Classifier
 from mpx.solver.objective import Recipe, minimise
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # whatever the caller's mode: Captum's metrics call under no_grad
 def explain(
     model: nn.Module,
     images,
@@ -121,12 +123,12 @@ def _as_batch(images, classifier) -> tuple[Tensor, list[str]]:
         items = list(images) if isinstance(images, (list, tuple)) else [images]
         names = [f"image{i}" if isinstance(x, Image.Image) else Path(x).stem for i, x in enumerate(items)]
         names = [f"{name}-{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
-        prepare = classifier.preprocess or (lambda image: to_dtype(to_image(image), torch.float32, scale=True))
+        prepare = classifier.preprocess or to_tensor
         pictures = [to_rgb(x) if isinstance(x, Image.Image) else read_image(x) for x in items]
         tensors = [prepare(picture) for picture in pictures]
         if len({x.shape for x in tensors}) > 1:
             raise ValueError("images differ in size: give the Classifier a preprocess, or resize them")
-        photos = torch.stack([torch.as_tensor(x) for x in tensors])
+        photos = torch.stack(tensors)
     low, high = photos.min().item(), photos.max().item()
     if not (0 <= low and high <= 1):
         raise ValueError(
@@ -139,21 +141,28 @@ def _as_batch(images, classifier) -> tuple[Tensor, list[str]]:
 class MeaningfulPerturbation:
     """Captum's attribution convention: `MeaningfulPerturbation(model).attribute(inputs, target=...)`.
 
-    model: as explain()'s. mean, std: where inputs are normalised tensors, what they were normalised with; they are undone
-    first. options: explain()'s keys.
+    model: as explain()'s. mean, std: where inputs are normalised tensors, what they were normalised with: it is undone, and
+    the model still gets what it expects. options: explain()'s keys.
     """
 
-    def __init__(self, model: nn.Module, mean=None, std=None, **options):
-        self.model, self.options = model, options
-        self.classifier = model if mean is None and std is None else Classifier(model, mean or 0.0, std or 1.0)
-        self.mean = torch.as_tensor(0.0 if mean is None else mean).view(-1, 1, 1)
-        self.std = torch.as_tensor(1.0 if std is None else std).view(-1, 1, 1)
+    def __init__(self, model: nn.Module, mean=0.0, std=1.0, **options):
+        self.classifier = model if isinstance(model, Classifier) else Classifier(model, mean, std)
+        self.mean, self.std = (torch.as_tensor(value, dtype=torch.float32).view(-1, 1, 1) for value in (mean, std))
+        self.options = options
 
-    def attribute(self, inputs: Tensor, target=None) -> Tensor:
-        """inputs: (B,3,H,W); target: None, an index, or one for each input -> saliency (B,1,H,W) in [0,1]."""
+    def attribute(self, inputs: Tensor | tuple[Tensor], target=None) -> Tensor | tuple[Tensor]:
+        """inputs: (B,3,H,W); target: None for the top class, an index, or one for each input -> saliency (B,1,H,W) in [0,1].
+
+        A tuple of one tensor, as Captum's metrics pass it, is answered with a tuple.
+
+        Pictures up to 0.1 outside [0,1], as metrics that shake their inputs make them, are clipped. Where a metric wants the
+        shape of the inputs (captum.metrics.infidelity), give it `.expand_as(inputs)`.
+        """
+        if isinstance(inputs, tuple):
+            return tuple(self.attribute(x, target) for x in inputs)
         photos = inputs.detach() * self.std.to(inputs) + self.mean.to(inputs)
-        if (self.mean != 0).any() or (self.std != 1).any():
-            photos = photos.clamp(0, 1)  # undoing a normalisation rounds
+        clipped = photos.clamp(0, 1)
+        photos = clipped if (photos - clipped).abs().max() <= 0.1 else photos  # explain() refuses what is further out
         if isinstance(target, (list, tuple)):
             target = torch.tensor(target)
         return explain(self.classifier, photos, target, **self.options).saliency.to(inputs)

@@ -166,7 +166,9 @@ def hparams(cfg: DictConfig, choices: dict) -> dict:
     groups = {k: str(v) for k, v in choices.items() if k in ("model", "perturbation", "mask", "score", "optimizer")}
     values = {k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if not isinstance(v, dict)}
     kept = {k: v if isinstance(v, (int, float)) else str(v) for k, v in values.items() if v is not None}
-    return groups | {k: v for k, v in kept.items() if k not in ("images", "device", "log_images", "frames")}
+    return groups | {
+        k: v for k, v in kept.items() if k not in ("images", "limit", "batch_size", "device", "log_images", "frames")
+    }
 
 
 def help_text() -> str:

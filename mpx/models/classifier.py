@@ -80,7 +80,9 @@ class Classifier(nn.Module):
                     f"model {self.name} gives NaN or infinite logits for this picture: look at its weights, "
                     "mean, std and precision"
                 )
-            grad = torch.autograd.grad(logits.max(), x, allow_unused=True)[0] if logits.requires_grad else None
+            # of all logits, unequally: one alone may be constant, and a plain sum of probabilities is
+            weights = torch.linspace(1, 2, logits.shape[1], device=x.device, dtype=logits.dtype)
+            grad = torch.autograd.grad(logits @ weights, x, allow_unused=True)[0] if logits.requires_grad else None
         if grad is None or not grad.any():
             raise ValueError(
                 f"{self.name} is a model without gradient to the input: no mask can be learnt through it; "

@@ -113,6 +113,7 @@ def summary(rows: list[dict], skipped: list, protocol: dict) -> dict:
         "n": len(rows),
         "n_skipped": len(skipped),
         **{k: statistics([row[k] for row in rows]) for k in ("p_normalised", "p_after", "area", "seconds")},
+        "share_p_normalised_below_0.1": sum(row["p_normalised"] <= 0.1 for row in rows) / len(rows) if rows else None,
         "protocol": protocol,
         "command": protocol.get("command", shlex.join(sys.argv)),
         "versions": {"python": platform.python_version()} | {name.replace("-", "_"): _version(name) for name in PACKAGES},

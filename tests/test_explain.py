@@ -1,0 +1,101 @@
+"""The library as a notebook or an evaluation harness uses it."""
+
+import io
+from functools import partial
+
+import pytest
+import torch
+from captum.metrics import infidelity, sensitivity_max
+from PIL import Image
+from planted import SquareNet, square_photo
+from torchvision.transforms.functional import to_pil_image, to_tensor
+
+from mpx import Classifier, MeaningfulPerturbation, explain
+from mpx.data.preprocess import Preprocess
+
+NET = SquareNet().train()
+PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])
+OPTIONS = dict(perturbation="mean_color", mask_size=8, steps=10, jitter=0)
+quick = partial(explain, NET, **OPTIONS)
+
+
+def test_an_explanation_shows_and_saves_itself(tmp_path):
+    e = quick(PHOTOS, target=[0, 1])
+    assert len(e) == 6 and e.targets.tolist() == [0, 1] * 3 and len(set(e.names)) == 6
+    assert e.saliency.shape == (6, 1, 32, 32) and e.curves["total"].shape == (10, 6) and "image2" in repr(e)
+    assert Image.open(io.BytesIO(e._repr_png_())).height > 5 * e.panel(0).height
+    e.save(tmp_path)
+    for kind, ending in (("masks", "npz"), ("panels", "png"), ("evolution", "gif")):
+        assert {path.name for path in (tmp_path / kind).iterdir()} == {f"{name}.{ending}" for name in e.names}
+
+
+def test_batches_are_joined_as_if_they_were_one():
+    whole, parts = quick(PHOTOS, target=1), quick(PHOTOS, target=1, batch_size=1)
+    for name in ("parameter", "saliency", "p_after", "perturbed", "frame_masks"):
+        torch.testing.assert_close(getattr(whole, name), getattr(parts, name), atol=1e-4, rtol=0)
+    assert whole.names == parts.names and parts.frames.shape == whole.frames.shape
+
+
+def test_tensors_pictures_and_paths_are_the_same(tmp_path):
+    pictures = [to_pil_image(photo) for photo in PHOTOS]
+    exact = torch.stack([to_tensor(picture) for picture in pictures])
+    for i, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{i}.png")
+    tensors = quick(exact, target=1)
+    for images in (pictures, sorted(tmp_path.glob("*.png"))):
+        assert torch.equal(quick(images, target=1).parameter, tensors.parameter)
+    assert torch.equal(quick(exact[1], target=1).parameter, quick(pictures[1], target=1).parameter)
+
+
+def test_a_classifier_preprocesses_pictures():
+    classifier = Classifier(NET, preprocess=Preprocess((32, 32), 32), categories=["nothing", "board"])
+    e = explain(classifier, to_pil_image(PHOTOS[0]).resize((64, 96)), "board", **OPTIONS)
+    assert e.photos.shape == (1, 3, 32, 32) and e.classes == ["board"] and e.names == ["image0-1-board"]
+
+
+def test_one_target_for_each_image_is_a_tensor():
+    e = quick(PHOTOS, target=torch.tensor([1, 0, 1]))
+    assert e.targets.tolist() == [1, 0, 1]
+
+
+def test_normalised_inputs_are_undone():
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+    m, s = (torch.tensor(v).view(3, 1, 1) for v in (mean, std))
+
+    class Normalised(torch.nn.Module):  # expects what Captum's users feed
+        def forward(self, x):
+            return NET(x * s + m)
+
+    plain = MeaningfulPerturbation(NET, **OPTIONS).attribute(PHOTOS, target=1)
+    undone = MeaningfulPerturbation(Normalised(), mean, std, **OPTIONS).attribute((PHOTOS - m) / s, target=1)
+    assert plain.shape == (3, 1, 32, 32)
+    torch.testing.assert_close(plain, undone, atol=1e-4, rtol=0)
+
+
+def test_captums_metrics_accept_it():
+    attribution = MeaningfulPerturbation(NET, **OPTIONS)
+    maps = attribution.attribute(PHOTOS, target=[1, 1, 1])
+
+    def shake(x):
+        noise = 0.05 * torch.randn_like(x)
+        return noise, x - noise
+
+    assert infidelity(NET, shake, PHOTOS, maps.expand_as(PHOTOS), target=1).isfinite().all()
+    assert sensitivity_max(attribution.attribute, PHOTOS, target=1, n_perturb_samples=2).isfinite().all()
+    assert NET.training
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_callers_gradient_mode_does_not_matter(mode):
+    with mode():
+        inside = quick(PHOTOS[:1].clone(), target=1).parameter
+    assert torch.equal(inside, quick(PHOTOS[:1], target=1).parameter)
+
+
+def test_what_is_not_a_picture_is_refused():
+    with pytest.raises(ValueError, match=r"must be in \[0,1\]"):
+        MeaningfulPerturbation(NET, **OPTIONS).attribute(PHOTOS * 2)
+    with pytest.raises(ValueError, match="images differ in size"):
+        quick([to_pil_image(PHOTOS[0]), to_pil_image(PHOTOS[1]).resize((40, 40))])
+    with pytest.raises(ValueError, match="nowhere.png"):
+        quick("nowhere.png")

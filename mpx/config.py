@@ -34,7 +34,7 @@ SCHEMA = {
     **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "batch_size", "log_images", "frames")},
     "lr": FloatNode(),
 }
-ConfigStore.instance().store("schema", SCHEMA)
+ConfigStore.instance().store("mpx_schema", SCHEMA)
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -176,6 +176,8 @@ def check_keys(cfg: DictConfig) -> None:
 def sentence(error: Exception) -> str:
     """A Hydra or OmegaConf error as one sentence that names the value, what was allowed and what to do."""
     cause = error.__cause__ or error
+    if isinstance(error, OverrideParseException) and "=" not in error.override:
+        return f"{error.override}: an argument is key=value or group=option (--help lists all)"
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: {_first_line(error)}; quote what holds brackets, commas or spaces, e.g. 'images=\"a,b.jpg\"'"
@@ -189,7 +191,8 @@ def sentence(error: Exception) -> str:
         if key.startswith("lambda_"):
             return _not_chosen(key)
         return _unknown(key, [k for k in cause.parent_node or [] if k != "hydra"])
-    return (f"{key}: " if key else "") + _first_line(cause)
+    text = (f"{key}: " if key else "") + _first_line(cause)
+    return f"{text}; quote a value that holds a comma, 'key=\"a,b\"', or add -m to sweep" if "Ambiguous" in text else text
 
 
 def _unknown(key: str, known) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_tensor
 
 from mpx import config
+from mpx.data import datasets
 from mpx.data.images import read_image, to_rgb
 from mpx.data.targets import resolve_targets
 from mpx.explanation import Explanation, Row, join, solve
@@ -56,7 +57,8 @@ def explain(
 
     model: an mpx.Classifier, or any nn.Module from images in [0,1] to (B,classes); it is frozen meanwhile and handed back
         as it came. Wrap a network that wants normalised input: Classifier(network, mean, std).
-    images: (B,3,H,W) or (3,H,W) in [0,1], or a file, a PIL image or a list of them (preprocessed as the Classifier says).
+    images: (B,3,H,W) or (3,H,W) in [0,1]; or a file, a folder, a glob, a PIL image, or a list of these, preprocessed as the
+        Classifier says.
     target: None for each image's top class; an index, a name, "top2", or a list of these, one mask for each; or a tensor
         (B,) of indices, one for each image.
     perturbation, mask, score, optimizer, scheduler: an option's name in configs/, or a function of the same contract.
@@ -65,6 +67,10 @@ def explain(
 
     Returns the explanation of all rows, image by image. Raises ValueError, one sentence, for what cannot be done.
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model of type {type(model).__name__} must be a torch.nn.Module")
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
     root = {"mask_size": mask_size, "steps": steps, "lr": lr, "jitter": jitter, "noise": noise, "flip": flip}
     option = partial(config.option, **root)
     weights = {"l1": lambda_l1, "tv": lambda_tv}
@@ -116,19 +122,11 @@ def _rows(classifier, photos: Tensor, names: list[str], target) -> list[Row]:
 def _as_batch(images, classifier) -> tuple[Tensor, list[str]]:
     if isinstance(images, Tensor):
         photos = images.detach() if images.ndim == 4 else images.detach()[None]
-        if photos.ndim != 4 or photos.shape[1] != 3:
-            raise ValueError(f"images of shape {tuple(images.shape)} must be (B,3,H,W) or (3,H,W)")
+        if photos.ndim != 4 or photos.shape[1] != 3 or not photos.numel():
+            raise ValueError(f"images of shape {tuple(images.shape)} must be (B,3,H,W) or (3,H,W), and not empty")
         names = [f"image{i}" for i in range(len(photos))]
     else:
-        items = list(images) if isinstance(images, (list, tuple)) else [images]
-        names = [f"image{i}" if isinstance(x, Image.Image) else Path(x).stem for i, x in enumerate(items)]
-        names = [f"{name}-{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
-        prepare = classifier.preprocess or to_tensor
-        pictures = [to_rgb(x) if isinstance(x, Image.Image) else read_image(x) for x in items]
-        tensors = [prepare(picture) for picture in pictures]
-        if len({x.shape for x in tensors}) > 1:
-            raise ValueError("images differ in size: give the Classifier a preprocess, or resize them")
-        photos = torch.stack(tensors)
+        photos, names = _read(list(images) if isinstance(images, (list, tuple)) else [images], classifier)
     low, high = photos.min().item(), photos.max().item()
     if not (0 <= low and high <= 1):
         raise ValueError(
@@ -136,6 +134,21 @@ def _as_batch(images, classifier) -> tuple[Tensor, list[str]]:
             "Classifier(network, mean, std) normalise"
         )
     return photos.float(), names
+
+
+def _read(given: list, classifier) -> tuple[Tensor, list[str]]:
+    if given and all(isinstance(one, Image.Image) for one in given):
+        pictures, names = [to_rgb(one) for one in given], [f"image{i}" for i in range(len(given))]
+    elif all(isinstance(one, (str, Path)) for one in given):
+        items = datasets.images(given)
+        pictures, names = [read_image(item.path) for item in items], [item.name for item in items]
+    else:
+        kinds = ", ".join(sorted({type(one).__name__ for one in given}))
+        raise ValueError(f"images of type {kinds} must be one tensor, or files, or PIL images")
+    tensors = [(classifier.preprocess or to_tensor)(picture) for picture in pictures]
+    if len({x.shape for x in tensors}) > 1:
+        raise ValueError("images differ in size: give the Classifier a preprocess, or resize them")
+    return torch.stack(tensors), names
 
 
 class MeaningfulPerturbation:

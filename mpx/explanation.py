@@ -39,6 +39,7 @@ class Explanation:
     frames: Tensor  # (F,B,3,H,W) uint8, the perturbed photo at each
     frame_saliency: Tensor  # (F,B,1,H,W) uint8
     frame_masks: Tensor  # (F,B,1,h,w)
+    frame_p: Tensor  # (F,B) softmax probability of the target on each
     game: str
     seconds: float  # of the whole batch
 
@@ -101,7 +102,6 @@ def solve(recipe: Recipe, classifier, rows: Sequence[Row], frames: int, run: Cal
 def read_off(search: Search, images: list[str], classes: list[str], keep: list[int], seconds: float) -> Explanation:
     """The explanation that a finished search found, of the rows in `keep`."""
     problem, snapshots = search.problem, search.snapshots
-    perturbed = problem.perturbed(snapshots[-1])  # evaluated, shown and stored
     masks = [problem.mask(p).clamp(0, 1) for p in snapshots]  # rounding may leave [0,1] by an ulp
 
     def rows(x: Tensor) -> Tensor:
@@ -110,10 +110,16 @@ def read_off(search: Search, images: list[str], classes: list[str], keep: list[i
     def bytes_(x: Tensor) -> Tensor:
         return rows((x * 255).round().clamp(0, 255).byte())
 
+    frames, frame_p = [], []
+    for parameter in snapshots:
+        perturbed = problem.perturbed(parameter)
+        frames.append(bytes_(perturbed))
+        frame_p.append(rows(problem.probability(perturbed)))
+    # `perturbed` and frame_p[-1] are now the result's: what is returned, shown and stored is what was evaluated
     targets = rows(problem.targets)
     images, classes = [images[i] for i in keep], [classes[i] for i in keep]
     return Explanation(
-        names=[f"{i}-{t}-{slug(c)}" if c != str(int(t)) else f"{i}-{t}" for i, t, c in zip(images, targets, classes)],
+        names=[f"{i}-{t}-{slug(c)}" if c != f"class {t}" else f"{i}-{t}" for i, t, c in zip(images, targets, classes)],
         images=images,
         classes=classes,
         targets=targets,
@@ -123,13 +129,14 @@ def read_off(search: Search, images: list[str], classes: list[str], keep: list[i
         mask=rows(masks[-1]),
         saliency=rows(problem.saliency(masks[-1])),
         p_before=rows(problem.p_before),
-        p_after=rows(problem.probability(perturbed)),
+        p_after=frame_p[-1],
         p_reference=rows(problem.p_reference),
         curves={k: v.cpu()[:, keep] for k, v in search.history.items() if k != "gradient"},
         iterations=search.iterations,
-        frames=torch.stack([bytes_(problem.perturbed(p)) for p in snapshots]),
+        frames=torch.stack(frames),
         frame_saliency=torch.stack([bytes_(problem.saliency(m)) for m in masks]),
         frame_masks=torch.stack([rows(p) for p in snapshots]),
+        frame_p=torch.stack(frame_p),
         game=problem.recipe.game,
         seconds=seconds,
     )
@@ -140,7 +147,7 @@ def slug(name: str) -> str:
 
 
 def class_name(target: int, categories: Sequence[str] | None) -> str:
-    return categories[target] if categories else str(target)
+    return categories[target] if categories else f"class {target}"
 
 
 def join(parts: list[Explanation]) -> Explanation:

@@ -40,21 +40,14 @@ SKIPPED, INTERRUPTED = 3, 130
 def run(cfg: DictConfig, folder: Path, choices: dict) -> int:
     """Explains the dataset of a composed config into `folder`; returns the exit code."""
     where, recipe = config.device(cfg.device), config.recipe(cfg)
-    for key, least in (("batch_size", 1), ("limit", 1), ("log_images", 0), ("frames", 2)):
+    for key, least in (("batch_size", 1), ("limit", 1), ("log_images", 0)):
         if cfg[key] is not None and cfg[key] < least:
             raise ValueError(f"{key}={cfg[key]} must be at least {least}")
     items = _items(cfg, choices)[: cfg.limit]
     classifier = config.classifier(cfg, where)
     command = shlex.join(["mpx", *HydraConfig.get().overrides.task])
     log.info(f"{command}\n{classifier.name} on {where}, {len(items)} images -> {folder}")
-    board = TensorBoard(
-        folder,
-        hparams(cfg, choices),
-        OmegaConf.to_yaml(cfg, resolve=True),
-        command,
-        list(recipe.regularizers),
-        cfg.log_images,
-    )
+    board = None  # made with the first result, so that a run that fails leaves no empty one in TensorBoard
     table, skipped, interrupted = [], [], False
     start = time.perf_counter()
     targets = len(cfg.target) if OmegaConf.is_list(cfg.target) else 1
@@ -72,7 +65,12 @@ def run(cfg: DictConfig, folder: Path, choices: dict) -> int:
                     results.save_row(folder, explanation, row)
                 table += results.table_rows(explanation)
                 results.write_csv(folder / "results.csv", table)
+                if board is None:
+                    text, terms = OmegaConf.to_yaml(cfg, resolve=True), list(recipe.regularizers)
+                    board = TensorBoard(folder, hparams(cfg, choices), text, command, terms, cfg.log_images)
                 board.batch(explanation)
+                if len(items) > len(rows):
+                    log.info(f"{len(table)} rows done, {time.perf_counter() - start:.0f} s")
         except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
             interrupted = True
     for name, reason in skipped:
@@ -87,13 +85,13 @@ def run(cfg: DictConfig, folder: Path, choices: dict) -> int:
         f"reference and mask's operator: {choices['perturbation']}",
     }
     results.write_json(folder / "summary.json", results.summary(table, skipped, protocol))
-    board.close(table)
     if table:
+        board.close(table)
         log.info(results.format_table(table))
         log.info(f"\npictures  {folder}/panels  {folder}/evolution\nnumbers   {folder}/results.csv\ncurves    "
                  f"tensorboard --logdir {folder}")  # fmt: skip
     if interrupted:
-        log.error(f"interrupted: {len(table)} finished rows are kept in {folder}")
+        log.error(f"{len(table)} finished rows are kept in {folder}")
         return INTERRUPTED
     if not table:
         raise ValueError(f"no image could be explained: all {len(skipped)} were skipped, see {folder / 'skipped.csv'}")
@@ -197,13 +195,22 @@ def main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text())
         return
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry; the sentence says enough
     codes = []
+    sys.path.append(os.getcwd())  # so that model.network=my_module:build finds the user's own
+    if stray := [
+        a for a in sys.argv[1:] if re.match(r"--(?!config-|hydra-|cfg|package|experimental|shell|info)[a-z0-9_.]+=", a)
+    ]:
+        sys.exit(_complain(ValueError(f"{stray[0]}: keys are written without dashes, {stray[0].lstrip('-')}")))
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in ("-m", "--multirun"))  # Hydra wants it first
 
     @hydra.main(version_base="1.3", config_path=str(config.CONFIGS), config_name="config")
     def job(cfg: DictConfig) -> None:
         hydra_config = HydraConfig.get()
         try:
             codes.append(run(cfg, Path(hydra_config.runtime.output_dir), dict(hydra_config.runtime.choices)))
+            if codes[-1] == INTERRUPTED:
+                raise KeyboardInterrupt  # a sweep must not go on with the next job
         except (ValueError, OSError, OmegaConfBaseException) as error:
             if asked_for_traceback:
                 raise
@@ -214,10 +221,13 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print several lines of its own and exit
     try:
         job()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, OSError) as error:
         if asked_for_traceback:
             raise
         codes.append(_complain(error))
+    except KeyboardInterrupt:
+        print("mpx: interrupted", file=sys.stderr)
+        codes.append(INTERRUPTED)
     finally:
         os.environ.pop("HYDRA_FULL_ERROR") if before is None else os.environ.update(HYDRA_FULL_ERROR=before)
     sys.exit(max(codes, default=0))
@@ -225,5 +235,8 @@ def main() -> None:
 
 def _complain(error: Exception) -> int:
     hydras = isinstance(error, (HydraException, OmegaConfBaseException))
-    print(f"mpx: {config.sentence(error) if hydras else error}", file=sys.stderr)
+    text = config.sentence(error) if hydras else str(error)
+    if isinstance(error, OSError) and error.filename and not hydras:
+        text = f"cannot use {error.filename}: {error.strerror} (hydra.run.dir sets the run's folder)"
+    print(f"mpx: {text}", file=sys.stderr)
     return 1

@@ -119,7 +119,7 @@ def test_labels_come_from_folders(mpx, folder):
 
 
 def test_a_multirun_is_a_folder_for_each(mpx, folder):
-    code, _, err = mpx("-m", *SQUARE, "images=photos/p0.png", "mask_size=4,8", "hydra.sweep.dir=sweep")
+    code, _, err = mpx(*SQUARE, "images=photos/p0.png", "-m", "mask_size=4,8", "hydra.sweep.dir=sweep")
     assert code == 0, err
     sizes = sorted(np.load(path)["parameter"].shape[0] for path in (folder / "sweep").glob("*/masks/*.npz"))
     assert sizes == [4, 8]
@@ -138,21 +138,24 @@ def test_the_same_command_gives_the_same_masks(mpx, folder):
         assert (a == b).all()
 
 
-def test_an_interrupt_keeps_what_there_is(folder):
-    command = [sys.executable, str(RUN), *SQUARE, "images=photos", "batch_size=1", "steps=3000", "hydra.run.dir=run"]
+def test_an_interrupt_keeps_what_there_is_and_stops_a_sweep(folder):
+    sweep = ["-m", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=${seed}"]
+    run = folder / "sweep" / "0"
+    command = [sys.executable, str(RUN), *SQUARE, "images=photos", "batch_size=1", "steps=3000", *sweep]
     process = subprocess.Popen(
         command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     deadline = time.time() + 120
-    while not (folder / "run" / "results.csv").exists() and time.time() < deadline and process.poll() is None:
+    while not (run / "results.csv").exists() and time.time() < deadline and process.poll() is None:
         time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    rows = table(folder / "run")
-    assert 1 <= len(rows) < 3 and all((folder / "run" / row["mask"]).exists() for row in rows)
-    assert json.loads((folder / "run" / "summary.json").read_text())["protocol"]["interrupted"] is True
+    rows = table(run)
+    assert 1 <= len(rows) < 3 and all((run / row["mask"]).exists() for row in rows)
+    assert json.loads((run / "summary.json").read_text())["protocol"]["interrupted"] is True
+    assert not (folder / "sweep" / "1").exists()
 
 
 def test_help_is_a_menu_and_cfg_shows_the_config(mpx, folder):
@@ -194,6 +197,12 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
         (["limit=0"], "limit=0 must be at least 1"),
         (["device=cuda:7"], "device='cuda:7' is not on this machine"),
         (["dataset=folder", "dataset.root=photos"], "photos"),
+        (["hydra.run.dir=/proc/x"], "cannot use /proc/x"),
+        (["hydra.run.dir=net.py"], "net.py"),
+        (["--steps=3"], "keys are written without dashes, steps=3"),
+        (["steps"], "an argument is key=value"),
+        (["lr=0"], "lr=0.0 must be a number above 0"),
+        (["frames=1"], "frames=1 must be at least 2"),
     ],
 )
 def test_a_mistake_is_one_sentence(mpx, folder, arguments, names):

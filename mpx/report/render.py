@@ -110,20 +110,19 @@ def strips(e, i: int, frames: list[int]) -> Tensor:
 def animation(e, i: int, most: int = 320) -> bytes:
     """GIF of row i: saliency over photo | perturbed, at every recorded iteration; endless, holding the last.
 
-    The probability is the one the optimizer saw at that iteration, jitter and noise included; at the end, the result's.
-    Pictures are reduced to `most` pixels, which keeps 24 frames near a megabyte.
+    The probability is that of the very picture shown, without jitter or noise. Pictures are reduced to `most` pixels, which
+    keeps 24 frames near a megabyte.
     """
-    seen, last = e.curves["probability"][:, i].tolist(), e.iterations[-1]
+    last = e.iterations[-1]
     saliency = e.frame_saliency[:, i] / 255
     overlays, areas, pages = to_bytes(overlay(e.photos[i], saliency)), saliency.mean((1, 2, 3)).tolist(), []
     for f, iteration in enumerate(e.iterations):
-        p = float(e.p_after[i]) if iteration == last else seen[iteration]
         pictures = [picture(x, most) for x in (overlays[f], e.frames[f, i])]
         h, cell = pictures[0].height, max(TILE, pictures[0].width)
         size, gap, line = 14, 12, 22
         page = Image.new("RGB", (2 * cell + 3 * gap, h + 3 * gap + 2 * line), PAPER)
         write(page, (gap, gap // 2, cell), e.classes[i], f"area {percent(areas[f])}", size)
-        write(page, (cell + 2 * gap, gap // 2, cell), fate(e), f"p {probability(p)}", size)
+        write(page, (cell + 2 * gap, gap // 2, cell), fate(e), f"p {probability(float(e.frame_p[f, i]))}", size)
         for k, image in enumerate(pictures):
             page.paste(dither(image), (gap + k * (cell + gap), gap // 2 + line))
         y = line + h + gap

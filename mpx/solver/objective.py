@@ -49,8 +49,11 @@ class Recipe:
         if self.precision not in ("32", "bf16"):
             raise ValueError(f"precision={self.precision!r} must be '32' or 'bf16'")
         for name in ("samples", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number, at least 1")
+        for name, (weight, _) in self.regularizers.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"lambda_{name}={weight} must be a number, 0 or larger")
 
 
 class Problem:
@@ -161,6 +164,11 @@ class Search:
         self.optimizer = problem.recipe.optimizer([self.parameter])
         if isinstance(self.optimizer, torch.optim.LBFGS):
             raise ValueError("optimizer LBFGS couples the rows of a batch: choose one that works element by element")
+        for group in self.optimizer.param_groups:
+            if not 0 < group["lr"] < math.inf:
+                raise ValueError(f"lr={group['lr']} must be a number above 0")
+        if frames < 2:
+            raise ValueError(f"frames={frames} must be at least 2, the first and the last")
         scheduler = problem.recipe.scheduler
         self.scheduler = scheduler and scheduler(self.optimizer)
         self.history: dict[str, Tensor] = {}  # term -> (steps,B), on the device: the loop never waits for it

@@ -38,6 +38,7 @@ def explanation():
             iterations=iterations,
             frames=(photos * masks * 255).byte(),
             frame_saliency=(growth * disc * 255).byte(),
+            frame_p=torch.rand(frames, B, generator=draw),
             frame_masks=masks[..., ::8, ::8],
             seconds=3.0,
         )

@@ -105,7 +105,7 @@ def test_the_animation_says_what_was_recorded(explanation, monkeypatch):
     render.animation(e, 1)
     assert [left for left, _ in said if "iteration" in left] == [f"iteration {k} of 30" for k in (0, 10, 20, 30)]
     seen = [right for _, right in said if right.startswith("p ")]
-    assert seen == [f"p {p:.3f}" for p in (*e.curves["probability"][[0, 10, 20], 1].tolist(), 0.2)]
+    assert seen == [f"p {p:.3f}" for p in e.frame_p[:, 1].tolist()]
 
 
 def test_a_nan_is_drawn_not_fatal(explanation):

@@ -148,6 +148,7 @@ def test_the_returned_mask_is_the_one_that_was_evaluated():
     with torch.no_grad():
         torch.testing.assert_close(e.p_after, NET(by_hand).softmax(1)[:, 1])
         torch.testing.assert_close(e.p_reference, NET(blurred).softmax(1)[:, 1])
+    assert torch.equal(e.frame_p[-1], e.p_after) and torch.allclose(e.frame_p[0], e.p_before)
     assert torch.equal(e.frame_masks[-1], e.parameter) and e.iterations[-1] == 40
     assert torch.equal(e.saliency, 1 - e.mask)
 

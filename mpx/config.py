@@ -1,4 +1,4 @@
-"""From the menu in configs/ to checked parts: the only module that imports Hydra.
+"""From the menu in configs/ to checked parts; only this module and run.py import Hydra.
 
 A part is an operator with its options bound (a functools.partial). The function's signature is its schema: an unknown or
 ill-typed option is refused when the part is built, not when it is first called. User errors are ValueErrors of one sentence.
@@ -6,6 +6,8 @@ ill-typed option is refused when the part is built, not when it is first called.
 
 import difflib
 import inspect
+import re
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -35,6 +37,15 @@ SCHEMA = {
     "lr": FloatNode(),
 }
 ConfigStore.instance().store("mpx_schema", SCHEMA)
+
+
+def _axes(number: int, overrides: list[str]) -> str:
+    """A sweep job's folder name: its number and the overrides that were not typed as they are, hence vary."""
+    varied = ",".join(override for override in overrides if override not in sys.argv)
+    return f"{number}_{re.sub(r'[^A-Za-z0-9_.,=-]+', '-', varied)[:100]}"
+
+
+OmegaConf.register_new_resolver("mpx_axes", _axes, replace=True)
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -94,6 +105,7 @@ def _check_options(part: partial, name: str) -> None:
                 continue
             raise ValueError(f"{name}.{key} is not an option of {part.func.__name__}{near(key, parameters)}")
         wanted = parameters[key].annotation
+        wanted = {"int": int, "float": float, "str": str, "bool": bool}.get(wanted, wanted)  # torch's are text
         kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
         if set(kinds) <= {int, float, str, bool, type(None)}:
             fits = type(value) in kinds or (type(value) is int and float in kinds)
@@ -149,16 +161,21 @@ def device(name: str) -> torch.device:
 
 
 def classifier(cfg: DictConfig, where: torch.device) -> Classifier:
-    """The model on its device; on a CPU in channels-last order, which is up to a third faster and changes no result."""
-    model = build(cfg.model, "model").to(where)
-    return model.to(memory_format=torch.channels_last) if where.type == "cpu" else model
+    """The model on its device."""
+    return build(cfg.model, "model").to(where)
 
 
 def trainer(cfg: DictConfig, where: torch.device) -> Callable:
-    """A maker of Trainers on one device."""
+    """A maker of Trainers on one device, which adds its callbacks to the config's."""
+    for key in ("accelerator", "devices", "precision", "gradient_clip_val", "accumulate_grad_batches", "min_epochs"):
+        if key in cfg.trainer:
+            raise ValueError(f"trainer.{key} would mix rows or devices: use device= and precision=, and leave it out")
+    if cfg.trainer.max_epochs != 1:
+        raise ValueError(f"trainer.max_epochs={cfg.trainer.max_epochs} must be 1: steps= sets the number of iterations")
     accelerator = {"cuda": "gpu"}.get(where.type, where.type)
     devices = [where.index] if where.type == "cuda" else 1
-    return partial(build(cfg.trainer, "trainer"), accelerator=accelerator, devices=devices)
+    make = partial(build(cfg.trainer, "trainer"), accelerator=accelerator, devices=devices)
+    return lambda callbacks=(): make(callbacks=[*make.keywords.get("callbacks", ()), *callbacks])
 
 
 def check_keys(cfg: DictConfig) -> None:

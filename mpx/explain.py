@@ -39,7 +39,7 @@ def explain(
     lambda_l1: float = 0.3,
     lambda_tv: float = 0.2,
     regularizers: dict[str, tuple[float, Callable]] | None = None,
-    jitter: int = 4,
+    jitter: int = 2,
     noise: float = 0.0,
     flip: float = 0.0,
     samples: int = 1,
@@ -94,14 +94,13 @@ def explain(
     with classifier.frozen():
         classifier.check(photos[:1].to(classifier.device))
         rows = _rows(classifier, photos, names, target)
-        parts = [
-            solve(recipe, classifier, rows[i : i + batch_size], frames, partial(minimise, on_step=on_step))
-            for i in range(0, len(rows), batch_size)
-        ]
-    for _, failures in parts:
-        for sentence in failures.values():
-            raise ValueError(sentence)
-    return join([explanation for explanation, _ in parts])
+        parts, run = [], partial(minimise, on_step=on_step)
+        for i in range(0, len(rows), batch_size):
+            explanation, failures = solve(recipe, classifier, rows[i : i + batch_size], frames, run)
+            for sentence in failures.values():
+                raise ValueError(sentence)
+            parts.append(explanation)
+    return join(parts)
 
 
 @torch.no_grad()
@@ -176,6 +175,7 @@ class MeaningfulPerturbation:
         photos = inputs.detach() * self.std.to(inputs) + self.mean.to(inputs)
         clipped = photos.clamp(0, 1)
         photos = clipped if (photos - clipped).abs().max() <= 0.1 else photos  # explain() refuses what is further out
-        if isinstance(target, (list, tuple)):
-            target = torch.tensor(target)
+        if isinstance(target, (list, tuple, Tensor)):  # one for all, or one each
+            target = torch.as_tensor(target).reshape(-1)
+            target = target.expand(len(photos)) if len(target) == 1 else target
         return explain(self.classifier, photos, target, **self.options).saliency.to(inputs)

@@ -102,7 +102,6 @@ def solve(recipe: Recipe, classifier, rows: Sequence[Row], frames: int, run: Cal
 def read_off(search: Search, images: list[str], classes: list[str], keep: list[int], seconds: float) -> Explanation:
     """The explanation that a finished search found, of the rows in `keep`."""
     problem, snapshots = search.problem, search.snapshots
-    masks = [problem.mask(p).clamp(0, 1) for p in snapshots]  # rounding may leave [0,1] by an ulp
 
     def rows(x: Tensor) -> Tensor:
         return x.detach().cpu()[keep]
@@ -110,12 +109,13 @@ def read_off(search: Search, images: list[str], classes: list[str], keep: list[i
     def bytes_(x: Tensor) -> Tensor:
         return rows((x * 255).round().clamp(0, 255).byte())
 
-    frames, frame_p = [], []
+    frames, frame_saliency, frame_p = [], [], []
     for parameter in snapshots:
-        perturbed = problem.perturbed(parameter)
+        perturbed, mask = problem.perturbed(parameter), problem.mask(parameter).clamp(0, 1)  # rounding may leave [0,1]
         frames.append(bytes_(perturbed))
+        frame_saliency.append(bytes_(problem.saliency(mask)))
         frame_p.append(rows(problem.probability(perturbed)))
-    # `perturbed` and frame_p[-1] are now the result's: what is returned, shown and stored is what was evaluated
+    result, final = rows(perturbed), rows(mask)  # what is returned, shown and stored is what was evaluated last
     targets = rows(problem.targets)
     images, classes = [images[i] for i in keep], [classes[i] for i in keep]
     return Explanation(
@@ -124,17 +124,17 @@ def read_off(search: Search, images: list[str], classes: list[str], keep: list[i
         classes=classes,
         targets=targets,
         photos=rows(problem.photos),
-        perturbed=rows(perturbed),
+        perturbed=result,
         parameter=rows(snapshots[-1]),
-        mask=rows(masks[-1]),
-        saliency=rows(problem.saliency(masks[-1])),
+        mask=final,
+        saliency=problem.saliency(final),
         p_before=rows(problem.p_before),
         p_after=frame_p[-1],
         p_reference=rows(problem.p_reference),
         curves={k: v.cpu()[:, keep] for k, v in search.history.items() if k != "gradient"},
         iterations=search.iterations,
         frames=torch.stack(frames),
-        frame_saliency=torch.stack([bytes_(problem.saliency(m)) for m in masks]),
+        frame_saliency=torch.stack(frame_saliency),
         frame_masks=torch.stack([rows(p) for p in snapshots]),
         frame_p=torch.stack(frame_p),
         game=problem.recipe.game,

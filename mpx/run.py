@@ -54,7 +54,7 @@ def run(cfg: DictConfig, folder: Path, choices: dict) -> int:
     steps = recipe.steps * math.ceil(len(items) * targets / cfg.batch_size)
     with classifier.frozen(), progress(steps, len(items)) as bar:
         make_trainer = config.trainer(cfg, where)
-        run_search = partial(fit, trainer=lambda: make_trainer(callbacks=[bar]))
+        run_search = partial(fit, trainer=partial(make_trainer, [bar]))
         try:
             for rows in batches(_rows(items, classifier, cfg.target, skipped), cfg.batch_size):
                 explanation, failures = solve(recipe, classifier, rows, cfg.frames, run_search)
@@ -103,13 +103,16 @@ def _items(cfg: DictConfig, choices: dict) -> list[datasets.Item]:
         return config.build(cfg.dataset, "dataset")
     if choices["dataset"] not in ("sample", "images"):
         raise ValueError(f"images={cfg.images} and dataset={choices['dataset']} name two sources: give one of them")
-    return datasets.images(OmegaConf.to_container(OmegaConf.create({"files": cfg.images}))["files"])
+    files = OmegaConf.to_container(cfg.images) if OmegaConf.is_list(cfg.images) else cfg.images
+    if not all(isinstance(file, str) for file in (files if isinstance(files, list) else [files])):
+        raise ValueError(f"images={cfg.images} must be a file, a folder, a glob or a list of these")
+    return datasets.images(files)
 
 
 @torch.no_grad()
 def _rows(items, classifier, target, skipped: list) -> Iterator[Row]:
-    """Reads, classifies and yields the rows of the images that can be read; appends the others to `skipped`."""
-    checked = False
+    """Reads, classifies and yields the rows of the images that can be explained; appends the others to `skipped`."""
+    first = True
     for item in items:
         try:
             photo = classifier.preprocess(read_image(item.path))
@@ -117,14 +120,20 @@ def _rows(items, classifier, target, skipped: list) -> Iterator[Row]:
             skipped.append((item.name, str(error)))
             continue
         picture = photo[None].to(classifier.device)
-        if not checked:
-            classifier.check(picture)
-            checked = True
-        logits = classifier(picture)[0]
-        if not logits.isfinite().all():
-            skipped.append((item.name, "the model's output is NaN or infinite on the untouched photo"))
-            continue
-        for index in resolve_targets(target, logits, item.label, classifier.categories):
+        if first:  # what is wrong with the model or the target for the first photo is wrong for all: let it stop the run
+            logits = classifier.check(picture)[0]
+            targets = resolve_targets(target, logits, item.label, classifier.categories)
+            first = False
+        else:
+            logits = classifier(picture)[0]
+            try:
+                if not logits.isfinite().all():
+                    raise ValueError("the model's output is NaN or infinite on the untouched photo")
+                targets = resolve_targets(target, logits, item.label, classifier.categories)
+            except ValueError as error:
+                skipped.append((item.name, str(error)))
+                continue
+        for index in targets:
             yield Row(photo, index, item.name)
 
 
@@ -147,7 +156,7 @@ class Progress(pl.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, iteration, *_):
         self.bar.update()
-        if iteration % 10 == 0:  # reading a number waits for the device
+        if iteration % 10 == 0 and not self.bar.disable:  # reading a number waits for the device
             history = module.search.history
             p, area = (history[k][iteration].mean().item() for k in ("probability", "area"))
             self.bar.set_postfix_str(f"score {p:.3f} area {area:.3f}", refresh=False)
@@ -162,6 +171,8 @@ def progress(steps: int, images: int):
 def hparams(cfg: DictConfig, choices: dict) -> dict:
     """The axes of an ablation, flat and short: group choices and root keys."""
     groups = {k: str(v) for k, v in choices.items() if k in ("model", "perturbation", "mask", "score", "optimizer")}
+    for part in ("perturbation", "mask"):
+        groups |= {f"{part}.{k}": str(v) for k, v in cfg[part].items() if not k.startswith("_") and k not in cfg}
     values = {k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if not isinstance(v, dict)}
     kept = {k: v if isinstance(v, (int, float)) else str(v) for k, v in values.items() if v is not None}
     return groups | {

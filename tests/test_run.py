@@ -166,6 +166,44 @@ def test_help_is_a_menu_and_cfg_shows_the_config(mpx, folder):
     assert not (folder / "outputs").exists()
 
 
+@pytest.mark.parametrize("options, names", [("kernel_size=10", "kernel_size=10 must be odd"), ("kernel_size=99", "at most")])
+def test_a_kernel_that_cannot_be_is_one_sentence(mpx, folder, options, names):
+    arguments = [a for a in SQUARE if "sigma" not in a]
+    code, _, err = mpx(*arguments, "images=photos", "perturbation=blur_median", f"perturbation.{options}")
+    assert code == 1 and names in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_label_that_is_no_class_skips_that_image(mpx, folder):
+    for label, photo in (("nothing", "p0"), ("weird", "p1")):
+        (folder / "set" / label).mkdir(parents=True)
+        (folder / "photos" / f"{photo}.png").rename(folder / "set" / label / f"{photo}.png")
+    code, out, err = mpx(*SQUARE, "dataset=folder", "dataset.root=set", "target=label")
+    assert code == 3 and "weird" in out and len(table(result(folder))) == 1, err
+
+
+VIT = """
+from functools import partial
+from torch.nn import LayerNorm
+from torchvision.models import VisionTransformer
+
+def build():
+    return VisionTransformer(224, 16, 12, 3, 192, 768, norm_layer=partial(LayerNorm, eps=1e-6))
+"""
+
+
+def test_a_transformer_of_the_users_own_is_explained(mpx, tmp_path, monkeypatch):
+    weights = Path(__file__).parents[2] / "shared" / "models" / "vit_tiny_patch16_224.pth"
+    if not weights.exists():
+        pytest.skip(f"{weights} is absent")
+    (tmp_path / "vit.py").write_text(VIT)
+    monkeypatch.chdir(tmp_path)
+    own = ["model=custom", "model.network=vit.py:build", f"model.weights={weights}", "model.mean=0.5", "model.std=0.5"]
+    code, _, err = mpx(*own, "model.resize=249", f"images={sample('coffee.png')}", "target=967", "steps=30")
+    assert code == 0, err
+    (row,) = table(result(tmp_path))
+    assert float(row["p_before"]) > 0.8 and float(row["p_normalised"]) < 0.2
+
+
 MODEL = [a for a in SQUARE if not a.startswith("model.network")]
 
 
@@ -190,7 +228,14 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
         (["target=2"], "2 is out of range"),
         (["target=label"], "label"),
         (["mask_size=64"], "mask_size=64 must be"),
-        (["perturbation=blur_median", "~perturbation.sigma", "perturbation.kernel_size=10"], "perturbation.sigma"),
+        (["perturbation.color=red"], "there is no key perturbation.color"),
+        (["images=5"], "images=5 must be a file"),
+        (["flip=3"], "flip=3 is a probability"),
+        (["mask.sigma=-1"], "mask.sigma=-1 px must be 0"),
+        (["scheduler=cosine", "scheduler.T_max=abc"], "scheduler"),
+        (["optimizer._target_=torch.optim.Adagrad", "+optimizer.foo=1"], "optimizer.foo"),
+        (["+trainer.gradient_clip_val=1"], "trainer.gradient_clip_val would mix rows"),
+        (["trainer.max_epochs=2"], "trainer.max_epochs=2 must be 1"),
         (["perturbation.sigma=40"], "sigma=40 needs a radius"),
         (["game=remove"], "game='remove' must be one of"),
         (["batch_size=0"], "batch_size=0 must be at least 1"),

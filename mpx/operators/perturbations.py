@@ -11,6 +11,7 @@ Source of the constant, noise and blur operators: Fong & Vedaldi 2017, equation 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ def blend(levels: Tensor, mask: Tensor) -> Tensor:
     if levels.shape[1] == 2:
         return torch.lerp(levels[:, 0], levels[:, 1], mask)
     place = mask * (levels.shape[1] - 1)
-    below = place.detach().long().clamp(max=levels.shape[1] - 2)  # (B,1,H,W)
+    below = place.detach().nan_to_num(0).long().clamp(0, levels.shape[1] - 2)  # (B,1,H,W); a NaN stays its row's own
     index = below.unsqueeze(1).expand(-1, 1, *levels.shape[2:])  # (B,1,3,H,W)
     return torch.lerp(levels.gather(1, index)[:, 0], levels.gather(1, index + 1)[:, 0], place - below)
 
@@ -68,7 +69,13 @@ def blur_pyramid(x: Tensor, sigma: float = 10.0, levels: int = 8) -> Tensor:
 
 
 def constant(x: Tensor, color: list[float]) -> Tensor:
-    """One colour everywhere, (r,g,b) in [0,1]; `black` is 0, `fade` the colour the network's normalisation maps to 0."""
+    """One colour everywhere, (r,g,b) in [0,1]: `black`, and `fade` to the average colour of ImageNet."""
+    if (
+        not isinstance(color, Sequence)
+        or len(color) != 3
+        or not all(isinstance(c, (int, float)) and 0 <= c <= 1 for c in color)
+    ):
+        raise ValueError(f"color={color} must be three numbers from 0 to 1: red, green, blue")
     return x.new_tensor(color).view(1, -1, 1, 1).expand_as(x)
 
 

@@ -33,8 +33,9 @@ class MaskModule(pl.LightningModule):
     def on_before_optimizer_step(self, _):
         self.search.before_step(self.global_step)
 
-    def on_train_batch_end(self, _, iteration: int, __):
-        self.search.after_step(iteration)
+    def optimizer_step(self, epoch, batch_idx, *arguments, **options):
+        super().optimizer_step(epoch, batch_idx, *arguments, **options)
+        self.search.after_step(batch_idx)  # here, so that every callback sees the projected mask
 
 
 def fit(search: Search, trainer) -> Search:
@@ -49,4 +50,4 @@ def fit(search: Search, trainer) -> Search:
             trainer().fit(MaskModule(search))
     finally:
         announcements.setLevel(level)
-    return search
+    return search.finish()

@@ -8,6 +8,7 @@ under Lightning.
 import inspect
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -87,7 +88,10 @@ class Problem:
     def start(self) -> Tensor:
         """Initial parameter (B,1,h,w)."""
         parameter = self.mask.start(self.rng.at("start"))
-        return self._smallest_disc(parameter) if self.mask.init == "disc" else parameter
+        if self.mask.init != "disc":
+            return parameter
+        disc = self._smallest_disc(parameter)
+        return 1 - disc if self.recipe.game == "preservation" else disc
 
     @torch.no_grad()
     def _smallest_disc(self, parameter: Tensor) -> Tensor:
@@ -139,12 +143,14 @@ class Problem:
         return {"total": sum(terms.values(), score), "score": score, **terms, "probability": p, "area": area}
 
     def logits(self, pictures: Tensor) -> Tensor:
-        with torch.autocast(pictures.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+        bf16 = self.recipe.precision == "bf16"
+        with torch.autocast(pictures.device.type, torch.bfloat16) if bf16 else nullcontext():
             return self.classifier(pictures).float()
 
     @torch.no_grad()
     def probability(self, pictures: Tensor) -> Tensor:
-        return probability(self.logits(pictures), self.targets)
+        """(B,) of the targets; always in 32 bits, so that `precision` changes the search and not what is reported."""
+        return probability(self.classifier(pictures).float(), self.targets)
 
     @torch.no_grad()
     def perturbed(self, parameter: Tensor) -> Tensor:
@@ -161,7 +167,7 @@ class Search:
     def __init__(self, problem: Problem, frames: int = 24):
         self.problem, self.steps = problem, problem.recipe.steps
         self.parameter = torch.nn.Parameter(problem.start())
-        self.optimizer = problem.recipe.optimizer([self.parameter])
+        self.optimizer = _made("optimizer", problem.recipe.optimizer, [self.parameter])
         if isinstance(self.optimizer, torch.optim.LBFGS):
             raise ValueError("optimizer LBFGS couples the rows of a batch: choose one that works element by element")
         for group in self.optimizer.param_groups:
@@ -170,10 +176,11 @@ class Search:
         if frames < 2:
             raise ValueError(f"frames={frames} must be at least 2, the first and the last")
         scheduler = problem.recipe.scheduler
-        self.scheduler = scheduler and scheduler(self.optimizer)
+        self.scheduler = scheduler and _made("scheduler", scheduler, self.optimizer)
         self.history: dict[str, Tensor] = {}  # term -> (steps,B), on the device: the loop never waits for it
         self.iterations = schedule(self.steps, frames)
         self.snapshots = [self.parameter.detach().clone()]
+        self.done = 0  # iterations; fewer than steps where a callback stopped the search
 
     def loss(self, iteration: int) -> Tensor:
         terms = self.problem.loss(self.parameter, iteration)
@@ -186,8 +193,17 @@ class Search:
     @torch.no_grad()
     def after_step(self, iteration: int) -> None:
         self.problem.mask.project_(self.parameter)
-        if iteration + 1 in self.iterations:
+        self.done = iteration + 1
+        if self.done in self.iterations:
             self.snapshots.append(self.parameter.detach().clone())
+
+    def finish(self) -> "Search":
+        """Cuts the history to what was done and makes the result the last snapshot."""
+        self.history = {name: values[: self.done] for name, values in self.history.items()}
+        if self.done not in self.iterations:
+            self.snapshots.append(self.parameter.detach().clone())
+        self.iterations = [i for i in self.iterations if i < self.done] + [self.done]
+        return self
 
     def _record(self, iteration: int, terms: dict[str, Tensor]) -> None:
         for name, value in terms.items():
@@ -211,6 +227,13 @@ class Search:
         }
 
 
+def _made(what: str, make: Callable, *arguments):
+    try:
+        return make(*arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{what}: {str(error).splitlines()[0]}") from error
+
+
 def schedule(steps: int, frames: int) -> list[int]:
     """At most `frames` iterations from 0 to `steps`, close together at first, when the mask changes most."""
     return sorted({round(steps ** (k / max(frames - 1, 1))) for k in range(1, frames)} | {0, steps})
@@ -228,4 +251,4 @@ def minimise(search: Search, on_step: Callable | None = None) -> Search:
             search.scheduler.step()
         if on_step:
             on_step(iteration)
-    return search
+    return search.finish()

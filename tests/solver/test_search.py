@@ -9,7 +9,7 @@ from planted import SquareNet, square_photo
 
 from mpx import Classifier, config, explain
 from mpx.explanation import Row, solve
-from mpx.operators import perturbations
+from mpx.operators import augment, perturbations
 from mpx.solver.module import fit
 from mpx.solver.objective import GAMES, Problem, Recipe, Search, minimise, schedule
 
@@ -196,6 +196,17 @@ def test_disc_is_the_smallest_that_takes_99_percent():
     assert left(problem.mask.disc(radius - 5)) > 0.01
 
 
+def test_a_preservation_starts_from_the_same_disc():
+    recipe = dict(
+        mask=partial(config.option("mask", "grid", mask_size=16), init="disc"), score=config.option("score", "logit")
+    )
+    deletion, preservation = (
+        Problem(Recipe(perturbation("mean_color"), **recipe, game=game), NET, PHOTOS, torch.tensor([1, 1, 1]), ["a"] * 3)
+        for game in ("deletion", "preservation")
+    )
+    assert torch.equal(deletion.saliency(deletion.start()), preservation.saliency(preservation.start()))
+
+
 def test_the_users_model_comes_back_as_it_came():
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(inplace=True), torch.nn.Dropout(0.5),
@@ -222,6 +233,80 @@ def test_only_the_mask_is_learnt_and_stored():
     assert [name for name, _ in module.named_parameters()] == ["parameter"] == list(module.state_dict())
 
 
+def seen_by_network(mask_value, **options):
+    """The pictures that the network is shown by one evaluation of the objective under a constant mask."""
+    problem, seen = objective(**options), []
+    problem.classifier = lambda x: seen.append(x) or torch.zeros(len(x), 2)
+    problem.loss(torch.full((2, 1, 6, 6), float(mask_value)), 0)
+    return seen[0], problem.levels()
+
+
+def test_jitter_moves_photo_and_perturbed_photo_alike():
+    jitter = dict(under_mask=[partial(augment.jitter, pixels=3)])
+    rng = objective(**jitter).rng.at((0, "augment"), 0)
+    expected = augment.jitter(seen_by_network(1)[1].flatten(1, 2), rng, 3).view(2, 2, 3, 32, 32)
+    for mask_value, level in ((1, 1), (0, 0)):  # all kept: the moved photo; all perturbed: its blur, moved as far
+        moved, levels = seen_by_network(mask_value, **jitter)
+        torch.testing.assert_close(moved, expected[:, level], atol=1e-5, rtol=0)
+        assert not torch.allclose(moved, levels[:, level], atol=1e-2)
+
+
+def test_noise_is_added_to_what_the_network_sees():
+    clean, noisy = (seen_by_network(0.5, **o)[0] for o in ({}, {"over_mask": [partial(augment.noise, sigma=0.2)]}))
+    assert (noisy - clean).std().item() == pytest.approx(0.2, rel=0.05)
+
+
+def test_fresh_noise_is_drawn_anew_each_step():
+    recipe = Recipe(config.option("perturbation", "noise"), config.option("mask", "grid", mask_size=6), lambda *_: 0)
+    problem = Problem(recipe, NET, PHOTOS, torch.tensor([1, 1, 1]), ["a", "b", "c"])
+    assert not torch.equal(problem.levels(0), problem.levels(1)) and torch.equal(problem.levels(1), problem.levels(1))
+
+
+def test_every_image_and_every_target_draws_its_own_numbers():
+    def seeds(photos, targets, seed=0):
+        recipe = Recipe(perturbation("mean_color"), config.option("mask", "grid", mask_size=6), lambda *_: 0, seed=seed)
+        return Problem(recipe, NET, photos, torch.tensor(targets), ["a", "b"]).rng.seeds
+
+    assert len({*seeds(PHOTOS[:2], [0, 0]), *seeds(PHOTOS[:2], [1, 1]), *seeds(PHOTOS[:2], [0, 0], seed=1)}) == 6
+
+
+def test_the_weights_and_the_precision_reach_the_search():
+    area = quick(PHOTOS).area.mean()
+    assert quick(PHOTOS, lambda_l1=2.0).area.mean() < area and quick(PHOTOS, lambda_tv=20.0).area.mean() != area
+    kinds = []
+
+    class Spy(SquareNet):
+        def forward(self, x):
+            kinds.append(torch.is_autocast_enabled("cpu"))
+            return super().forward(x)
+
+    explain(Spy(), PHOTOS, 1, perturbation="mean_color", mask_size=8, steps=3, precision="bf16")
+    assert sum(kinds) == 3  # the search's steps; probabilities are always taken in 32 bits
+    kinds.clear()
+    explain(Spy(), PHOTOS, 1, perturbation="mean_color", mask_size=8, steps=3)
+    assert not any(kinds)
+
+
+def test_stopping_early_keeps_what_was_done():
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            trainer.should_stop = batch_idx == 6
+            assert module.parameter.min() >= 0 and module.parameter.max() <= 1  # projected before any callback sees it
+
+    recipe = Recipe(
+        perturbation("blur_gaussian"), config.option("mask", "grid", mask_size=8), config.option("score", "probability"),
+        optimizer=partial(torch.optim.Adam, lr=0.5), steps=40,
+    )  # fmt: skip
+    trainer = config.trainer(config.compose(), torch.device("cpu"))
+    classifier = Classifier(NET)
+    with classifier.frozen():
+        e, failures = solve(
+            recipe, classifier, [Row(PHOTOS[0], 1, "a")], 24, partial(fit, trainer=partial(trainer, [Stop()]))
+        )
+    assert not failures and e.iterations[-1] == 7 == len(e.curves["total"]) and len(e.frames) == len(e.iterations)
+    assert torch.equal(e.frame_masks[-1], e.parameter) and e.area > 0
+
+
 class Breaks(SquareNet):
     """Gives NaN for photos that are bright on average, once it was asked often enough."""
 
@@ -230,7 +315,7 @@ class Breaks(SquareNet):
     def forward(self, x):
         self.asked += 1
         broken = (x.mean((1, 2, 3)) > 0.7) & (self.asked > 10)
-        return torch.where(broken[:, None], float("nan"), super().forward(x))
+        return super().forward(x) * torch.where(broken, float("nan"), 1.0)[:, None]  # and a NaN gradient with it
 
 
 class InfiniteGradient(torch.autograd.Function):
@@ -243,12 +328,13 @@ class InfiniteGradient(torch.autograd.Function):
         return grad * float("inf")
 
 
-def test_nan_output_names_the_image_and_the_iteration_and_spares_the_others():
+@pytest.mark.parametrize("name", ["blur_gaussian", "blur_pyramid"])
+def test_nan_output_names_the_image_and_the_iteration_and_spares_the_others(name):
     photos = torch.stack([PHOTOS[0], (PHOTOS[1] + 1).clamp(0, 1), PHOTOS[2]])
     with pytest.raises(ValueError, match=r"image1: the model's output is NaN or infinite at iteration \d+"):
         explain(Breaks(), photos, 1, perturbation=perturbation("black"), mask="grid", mask_size=8, steps=20, jitter=0)
     recipe = Recipe(
-        perturbation("blur_gaussian"), config.option("mask", "grid", mask_size=8), config.option("score", "logit"), steps=20
+        perturbation(name), config.option("mask", "grid", mask_size=8), config.option("score", "logit"), steps=20
     )
     classifier = Classifier(Breaks())
     with classifier.frozen():

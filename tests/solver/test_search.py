@@ -1,4 +1,4 @@
-"""Laws of the search, on a network whose evidence is known by construction (tests/conftest.py: SquareNet)."""
+"""Laws of the search, on a network whose evidence is known by construction (tests/planted.py: SquareNet)."""
 
 from functools import partial
 

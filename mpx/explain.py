@@ -7,6 +7,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -91,7 +92,9 @@ def explain(
     )
     classifier = model if isinstance(model, Classifier) else Classifier(model)
     photos, names = _as_batch(images, classifier)
-    with classifier.frozen():
+    kind = classifier.device.type
+    callers = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    with classifier.frozen(), callers:  # `precision` decides, not the mode that explain() is called in
         classifier.check(photos[:1].to(classifier.device))
         rows = _rows(classifier, photos, names, target)
         parts, run = [], partial(minimise, on_step=on_step)

@@ -85,8 +85,8 @@ def test_captums_metrics_accept_it():
     assert NET.training
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_the_callers_gradient_mode_does_not_matter(mode):
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, partial(torch.autocast, "cpu", torch.bfloat16)])
+def test_the_callers_mode_does_not_matter(mode):
     with mode():
         inside = quick(PHOTOS[:1].clone(), target=1).parameter
     assert torch.equal(inside, quick(PHOTOS[:1], target=1).parameter)

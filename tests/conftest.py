@@ -1,5 +1,47 @@
-"""What every test gets."""
+"""What every test gets, and the command line in a folder of planted photos."""
 
+import sys
+from pathlib import Path
+
+import pytest
 import torch
+from planted import SquareNet, square_photo
+from torchvision.transforms.v2.functional import to_pil_image
+
+from mpx.run import main
 
 torch.set_num_threads(1)  # the networks here are tiny, and threads that contend for a core are many times slower
+
+NETWORK = """
+import sys
+sys.path.insert(0, {tests!r})
+from planted import SquareNet
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with three photos for SquareNet, its module and its class names."""
+    (tmp_path / "photos").mkdir()
+    for seed in range(3):
+        to_pil_image(square_photo(SquareNet(), seed)).save(tmp_path / "photos" / f"p{seed}.png")
+    (tmp_path / "net.py").write_text(NETWORK.format(tests=str(Path(__file__).parent)))
+    (tmp_path / "names.txt").write_text("nothing\nchecker board\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def mpx(monkeypatch, capfd):
+    """mpx(arguments...) -> (exit code, stdout, stderr), in this process."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mpx", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return (code, *capfd.readouterr())
+
+    return call

@@ -3,6 +3,12 @@
 import torch
 from torch import nn
 
+# the command line that explains photos/ of the `folder` fixture by the network below
+SQUARE = [
+    *("model=custom", "model.network=net.py:SquareNet", "model.mean=0", "model.std=1", "model.size=32"),
+    *("model.categories=names.txt", "perturbation.sigma=3", "mask_size=8", "steps=12", "jitter=1", "device=cpu"),
+]
+
 
 class SquareNet(nn.Module):
     """Looks at one square only: the logit of class 1 is how much of a checkerboard is there, so the square is its evidence.

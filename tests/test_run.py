@@ -13,51 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from planted import SquareNet, square_photo
-from torchvision.transforms.v2.functional import to_pil_image
+from planted import SQUARE
 
-from mpx.run import main
-
-NETWORK = """
-import sys
-sys.path.insert(0, {tests!r})
-from planted import SquareNet
-"""
 RUN = Path(__file__).parents[1] / "scripts" / "run.py"
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A working folder with three photos for SquareNet, its module and its class names."""
-    (tmp_path / "photos").mkdir()
-    for seed in range(3):
-        to_pil_image(square_photo(SquareNet(), seed)).save(tmp_path / "photos" / f"p{seed}.png")
-    (tmp_path / "net.py").write_text(NETWORK.format(tests=str(Path(__file__).parent)))
-    (tmp_path / "names.txt").write_text("nothing\nchecker board\n")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-SQUARE = [
-    *("model=custom", "model.network=net.py:SquareNet", "model.mean=0", "model.std=1", "model.size=32"),
-    *("model.categories=names.txt", "perturbation.sigma=3", "mask_size=8", "steps=12", "jitter=1", "device=cpu"),
-]
-
-
-@pytest.fixture
-def mpx(monkeypatch, capfd):
-    """mpx(arguments...) -> (exit code, stdout, stderr), in this process."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mpx", *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return (code, *capfd.readouterr())
-
-    return call
 
 
 def result(folder) -> Path:

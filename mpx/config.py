@@ -6,11 +6,12 @@ ill-typed option is refused when the part is built, not when it is first called.
 
 import difflib
 import inspect
+import math
 import re
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import OverrideParseException
 from hydra.utils import instantiate
-from omegaconf import AnyNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
+from omegaconf import AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from mpx.models.classifier import Classifier
+from mpx.report.results import write
 from mpx.solver.objective import Recipe
 
 _beside = Path(__file__).parent / "configs"  # in a wheel; in a checkout they lie beside the package
@@ -31,10 +33,11 @@ CONFIGS = _beside if _beside.is_dir() else Path(__file__).parents[1] / "configs"
 
 # the types of config.yaml's keys; an option's type is its function's signature
 SCHEMA = {
-    **{key: AnyNode() for key in ("images", "target", "mask_size")},
-    **{key: StringNode() for key in ("game", "device", "precision")},
-    **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "batch_size", "log_images", "frames")},
+    **{key: AnyNode() for key in ("images", "target", "mask_size", "pictures")},
+    **{key: StringNode() for key in ("name", "game", "device", "precision", "parallel", "share")},
+    **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "batch_size", "threads", "log_images", "frames")},
     "lr": FloatNode(),
+    "deterministic": BooleanNode(),
 }
 ConfigStore.instance().store("mpx_schema", SCHEMA)
 
@@ -146,36 +149,61 @@ def number(cfg: DictConfig, key: str) -> float:
     return value
 
 
-def device(name: str) -> torch.device:
-    """The device that `device=` names; auto takes an accelerator where there is one."""
-    usable = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda", 0) if "cuda" in usable else torch.device(usable[-1])
-    try:
-        found = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device={name!r} must be auto, cpu, cuda, cuda:N or mps") from None
-    if found.type not in usable or (found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"device={name!r} is not on this machine: usable here are auto, {', '.join(usable)}")
-    return torch.device("cuda", found.index or 0) if found.type == "cuda" else found
-
-
 def classifier(cfg: DictConfig, where: torch.device) -> Classifier:
     """The model on its device."""
     return build(cfg.model, "model").to(where)
 
 
-def trainer(cfg: DictConfig, where: torch.device) -> Callable:
-    """A maker of Trainers on one device, which adds its callbacks to the config's."""
-    for key in ("accelerator", "devices", "precision", "gradient_clip_val", "accumulate_grad_batches", "min_epochs"):
+def trainer(cfg: DictConfig) -> Callable:
+    """A maker of Trainers; what depends on the worker (solver.workers) is given to it."""
+    for key in (
+        "accelerator",
+        "strategy",
+        "num_nodes",
+        "precision",
+        "gradient_clip_val",
+        "accumulate_grad_batches",
+        "min_epochs",
+    ):
         if key in cfg.trainer:
-            raise ValueError(f"trainer.{key} would mix rows or devices: use device= and precision=, and leave it out")
+            raise ValueError(
+                f"trainer.{key} would mix rows or devices, leave it out: device= and precision= choose these, "
+                "trainer.devices=N shares the images out, parallel=samples the random samples"
+            )
     if cfg.trainer.max_epochs != 1:
         raise ValueError(f"trainer.max_epochs={cfg.trainer.max_epochs} must be 1: steps= sets the number of iterations")
-    accelerator = {"cuda": "gpu"}.get(where.type, where.type)
-    devices = [where.index] if where.type == "cuda" else 1
-    make = partial(build(cfg.trainer, "trainer"), accelerator=accelerator, devices=devices)
-    return lambda callbacks=(): make(callbacks=[*make.keywords.get("callbacks", ()), *callbacks])
+    node = OmegaConf.create({k: v for k, v in cfg.trainer.items() if k != "devices"})
+    return build(node, "trainer")
+
+
+def keep(cfg: DictConfig, folder: Path, free: Iterable[str], overrides: list[str]) -> None:
+    """Writes .hydra/ of a run's folder, or refuses where a run is there with other values of keys that are not `free`."""
+    path, text = folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True)
+    if path.exists():
+        old, new = (OmegaConf.to_container(c) for c in (OmegaConf.load(path), OmegaConf.create(text)))
+        differing = _differences(*({k: v for k, v in c.items() if k not in free} for c in (old, new)))
+        if differing:
+            raise ValueError(
+                f"{folder} holds a run with another configuration: {', '.join(differing)}; give the same values to "
+                "continue it, or another name= to start anew"
+            )
+    write(path, text)
+    write(path.with_name("overrides.yaml"), OmegaConf.to_yaml(OmegaConf.create(overrides)))
+
+
+def _differences(old, new, key: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = dict.fromkeys([*old, *new])
+        return [text for k in keys for text in _differences(old.get(k), new.get(k), f"{key}.{k}" if key else k)]
+    return [] if old == new else [f"{key} was {old} and is {new}"]
+
+
+def pictures(cfg: DictConfig) -> float:
+    """How many images get pictures."""
+    most = {"all": math.inf, "none": 0}.get(cfg.pictures, cfg.pictures)
+    if isinstance(most, bool) or not isinstance(most, (int, float)) or most < 0:
+        raise ValueError(f"pictures={cfg.pictures!r} must be a number of images, all or none")
+    return most
 
 
 def check_keys(cfg: DictConfig) -> None:

@@ -3,11 +3,12 @@
 Both the library (mpx.explain) and the main job (mpx.run) solve their batches here, each with its own way to run the steps.
 """
 
+import gc
 import io
 import re
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -53,6 +54,10 @@ class Explanation:
         """(B,) (p_after - p_reference) / (p_before - p_reference), Fong & Vedaldi 2017, footnote 4."""
         return (self.p_after - self.p_reference) / (self.p_before - self.p_reference)
 
+    def only(self, rows: list[int]) -> "Explanation":
+        """The explanation of these rows."""
+        return replace(self, **{name: _pick(name, getattr(self, name), rows) for name in self.__dataclass_fields__})
+
     def panel(self, row: int = 0) -> Image.Image:
         """Photo | saliency over it | perturbed photo, with class, probabilities and area."""
         return render.panel(self, row)
@@ -83,19 +88,71 @@ class Row:
     photo: Tensor
     target: int
     image: str  # its name
+    place: int = 0  # of the image in its dataset
+    targets: tuple[int, ...] = ()  # all that are asked of the image
+    file_bytes: int = 0
 
 
-def solve(recipe: Recipe, classifier, rows: Sequence[Row], frames: int, run: Callable) -> tuple[Explanation, dict]:
-    """Explains a batch of rows; `run(search)` does the steps. Returns the sound rows, and row -> sentence for the others."""
+def solve(
+    recipe: Recipe, classifier, rows: Sequence[Row], frames: int, run: Callable, pad: int = 0, samples=None
+) -> tuple[Explanation, dict]:
+    """Explains a batch of rows; `run(search)` does the steps. Returns the sound rows, and row -> sentence for the others.
+
+    pad: the batch is filled up to this size by repeating its last row, and the copies are dropped.
+    """
     start, where = time.perf_counter(), classifier.device
-    photos = torch.stack([row.photo for row in rows]).to(where)
-    targets = torch.tensor([row.target for row in rows], device=where)
-    search = Search(Problem(recipe, classifier, photos, targets, [row.image for row in rows]), frames)
+    padded = [*rows, *[rows[-1]] * (pad - len(rows))]
+    photos = torch.stack([row.photo for row in padded]).to(where)
+    targets = torch.tensor([row.target for row in padded], device=where)
+    search = Search(Problem(recipe, classifier, photos, targets, [row.image for row in padded], samples), frames)
     run(search)
-    failures = search.failures()
+    failures = {i: sentence for i, sentence in search.failures().items() if i < len(rows)}
     classes = [class_name(row.target, classifier.categories) for row in rows]
     sound = [i for i in range(len(rows)) if i not in failures]
     return read_off(search, [row.image for row in rows], classes, sound, time.perf_counter() - start), failures
+
+
+def solve_all(
+    solve_batch: Callable, take: Callable[[int], list[Row]], batch_size: int, deterministic: bool, warn: Callable | None
+) -> Iterator[tuple[list[Row], Explanation, dict]]:
+    """Solves what `take(n)` gives, at most n rows at a time, until it gives none; yields each batch's rows and solution.
+
+    solve_batch(rows, pad=): see `solve`. A batch that does not fit into memory is halved and tried again from its start,
+    which `warn` is told; the size that worked is kept. Without `warn` it is an error.
+    """
+    waiting = []
+    while waiting := waiting or take(batch_size):
+        rows, rest = waiting[:batch_size], waiting[batch_size:]
+        try:
+            solution = solve_batch(rows, pad=batch_size if deterministic else 0)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            solution = None  # tried again outside this block, which holds the failed batch in its traceback
+        if solution is None:
+            size = batch_size if deterministic else len(rows)
+            if size == 1 or not warn:
+                raise ValueError(
+                    f"out of memory with {size} rows at once: batch_size={max(1, size // 2)}, precision=bf16, fewer samples "
+                    "or a smaller model need less"
+                )
+            batch_size = size // 2
+            gc.collect()
+            torch.cuda.empty_cache()
+            warn(
+                f"out of memory with {size} rows at once: going on with {batch_size} (batch_size={batch_size} starts there)"
+                + ("; their bits differ from those of the larger batch" if deterministic else "")
+            )
+            continue
+        waiting = rest
+        yield rows, *solution
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """torch has a class of error for CUDA only."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
 
 
 @torch.no_grad()
@@ -148,6 +205,16 @@ def slug(name: str) -> str:
 
 def class_name(target: int, categories: Sequence[str] | None) -> str:
     return categories[target] if categories else f"class {target}"
+
+
+def _pick(name: str, value, rows: list[int]):
+    if name in ("iterations", "game", "seconds"):
+        return value
+    if name == "curves":
+        return {term: values[:, rows] for term, values in value.items()}
+    if isinstance(value, Tensor):
+        return value[:, rows] if name.startswith("frame") else value[rows]
+    return [value[row] for row in rows]
 
 
 def join(parts: list[Explanation]) -> Explanation:

@@ -1,101 +1,110 @@
-"""The main job: compose, read photos, explain them batch by batch, keep and show what was found.
-
-Exit codes: 0 done, 1 nothing could be done (one sentence on stderr), 3 done except skipped images, 130 interrupted.
-"""
+"""The main job: one session in a run's folder. It holds the folder, finds what is done, starts the workers, and sums up."""
 
 import logging
-import math
-import os
-import re
 import shlex
-import sys
+import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
-import hydra
-import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from tqdm import tqdm
 
 from mpx import config
 from mpx.data import datasets
-from mpx.data.images import read_image
-from mpx.data.targets import resolve_targets
-from mpx.explanation import Row, solve
 from mpx.report import results
-from mpx.report.tensorboard import TensorBoard
-from mpx.solver.module import fit
+from mpx.report.folder import held
+from mpx.report.session import Session
+from mpx.solver import workers
+from mpx.work import work
 
 log = logging.getLogger("mpx")
-SKIPPED, INTERRUPTED = 3, 130
+PRINTED = 20  # rows of the table at the end
+# keys that may differ when a run is continued; those of the second line only where bits may differ
+FREE = ("name", "limit", "trainer", "share", "log_images")
+FREE_BITS = ("batch_size", "device", "threads", "parallel")
 
 
-def run(cfg: DictConfig, folder: Path, choices: dict) -> int:
-    """Explains the dataset of a composed config into `folder`; returns the exit code."""
-    where, recipe = config.device(cfg.device), config.recipe(cfg)
+class Stopped(BaseException):
+    """A signal asked to stop."""
+
+    def __init__(self, signum: int):
+        self.signum = signum
+
+
+def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> int:
+    """Explains the dataset of a composed config into `folder`, or goes on doing so; returns how many images were skipped.
+
+    Raises ValueError or OSError where it cannot, and Stopped where a signal came; all leave what is done.
+    """
+    _check(cfg)
+    share = workers.share(cfg.share)
+    where = workers.devices(cfg.device, cfg.trainer.devices, share)
+    group = _group(cfg, share, where)
+    if group and group.rank:  # of torchrun: the leader alone has a session
+        _work_here(None, cfg, folder, share, where[0], group)
+        return 0
+    index, count = (0, 1) if group else (share.index, share.count)
+    items = _items(cfg, choices)[: cfg.limit]
+    with held(folder, index, count):
+        config.keep(cfg, folder, FREE + (() if cfg.deterministic else FREE_BITS), overrides)
+        session = Session(folder, items, index, count)
+        start, command = time.perf_counter(), shlex.join(["mpx", *overrides])
+        done = len(session.mine) - len(session.todo)
+        log.info(f"{command}\n{len(session.mine)} images{f', {done} of them done' if done else ''} -> {folder}")
+
+        def close(stopped: bool) -> Session | None:
+            protocol = {
+                "command": command,
+                "stopped": stopped,
+                "session_seconds": round(time.perf_counter() - start, 1),
+                "p_normalised": "(p_after-p_reference)/(p_before-p_reference), softmax, no augment, "
+                f"reference and mask's operator: {choices['perturbation']}",
+            }
+            texts = {"config": f"```yaml\n{OmegaConf.to_yaml(cfg, resolve=True)}\n```", "command": f"```\n{command}\n```"}
+            whole = session.whole()
+            if whole:
+                whole.close(hparams(cfg, choices), texts, cfg.log_images, protocol)
+            return whole
+
+        try:
+            if session.todo:
+                _explain(session, cfg, folder, share, where, group)
+        except (Stopped, ValueError) as reason:
+            if session.rows:
+                close(stopped=True)
+            if isinstance(reason, Stopped):
+                again = [] if any(o.startswith("name=") for o in overrides) else [f"name={cfg.name}"]
+                done = len(session.mine) - session.missing()
+                log.error(
+                    f"{done} of {len(session.mine)} images are done and kept in {folder}; to go on: "
+                    f"{shlex.join(['mpx', *overrides, *again])}"
+                )
+            raise
+        whole = close(stopped=False)
+        if whole is None:
+            log.info(f"share {share.index} of {share.count} is done; the last one sums up")
+            return len(session.skipped)
+    for name, reason in whole.skipped.items():
+        log.warning(f"skipped {name}: {reason}")
+    if not whole.rows:
+        raise ValueError(f"no image could be explained: all {len(items)} were skipped, see {folder / 'skipped.csv'}")
+    table = whole.table()
+    log.info(results.format_table(table[:PRINTED]) + f"\n... {len(table) - PRINTED} more" * (len(table) > PRINTED))
+    log.info(f"\npictures  {folder}/panels  {folder}/evolution\nnumbers   {folder}/results.csv\n"
+             f"curves    tensorboard --logdir {folder}")  # fmt: skip
+    return len(whole.skipped)
+
+
+def _check(cfg: DictConfig) -> None:
+    """What is wrong with the config stops here, before anything is locked, loaded or started."""
+    config.recipe(cfg)
+    config.trainer(cfg)
     for key, least in (("batch_size", 1), ("limit", 1), ("log_images", 0)):
         if cfg[key] is not None and cfg[key] < least:
             raise ValueError(f"{key}={cfg[key]} must be at least {least}")
-    items = _items(cfg, choices)[: cfg.limit]
-    classifier = config.classifier(cfg, where)
-    command = shlex.join(["mpx", *HydraConfig.get().overrides.task])
-    log.info(f"{command}\n{classifier.name} on {where}, {len(items)} images -> {folder}")
-    board = None  # made with the first result, so that a run that fails leaves no empty one in TensorBoard
-    table, skipped, interrupted = [], [], False
-    start = time.perf_counter()
-    targets = len(cfg.target) if OmegaConf.is_list(cfg.target) else 1
-    steps = recipe.steps * math.ceil(len(items) * targets / cfg.batch_size)
-    with classifier.frozen(), progress(steps, len(items)) as bar:
-        make_trainer = config.trainer(cfg, where)
-        run_search = partial(fit, trainer=partial(make_trainer, [bar]))
-        try:
-            for rows in batches(_rows(items, classifier, cfg.target, skipped), cfg.batch_size):
-                explanation, failures = solve(recipe, classifier, rows, cfg.frames, run_search)
-                skipped += [(rows[i].image, sentence) for i, sentence in failures.items()]
-                if not len(explanation):
-                    continue
-                for row in range(len(explanation)):
-                    results.save_row(folder, explanation, row)
-                table += results.table_rows(explanation)
-                results.write_csv(folder / "results.csv", table)
-                if board is None:
-                    text, terms = OmegaConf.to_yaml(cfg, resolve=True), list(recipe.regularizers)
-                    board = TensorBoard(folder, hparams(cfg, choices), text, command, terms, cfg.log_images)
-                board.batch(explanation)
-                if len(items) > len(rows):
-                    log.info(f"{len(table)} rows done, {time.perf_counter() - start:.0f} s")
-        except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-            interrupted = True
-    for name, reason in skipped:
-        log.warning(f"skipped {name}: {reason}")
-    if skipped:
-        results.write_skipped(folder / "skipped.csv", skipped)
-    protocol = {
-        "command": command,
-        "seconds": round(time.perf_counter() - start, 1),
-        "interrupted": interrupted,
-        "p_normalised": "(p_after-p_reference)/(p_before-p_reference), softmax, no augment, "
-        f"reference and mask's operator: {choices['perturbation']}",
-    }
-    results.write_json(folder / "summary.json", results.summary(table, skipped, protocol))
-    if table:
-        board.close(table)
-        log.info(results.format_table(table))
-        log.info(f"\npictures  {folder}/panels  {folder}/evolution\nnumbers   {folder}/results.csv\ncurves    "
-                 f"tensorboard --logdir {folder}")  # fmt: skip
-    if interrupted:
-        log.error(f"{len(table)} finished rows are kept in {folder}")
-        return INTERRUPTED
-    if not table:
-        raise ValueError(f"no image could be explained: all {len(skipped)} were skipped, see {folder / 'skipped.csv'}")
-    return SKIPPED if skipped else 0
+    if cfg.parallel not in ("rows", "samples"):
+        raise ValueError(f"parallel={cfg.parallel!r} must be rows or samples")
+    config.pictures(cfg)
 
 
 def _items(cfg: DictConfig, choices: dict) -> list[datasets.Item]:
@@ -109,63 +118,41 @@ def _items(cfg: DictConfig, choices: dict) -> list[datasets.Item]:
     return datasets.images(files)
 
 
-@torch.no_grad()
-def _rows(items, classifier, target, skipped: list) -> Iterator[Row]:
-    """Reads, classifies and yields the rows of the images that can be explained; appends the others to `skipped`."""
-    first = True
-    for item in items:
-        try:
-            photo = classifier.preprocess(read_image(item.path))
-        except ValueError as error:
-            skipped.append((item.name, str(error)))
-            continue
-        picture = photo[None].to(classifier.device)
-        if first:  # what is wrong with the model or the target for the first photo is wrong for all: let it stop the run
-            logits = classifier.check(picture)[0]
-            targets = resolve_targets(target, logits, item.label, classifier.categories)
-            first = False
-        else:
-            logits = classifier(picture)[0]
-            try:
-                if not logits.isfinite().all():
-                    raise ValueError("the model's output is NaN or infinite on the untouched photo")
-                targets = resolve_targets(target, logits, item.label, classifier.categories)
-            except ValueError as error:
-                skipped.append((item.name, str(error)))
-                continue
-        for index in targets:
-            yield Row(photo, index, item.name)
+def _group(cfg: DictConfig, share: workers.Share, where: list[torch.device]) -> workers.Group | None:
+    """The ranks of parallel=samples, and which of them this process is; where it starts them itself, the leader."""
+    if cfg.parallel == "rows":
+        return None
+    if share.count == 1 and len(where) > 1:
+        group = workers.Group(0, tuple(where), len(where), f"file://{tempfile.mkdtemp()}/meeting")
+    elif share.launcher == "torchrun" and len(where) == 1:
+        here = (torch.device("cuda", i) if where[0].type == "cuda" else where[0] for i in range(share.local_count))
+        group = workers.Group(share.index, tuple(here), share.count)
+    else:
+        raise ValueError(
+            "parallel=samples shares the samples of one batch out over devices: give it trainer.devices=N on one machine, "
+            f"or torchrun with one device for each process (here: trainer.devices={len(where)}, share {share})"
+        )
+    group.samples(cfg.samples)
+    return group
 
 
-def batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    batch = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+def _explain(session: Session, cfg: DictConfig, folder: Path, share, where: list[torch.device], group) -> None:
+    session.begin(1 if group else len(where))
+    if len(where) == 1:
+        _work_here(session, cfg, folder, share, where[0], group)
+        return
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    jobs = [(plain, folder, device, group and group.of(rank)) for rank, device in enumerate(where)]
+    workers.start(work, jobs, workers.threads(cfg.threads, len(where), share, cfg.deterministic), session)
 
 
-class Progress(pl.Callback):
-    """One bar over the steps of all batches, with the mean score and area of the batch at hand."""
-
-    def __init__(self, bar: tqdm):
-        self.bar = bar
-
-    def on_train_batch_end(self, trainer, module, outputs, iteration, *_):
-        self.bar.update()
-        if iteration % 10 == 0 and not self.bar.disable:  # reading a number waits for the device
-            history = module.search.history
-            p, area = (history[k][iteration].mean().item() for k in ("probability", "area"))
-            self.bar.set_postfix_str(f"score {p:.3f} area {area:.3f}", refresh=False)
-
-
-@contextmanager
-def progress(steps: int, images: int):
-    with tqdm(total=steps, desc=f"{images} images", unit="step", disable=None, dynamic_ncols=True, leave=False) as bar:
-        yield Progress(bar)
+def _work_here(session, cfg: DictConfig, folder: Path, share, where: torch.device, group) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(workers.threads(cfg.threads, 1, share, cfg.deterministic))
+    try:
+        work(session, cfg, folder, where, group)
+    finally:
+        torch.set_num_threads(before)
 
 
 def hparams(cfg: DictConfig, choices: dict) -> dict:
@@ -175,79 +162,4 @@ def hparams(cfg: DictConfig, choices: dict) -> dict:
         groups |= {f"{part}.{k}": str(v) for k, v in cfg[part].items() if not k.startswith("_") and k not in cfg}
     values = {k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if not isinstance(v, dict)}
     kept = {k: v if isinstance(v, (int, float)) else str(v) for k, v in values.items() if v is not None}
-    return groups | {
-        k: v for k, v in kept.items() if k not in ("images", "limit", "batch_size", "device", "log_images", "frames")
-    }
-
-
-def help_text() -> str:
-    """The menu: every group with its options, every root key with its default and meaning, as the YAML files say them."""
-    lines = [
-        "mpx: which pixels made the network say that?",
-        "",
-        "  mpx [key=value ...]    explain photos, e.g. images=photo.jpg perturbation=blur_median lambda_tv=0.2",
-        "  mpx -m key=a,b ...     every combination",
-        '  mpx --cfg job          the whole config;  eval "$(mpx -sc install=bash)" turns tab completion on',
-        "",
-        "Groups (group=option; an option's own keys: group.key=value)",
-    ]
-    for group in sorted(path.name for path in config.CONFIGS.iterdir() if path.is_dir()):
-        lines.append(f"  {group:<13} {', '.join(config.options(group))}")
-    lines += ["", "Keys"]
-    owners = [path for group in ("regularizer", "augment") for path in sorted((config.CONFIGS / group).glob("*.yaml"))]
-    for source in [config.CONFIGS / "config.yaml", *owners]:
-        for key, value, meaning in re.findall(r"^(\w+): (\S+|\".*?\") +# (.*)$", source.read_text(), re.M):
-            lines.append(f"  {f'{key}={value}':<24} {meaning}")
-    return "\n".join(lines + ["", f"Every key with its reason and source: {config.CONFIGS / 'config.yaml'}"])
-
-
-def main() -> None:
-    """The console command `mpx`, the same as scripts/run.py."""
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print(help_text())
-        return
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry; the sentence says enough
-    codes = []
-    sys.path.append(os.getcwd())  # so that model.network=my_module:build finds the user's own
-    if stray := [
-        a for a in sys.argv[1:] if re.match(r"--(?!config-|hydra-|cfg|package|experimental|shell|info)[a-z0-9_.]+=", a)
-    ]:
-        sys.exit(_complain(ValueError(f"{stray[0]}: keys are written without dashes, {stray[0].lstrip('-')}")))
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in ("-m", "--multirun"))  # Hydra wants it first
-
-    @hydra.main(version_base="1.3", config_path=str(config.CONFIGS), config_name="config")
-    def job(cfg: DictConfig) -> None:
-        hydra_config = HydraConfig.get()
-        try:
-            codes.append(run(cfg, Path(hydra_config.runtime.output_dir), dict(hydra_config.runtime.choices)))
-            if codes[-1] == INTERRUPTED:
-                raise KeyboardInterrupt  # a sweep must not go on with the next job
-        except (ValueError, OSError, OmegaConfBaseException) as error:
-            if asked_for_traceback:
-                raise
-            codes.append(_complain(error))
-
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    asked_for_traceback = before == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print several lines of its own and exit
-    try:
-        job()
-    except (HydraException, OmegaConfBaseException, OSError) as error:
-        if asked_for_traceback:
-            raise
-        codes.append(_complain(error))
-    except KeyboardInterrupt:
-        print("mpx: interrupted", file=sys.stderr)
-        codes.append(INTERRUPTED)
-    finally:
-        os.environ.pop("HYDRA_FULL_ERROR") if before is None else os.environ.update(HYDRA_FULL_ERROR=before)
-    sys.exit(max(codes, default=0))
-
-
-def _complain(error: Exception) -> int:
-    hydras = isinstance(error, (HydraException, OmegaConfBaseException))
-    text = config.sentence(error) if hydras else str(error)
-    if isinstance(error, OSError) and error.filename and not hydras:
-        text = f"cannot use {error.filename}: {error.strerror} (hydra.run.dir sets the run's folder)"
-    print(f"mpx: {text}", file=sys.stderr)
-    return 1
+    return groups | {k: v for k, v in kept.items() if k not in (*FREE, *FREE_BITS, "images", "pictures", "frames")}

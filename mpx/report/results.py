@@ -1,8 +1,9 @@
 """What a run leaves behind: masks, panels, evolutions, tables and a summary.
 
 Every file appears whole or not at all: it is written under a temporary name beside its place, forced to disk, then renamed.
-A row's mask is written last, so a file in masks/ says that its panel and evolution are there too. No file holds a pickle, a
-number that JSON does not know, or a text that a spreadsheet would run.
+A row's mask is written last, so a file in masks/ says that its panel and evolution are there too; it holds all that the
+tables and the mean curves need. No file holds a pickle, a number that JSON does not know, or a text that a spreadsheet would
+run.
 """
 
 import csv
@@ -11,10 +12,10 @@ import json
 import math
 import os
 import platform
-import shlex
-import sys
 import unicodedata
-from collections.abc import Iterable
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import numpy as np
 from mpx.report import render
 
 COLUMNS = ("image", "target", "class", "p_before", "p_after", "p_reference", "p_normalised", "area", "seconds", "mask")
+NUMBERS = ("p_before", "p_after", "p_reference", "area", "seconds")
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mpx")
 
 
@@ -41,47 +43,84 @@ def write(path, data: bytes | str) -> None:
         draft.unlink(missing_ok=True)
 
 
-def save_row(folder, e, i: int) -> None:
-    """panels/<name>.png, evolution/<name>.gif and, last, masks/<name>.npz of row i."""
-    folder, name = Path(folder), e.names[i]
-    picture, mask = io.BytesIO(), io.BytesIO()
-    render.panel(e, i).save(picture, "PNG")
+def save_row(folder, e, i: int, pictures: bool = True, **stamp) -> None:
+    """panels/<name>.png, evolution/<name>.gif and, last, masks/<name>.npz of row i; `stamp`: more for the last."""
+    folder, name, mask = Path(folder), e.names[i], io.BytesIO()
     np.savez_compressed(
         mask,
         parameter=e.parameter[i, 0].float().numpy(),  # (h,w)
         saliency=e.saliency[i, 0].half().numpy(),  # (H,W)
-        **{k: np.float64(getattr(e, k)[i]) for k in ("p_before", "p_after", "p_reference")},
-        **{k: np.str_(v) for k, v in (("name", name), ("image", e.images[i]), ("class", e.classes[i]), ("game", e.game))},
-        target=np.int64(e.targets[i]),
+        terms=np.array(list(e.curves), np.str_),
+        curves=np.array([values[:, i].tolist() for values in e.curves.values()], np.float32),  # (terms, steps)
+        **scalars(e, i),
+        game=e.game,
+        pictures=pictures,
+        **stamp,
     )
-    write(folder / "panels" / f"{name}.png", picture.getvalue())
-    write(folder / "evolution" / f"{name}.gif", render.animation(e, i))
+    if pictures:
+        picture = io.BytesIO()
+        render.panel(e, i).save(picture, "PNG")
+        write(folder / "panels" / f"{name}.png", picture.getvalue())
+        write(folder / "evolution" / f"{name}.gif", render.animation(e, i))
     write(folder / "masks" / f"{name}.npz", mask.getvalue())
 
 
+def load_row(path: Path) -> dict | None:
+    """What a run's masks/<name>.npz holds, or None where it is not whole: all is read, so checksums are compared."""
+    try:
+        with np.load(path) as file:
+            row = {key: file[key] if file[key].ndim else file[key].item() for key in file.files}
+        whole = row["name"] == path.stem and row["parameter"].ndim == row["saliency"].ndim == 2
+        return row if whole and row["curves"].shape[0] == len(row["terms"]) else None
+    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
+        return None
+
+
+def scalars(e, i: int) -> dict:
+    """Row i but for its arrays; `seconds` are the batch's, shared out."""
+    p = (float(x[i]) for x in (e.p_before, e.p_after, e.p_reference))
+    texts = {"name": e.names[i], "image": e.images[i], "target": int(e.targets[i]), "class": e.classes[i]}
+    return texts | dict(zip(NUMBERS, (*p, float(e.area[i]), e.seconds / len(e.names))))
+
+
 def table_rows(e) -> list[dict]:
-    """One dict of COLUMNS for each row; p_normalised is 1 at the photo's probability, 0 at the fully perturbed one's."""
-    rows = []
-    for i, name in enumerate(e.names):
-        before, after, reference = (float(p[i]) for p in (e.p_before, e.p_after, e.p_reference))
-        normalised = (after - reference) / (before - reference) if before != reference else math.nan
-        values = (e.images[i], int(e.targets[i]), e.classes[i], before, after, reference, normalised,
-                  float(e.area[i]), e.seconds / len(e.names), f"masks/{name}.npz")  # fmt: skip
-        rows.append(dict(zip(COLUMNS, values)))
-    return rows
+    """One dict of COLUMNS for each row."""
+    return [table_row(scalars(e, i)) for i in range(len(e.names))]
 
 
-def write_csv(path, rows: list[dict], columns: Iterable[str] = COLUMNS) -> None:
-    """Columns in order of appearance; numbers with six digits; a text starting like a formula gets a leading apostrophe."""
-    columns = list(dict.fromkeys(key for row in rows for key in row)) or list(columns)
+def table_row(row: dict) -> dict:
+    """COLUMNS of `scalars` or `load_row`; p_normalised is 1 at the photo's probability, 0 at the fully perturbed one's."""
+    before, after, reference = (row[k] for k in NUMBERS[:3])
+    normalised = (after - reference) / (before - reference) if before != reference else math.nan
+    row = row | {"p_normalised": normalised, "mask": f"masks/{row['name']}.npz"}
+    return {column: row[column] for column in COLUMNS}
+
+
+def write_csv(path, rows: list[dict], columns: Sequence[str] = COLUMNS) -> None:
+    """Numbers with six digits; a text starting like a formula gets a leading apostrophe."""
+    write(path, csv_text([dict(zip(columns, columns)), *rows], columns))
+
+
+def append_csv(path: Path, rows: list[dict], columns: Sequence[str] = COLUMNS) -> None:
+    """In one write, so that who reads meanwhile sees whole lines."""
+    if not path.exists():
+        write_csv(path, [], columns)
+    with open(path, "ab", buffering=0) as file:
+        file.write(csv_text(rows, columns).encode("utf-8", "backslashreplace"))
+
+
+def csv_text(rows: list[dict], columns: Sequence[str]) -> str:
     text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerows([columns, *([_cell(row.get(c, "")) for c in columns] for row in rows)])
-    write(path, text.getvalue())
+    csv.writer(text, lineterminator="\n").writerows([_cell(row.get(c, "")) for c in columns] for row in rows)
+    return text.getvalue()
 
 
-def write_skipped(path, skipped: list[tuple[str, str]]) -> None:
-    write_csv(path, [{"image": name, "reason": reason} for name, reason in skipped], ("image", "reason"))
+def write_skipped(path: Path, skipped: list[tuple[str, str]]) -> None:
+    """No file where there is none."""
+    if skipped:
+        write_csv(path, [{"image": name, "reason": reason} for name, reason in skipped], ("image", "reason"))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _cell(value):
@@ -107,16 +146,19 @@ def _plain(value):
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
-def summary(rows: list[dict], skipped: list, protocol: dict) -> dict:
-    """Mean, median and a 95 % bootstrap interval of the mean over the rows, and where they come from."""
+def summary(rows: list[dict], n_skipped: int, n_missing: int, protocol: dict) -> dict:
+    """Mean, median and a 95 % bootstrap interval of the mean over the rows, and where they come from.
+
+    n counts rows, n_skipped and n_missing (not reached yet) count images.
+    """
     return {
         "n": len(rows),
-        "n_skipped": len(skipped),
+        "n_skipped": n_skipped,
+        "n_missing": n_missing,
         **{k: statistics([row[k] for row in rows]) for k in ("p_normalised", "p_after", "area", "seconds")},
         "share_p_normalised_below_0.1": sum(row["p_normalised"] <= 0.1 for row in rows) / len(rows) if rows else None,
         "protocol": protocol,
-        "command": protocol.get("command", shlex.join(sys.argv)),
-        "versions": {"python": platform.python_version()} | {name.replace("-", "_"): _version(name) for name in PACKAGES},
+        "versions": versions(),
     }
 
 
@@ -131,6 +173,10 @@ def statistics(values: Iterable[float], draws: int = 1000) -> dict:
         "median": np.median(x).item() if len(x) else None,
         "interval95": np.percentile(means, [2.5, 97.5]).tolist() if means else None,
     }
+
+
+def versions() -> dict[str, str | None]:
+    return {"python": platform.python_version()} | {name.replace("-", "_"): _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str | None:

@@ -1,16 +1,17 @@
-"""A run in TensorBoard: one events file, directly in the run's folder, so that the folder's name is the run's name.
+"""A run in TensorBoard: events files directly in the run's folder, so that the folder's name is the run's name.
 
 Groups, in the order the viewer shows them: `mean/` curves over all rows, by which runs are compared; `metric/` one number
 each, the HParams columns; `row <name>/` curves, masks and pictures of the first rows; `run/` config, command, table as text.
-The x-axis is the iteration. TensorBoard keeps ten images of a tag, chosen by chance, so it gets no more than ten. Logging is
-a courtesy: if the file cannot be written there is one warning, and the run goes on without.
+Each session of a run adds a file with the rows that it found; all else is said of the whole run, in a file that the next one
+replaces. The x-axis is the iteration. TensorBoard keeps ten images of a tag, chosen by chance, so it gets no more than
+ten. Logging is a courtesy: if a file cannot be written there is one warning, and the run goes on without.
 """
 
 import functools
 import io
 import logging
 import re
-from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -23,6 +24,8 @@ from mpx.report import render, results
 log = logging.getLogger("mpx")
 METRICS = ("p_after", "p_normalised", "area", "seconds")
 POINTS, IMAGES, TABLE = 200, 10, 200  # at most, of a curve, of a tag, of the table's lines
+WHOLE = ".whole"  # how the name of that file ends
+OFF = "TensorBoard is off for the rest of this run: "
 BINS = torch.linspace(0, 1, 31).tolist()
 
 
@@ -35,85 +38,108 @@ def best_effort(method):
             method(self, *args)
         except OSError as error:
             self.failed = True
-            log.warning(f"TensorBoard is off for the rest of this run: {error}")
+            log.warning(OFF + str(error))
 
     return tried
 
 
-class TensorBoard:
-    """Feed it every batch's Explanation, then close it with the rows of the results table.
+class Rows:
+    """Curves, masks and pictures of the rows that are shown, as they are found."""
 
-    config: flat hyper-parameters, the axes of a comparison; terms: of the regularizer, as the curves name them.
-    """
-
-    def __init__(self, folder, config: dict, config_text: str, command: str, terms: Iterable[str], limit: int = 8):
-        self.terms, self.left, self.groups, self.sums, self.failed = ["total", "score", *terms], limit, [], {}, False
-        self._open(folder, config, config_text, command)
+    def __init__(self, folder):
+        self.folder, self.writer, self.failed = str(folder), None, False
 
     @best_effort
-    def _open(self, folder, config: dict, config_text: str, command: str) -> None:
-        self.writer = SummaryWriter(str(folder))
-        # what Lightning's log_hyperparams writes, but without placeholder values, and the session's end when it ends
-        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in config.items() if v is not None}
-        *start, self.end = hparams(plain, {f"metric/{name}": 0 for name in METRICS})
-        for part in start:
-            self.writer.file_writer.add_summary(part)
-        self._text("run/config", f"```yaml\n{config_text.strip()}\n```")
-        self._text("run/command", f"```\n{command}\n```")
+    def show(self, e) -> None:
+        self.writer = self.writer or SummaryWriter(self.folder)  # made late: a run that fails leaves no empty one
+        for i, name in enumerate(e.names):
+            group = row_group(name)
+            for term, values in e.curves.items():
+                curve(self.writer, tag(group, term), values[:, i])
+            for frame, iteration in enumerate(e.iterations):
+                self.writer.add_histogram(f"{group}/mask", e.frame_masks[frame, i].nan_to_num(), iteration, bins=BINS)
+            frames, last = chosen(e.iterations), e.iterations[-1]
+            for frame, strip in zip(frames, render.strips(e, i, frames)):
+                self._image(f"{group}/evolution", jpeg(render.to_image(strip)), e.iterations[frame])
+            self._image(f"{group}/panel", jpeg(render.panel(e, i)), last)
+            self._image(f"{group}/animation", render.animation(e, i), last)  # the viewer plays a GIF
         self.writer.flush()
-
-    @best_effort
-    def batch(self, e) -> None:
-        for name, values in e.curves.items():  # (steps,B): sum and count of what is finite
-            sums = torch.stack([values.nan_to_num(0, 0, 0).double().sum(1), values.isfinite().double().sum(1)])
-            self.sums[name] = self.sums.get(name, 0) + sums
-        rows = range(min(self.left, len(e.names)))
-        self.left -= len(rows)
-        for i in rows:
-            self._row(e, i, f"row {results.printable(e.names[i])}")
-        self.writer.flush()
-
-    def _row(self, e, i: int, group: str) -> None:
-        self.groups.append(group)
-        self._curves(group, {name: values[:, i] for name, values in e.curves.items()})
-        for frame, iteration in enumerate(e.iterations):
-            self.writer.add_histogram(f"{group}/mask", e.frame_masks[frame, i].nan_to_num(), iteration, bins=BINS)
-        frames, last = chosen(e.iterations), e.iterations[-1]
-        for frame, strip in zip(frames, render.strips(e, i, frames)):
-            self._image(f"{group}/evolution", jpeg(render.to_image(strip)), e.iterations[frame])
-        self._image(f"{group}/panel", jpeg(render.panel(e, i)), last)
-        self._image(f"{group}/animation", render.animation(e, i), last)  # the viewer plays a GIF
-
-    def _text(self, tag: str, text: str) -> None:
-        self.writer.add_text(tag, text.encode("utf-8", "backslashreplace").decode())  # a file name may not be text
 
     def _image(self, tag: str, encoded: bytes, step: int) -> None:
         width, height = Image.open(io.BytesIO(encoded)).size
         image = Summary.Image(encoded_image_string=encoded, colorspace=3, width=width, height=height)
         self.writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
-    def _curves(self, group: str, curves: dict) -> None:
-        for name, values in curves.items():
-            for step in torch.linspace(0, len(values) - 1, min(len(values), POINTS)).round().long().tolist():
-                self.writer.add_scalar(tag(group, name), values[step].item(), step)
-
     @best_effort
-    def close(self, rows: list[dict]) -> None:
-        self._curves("mean", {name: total / count for name, (total, count) in self.sums.items()})
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()
+
+
+def write_whole(folder: Path, rows: list[dict], means: dict, shown: list[str], config: dict, texts: dict[str, str]) -> None:
+    """What is said of the run as a whole. A run that is continued says it again, so its file is replaced.
+
+    rows: of the results table; means: term -> (steps,) over all; shown: names of the rows that have a group;
+    config: flat hyper-parameters, the axes of a comparison; texts: under run/, as markdown.
+    """
+    try:
+        for old in folder.glob("events.out.tfevents.*" + WHOLE):
+            old.unlink()
+        writer = SummaryWriter(str(folder), filename_suffix=WHOLE)
+        for term, values in means.items():
+            curve(writer, tag("mean", term), values)
+        # what Lightning's log_hyperparams writes, but without placeholder values
+        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in config.items() if v is not None}
+        for part in hparams(plain, {f"metric/{name}": 0 for name in METRICS}):
+            writer.file_writer.add_summary(part)
         for name in METRICS:
             mean = results.statistics((row[name] for row in rows), draws=0)["mean"]
             if mean is not None:
-                self.writer.add_scalar(f"metric/{name}", mean)
-        self._text("run/summary", markdown(rows))
-        charts = {"objective": self.terms, "outcome": ["probability", "area"]}
-        self.writer.add_custom_scalars(
+                writer.add_scalar(f"metric/{name}", mean)
+        for name, text in {**texts, "summary": markdown(rows)}.items():  # a file name may not be text
+            writer.add_text(f"run/{name}", text.encode("utf-8", "backslashreplace").decode())
+        objective = [term for term in means if term not in ("probability", "area")]
+        charts = {"objective": objective, "outcome": ["probability", "area"]}
+        writer.add_custom_scalars(
             {
                 group: {k: ["Multiline", [f"^{re.escape(tag(group, name))}$" for name in v]] for k, v in charts.items()}
-                for group in ["mean", *self.groups]
+                for group in ["mean", *map(row_group, shown)]
             }
         )
-        self.writer.file_writer.add_summary(self.end)
-        self.writer.close()
+        writer.close()
+    except OSError as error:
+        log.warning(OFF + str(error))
+
+
+class Means:
+    """The mean over rows of each curve, of what is finite, fed in any order."""
+
+    def __init__(self):
+        self.sums = {}  # term -> (2, steps): sum and count
+
+    def add(self, curves: dict) -> None:
+        """term -> (steps,B)."""
+        for term, values in curves.items():
+            new = torch.stack([values.nan_to_num(0, 0, 0).double().sum(1), values.isfinite().double().sum(1)])
+            self.add_sums({term: new})
+
+    def add_sums(self, sums: dict) -> None:
+        for term, new in sums.items():
+            old = self.sums.get(term, new[:, :0])
+            steps = max(old.shape[1], new.shape[1])  # a callback may have stopped some batches early
+            self.sums[term] = sum(torch.nn.functional.pad(x, (0, steps - x.shape[1])) for x in (old, new))
+
+    def __call__(self) -> dict:
+        return {term: total / count for term, (total, count) in self.sums.items()}
+
+
+def row_group(name: str) -> str:
+    return f"row {results.printable(name)}"
+
+
+def curve(writer: SummaryWriter, name: str, values) -> None:
+    for step in torch.linspace(0, len(values) - 1, min(len(values), POINTS)).round().long().tolist():
+        writer.add_scalar(name, values[step].item(), step)
 
 
 def jpeg(image: Image.Image) -> bytes:

@@ -5,6 +5,8 @@ a Lightning user thinks they mean. Nothing is logged on the step path: the histo
 """
 
 import logging
+import signal
+import threading
 import warnings
 
 import pytorch_lightning as pl
@@ -19,8 +21,15 @@ class MaskModule(pl.LightningModule):
         super().__init__()
         self.search, self.parameter = search, search.parameter
 
+        self.on_sigterm = signal.getsignal(signal.SIGTERM)
+
     def train_dataloader(self):
         return range(self.search.steps)
+
+    def on_train_start(self):
+        # Lightning's own would only stop the fit, and hangs where ranks talk to each other (a broadcast inside the handler)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.on_sigterm)
 
     def configure_optimizers(self):
         if self.search.scheduler is None:

@@ -61,10 +61,11 @@ class Problem:
     """A batch of rows prepared for the search: levels of perturbation, the mask kind, the scores to compare with.
 
     photos: (B,3,H,W) in [0,1]; targets: (B,) class indices; both on the classifier's device. `classifier` is frozen by
-    the caller. `names` only serve error messages.
+    the caller. `names` only serve error messages. `samples`: which of recipe.samples this process draws, None for all.
     """
 
-    def __init__(self, recipe: Recipe, classifier, photos: Tensor, targets: Tensor, names: list[str]):
+    def __init__(self, recipe: Recipe, classifier, photos: Tensor, targets: Tensor, names: list[str], samples=None):
+        self.samples = range(recipe.samples) if samples is None else samples
         self.recipe, self.classifier, self.photos, self.targets, self.names = recipe, classifier, photos, targets, names
         pixels = (photos.detach().cpu() * 255).round().byte().numpy()
         self.rng = Draws([key(recipe.seed, p.tobytes(), t) for p, t in zip(pixels, targets.tolist())], photos.device)
@@ -118,7 +119,7 @@ class Problem:
         recipe, mask = self.recipe, self.mask(parameter)
         views = GAMES[recipe.game]
         pictures = []
-        for sample in range(recipe.samples):
+        for sample in self.samples:
             levels = self.levels(iteration, sample)
             rng = self.rng.at((iteration, "augment"), sample)
             for augment in recipe.under_mask:
@@ -129,16 +130,16 @@ class Problem:
                     picture = augment(picture, rng)
                 pictures.append(picture)
         logits = self.logits(torch.cat(pictures) if len(pictures) > 1 else pictures[0])
-        logits = logits.view(recipe.samples, len(views), len(self.targets), -1)
-        target = self.targets.repeat(recipe.samples)
+        logits = logits.view(len(self.samples), len(views), len(self.targets), -1)
+        target = self.targets.repeat(len(self.samples))
         score = sum(
-            sign * recipe.score(logits[:, v].flatten(0, 1), target).view(recipe.samples, -1).mean(0)
+            sign * recipe.score(logits[:, v].flatten(0, 1), target).view(len(self.samples), -1).mean(0)
             for v, (_, sign) in enumerate(views)
         )
         saliency = self.saliency(parameter)
         terms = {name: weight * function(saliency) for name, (weight, function) in recipe.regularizers.items()}
         with torch.no_grad():
-            p = probability(logits[:, 0].flatten(0, 1), target).view(recipe.samples, -1).mean(0)
+            p = probability(logits[:, 0].flatten(0, 1), target).view(len(self.samples), -1).mean(0)
             area = self.saliency(mask).mean((1, 2, 3))
         return {"total": sum(terms.values(), score), "score": score, **terms, "probability": p, "area": area}
 

@@ -1,0 +1,129 @@
+"""The console command `mpx`, the same as scripts/run.py.
+
+Exit codes: 0 done, 1 it could not be done (one sentence on stderr), 3 done except skipped images, and above 128 a signal
+stopped it (130 Ctrl-C, 143 SIGTERM): what was finished is kept, and the same command goes on.
+"""
+
+import logging
+import os
+import re
+import signal
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from mpx import config
+from mpx.run import Stopped, run
+from mpx.solver import workers
+
+SKIPPED = 3
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is what Slurm's --signal usually sends
+
+
+def main() -> None:
+    """Runs the command line in sys.argv and exits."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_text())
+        return
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry; the sentence says enough
+    sys.path.append(os.getcwd())  # so that model.network=my_module:build finds the user's own
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in ("-m", "--multirun"))  # Hydra wants it first
+    codes = []
+
+    @hydra.main(version_base="1.3", config_path=str(config.CONFIGS), config_name="config")
+    def job(cfg: DictConfig) -> None:
+        this = HydraConfig.get()
+        try:
+            skipped = run(cfg, Path(this.runtime.output_dir), dict(this.runtime.choices), list(this.overrides.task))
+            codes.append(SKIPPED if skipped else 0)
+        except (ValueError, OSError, OmegaConfBaseException) as error:
+            if asked_for_traceback:
+                raise
+            codes.append(_complain(error))
+
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    asked_for_traceback = before == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print several lines of its own and exit
+    try:
+        with stoppable():
+            _check(sys.argv[1:])
+            job()
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        if asked_for_traceback:
+            raise
+        codes.append(_complain(error))
+    except Stopped as stop:
+        codes.append(128 + stop.signum)
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR") if before is None else os.environ.update(HYDRA_FULL_ERROR=before)
+    sys.exit(max(codes, default=0))
+
+
+def _check(arguments: list[str]) -> None:
+    """What must be told before Hydra makes a folder."""
+    for given in arguments:
+        if re.match(r"--(?!config-|hydra-|cfg|package|experimental|shell|info)[a-z0-9_.]+=", given):
+            raise ValueError(f"{given}: keys are written without dashes, {given.lstrip('-')}")
+    launched = workers.launched(os.environ)
+    if launched.count == 1 and not any(given.startswith("share=") for given in arguments):
+        return
+    if {"-m", "--multirun"} & set(arguments):
+        raise ValueError(
+            f"-m inside {launched.launcher or 'share='} would start every job in each of its processes: let the sweep start "
+            "outside, its jobs with trainer.devices=N, or start one run each"
+        )
+    if not any(given.startswith(("name=", "hydra.run.dir=")) for given in arguments):
+        raise ValueError("processes that share a run must know its folder: give each the same name=, e.g. name=night1")
+
+
+@contextmanager
+def stoppable():
+    """The first signal raises Stopped, a second one ends the process at once: files are whole at every instant."""
+
+    def stop(number, _):
+        for other in SIGNALS:
+            signal.signal(other, lambda number, _: os._exit(128 + number))
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def help_text() -> str:
+    """The menu: every group with its options, every root key with its default and meaning, as the YAML files say them."""
+    lines = [
+        "mpx: which pixels made the network say that?",
+        "",
+        "  mpx [key=value ...]    explain photos, e.g. images=photo.jpg perturbation=blur_median lambda_tv=0.2",
+        "  mpx -m key=a,b ...     every combination",
+        '  mpx --cfg job          the whole config;  eval "$(mpx -sc install=bash)" turns tab completion on',
+        "",
+        "Groups (group=option; an option's own keys: group.key=value)",
+    ]
+    for group in sorted(path.name for path in config.CONFIGS.iterdir() if path.is_dir()):
+        lines.append(f"  {group:<13} {', '.join(config.options(group))}")
+    lines += ["", "Keys"]
+    owners = [path for group in ("regularizer", "augment") for path in sorted((config.CONFIGS / group).glob("*.yaml"))]
+    for source in [config.CONFIGS / "config.yaml", *owners]:
+        for key, value, meaning in re.findall(r"^(\w+): (\S+|\".*?\") +# (.*)$", source.read_text(), re.M):
+            lines.append(f"  {f'{key}={value}':<24} {meaning}")
+    return "\n".join(lines + ["", f"Every key with its reason and source: {config.CONFIGS / 'config.yaml'}"])
+
+
+def _complain(error: Exception) -> int:
+    hydras = isinstance(error, (HydraException, OmegaConfBaseException))
+    text = config.sentence(error) if hydras else str(error)
+    if isinstance(error, OSError) and error.filename and not hydras:
+        text = f"cannot use {error.filename}: {error.strerror} (hydra.run.dir sets the run's folder)"
+    print(f"mpx: {text}", file=sys.stderr)
+    return 1

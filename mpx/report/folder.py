@@ -1,0 +1,90 @@
+"""A run's folder is the run's state: masks/ says which rows are done, and the same command does the others.
+
+One process at a time works in it, or several that share its rows (torchrun, srun, job arrays). The locks are the kernel's
+(flock): they end with their owner, however it ends.
+"""
+
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from mpx.report import results
+
+log = logging.getLogger("mpx")
+
+
+@contextmanager
+def held(folder: Path, index: int = 0, count: int = 1) -> Iterator[None]:
+    """Holds the folder for share `index` of `count`, alone if there is one."""
+    with ExitStack() as stack:
+        if count == 1:
+            stack.enter_context(lock(folder / ".lock", "one process"))
+        else:
+            stack.enter_context(lock(folder / ".lock", f"{count} shares", together=True))
+            stack.enter_context(lock(folder / f".lock-{index}", f"share {index} of {count}"))
+        yield
+
+
+@contextmanager
+def lock(path: Path, what: str, together: bool = False) -> Iterator[None]:
+    """Alone, or together with processes that say the same `what`; ValueError where another is in the way.
+
+    The file stays: to remove it would let two in.
+    """
+    with open(path, "a+") as file:
+        until = time.monotonic() + 5 * together  # the first of several holds it alone while it writes
+        while not _locked(file, what, together):
+            if time.monotonic() >= until:
+                file.seek(0)
+                raise ValueError(
+                    f"{path.parent} is being worked in ({' '.join(file.read().split())}): wait for its end, "
+                    "or give another name="
+                )
+            time.sleep(0.05)
+        yield
+
+
+def _locked(file, what: str, together: bool) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        if not together or file.readline().strip() != what:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            return False
+    except OSError as error:  # some network file systems have none
+        log.warning(f"cannot lock {file.name} ({error.strerror}): see to it that no other process works in this folder")
+        return True
+    file.truncate(0)
+    print(f"{what}\npid {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+    if together:
+        fcntl.flock(file, fcntl.LOCK_SH)
+    return True
+
+
+def scan(folder: Path, belongs: Callable[[dict], bool]) -> Iterator[dict]:
+    """The rows of this run on disk that are whole, one at a time, as `results.load_row` gives them."""
+    for entry in os.scandir(folder / "masks") if (folder / "masks").is_dir() else ():
+        row = results.load_row(Path(entry.path))
+        if row and "file_bytes" in row and belongs(row) and _pictured(folder, row):
+            yield row
+
+
+def _pictured(folder: Path, row: dict) -> bool:
+    files = (folder / "panels" / f"{row['name']}.png", folder / "evolution" / f"{row['name']}.gif")
+    return not row["pictures"] or all(file.is_file() for file in files)
+
+
+def sweep(folder: Path) -> None:
+    """Removes the drafts that killed processes left."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)

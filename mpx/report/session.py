@@ -1,0 +1,155 @@
+"""One session of a run: it hands the images out, keeps the tables and TensorBoard as rows come in, and sums up at the end.
+
+Workers in other processes call it from afar (solver.workers), so what its methods take and give can be pickled.
+"""
+
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from mpx.report import results, tensorboard
+from mpx.report.folder import lock, scan, sweep
+
+log = logging.getLogger("mpx")
+PAUSE = 30  # seconds between two lines of progress
+
+
+class Session:
+    """items: all images of the run in their order, with `.name` and `.path`; the share `index` of `count` is done here."""
+
+    answered = ("take",)  # the calls that wait for an answer
+
+    def __init__(self, folder: Path, items: list, index: int = 0, count: int = 1):
+        self.folder, self.items, self.index, self.count = folder, items, index, count
+        self.mine = range(index, len(items), count)
+        self.places = {item.name: place for place, item in enumerate(items)}
+        self.csv = folder / "results.csv" if count == 1 else self._part(index, "csv")
+        self.rows = []  # (place of the image, of the target, row of the results table)
+        self.done = {}  # image -> its targets that are done, None for all
+        self.skipped = {}  # image -> why
+        self.made_by = Counter()  # versions, device and batch size -> rows
+        self.means, self.board = tensorboard.Means(), tensorboard.Rows(folder)
+        if count == 1:
+            sweep(folder)
+        else:
+            self._part(index, "json").unlink(missing_ok=True)
+        for row in scan(folder, self._belongs):
+            self._keep(row)
+            self.means.add(dict(zip(row["terms"].tolist(), torch.from_numpy(row["curves"])[..., None])))
+        self.todo = [place for place in self.mine if self._open(place)]
+        self.given = 0  # of todo
+
+    def _part(self, index: int, suffix: str) -> Path:
+        return self.folder / "parts" / f"{index}-of-{self.count}.{suffix}"
+
+    def _belongs(self, row: dict) -> bool:
+        place = self.places.get(row["image"], -1)
+        try:
+            return place in self.mine and os.stat(self.items[place].path).st_size == row["file_bytes"]
+        except OSError:
+            return True  # the photo has gone since; what was found stays
+
+    def _open(self, place: int) -> bool:
+        return self.done.get(self.items[place].name, ()) is not None
+
+    def begin(self, workers: int) -> None:
+        self.most = max(1, math.ceil(len(self.todo) / workers))  # so that each has some
+        results.write_csv(self.csv, self.table())
+        self.start = self.said = time.perf_counter()
+        self.bar = tqdm(total=len(self.todo), unit="image", disable=None, dynamic_ncols=True, leave=False)
+
+    # ---- what workers call
+
+    def take(self, number: int) -> list[tuple]:
+        """At most this many images that nobody else has: (place, item, targets that are done)."""
+        places = self.todo[self.given :][: min(number, self.most)]
+        self.given += len(places)
+        return [(place, self.items[place], self.done.get(self.items[place].name, set())) for place in places]
+
+    def found(self, rows: list[dict], sums: dict, shown=None) -> None:
+        """rows: as `results.load_row` gives them, on disk already; sums: of their curves; shown: for TensorBoard."""
+        for row in rows:
+            self._keep(row)
+        self.means.add_sums(sums)
+        results.append_csv(self.csv, [results.table_row(row) for row in rows])
+        if shown is not None:
+            self.board.show(shown)
+
+    def skip(self, image: str, reason: str) -> None:
+        self.skipped[image] = reason
+
+    def step(self, images: float, note: str = "") -> None:
+        """Another part of the way, counted in images."""
+        self.bar.set_postfix_str(note, refresh=False)
+        self.bar.update(min(images, self.bar.total - self.bar.n))
+        self.way = getattr(self, "way", 0) + images
+        now = time.perf_counter()
+        if self.bar.disable and now - self.said > PAUSE:
+            self.said, spent = now, now - self.start
+            left = spent / self.way * max(0, len(self.todo) - self.way)
+            log.info(
+                f"{len(self.mine) - len(self.todo) + int(self.way)} of {len(self.mine)} images, "
+                f"{tqdm.format_interval(spent)} spent, about {tqdm.format_interval(left)} left"
+            )
+
+    def say(self, text: str) -> None:
+        log.info(text)
+
+    def warn(self, text: str) -> None:
+        log.warning(text)
+
+    def _keep(self, row: dict) -> None:
+        image, target, targets = row["image"], row["target"], list(row["targets"])
+        done = self.done.setdefault(image, set())
+        if done is not None:
+            done.add(target)
+            self.done[image] = done if set(targets) - done else None
+        self.rows.append((self.places[image], targets.index(target), results.table_row(row)))
+        self.made_by[row["made_by"]] += 1
+
+    # ---- the end
+
+    def table(self) -> list[dict]:
+        return [row for *_, row in sorted(self.rows, key=lambda row: row[:2])]
+
+    def missing(self) -> int:
+        """Images that are neither done nor skipped."""
+        return sum(self._open(place) and self.items[place].name not in self.skipped for place in self.mine)
+
+    def whole(self) -> "Session | None":
+        """This session, or the one that merges all shares where this one was the last of them to finish."""
+        if self.count == 1:
+            return self
+        if not self.missing():
+            results.write_json(self._part(self.index, "json"), self.skipped)
+        try:
+            with lock(self.folder / ".lock-merge", "the merging of its parts"):
+                parts = [self._part(index, "json") for index in range(self.count)]
+                if not all(part.is_file() for part in parts):
+                    return None
+                merged = Session(self.folder, self.items)
+                for part in parts:
+                    merged.skipped |= json.loads(part.read_text())
+                return merged
+        except ValueError:
+            return None  # another one merges
+
+    def close(self, config: dict, texts: dict, log_images: int, protocol: dict) -> None:
+        """Writes what is said of the whole run: the tables, the summary, TensorBoard's means."""
+        table, skipped = self.table(), [(name, self.skipped[name]) for name in sorted(self.skipped, key=self.places.get)]
+        results.write_csv(self.csv, table)
+        results.write_skipped(self.folder / "skipped.csv", skipped)
+        summary = results.summary(table, len(skipped), self.missing(), protocol) | {"made_by": self.made_by}
+        results.write_json(self.folder / "summary.json", summary)
+        shown = [Path(row["mask"]).stem for place, _, row in sorted(self.rows, key=lambda r: r[:2]) if place < log_images]
+        self.board.close()
+        tensorboard.write_whole(self.folder, table, self.means(), shown, config, texts)
+        shutil.rmtree(self.folder / "parts", ignore_errors=True)

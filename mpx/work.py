@@ -1,0 +1,166 @@
+"""What every worker does, in the main process or one of its own: takes images, explains them batch by batch, keeps the rows.
+
+A row is on disk before the session (mpx.report.session) hears of it.
+"""
+
+import math
+import os
+import time
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from mpx import config
+from mpx.data.images import read_image
+from mpx.data.targets import resolve_targets
+from mpx.explanation import Explanation, Row, solve, solve_all
+from mpx.report import results
+from mpx.report.tensorboard import Means
+from mpx.solver import workers
+from mpx.solver.module import fit
+
+
+def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.Group | None = None) -> None:
+    """Explains the images that `session` hands out on one device; in a group only the leader has a session."""
+    cfg = OmegaConf.create(cfg)
+    if group:
+        group.join()
+    recipe, make_trainer = config.recipe(cfg), config.trainer(cfg)
+    options = group.trainer if group else partial(workers.alone, where)
+    callbacks = [*make_trainer.keywords.get("callbacks", ()), *([Progress(session)] if session else [])]
+
+    def run(search):
+        fit(search, lambda: make_trainer(**options(), callbacks=callbacks))
+        if group:
+            group.average(search.history)
+
+    with same_bits(cfg.deterministic), config.classifier(cfg, where).frozen() as classifier:
+        take = Rows(session, classifier, cfg.target) if session else None
+        samples = group.samples(recipe.samples) if group else None
+        solve_batch = partial(solve, recipe, classifier, frames=cfg.frames, run=run, samples=samples)
+        if session:
+            session.say(f"{classifier.name} on {where}")
+        warn = None if group else session.warn
+        take = group.shared(take) if group else take
+        for rows, explanation, failures in solve_all(solve_batch, take, cfg.batch_size, cfg.deterministic, warn):
+            if session:
+                keep(session, cfg, folder, rows, explanation, failures, where)
+
+
+class Rows:
+    """take(n): at most n rows of the session's next images; none at the end. Images that cannot be explained are skipped."""
+
+    def __init__(self, session, classifier, target):
+        self.session, self.classifier, self.target = session, classifier, target
+        self.each = len(target) if OmegaConf.is_list(target) else 1  # rows of an image, at most
+        self.waiting, self.checked = [], False
+
+    def __call__(self, number: int) -> list[Row]:
+        while len(self.waiting) < number:
+            wanted = math.ceil((number - len(self.waiting)) / self.each)
+            items = self.session.take(wanted)
+            for place, item, done in items:
+                try:
+                    size, photo = os.stat(item.path).st_size, self.classifier.preprocess(read_image(item.path))
+                except (ValueError, OSError) as error:
+                    self.session.skip(item.name, str(error))
+                    continue
+                self._check(photo)
+                try:
+                    targets = self._targets(photo, item.label)
+                except ValueError as error:
+                    self.session.skip(item.name, str(error))
+                    continue
+                self.waiting += [Row(photo, t, item.name, place, targets, size) for t in targets if t not in done]
+            if not items or len(items) < wanted and self.waiting:  # fewer near the end, so that every worker has some
+                break
+        rows, self.waiting = self.waiting[:number], self.waiting[number:]
+        return rows
+
+    def _check(self, photo: Tensor) -> None:
+        """Stops the run where model or target would do for no photo."""
+        if self.checked:
+            return
+        try:
+            logits = self.classifier.check(photo[None])[0]
+        except ValueError:  # perhaps this photo's fault alone
+            logits = self.classifier.check(torch.rand(photo[None].shape, generator=torch.Generator().manual_seed(0)))[0]
+        if "label" not in (self.target if OmegaConf.is_list(self.target) else [self.target]):
+            resolve_targets(self.target, logits, None, self.classifier.categories)
+        self.checked = True
+
+    @torch.no_grad()
+    def _targets(self, photo: Tensor, label) -> tuple[int, ...]:
+        logits = self.classifier(photo[None].to(self.classifier.device))[0]
+        if not logits.isfinite().all():
+            raise ValueError("the model's output is NaN or infinite on the untouched photo")
+        return tuple(resolve_targets(self.target, logits, label, self.classifier.categories))
+
+
+def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: dict, where: torch.device) -> None:
+    """Writes the sound rows of a batch and tells the session."""
+    for i, sentence in failures.items():
+        session.skip(rows[i].image, sentence)
+    sound = [row for i, row in enumerate(rows) if i not in failures]
+    size = cfg.batch_size if cfg.deterministic else len(rows)
+    made_by = ", ".join(
+        [
+            *(f"{k} {v}" for k, v in results.versions().items()),
+            f"{where}",
+            f"{torch.get_num_threads()} threads",
+            f"batch {size}",
+        ]
+    )
+    found = []
+    for i, row in enumerate(sound):
+        pictures = row.place < config.pictures(cfg)
+        stamp = {"targets": np.array(row.targets), "file_bytes": row.file_bytes, "made_by": made_by, "pictures": pictures}
+        results.save_row(folder, e, i, **stamp)
+        found.append(results.scalars(e, i) | stamp)
+    means = Means()
+    means.add(e.curves)
+    shown = [i for i, row in enumerate(sound) if row.place < cfg.log_images]
+    session.found(found, means.sums, e.only(shown) if shown else None)
+
+
+class Progress(pl.Callback):
+    """Tells the session how far it is, with the mean score and area of the batch at hand, twice a second."""
+
+    def __init__(self, session):
+        self.session, self.told, self.steps = session, 0.0, 0
+
+    def on_train_batch_end(self, trainer, module, outputs, iteration, *_):
+        search = module.search
+        self.steps += 1
+        if iteration + 1 == search.steps or time.perf_counter() - self.told > 0.5:
+            p, area = (search.history[k][iteration].mean().item() for k in ("probability", "area"))  # waits for the device
+            images = len(set(search.problem.names))
+            self.session.step(self.steps / search.steps * images, f"score {p:.3f} area {area:.3f}")
+            self.told, self.steps = time.perf_counter(), 0
+
+
+@contextmanager
+def same_bits(wanted: bool):
+    """Algorithms whose result does not depend on the order in which a GPU's threads finish."""
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise ValueError(f"deterministic=true: {str(error).splitlines()[0]} (device=cpu has one)") from error
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]

@@ -49,8 +49,9 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
         config.keep(cfg, folder, FREE + (() if cfg.deterministic else FREE_BITS), overrides)
         session = Session(folder, items, index, count)
         start, command = time.perf_counter(), shlex.join(["mpx", *overrides])
+        mine = f"{len(session.mine)} images" + (f" of {len(items)}, share {share.index} of {share.count}" if count > 1 else "")
         done = len(session.mine) - len(session.todo)
-        log.info(f"{command}\n{len(session.mine)} images{f', {done} of them done' if done else ''} -> {folder}")
+        log.info(f"{command}\n{mine}{f', {done} of them done' if done else ''} -> {folder}")
 
         def close(stopped: bool) -> Session | None:
             protocol = {
@@ -87,7 +88,10 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
     for name, reason in whole.skipped.items():
         log.warning(f"skipped {name}: {reason}")
     if not whole.rows:
-        raise ValueError(f"no image could be explained: all {len(items)} were skipped, see {folder / 'skipped.csv'}")
+        raise ValueError(
+            f"no image could be explained: all {len(items)} were skipped, see {folder / 'skipped.csv'}; "
+            f"the first: {next(iter(whole.skipped.values()))}"
+        )
     table = whole.table()
     log.info(results.format_table(table[:PRINTED]) + f"\n... {len(table) - PRINTED} more" * (len(table) > PRINTED))
     log.info(f"\npictures  {folder}/panels  {folder}/evolution\nnumbers   {folder}/results.csv\n"

@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 
 from mpx import config
+from mpx.solver import workers
 from mpx.solver.module import fit
 from mpx.solver.objective import Problem, Search
 
@@ -22,12 +23,12 @@ ROUNDS, STEPS = 9, 6  # pairs of timings; iterations in each, of which the first
 
 def main() -> None:
     cfg = config.compose(f"steps={STEPS}", *sys.argv[1:])
-    where = config.device(cfg.device)
+    where = workers.device(cfg.device)
     classifier = config.classifier(cfg, where)
     photos = torch.rand(cfg.batch_size, 3, *classifier.preprocess.crop, device=where)
     targets = torch.zeros(cfg.batch_size, dtype=torch.long, device=where)
     names = [""] * cfg.batch_size
-    make = config.trainer(cfg, where)
+    make = config.trainer(cfg)
 
     def wait() -> float:
         if where.type == "cuda":
@@ -38,7 +39,7 @@ def main() -> None:
         ticks = []
         callback = pl.Callback()
         callback.on_train_batch_end = lambda *_: ticks.append(wait())
-        fit(Search(problem), lambda: make(callbacks=[callback]))
+        fit(Search(problem), lambda: make(**workers.alone(where), callbacks=[callback]))
         return (ticks[-1] - ticks[0]) / (STEPS - 1)
 
     def bare() -> float:

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from mpx import config, explain
 from mpx.solver.objective import Recipe
+from mpx.solver.workers import device
 
 GROUPS = sorted(path.name for path in config.CONFIGS.iterdir() if path.is_dir())
 
@@ -106,17 +107,17 @@ def test_a_mistake_found_when_building_is_named(override, names):
 
 
 def test_device():
-    assert config.device("cpu") == torch.device("cpu") and config.device("auto").type in ("cpu", "cuda", "mps")
+    assert device("cpu") == torch.device("cpu") and device("auto").type in ("cpu", "cuda", "mps")
     with pytest.raises(ValueError, match="device='gpu' must be auto, cpu, cuda"):
-        config.device("gpu")
+        device("gpu")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="device='cuda' is not on this machine: usable here are auto, cpu"):
-            config.device("cuda")
+            device("cuda")
 
 
 def test_config_is_the_manual():
     """Every root key of the composed config has a line with its meaning in a YAML file, and help shows it."""
-    from mpx.run import help_text
+    from mpx.cli import help_text
 
     cfg, text = config.compose(), help_text()
     for key in cfg:

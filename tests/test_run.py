@@ -45,7 +45,7 @@ def test_a_run_leaves_its_folder(mpx, folder):
     assert (
         summary["n"] == 3 and summary["n_skipped"] == 0 and summary["versions"]["torch"] == torch.__version__.split("+")[0]
     )
-    assert len(list(run.glob("events.out.tfevents.*"))) == 1 and (run / ".hydra" / "overrides.yaml").exists()
+    assert len(list(run.glob("events.out.tfevents.*"))) == 2 and (run / ".hydra" / "overrides.yaml").exists()
     assert "checker board" in out and str(run) in out and not list(run.rglob("*.tmp"))
 
 
@@ -112,7 +112,7 @@ def test_an_interrupt_keeps_what_there_is_and_stops_a_sweep(folder):
     assert process.returncode == 130, err
     rows = table(run)
     assert 1 <= len(rows) < 3 and all((run / row["mask"]).exists() for row in rows)
-    assert json.loads((run / "summary.json").read_text())["protocol"]["interrupted"] is True
+    assert json.loads((run / "summary.json").read_text())["protocol"]["stopped"] is True
     assert not (folder / "sweep" / "1").exists()
 
 

@@ -1,9 +1,9 @@
 """A made-up Explanation: a disc of evidence grows over a random photo."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+
+from mpx.explanation import Explanation
 
 NAMES = ("cup-1-mug", "cat-2-tabby")
 
@@ -19,7 +19,7 @@ def explanation():
         photos = torch.rand(B, 3, H, W, generator=draw)
         masks = 1 - growth * disc
         curves = {k: torch.rand(steps, B, generator=draw) for k in ("total", "score", "l1", "tv", "probability", "area")}
-        return SimpleNamespace(
+        return Explanation(
             names=list(names),
             images=[n.split("-")[0] for n in names],
             classes=list(classes),
@@ -33,7 +33,6 @@ def explanation():
             p_before=torch.full((B,), 0.9),
             p_after=torch.full((B,), 0.2),
             p_reference=torch.full((B,), 0.1),
-            area=disc.mean((1, 2, 3)),
             curves=curves,
             iterations=iterations,
             frames=(photos * masks * 255).byte(),

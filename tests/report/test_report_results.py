@@ -64,7 +64,7 @@ def test_table_rows(explanation):
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", '=HYPERLINK("http://x","y")'])
 def test_no_cell_is_a_formula(tmp_path, text):
-    results.write_csv(tmp_path / "a.csv", [{"image": text, "p": -0.25}])
+    results.write_csv(tmp_path / "a.csv", [{"image": text, "p": -0.25}], ("image", "p"))
     results.write_skipped(tmp_path / "b.csv", [(text, text)])
     for name in ("a.csv", "b.csv"):
         with open(tmp_path / name, newline="") as file:
@@ -73,10 +73,14 @@ def test_no_cell_is_a_formula(tmp_path, text):
         assert row[1] == ("-0.25" if name == "a.csv" else "'" + text)
 
 
-def test_csv_of_rows_with_different_columns_or_none(tmp_path):
-    results.write_csv(tmp_path / "a.csv", [{"a": 1}, {"a": 2, "b": "x,\ny \udcff"}])
+def test_csv_written_at_once_or_line_by_line(tmp_path):
+    rows = [{"a": 1}, {"a": 2, "b": "x,\ny \udcff"}]
+    results.write_csv(tmp_path / "a.csv", rows, ("a", "b"))
+    for row in rows:
+        results.append_csv(tmp_path / "b.csv", [row], ("a", "b"))
     with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
         assert list(csv.DictReader(file)) == [{"a": "1", "b": ""}, {"a": "2", "b": "x,\ny \\udcff"}]
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     results.write_csv(tmp_path / "none.csv", [])
     assert (tmp_path / "none.csv").read_text().strip() == ",".join(results.COLUMNS)
 
@@ -95,15 +99,15 @@ def test_json_knows_no_nan(tmp_path):
 
 def test_summary(tmp_path, explanation):
     rows = [{"p_normalised": x, "p_after": x, "area": 0.1, "seconds": 1.0} for x in (0.0, 0.1, 0.2, 0.9, math.nan)]
-    summary = results.summary(rows, [("bad", "no photo")], {"command": "mpx a=b", "p_normalised": "how"})
+    summary = results.summary(rows, 1, 2, {"p_normalised": "how"})
     p = summary["p_normalised"]
-    assert (summary["n"], summary["n_skipped"], summary["command"], p["n"]) == (5, 1, "mpx a=b", 4)
+    assert (summary["n"], summary["n_skipped"], summary["n_missing"], p["n"]) == (5, 1, 2, 4)
     assert p["mean"] == pytest.approx(0.3) and p["median"] == pytest.approx(0.15)
     low, high = p["interval95"]
     assert 0 <= low < p["mean"] < high <= 0.9
-    assert summary == results.summary(rows, [1], summary["protocol"])
+    assert summary == results.summary(rows, 1, 2, summary["protocol"])
     assert {"python", "torch", "torchvision", "pytorch_lightning", "mpx"} == set(summary["versions"])
-    results.write_json(tmp_path / "a.json", results.summary([], [], {}))
+    results.write_json(tmp_path / "a.json", results.summary([], 0, 0, {}))
     assert results.statistics([0.5])["interval95"] is None
 
 

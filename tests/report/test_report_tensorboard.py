@@ -12,27 +12,35 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mpx.report import results
-from mpx.report.tensorboard import IMAGES, POINTS, TensorBoard, chosen, markdown
+from mpx.report.tensorboard import IMAGES, POINTS, WHOLE, Means, Rows, chosen, markdown, write_whole
 
 KEEP_ALL = dict.fromkeys(("scalars", "images", "histograms", "tensors"), 0)
 
 
+CONFIG = {"lambda_tv": 0.2, "mask": "grid", "none": None}
+
+
 def record(folder, *batches, limit=8):
-    config = {"lambda_tv": 0.2, "mask": "grid", "none": None}
-    board = TensorBoard(folder, config, "a: 1", "mpx a=1", ["l1", "tv"], limit)
-    rows = []
+    board, means, rows = Rows(folder), Means(), []
     for e in batches:
-        board.batch(e)
+        board.show(e.only(list(range(limit))[: len(e)]))
+        limit -= len(e)
+        means.add(e.curves)
         rows += results.table_rows(e)
-    board.close(rows)
+    board.close()
+    shown = [row["mask"][6:-4] for row in rows]
+    for text in ("once", "a: 1"):  # the whole is said again when a run goes on
+        write_whole(folder, rows, means(), shown, CONFIG, {"config": text, "command": "mpx a=1"})
     events = EventAccumulator(str(folder), size_guidance=KEEP_ALL)
     events.Reload()
     return events
 
 
-def test_one_events_file_directly_in_the_folder(tmp_path, explanation):
+def test_the_rows_and_the_whole_have_a_file_each_directly_in_the_folder(tmp_path, explanation):
     record(tmp_path, explanation())
-    assert [p.name.startswith("events.out.tfevents") for p in tmp_path.rglob("*")] == [True]
+    names = sorted(p.name for p in tmp_path.rglob("*"))
+    assert len(names) == 2 and all(name.startswith("events.out.tfevents") for name in names)
+    assert sum(name.endswith(WHOLE) for name in names) == 1
 
 
 def test_curves_of_rows_and_their_mean(tmp_path, explanation):
@@ -123,34 +131,35 @@ def test_markdown_of_hostile_and_many_rows(explanation):
 
 
 def test_names_that_are_not_text(tmp_path, explanation):
-    board = TensorBoard(tmp_path, {}, "images: \udcff", "mpx \udcff", [], 1)
+    board = Rows(tmp_path)
     e = explanation(names=["\udcff-1"], classes=["\udcff"])
-    board.batch(e)
-    board.close(results.table_rows(e))
+    board.show(e)
+    write_whole(tmp_path, results.table_rows(e), {}, e.names, {}, {"command": "mpx \udcff"})
     assert not board.failed
 
 
 def test_an_unwritable_folder_costs_one_warning(tmp_path, explanation, caplog):
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING, "mpx"):
-        board = TensorBoard(tmp_path / "file" / "run", {}, "", "", [])
-        board.batch(explanation())
-        board.close([])
+        board = Rows(tmp_path / "file" / "run")
+        board.show(explanation())
+        board.show(explanation())
+        board.close()
     assert len(caplog.records) == 1
 
 
 FULL = """
 import resource, sys
-from mpx.report.tensorboard import TensorBoard
+from pathlib import Path
+from mpx.report.tensorboard import write_whole
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-board = TensorBoard(sys.argv[1], {}, "x" * 100_000, "", [])
-board.close([])
-print("alive", board.failed)
+write_whole(Path(sys.argv[1]), [], {}, [], {}, {"config": "x" * 100_000})
+print("alive")
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 def test_a_full_disk_does_not_stop_the_run(tmp_path):
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and done.stdout == "alive True\n", done.stderr
+    assert done.returncode == 0 and done.stdout == "alive\n", done.stderr
     assert done.stderr.count("TensorBoard is off") == 1

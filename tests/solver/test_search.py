@@ -12,6 +12,7 @@ from mpx.explanation import Row, solve
 from mpx.operators import augment, perturbations
 from mpx.solver.module import fit
 from mpx.solver.objective import GAMES, Problem, Recipe, Search, minimise, schedule
+from mpx.solver.workers import alone
 
 NET = SquareNet().eval()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])
@@ -33,6 +34,10 @@ def perturbation(name):
 quick = partial(
     explain, NET, target=1, perturbation=perturbation("blur_gaussian"), mask="grid", mask_size=8, steps=40, jitter=0
 )
+
+
+def cpu_trainer(callbacks=()):
+    return config.trainer(config.compose())(**alone(torch.device("cpu")), callbacks=list(callbacks))
 
 
 @pytest.mark.parametrize("game", GAMES)
@@ -86,11 +91,10 @@ def test_library_equals_trainer(optimizer, scheduler):
         optimizer=option("optimizer", optimizer),
         scheduler=scheduler and option("scheduler", scheduler),
     )
-    trainer = config.trainer(config.compose(), torch.device("cpu"))
     classifier = Classifier(NET)
     with classifier.frozen():
         rows = [Row(photo, 1, f"image{i}") for i, photo in enumerate(PHOTOS)]
-        trained, failures = solve(recipe, classifier, rows, 24, partial(fit, trainer=trainer))
+        trained, failures = solve(recipe, classifier, rows, 24, partial(fit, trainer=cpu_trainer))
     assert not failures
     assert torch.equal(library.parameter, trained.parameter)
     assert torch.equal(library.frame_masks, trained.frame_masks) and torch.equal(library.p_after, trained.p_after)
@@ -297,11 +301,10 @@ def test_stopping_early_keeps_what_was_done():
         perturbation("blur_gaussian"), config.option("mask", "grid", mask_size=8), config.option("score", "probability"),
         optimizer=partial(torch.optim.Adam, lr=0.5), steps=40,
     )  # fmt: skip
-    trainer = config.trainer(config.compose(), torch.device("cpu"))
     classifier = Classifier(NET)
     with classifier.frozen():
         e, failures = solve(
-            recipe, classifier, [Row(PHOTOS[0], 1, "a")], 24, partial(fit, trainer=partial(trainer, [Stop()]))
+            recipe, classifier, [Row(PHOTOS[0], 1, "a")], 24, partial(fit, trainer=partial(cpu_trainer, [Stop()]))
         )
     assert not failures and e.iterations[-1] == 7 == len(e.curves["total"]) and len(e.frames) == len(e.iterations)
     assert torch.equal(e.frame_masks[-1], e.parameter) and e.area > 0
@@ -395,6 +398,5 @@ def test_lightning_callbacks_count_iterations():
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
             seen.append((batch, batch_idx, trainer.global_step))
 
-    trainer = config.trainer(config.compose(), torch.device("cpu"))
-    fit(Search(objective(steps=5)), lambda: trainer(callbacks=[Spy()]))
+    fit(Search(objective(steps=5)), lambda: cpu_trainer([Spy()]))
     assert seen == [(i, i, i + 1) for i in range(5)]

@@ -7,6 +7,7 @@ stopped it (130 Ctrl-C, 143 SIGTERM): what was finished is kept, and the same co
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from mpx.run import Stopped, run
 from mpx.solver import workers
 
 SKIPPED = 3
+NAMES = ("name=", "hydra.run.dir=", "hydra.sweep.dir=")  # what says where a run is
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is what Slurm's --signal usually sends
 
 
@@ -42,6 +44,11 @@ def main() -> None:
         try:
             skipped = run(cfg, Path(this.runtime.output_dir), dict(this.runtime.choices), list(this.overrides.task))
             codes.append(SKIPPED if skipped else 0)
+        except Stopped:
+            named = any(given.startswith(NAMES) for given in sys.argv)
+            again = shlex.join(["mpx", *sys.argv[1:], *([] if named else [f"name={cfg.name}"])])
+            print(f"mpx: stopped; to go on: {again}", file=sys.stderr)
+            raise
         except (ValueError, OSError, OmegaConfBaseException) as error:
             if asked_for_traceback:
                 raise
@@ -78,7 +85,7 @@ def _check(arguments: list[str]) -> None:
             f"-m inside {launched.launcher or 'share='} would start every job in each of its processes: let the sweep start "
             "outside, its jobs with trainer.devices=N, or start one run each"
         )
-    if not any(given.startswith(("name=", "hydra.run.dir=")) for given in arguments):
+    if not any(given.startswith(NAMES) for given in arguments):
         raise ValueError("processes that share a run must know its folder: give each the same name=, e.g. name=night1")
 
 

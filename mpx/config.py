@@ -177,9 +177,9 @@ def trainer(cfg: DictConfig) -> Callable:
 
 
 def keep(cfg: DictConfig, folder: Path, free: Iterable[str], overrides: list[str]) -> None:
-    """Writes .hydra/ of a run's folder, or refuses where a run is there with other values of keys that are not `free`."""
+    """Writes .hydra/ of a run's folder, or refuses where rows are there with other values of keys that are not `free`."""
     path, text = folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True)
-    if path.exists():
+    if path.exists() and any(folder.glob("masks/*.npz")):
         old, new = (OmegaConf.to_container(c) for c in (OmegaConf.load(path), OmegaConf.create(text)))
         differing = _differences(*({k: v for k, v in c.items() if k not in free} for c in (old, new)))
         if differing:

@@ -6,9 +6,11 @@
 >>> explanation.panel(0).save("panel.png")
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -20,7 +22,7 @@ from mpx import config
 from mpx.data import datasets
 from mpx.data.images import read_image, to_rgb
 from mpx.data.targets import resolve_targets
-from mpx.explanation import Explanation, Row, join, solve
+from mpx.explanation import Explanation, Row, join, solve, solve_all
 from mpx.models.classifier import Classifier
 from mpx.solver.objective import Recipe, minimise
 
@@ -51,6 +53,7 @@ def explain(
     seed: int = 0,
     precision: str = "32",
     batch_size: int = 16,
+    deterministic: bool = False,
     frames: int = 24,
     on_step: Callable[[int], None] | None = None,
 ) -> Explanation:
@@ -63,6 +66,8 @@ def explain(
     target: None for each image's top class; an index, a name, "top2", or a list of these, one mask for each; or a tensor
         (B,) of indices, one for each image.
     perturbation, mask, score, optimizer, scheduler: an option's name in configs/, or a function of the same contract.
+    deterministic: fill every batch up to batch_size, so that a row's bits do not depend on its company. Threads and a GPU's
+        algorithms are the caller's: torch.set_num_threads(1), torch.use_deterministic_algorithms(True).
     regularizers: further terms, name -> (weight, function of the saliency (B,1,h,w) giving (B,)).
     The other keys and all defaults are config.yaml's, where each has its unit, its reason and its source.
 
@@ -97,9 +102,11 @@ def explain(
     with classifier.frozen(), callers:  # `precision` decides, not the mode that explain() is called in
         classifier.check(photos[:1].to(classifier.device))
         rows = _rows(classifier, photos, names, target)
-        parts, run = [], partial(minimise, on_step=on_step)
-        for i in range(0, len(rows), batch_size):
-            explanation, failures = solve(recipe, classifier, rows[i : i + batch_size], frames, run)
+        left, parts = iter(rows), []
+        solve_batch = partial(solve, recipe, classifier, frames=frames, run=partial(minimise, on_step=on_step))
+        for _, explanation, failures in solve_all(
+            solve_batch, lambda n: list(islice(left, n)), batch_size, deterministic, warnings.warn
+        ):
             for sentence in failures.values():
                 raise ValueError(sentence)
             parts.append(explanation)

@@ -4,6 +4,7 @@ import logging
 import shlex
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,43 +49,20 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
     with held(folder, index, count):
         config.keep(cfg, folder, FREE + (() if cfg.deterministic else FREE_BITS), overrides)
         session = Session(folder, items, index, count)
-        start, command = time.perf_counter(), shlex.join(["mpx", *overrides])
-        mine = f"{len(session.mine)} images" + (f" of {len(items)}, share {share.index} of {share.count}" if count > 1 else "")
-        done = len(session.mine) - len(session.todo)
-        log.info(f"{command}\n{mine}{f', {done} of them done' if done else ''} -> {folder}")
-
-        def close(stopped: bool) -> Session | None:
-            protocol = {
-                "command": command,
-                "stopped": stopped,
-                "session_seconds": round(time.perf_counter() - start, 1),
-                "p_normalised": "(p_after-p_reference)/(p_before-p_reference), softmax, no augment, "
-                f"reference and mask's operator: {choices['perturbation']}",
-            }
-            texts = {"config": f"```yaml\n{OmegaConf.to_yaml(cfg, resolve=True)}\n```", "command": f"```\n{command}\n```"}
-            whole = session.whole()
-            if whole:
-                whole.close(hparams(cfg, choices), texts, cfg.log_images, protocol)
-            return whole
-
+        command = shlex.join(["mpx", *overrides])
+        log.info(f"{command}\n{session.counted(len(session.mine) - len(session.todo))} are done in {folder}")
+        sum_up = partial(_sum_up, session, cfg, choices, command, time.perf_counter())
         try:
             if session.todo:
                 _explain(session, cfg, folder, share, where, group)
-        except (Stopped, ValueError) as reason:
+        except (Stopped, ValueError):
             if session.rows:
-                close(stopped=True)
-            if isinstance(reason, Stopped):
-                again = [] if any(o.startswith("name=") for o in overrides) else [f"name={cfg.name}"]
-                done = len(session.mine) - session.missing()
-                log.error(
-                    f"{done} of {len(session.mine)} images are done and kept in {folder}; to go on: "
-                    f"{shlex.join(['mpx', *overrides, *again])}"
-                )
+                sum_up(stopped=True)
             raise
-        whole = close(stopped=False)
-        if whole is None:
-            log.info(f"share {share.index} of {share.count} is done; the last one sums up")
-            return len(session.skipped)
+        whole = sum_up(stopped=False)
+    if whole is None:
+        log.info(f"share {share.index} of {share.count} is done; the last one sums up")
+        return len(session.skipped)
     for name, reason in whole.skipped.items():
         log.warning(f"skipped {name}: {reason}")
     if not whole.rows:
@@ -94,9 +72,27 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
         )
     table = whole.table()
     log.info(results.format_table(table[:PRINTED]) + f"\n... {len(table) - PRINTED} more" * (len(table) > PRINTED))
-    log.info(f"\npictures  {folder}/panels  {folder}/evolution\nnumbers   {folder}/results.csv\n"
-             f"curves    tensorboard --logdir {folder}")  # fmt: skip
+    pictures = f"pictures  {folder}/panels  {folder}/evolution\n" if config.pictures(cfg) else ""
+    log.info(f"\n{pictures}numbers   {folder}/results.csv\ncurves    tensorboard --logdir {folder}")
     return len(whole.skipped)
+
+
+def _sum_up(session: Session, cfg, choices: dict, command: str, start: float, stopped: bool) -> Session | None:
+    """Writes what is said of the whole run; None where other shares still work."""
+    protocol = {
+        "command": command,
+        "stopped": stopped,
+        "session_seconds": round(time.perf_counter() - start, 1),
+        "p_normalised": "(p_after-p_reference)/(p_before-p_reference), softmax, no augment, "
+        f"reference and mask's operator: {choices['perturbation']}",
+    }
+    texts = {"config": f"```yaml\n{OmegaConf.to_yaml(cfg, resolve=True)}\n```", "command": f"```\n{command}\n```"}
+    whole = session.whole()
+    if whole:
+        whole.close(hparams(cfg, choices), texts, cfg.log_images, protocol)
+    if stopped:
+        log.error(f"{session.counted(len(session.mine) - session.missing())} are done and kept in {session.folder}")
+    return whole
 
 
 def _check(cfg: DictConfig) -> None:

@@ -45,7 +45,7 @@ class Session:
             self._keep(row)
             self.means.add(dict(zip(row["terms"].tolist(), torch.from_numpy(row["curves"])[..., None])))
         self.todo = [place for place in self.mine if self._open(place)]
-        self.given = 0  # of todo
+        self.given, self.way = 0, 0.0  # of todo: images handed out, and gone through
 
     def _part(self, index: int, suffix: str) -> Path:
         return self.folder / "parts" / f"{index}-of-{self.count}.{suffix}"
@@ -60,6 +60,10 @@ class Session:
     def _open(self, place: int) -> bool:
         return self.done.get(self.items[place].name, ()) is not None
 
+    def counted(self, images: int) -> str:
+        share = f" of share {self.index} of {self.count}" if self.count > 1 else ""
+        return f"{images} of {len(self.mine)} images{share}"
+
     def begin(self, workers: int) -> None:
         self.most = max(1, math.ceil(len(self.todo) / workers))  # so that each has some
         results.write_csv(self.csv, self.table())
@@ -70,7 +74,7 @@ class Session:
 
     def take(self, number: int) -> list[tuple]:
         """At most this many images that nobody else has: (place, item, targets that are done)."""
-        places = self.todo[self.given :][: min(number, self.most)]
+        places = self.todo[self.given : self.given + min(number, self.most)]
         self.given += len(places)
         return [(place, self.items[place], self.done.get(self.items[place].name, set())) for place in places]
 
@@ -85,18 +89,19 @@ class Session:
 
     def skip(self, image: str, reason: str) -> None:
         self.skipped[image] = reason
+        self.bar.total = max(self.bar.total - 1, 0)
 
     def step(self, images: float, note: str = "") -> None:
         """Another part of the way, counted in images."""
         self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(min(images, self.bar.total - self.bar.n))
-        self.way = getattr(self, "way", 0) + images
+        self.way += images
         now = time.perf_counter()
         if self.bar.disable and now - self.said > PAUSE:
             self.said, spent = now, now - self.start
-            left = spent / self.way * max(0, len(self.todo) - self.way)
+            left = spent / self.way * max(0, self.bar.total - self.way)
             log.info(
-                f"{len(self.mine) - len(self.todo) + int(self.way)} of {len(self.mine)} images, "
+                f"{self.counted(len(self.mine) - len(self.todo) + int(self.way))}, "
                 f"{tqdm.format_interval(spent)} spent, about {tqdm.format_interval(left)} left"
             )
 

@@ -1,28 +1,46 @@
-"""What an iteration costs beside the network's own forward and backward: python scripts/benchmark.py [key=value ...]
+"""What mpx costs: python scripts/benchmark.py [key=value ...], or python scripts/benchmark.py workers [key=value ...]
 
-Both are timed in turn in one process, on the same network, memory format and batch size: mpx's iteration as the main job
-runs it (Lightning, jitter, mask, regularizers, optimizer, history) and a bare loop of forward and backward to the input.
+By default, what an iteration costs beside the network's own forward and backward. Both are timed in turn in one process,
+on the same network, memory format and batch size: mpx's iteration as the main job runs it (Lightning, jitter, mask,
+regularizers, optimizer, history) and a bare loop of forward and backward to the input.
+
+workers: images per second of two worker processes and of one, each with one thread. Whole commands on more and on fewer
+images, in turn; their difference leaves out what a command costs however many images it has.
+
 Machines are noisy: quote the median of the ratios, with the machine and the versions.
 """
 
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 
 from mpx import config
+from mpx.data import datasets
 from mpx.solver import workers
 from mpx.solver.module import fit
 from mpx.solver.objective import Problem, Search
 
 ROUNDS, STEPS = 9, 6  # pairs of timings; iterations in each, of which the first is not counted
+FEW, MANY = 8, 32  # images
+FIXED = ("threads=1", "device=cpu", "steps=20", "batch_size=4", "pictures=none", "log_images=0")
 
 
 def main() -> None:
-    cfg = config.compose(f"steps={STEPS}", *sys.argv[1:])
+    if sys.argv[1:2] == ["workers"]:
+        two_workers(sys.argv[2:])
+    else:
+        iteration(sys.argv[1:])
+
+
+def iteration(overrides: list[str]) -> None:
+    cfg = config.compose(f"steps={STEPS}", *overrides)
     where = workers.device(cfg.device)
     classifier = config.classifier(cfg, where)
     photos = torch.rand(cfg.batch_size, 3, *classifier.preprocess.crop, device=where)
@@ -59,8 +77,43 @@ def main() -> None:
     for name, times in zip(("mpx iteration", "forward + backward"), zip(*pairs)):
         low, middle, high = (1e3 * f(times) for f in (min, statistics.median, max))
         print(f"{name:<20} {middle:8.1f} ms   ({low:.1f} to {high:.1f})")
-    ratios = sorted(a / b for a, b in pairs)
-    print(f"{'ratio, pair by pair':<20} {statistics.median(ratios):8.3f}      ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+    report("ratio, pair by pair", [a / b for a, b in pairs])
+
+
+def two_workers(overrides: list[str]) -> None:
+    photo = datasets.sample()[1].path.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(MANY):
+            (Path(folder) / f"{i}.png").write_bytes(photo)
+
+        def seconds(count: int, images: int) -> float:
+            start = time.perf_counter()
+            options = [f"trainer.devices={count}", f"limit={images}", f"hydra.run.dir={folder}/{count}-{images}-{start}"]
+            fixed = [
+                f"images={folder}",
+                "threads=1",
+                "device=cpu",
+                "steps=20",
+                "batch_size=4",
+                "pictures=none",
+                "log_images=0",
+            ]
+            script = Path(__file__).with_name("run.py")
+            subprocess.run([sys.executable, script, *fixed, *options, *overrides], check=True, capture_output=True)
+            return time.perf_counter() - start
+
+        def rate(count: int) -> float:
+            return (MANY - FEW) / (seconds(count, MANY) - seconds(count, FEW))
+
+        pairs = [(rate(2), rate(1)) for _ in range(3)]
+    print(f"two cores, torch {torch.__version__}, {platform.machine()}, images of 20 steps per second")
+    report("two workers", [a for a, _ in pairs])
+    report("one worker", [b for _, b in pairs])
+    report("ratio, pair by pair", [a / b for a, b in pairs])
+
+
+def report(name: str, values: list[float]) -> None:
+    print(f"{name:<20} {statistics.median(values):8.3f}      ({min(values):.3f} to {max(values):.3f})")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from mpx.solver import workers
 
 SKIPPED = 3
 NAMES = ("name=", "hydra.run.dir=", "hydra.sweep.dir=")  # what says where a run is
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is what Slurm's --signal usually sends
 
 
 def main() -> None:
@@ -94,11 +93,11 @@ def stoppable():
     """The first signal raises Stopped, a second one ends the process at once: files are whole at every instant."""
 
     def stop(number, _):
-        for other in SIGNALS:
+        for other in workers.SIGNALS:
             signal.signal(other, lambda number, _: os._exit(128 + number))
         raise Stopped(number)
 
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    before = {number: signal.signal(number, stop) for number in workers.SIGNALS}
     try:
         yield
     finally:

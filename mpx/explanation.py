@@ -43,6 +43,7 @@ class Explanation:
     frame_p: Tensor  # (F,B) softmax probability of the target on each
     game: str
     seconds: float  # of the whole batch
+    batch_size: int  # rows that were optimized together
 
     @property
     def area(self) -> Tensor:
@@ -196,6 +197,7 @@ def read_off(search: Search, images: list[str], classes: list[str], keep: list[i
         frame_p=torch.stack(frame_p),
         game=problem.recipe.game,
         seconds=seconds,
+        batch_size=len(problem.targets),
     )
 
 
@@ -208,7 +210,7 @@ def class_name(target: int, categories: Sequence[str] | None) -> str:
 
 
 def _pick(name: str, value, rows: list[int]):
-    if name in ("iterations", "game", "seconds"):
+    if name in ("iterations", "game", "seconds", "batch_size"):
         return value
     if name == "curves":
         return {term: values[:, rows] for term, values in value.items()}
@@ -225,7 +227,7 @@ def join(parts: list[Explanation]) -> Explanation:
     for name in Explanation.__dataclass_fields__:
         values = [getattr(part, name) for part in parts]
         first = values[0]
-        if name == "iterations" or name == "game":
+        if name in ("iterations", "game", "batch_size"):
             joined[name] = first
         elif name == "curves":
             joined[name] = {term: torch.cat([v[term] for v in values], 1) for term in first}

@@ -39,7 +39,7 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
     """
     _check(cfg)
     share = workers.share(cfg.share)
-    where = workers.devices(cfg.device, cfg.trainer.devices, share)
+    where = workers.devices(cfg.device, OmegaConf.to_container(cfg.trainer, resolve=True)["devices"], share)
     group = _group(cfg, share, where)
     if group and group.rank:  # of torchrun: the leader alone has a session
         _work_here(None, cfg, folder, share, where[0], group)

@@ -41,7 +41,7 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
             group.average(search.history)
 
     with same_bits(cfg.deterministic), config.classifier(cfg, where).frozen() as classifier:
-        take = Rows(session, classifier, cfg.target) if session else None
+        take = Supply(session, classifier, cfg.target) if session else None
         samples = group.samples(recipe.samples) if group else None
         solve_batch = partial(solve, recipe, classifier, frames=cfg.frames, run=run, samples=samples)
         if session:
@@ -53,7 +53,7 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
                 keep(session, cfg, folder, rows, explanation, failures, where)
 
 
-class Rows:
+class Supply:
     """take(n): at most n rows of the session's next images; none at the end. Images that cannot be explained are skipped."""
 
     def __init__(self, session, classifier, target):
@@ -108,15 +108,8 @@ def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: 
     for i, sentence in failures.items():
         session.skip(rows[i].image, sentence)
     sound = [row for i, row in enumerate(rows) if i not in failures]
-    size = cfg.batch_size if cfg.deterministic else len(rows)
-    made_by = ", ".join(
-        [
-            *(f"{k} {v}" for k, v in results.versions().items()),
-            f"{where}",
-            f"{torch.get_num_threads()} threads",
-            f"batch {size}",
-        ]
-    )
+    versions = [f"{name} {version}" for name, version in results.versions().items()]
+    made_by = ", ".join([*versions, f"{where}", f"{torch.get_num_threads()} threads", f"batch {e.batch_size}"])
     found = []
     for i, row in enumerate(sound):
         pictures = row.place < config.pictures(cfg)

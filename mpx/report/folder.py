@@ -73,8 +73,8 @@ def _locked(file, what: str, together: bool) -> bool:
 
 def scan(folder: Path, belongs: Callable[[dict], bool]) -> Iterator[dict]:
     """The rows of this run on disk that are whole, one at a time, as `results.load_row` gives them."""
-    for entry in os.scandir(folder / "masks") if (folder / "masks").is_dir() else ():
-        row = results.load_row(Path(entry.path))
+    for path in _files(folder / "masks"):
+        row = None if path.name.startswith(".") else results.load_row(path)
         if row and "file_bytes" in row and belongs(row) and _pictured(folder, row):
             yield row
 
@@ -86,5 +86,11 @@ def _pictured(folder: Path, row: dict) -> bool:
 
 def sweep(folder: Path) -> None:
     """Removes the drafts that killed processes left."""
-    for path in folder.rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    for part in (".", ".hydra", "masks", "panels", "evolution", "parts"):
+        for path in _files(folder / part):
+            if path.name.startswith(".") and path.name.endswith(".tmp"):
+                path.unlink()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (Path(entry.path) for entry in os.scandir(folder)) if folder.is_dir() else iter(())

@@ -36,11 +36,9 @@ class Session:
         self.done = {}  # image -> its targets that are done, None for all
         self.skipped = {}  # image -> why
         self.made_by = Counter()  # versions, device and batch size -> rows
-        self.means, self.board = tensorboard.Means(), tensorboard.Rows(folder)
-        if count == 1:
-            sweep(folder)
-        else:
-            self._part(index, "json").unlink(missing_ok=True)
+        self.means, self.board, self.bar = tensorboard.Means(), tensorboard.Rows(folder), None
+        if count > 1:
+            self._part(index, "json").unlink(missing_ok=True)  # it says that the share is done
         for row in scan(folder, self._belongs):
             self._keep(row)
             self.means.add(dict(zip(row["terms"].tolist(), torch.from_numpy(row["curves"])[..., None])))
@@ -156,5 +154,8 @@ class Session:
         results.write_json(self.folder / "summary.json", summary)
         shown = [Path(row["mask"]).stem for place, _, row in sorted(self.rows, key=lambda r: r[:2]) if place < log_images]
         self.board.close()
+        if self.bar:
+            self.bar.close()
+        sweep(self.folder)
         tensorboard.write_whole(self.folder, table, self.means(), shown, config, texts)
         shutil.rmtree(self.folder / "parts", ignore_errors=True)

@@ -13,13 +13,15 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing import connection, parent_process
+from multiprocessing import connection, parent_process, resource_tracker
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # that stop a run; the last is what Slurm's --signal often sends
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ def _array(env) -> tuple[int, int]:
 def devices(name: str, count, share: Share) -> list[torch.device]:
     """The device of each worker that this process starts. count: a number, "all" GPUs, or a list of GPU indices."""
     first = device(name)
-    if isinstance(count, (list, tuple)):
-        return [device(f"{first.type}:{i}") for i in count]
+    if isinstance(count, list) and first.type == "cuda":
+        return [device(f"cuda:{i}") for i in count]
     here = [first]
     if first.type == "cuda" and ":" not in name:
         here = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
@@ -119,7 +121,8 @@ def threads(asked: int | None, workers: int, share: Share, deterministic: bool) 
     """
     if asked is not None and asked < 1:
         raise ValueError(f"threads={asked} must be at least 1, or null to share out the cores")
-    pinned = "OMP_NUM_THREADS" in os.environ or len(os.sched_getaffinity(0)) < os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pinned = "OMP_NUM_THREADS" in os.environ or cores < os.cpu_count()  # by the launcher, to this process's part
     here = workers * (1 if pinned else share.local_count)
     return asked or (1 if deterministic else max(1, torch.get_num_threads() // here))
 
@@ -193,7 +196,8 @@ def start(target: Callable, arguments: list[tuple], threads: int, desk) -> None:
     Raises the ValueError or OSError that a process raised.
     """
     context, pipes, processes = mp.get_context("spawn"), {}, []
-    ctrl_c = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: it is this process's affair
+    resource_tracker.ensure_running()  # its start unblocks signals
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # children inherit this: signals are the parent's affair
     try:
         for given in arguments:
             pipe, end = context.Pipe()
@@ -202,7 +206,7 @@ def start(target: Callable, arguments: list[tuple], threads: int, desk) -> None:
             end.close()
             processes.append(process)
             pipes[pipe] = process
-        signal.signal(signal.SIGINT, ctrl_c)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         while pipes:
             for pipe in connection.wait(list(pipes)):
                 try:
@@ -216,10 +220,10 @@ def start(target: Callable, arguments: list[tuple], threads: int, desk) -> None:
                 if name in desk.answered:
                     pipe.send_bytes(pickle.dumps(answer))
     finally:
-        signal.signal(signal.SIGINT, ctrl_c)
         for process in processes:
             process.kill()  # no file is ever half written, so there is nothing to wait for
             process.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _ended(process) -> None:
@@ -245,8 +249,6 @@ class _Remote:
 
 
 def _work(target, pipe, threads, answered, arguments) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # the parent hears it too, and decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     remote = _Remote(pipe, answered)

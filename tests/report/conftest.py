@@ -40,6 +40,7 @@ def explanation():
             frame_p=torch.rand(frames, B, generator=draw),
             frame_masks=masks[..., ::8, ::8],
             seconds=3.0,
+            batch_size=B,
         )
 
     return make

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mpx import config
 from mpx.run import Stopped, run
-from mpx.solver import workers
+from mpx.solver import shares, workers
 
 SKIPPED = 3
 NAMES = ("name=", "hydra.run.dir=", "hydra.sweep.dir=")  # what says where a run is
@@ -76,7 +76,7 @@ def _check(arguments: list[str]) -> None:
     for given in arguments:
         if re.match(r"--(?!config-|hydra-|cfg|package|experimental|shell|info)[a-z0-9_.]+=", given):
             raise ValueError(f"{given}: keys are written without dashes, {given.lstrip('-')}")
-    launched = workers.launched(os.environ)
+    launched = shares.launched(os.environ)
     if launched.count == 1 and not any(given.startswith("share=") for given in arguments):
         return
     if {"-m", "--multirun"} & set(arguments):

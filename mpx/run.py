@@ -15,7 +15,7 @@ from mpx.data import datasets
 from mpx.report import results
 from mpx.report.folder import held
 from mpx.report.session import Session
-from mpx.solver import workers
+from mpx.solver import shares, workers
 from mpx.work import work
 
 log = logging.getLogger("mpx")
@@ -38,8 +38,8 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
     Raises ValueError or OSError where it cannot, and Stopped where a signal came; all leave what is done.
     """
     _check(cfg)
-    share = workers.share(cfg.share)
-    where = workers.devices(cfg.device, OmegaConf.to_container(cfg.trainer, resolve=True)["devices"], share)
+    share = shares.share(cfg.share)
+    where = shares.devices(cfg.device, OmegaConf.to_container(cfg.trainer, resolve=True)["devices"], share)
     group = _group(cfg, share, where)
     if group and group.rank:  # of torchrun: the leader alone has a session
         _work_here(None, cfg, folder, share, where[0], group)
@@ -118,12 +118,12 @@ def _items(cfg: DictConfig, choices: dict) -> list[datasets.Item]:
     return datasets.images(files)
 
 
-def _group(cfg: DictConfig, share: workers.Share, where: list[torch.device]) -> workers.Group | None:
+def _group(cfg: DictConfig, share: shares.Share, where: list[torch.device]) -> workers.Group | None:
     """The ranks of parallel=samples, and which of them this process is; where it starts them itself, the leader."""
     if cfg.parallel == "rows":
         return None
     if share.count == 1 and len(where) > 1:
-        group = workers.Group(0, tuple(where), len(where), f"file://{tempfile.mkdtemp()}/meeting")
+        group = workers.Group(0, tuple(where), len(where))
     elif share.launcher == "torchrun" and len(where) == 1:
         here = (torch.device("cuda", i) if where[0].type == "cuda" else where[0] for i in range(share.local_count))
         group = workers.Group(share.index, tuple(here), share.count)
@@ -142,13 +142,15 @@ def _explain(session: Session, cfg: DictConfig, folder: Path, share, where: list
         _work_here(session, cfg, folder, share, where[0], group)
         return
     plain = OmegaConf.to_container(cfg, resolve=True)
-    jobs = [(plain, folder, device, group and group.of(rank)) for rank, device in enumerate(where)]
-    workers.start(work, jobs, workers.threads(cfg.threads, len(where), share, cfg.deterministic), session)
+    with tempfile.TemporaryDirectory() as meeting:
+        groups = [group and group.of(rank, meeting) for rank in range(len(where))]
+        jobs = [(plain, folder, device, group) for device, group in zip(where, groups)]
+        workers.start(work, jobs, shares.threads(cfg.threads, len(where), share, cfg.deterministic), session)
 
 
 def _work_here(session, cfg: DictConfig, folder: Path, share, where: torch.device, group) -> None:
     before = torch.get_num_threads()
-    torch.set_num_threads(workers.threads(cfg.threads, 1, share, cfg.deterministic))
+    torch.set_num_threads(shares.threads(cfg.threads, 1, share, cfg.deterministic))
     try:
         work(session, cfg, folder, where, group)
     finally:

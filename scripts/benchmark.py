@@ -23,7 +23,7 @@ import torch
 
 from mpx import config
 from mpx.data import datasets
-from mpx.solver import workers
+from mpx.solver import shares, workers
 from mpx.solver.module import fit
 from mpx.solver.objective import Problem, Search
 
@@ -41,7 +41,7 @@ def main() -> None:
 
 def iteration(overrides: list[str]) -> None:
     cfg = config.compose(f"steps={STEPS}", *overrides)
-    where = workers.device(cfg.device)
+    where = shares.device(cfg.device)
     classifier = config.classifier(cfg, where)
     photos = torch.rand(cfg.batch_size, 3, *classifier.preprocess.crop, device=where)
     targets = torch.zeros(cfg.batch_size, dtype=torch.long, device=where)

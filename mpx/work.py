@@ -27,10 +27,11 @@ from mpx.solver.module import fit
 
 
 def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.Group | None = None) -> None:
-    """Explains the images that `session` hands out on one device; in a group only the leader has a session."""
+    """Explains the images that `session` hands out on one device; in a group the leader alone talks to it."""
     cfg = OmegaConf.create(cfg)
     if group:
         group.join()
+        session = session if group.rank == 0 else None
     recipe, make_trainer = config.recipe(cfg), config.trainer(cfg)
     options = group.trainer if group else partial(workers.alone, where)
     callbacks = [*make_trainer.keywords.get("callbacks", ()), *([Progress(session)] if session else [])]

@@ -3,6 +3,7 @@
 Adding one: a function here (or anywhere) and a YAML in configs/dataset/ whose `_target_` names it.
 An item's name is unique in its list, ASCII and safe as a file name: the stem of the file, with parts of the parent folders
 where two stems are the same, or a short hash of the path where even these are.
+Whatever is named like an image is listed, be it a folder or a dead link: reading says so, and looking at 50,000 is slow.
 """
 
 import glob
@@ -46,27 +47,29 @@ def images(files: str | os.PathLike | Iterable) -> list[Item]:
 
 def folder(root: str | os.PathLike) -> list[Item]:
     """One subfolder per class, any depth below it; the label is the subfolder's name."""
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise ValueError(f"root={str(root)!r} is not a folder{_near(root)}")
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    root = _folder(root)
+    with os.scandir(root) as entries:
+        classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     pairs = make_dataset(root, dict(zip(classes, count())), SUFFIXES, allow_empty=True) if classes else []
     if not pairs:
         raise ValueError(f"root={str(root)!r} has no images in {len(classes)} subfolders: expected root/<class>/<image>")
-    return _items([Path(path) for path, _ in pairs], [classes[index] for _, index in pairs])
+    return _items([path for path, _ in pairs], [classes[index] for _, index in pairs])
 
 
-def _expand(file: str) -> list[Path]:
-    path = Path(file).expanduser()
-    if path.is_file():  # before globbing: a name may hold brackets
+def _expand(file: str) -> list[str]:
+    path = os.path.expanduser(file)
+    if os.path.isfile(path):  # before globbing: a name may hold brackets
         return [path]
-    if path.is_dir():
-        found, where = sorted(path.iterdir()), "folder"
+    if os.path.isdir(path):
+        found, where = [os.path.join(path, name) for name in sorted(os.listdir(path))], "folder"
     elif glob.has_magic(file):
-        found, where = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))], "glob"
+        found, where = sorted(glob.glob(path, recursive=True)), "glob"
+    elif os.path.lexists(path):  # a dead link or a pipe
+        return [path]
     else:
-        raise ValueError(f"image {file!r} does not exist{_near(path)}")
-    chosen = [p for p in found if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")]
+        raise ValueError(f"image {file!r} does not exist{_near(Path(path))}")
+    names = [os.path.basename(entry) for entry in found]
+    chosen = [f for f, name in zip(found, names) if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
     if not chosen:
         raise ValueError(
             f"{where} {file!r} holds no image file ({len(found)} entries, none that ends in {' '.join(SUFFIXES)})"
@@ -74,34 +77,41 @@ def _expand(file: str) -> list[Path]:
     return chosen
 
 
+def _folder(root: str | os.PathLike) -> Path:
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"root={str(root)!r} is not a folder{_near(root)}")
+    return root
+
+
 def _near(path: Path) -> str:
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):  # unlike Path's, False for a name that is too long
         return f": there is no folder {str(path.parent)!r}"
     near = get_close_matches(path.name, os.listdir(path.parent))
     return f"; did you mean {', '.join(near)}?" if near else f": nothing of that name in {str(path.parent.resolve())!r}"
 
 
-def _items(paths: list[Path], labels: list | None = None) -> list[Item]:
+def _items(paths: list, labels: list | None = None) -> list[Item]:
     unique = {}  # a file given twice counts once
     for path, label in zip(paths, labels or [None] * len(paths)):
-        unique.setdefault(Path(os.path.abspath(path)), (path, label))
-    names = _names(list(unique))
-    return [Item(names[absolute], path, label) for absolute, (path, label) in unique.items()]
+        unique.setdefault(os.path.abspath(path), (Path(path), label))
+    return [Item(name, *rest) for name, rest in zip(_names(list(unique)), unique.values())]
 
 
-def _names(paths: list[Path]) -> dict[Path, str]:
-    names = {path: _safe(path.stem) for path in paths}
+def _names(paths: list[str]) -> list[str]:
+    parts = [os.path.splitext(path)[0].split(os.sep) for path in paths]
+    names = [_safe(part[-1]) for part in parts]
     for depth in count(1):
-        seen = Counter(name.lower() for name in names.values())  # some file systems ignore case
-        clashes = [path for path in paths if seen[names[path].lower()] > 1]
+        seen = Counter(name.lower() for name in names)  # some file systems ignore case
+        clashes = [i for i, name in enumerate(names) if seen[name.lower()] > 1]
         if not clashes:
             return names
-        for path in clashes:
+        for i in clashes:
             if depth <= 3:
-                names[path] = _safe("_".join([*path.parts[-1 - depth : -1], path.stem]))
+                names[i] = _safe("_".join(parts[i][-1 - depth :]))
             else:
-                digest = sha256(f"{depth}{path}".encode(errors="surrogateescape")).hexdigest()
-                names[path] = f"{_safe(path.stem)[-51:]}-{digest[:8]}"
+                digest = sha256(f"{depth}{paths[i]}".encode(errors="surrogateescape")).hexdigest()
+                names[i] = f"{_safe(parts[i][-1])[-51:]}-{digest[:8]}"
 
 
 def _safe(text: str) -> str:

@@ -1,7 +1,9 @@
 """Listing files: what is found, in which order, under which names, and what is said when nothing is."""
 
+import os
 import re
 import socket
+import time
 
 import pytest
 
@@ -51,6 +53,34 @@ def test_images_says_what_is_wrong(tmp_path):
     ]:
         with pytest.raises(ValueError, match=words):
             datasets.images(files)
+
+
+def test_what_is_no_file_is_listed_so_that_reading_says_so(tmp_path):
+    touch(tmp_path, "set/a/1.png")
+    (tmp_path / "set/a/album.png").mkdir()
+    (tmp_path / "set/a/dead.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "set/a/pipe.png")
+    everything = ["1.png", "album.png", "dead.png", "pipe.png"]
+    assert names(datasets.images(tmp_path / "set/a")) == names(datasets.images(f"{tmp_path}/**/a/*.png")) == everything
+    assert names(datasets.images([tmp_path / "set/a" / name for name in everything[2:]])) == everything[2:]
+    assert names(datasets.folder(tmp_path / "set")) == ["1.png", "dead.png", "pipe.png"]  # album.png is a folder to look in
+
+
+def test_no_file_is_looked_at(tmp_path, monkeypatch):
+    touch(tmp_path, *[f"{c}{i}.png" for c in ("", "0/", "1/") for i in range(100)])
+    looked = []
+    for name in ("stat", "lstat"):
+        look = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path, *a, look=look, **k: looked.append(path) or look(path, *a, **k))
+    found = [datasets.images(tmp_path / "0"), datasets.images(f"{tmp_path}/0/*")]
+    assert [len(items) for items in [*found, datasets.folder(tmp_path)]] == [100, 100, 200]
+    assert len(looked) < 20, looked
+
+
+def test_fifty_thousand_names_of_one_stem():
+    start = time.perf_counter()
+    found = datasets._names([f"/set/{i}/same/same/same/photo.png" for i in range(50_000)])
+    assert len(set(found)) == 50_000 and time.perf_counter() - start < 10  # 0.7 s; hours if it grew with the square
 
 
 def test_folder(tmp_path):

@@ -67,6 +67,9 @@ class Supply:
             wanted = math.ceil((number - len(self.waiting)) / self.each)
             items = self.session.take(wanted)
             for place, item, done in items:
+                if item.problem:
+                    self.session.skip(item.name, item.problem)
+                    continue
                 try:
                     size, photo = os.stat(item.path).st_size, self.classifier.preprocess(read_image(item.path))
                 except (ValueError, OSError) as error:

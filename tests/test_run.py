@@ -200,6 +200,7 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
         (["limit=0"], "limit=0 must be at least 1"),
         (["device=cuda:7"], "device='cuda:7' is not on this machine"),
         (["dataset=folder", "dataset.root=photos"], "photos"),
+        (["dataset=table", "dataset.file=photo.csv"], "did you mean photos"),
         (["hydra.run.dir=/proc/x"], "cannot use /proc/x"),
         (["hydra.run.dir=net.py"], "net.py"),
         (["--steps=3"], "keys are written without dashes, steps=3"),

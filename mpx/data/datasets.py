@@ -6,6 +6,7 @@ where two stems are the same, or a short hash of the path where even these are.
 Whatever is named like an image is listed, be it a folder or a dead link: reading says so, and looking at 50,000 is slow.
 """
 
+import csv
 import glob
 import importlib.util
 import os
@@ -29,6 +30,7 @@ class Item:
     name: str
     path: Path
     label: int | str | None = None  # class index, or a name or wnid that targets.py resolves
+    problem: str | None = None  # one sentence: why there is nothing to read, as where a table's row is no good
 
 
 def sample() -> list[Item]:
@@ -54,6 +56,54 @@ def folder(root: str | os.PathLike) -> list[Item]:
     if not pairs:
         raise ValueError(f"root={str(root)!r} has no images in {len(classes)} subfolders: expected root/<class>/<image>")
     return _items([path for path, _ in pairs], [classes[index] for _, index in pairs])
+
+
+def table(
+    file: str | os.PathLike, root: str | os.PathLike | None = None, image: str = "image", label: str = "label"
+) -> list[Item]:
+    """A CSV file with a header: a column of paths relative to `root` (default: the file's folder), and maybe one of labels.
+
+    A row that is no good is an item with a problem, named by its line.
+    """
+    file = Path(file).expanduser()
+    if not file.is_file():
+        raise ValueError(f"file={str(file)!r} {'is not a file' if file.exists() else f'does not exist{_near(file)}'}")
+    root = os.path.abspath(file.parent if root is None else _folder(root))
+    lines = []  # (number of its last line, cells) of each row
+    try:
+        # a row in another encoding is that row's trouble; a quote that is not closed would swallow the rows below it
+        with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as text:
+            reader = csv.reader(text, strict=True)
+            for cells in reader:
+                lines.append((reader.line_num, cells))
+    except csv.Error as error:
+        last = lines[-1][0] if lines else 0
+        raise ValueError(f"file={str(file)!r} is no CSV after line {last}, {error}: look at its quotes") from error
+    lines = [(line, cells) for line, cells in lines if cells]  # without the blank ones
+    if len(lines) < 2:
+        raise ValueError(f"file={str(file)!r} has no rows below its header")
+    header = [name.strip() for name in lines[0][1]]
+    for name in [image] + [label] * (label != "label"):  # labels are optional, but not those that were asked for
+        if name not in header:
+            raise ValueError(f"file={str(file)!r} has no column {name!r}: its columns are {', '.join(map(repr, header))}")
+    paths, labels, problems, known = [], [], [], {}
+    for line, cells in lines[1:]:
+        row = dict(zip(header, cells))
+        given, klass = row.get(image, ""), row.get(label, "").strip() or None
+        path = os.path.abspath(os.path.join(root, given))  # links stay: a data set may be a folder of them
+        problem = None
+        if len(cells) != len(header):
+            problem = f"{len(cells)} cells where the header has {len(header)}; quote a cell that holds a comma"
+        elif not given.strip():
+            problem = f"its cell {image!r} is empty"
+        elif not f"{path}/".startswith(f"{root.rstrip('/')}/"):
+            problem = f"{given!r} leads outside of {root!r}; give a root that holds all images"
+        elif known.setdefault(path, klass) != klass:
+            problem = f"{given!r} is listed again with another label, {klass!r} after {known[path]!r}; keep one of them"
+        paths.append(path if problem is None else file / f"line {line}")
+        labels.append(klass)
+        problems.append(problem and f"line {line} of {str(file)!r}: {problem}")
+    return _items(paths, labels, problems)
 
 
 def _expand(file: str) -> list[str]:
@@ -91,10 +141,10 @@ def _near(path: Path) -> str:
     return f"; did you mean {', '.join(near)}?" if near else f": nothing of that name in {str(path.parent.resolve())!r}"
 
 
-def _items(paths: list, labels: list | None = None) -> list[Item]:
-    unique = {}  # a file given twice counts once
-    for path, label in zip(paths, labels or [None] * len(paths)):
-        unique.setdefault(os.path.abspath(path), (Path(path), label))
+def _items(paths: list, labels: list | None = None, problems: list | None = None) -> list[Item]:
+    unique, none = {}, [None] * len(paths)  # a file given twice counts once
+    for path, *rest in zip(paths, labels or none, problems or none):
+        unique.setdefault(os.path.abspath(path), (Path(path), *rest))
     return [Item(name, *rest) for name, rest in zip(_names(list(unique)), unique.values())]
 
 

@@ -68,12 +68,13 @@ def test_what_is_no_file_is_listed_so_that_reading_says_so(tmp_path):
 
 def test_no_file_is_looked_at(tmp_path, monkeypatch):
     touch(tmp_path, *[f"{c}{i}.png" for c in ("", "0/", "1/") for i in range(100)])
+    (tmp_path / "t.csv").write_text("image\n" + "".join(f"0/{i}.png\n" for i in range(100)))
     looked = []
     for name in ("stat", "lstat"):
         look = getattr(os, name)
         monkeypatch.setattr(os, name, lambda path, *a, look=look, **k: looked.append(path) or look(path, *a, **k))
-    found = [datasets.images(tmp_path / "0"), datasets.images(f"{tmp_path}/0/*")]
-    assert [len(items) for items in [*found, datasets.folder(tmp_path)]] == [100, 100, 200]
+    found = [datasets.images(tmp_path / "0"), datasets.images(f"{tmp_path}/0/*"), datasets.table(tmp_path / "t.csv")]
+    assert [len(items) for items in [*found, datasets.folder(tmp_path)]] == [100, 100, 100, 200]
     assert len(looked) < 20, looked
 
 
@@ -124,3 +125,80 @@ def test_names_are_unique_and_safe(tmp_path):
     by_path = dict(zip(nasty, items))
     assert by_path["naïve café.png"].name == "naive-cafe" and by_path["b/1.png"].name == "b_1"
     assert items == datasets.images([tmp_path / name for name in nasty])  # the same run, the same names
+
+
+def table(tmp_path, text: str | bytes, **options):
+    (tmp_path / "set").mkdir(exist_ok=True)
+    (tmp_path / "set/t.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return datasets.table(tmp_path / "set/t.csv", **options)
+
+
+def test_table(tmp_path):
+    text = '\ufeffimage, label ,n\r\na/1.png, n01440764 ,1\r\n\r\n"b,\nc/1.png",,2\r\na/../d.png,7,3\r\nd.png,7,4\r\n'
+    items = table(tmp_path, text)  # as Excel saves it; nothing is there, and listing must not care
+    paths = [tmp_path / "set" / name for name in ("a/1.png", "b,\nc/1.png", "d.png")]
+    assert [(i.path, i.label, i.problem) for i in items] == list(zip(paths, ["n01440764", None, "7"], [None] * 3))
+    assert [item.name for item in items] == ["a_1", "b-c_1", "d"]
+    touch(tmp_path, "photos/x.png")
+    (item,) = table(tmp_path, "file,class\nx.png,cat\n", root=tmp_path / "photos", image="file", label="class")
+    assert item.path == tmp_path / "photos/x.png" and item.label == "cat"
+    assert [i.label for i in table(tmp_path, "image\nx.png\n")] == [None]
+
+
+def test_a_row_that_is_no_good_is_that_rows_problem(tmp_path):
+    inside, outside = tmp_path / "set/in.png", tmp_path / "out.png"
+    rows = {
+        "line-9.png,0": None,
+        "cafe\udce9.png,0": None,  # Latin-1: the name of no file here, perhaps, and that is for reading to say
+        f"{inside},0": None,
+        "a/../in.png,0": None,  # the same image with the same label counts once
+        "link/../kept.png,0": None,
+        "../out.png,0": "outside",
+        f"{outside},0": "outside",
+        "a/../../out.png,0": "outside",
+        "../set2/out.png,0": "outside",
+        ",0": "'image' is empty",
+        "  ,0": "'image' is empty",
+        "short.png": "1 cells where the header has 2",
+        "a,b.png,0": "3 cells",
+        "in.png,1": "another label, '1' after '0'",
+        "in.png,": "another label, None after '0'",
+    }
+    items = table(
+        tmp_path, "\n".join(["image,label", *rows, "", '"a\nb.png",0', "../c.png,0"]).encode("utf-8", "surrogateescape")
+    )
+    *items, below, late = items
+    assert below.problem is None and f"line {len(rows) + 5} of" in late.problem
+    assert [item.problem for item in items[:4]] == [None] * 4
+    assert names(items[:4]) == ["line-9.png", "cafe\udce9.png", "in.png", "kept.png"]
+    assert items[3].path == tmp_path / "set/kept.png"  # what is read is what was judged, whatever `link` leads to
+    wrong = [(line, words) for line, words in enumerate(rows.values(), 2) if words]
+    assert len({item.name.lower() for item in items}) == len(items) == 4 + len(wrong)
+    for item, (line, words) in zip(items[4:], wrong):
+        assert words in item.problem and f"line {line} of" in item.problem and "\n" not in item.problem
+        assert item.name == (f"line-{line}" if line != 9 else "t.csv_line-9")
+
+
+def test_a_tables_folder_may_be_one_of_links(tmp_path):
+    touch(tmp_path, "store/1.png", "set/none")
+    (tmp_path / "set/linked.png").symlink_to("../store/1.png")
+    (tmp_path / "set/folder").symlink_to("../store")
+    items = table(tmp_path, "image\nlinked.png\nfolder/1.png\n")
+    assert [(item.problem, item.path.read_bytes()) for item in items] == [(None, b"broken")] * 2
+
+
+def test_a_table_that_cannot_be_used_says_why(tmp_path):
+    for text, options, words in [
+        ("file,label\na.png,0\n", {}, "no column 'image': its columns are 'file', 'label'"),
+        ("image,klass\na.png,0\n", {"label": "class"}, "no column 'class'"),
+        ("image,label\n", {}, "no rows"),
+        ("", {}, "no rows"),
+        ('image\na.png\n"b.png\nc.png\n', {}, "after line 2, unexpected end of data: look at its quotes"),
+        ("image\na.png\n", {"root": tmp_path / "sett"}, "is not a folder; did you mean set?"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(words)) as error:
+            table(tmp_path, text, **options)
+        assert "\n" not in str(error.value)
+    for file, words in [("set/tt.csv", "does not exist; did you mean t.csv"), ("set", "is not a file")]:
+        with pytest.raises(ValueError, match=words):
+            datasets.table(tmp_path / file)

@@ -53,6 +53,7 @@ def folder(root: str | os.PathLike) -> list[Item]:
     with os.scandir(root) as entries:
         classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     pairs = make_dataset(root, dict(zip(classes, count())), SUFFIXES, allow_empty=True) if classes else []
+    pairs = [pair for pair in pairs if not os.path.basename(pair[0]).startswith(".")]  # such as macOS's ._photo.jpg
     if not pairs:
         raise ValueError(f"root={str(root)!r} has no images in {len(classes)} subfolders: expected root/<class>/<image>")
     return _items([path for path, _ in pairs], [classes[index] for _, index in pairs])

@@ -85,7 +85,9 @@ def test_fifty_thousand_names_of_one_stem():
 
 
 def test_folder(tmp_path):
-    touch(tmp_path, "dog/1.png", "cat/2.png", "cat/deep/1.png", "cat/readme.txt", ".cache/1.png", "top.png", "void/x.txt")
+    touch(
+        tmp_path, "dog/1.png", "cat/2.png", "cat/deep/1.png", "cat/x.txt", "cat/._2.png", ".cache/1.png", "1.png", "void/x"
+    )
     items = datasets.folder(tmp_path)
     assert [(item.label, item.path.name) for item in items] == [("cat", "2.png"), ("cat", "1.png"), ("dog", "1.png")]
     with pytest.raises(ValueError, match="did you mean cat"):

@@ -164,4 +164,6 @@ def hparams(cfg: DictConfig, choices: dict) -> dict:
         groups |= {f"{part}.{k}": str(v) for k, v in cfg[part].items() if not k.startswith("_") and k not in cfg}
     values = {k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if not isinstance(v, dict)}
     kept = {k: v if isinstance(v, (int, float)) else str(v) for k, v in values.items() if v is not None}
-    return groups | {k: v for k, v in kept.items() if k not in (*FREE, *FREE_BITS, "deterministic", "images", "pictures", "frames")}
+    return groups | {
+        k: v for k, v in kept.items() if k not in (*FREE, *FREE_BITS, "deterministic", "images", "pictures", "frames")
+    }

@@ -71,7 +71,7 @@ class Supply:
                     self.session.skip(item.name, item.problem)
                     continue
                 try:
-                    size, photo = os.stat(item.path).st_size, self.classifier.preprocess(read_image(item.path))
+                    photo, size = self.classifier.preprocess(read_image(item.path)), os.stat(item.path).st_size
                 except (ValueError, OSError) as error:
                     self.session.skip(item.name, str(error))
                     continue

@@ -21,7 +21,8 @@ from PIL import Image
 from planted import SQUARE, SquareNet, square_photo
 from torchvision.transforms.v2.functional import to_pil_image
 
-import mpx.run
+import mpx.work
+from mpx.cli import main
 from mpx.data import datasets
 
 FAST = [*SQUARE, "model.network=planted:SquareNet", "steps=30", "frames=2", "log_images=0"]
@@ -162,7 +163,7 @@ def ran(tmp_path_factory):
     items = datasets.table(photos / "set.csv")
     assert len(items) == len(rows)
 
-    def read_image(path, read=mpx.run.read_image):
+    def read_image(path, read=mpx.work.read_image):
         (photos / "vanishes.png").unlink(missing_ok=True)
         return read(path)
 
@@ -170,10 +171,10 @@ def ran(tmp_path_factory):
     arguments = ["dataset=table", "dataset.file=photos/set.csv", "hydra.run.dir=run", "batch_size=64"]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
-        patch.setattr(mpx.run, "read_image", read_image)
+        patch.setattr(mpx.work, "read_image", read_image)
         patch.setattr(sys, "argv", ["mpx", *FAST, *arguments])
         with pytest.raises(SystemExit) as end:
-            mpx.run.main()
+            main()
     assert end.value.code == 3, err.getvalue()
     tables = {}
     for name in ("results", "skipped"):

@@ -87,9 +87,9 @@ def _sum_up(session: Session, cfg, choices: dict, command: str, start: float, st
         f"reference and mask's operator: {choices['perturbation']}",
     }
     texts = {"config": f"```yaml\n{OmegaConf.to_yaml(cfg, resolve=True)}\n```", "command": f"```\n{command}\n```"}
-    whole = session.whole()
-    if whole:
-        whole.close(hparams(cfg, choices), texts, cfg.log_images, protocol)
+    with session.whole() as whole:
+        if whole:
+            whole.close(hparams(cfg, choices), texts, cfg.log_images, protocol)
     if stopped:
         log.error(f"{session.counted(len(session.mine) - session.missing())} are done and kept in {session.folder}")
     return whole

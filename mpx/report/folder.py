@@ -31,13 +31,14 @@ def held(folder: Path, index: int = 0, count: int = 1) -> Iterator[None]:
 
 
 @contextmanager
-def lock(path: Path, what: str, together: bool = False) -> Iterator[None]:
+def lock(path: Path, what: str, together: bool = False, patience: float = 0) -> Iterator[None]:
     """Alone, or together with processes that say the same `what`; ValueError where another is in the way.
 
+    patience: how many seconds it is waited for.
     The file stays: to remove it would let two in.
     """
     with open(path, "a+") as file:
-        until = time.monotonic() + 5 * together  # the first of several holds it alone while it writes
+        until = time.monotonic() + max(patience, 5 * together)  # the first of several holds it alone while it writes
         while not _locked(file, what, together):
             if time.monotonic() >= until:
                 file.seek(0)

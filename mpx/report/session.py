@@ -10,6 +10,8 @@ import os
 import shutil
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -127,23 +129,22 @@ class Session:
         """Images that are neither done nor skipped."""
         return sum(self._open(place) and self.items[place].name not in self.skipped for place in self.mine)
 
-    def whole(self) -> "Session | None":
-        """This session, or the one that merges all shares where this one was the last of them to finish."""
+    @contextmanager
+    def whole(self) -> Iterator["Session | None"]:
+        """This session, or the one that merges all shares where this is the last of them to finish: to be closed here."""
         if self.count == 1:
-            return self
+            yield self
+            return
         if not self.missing():
             results.write_json(self._part(self.index, "json"), self.skipped)
-        try:
-            with lock(self.folder / ".lock-merge", "the merging of its parts"):
-                parts = [self._part(index, "json") for index in range(self.count)]
-                if not all(part.is_file() for part in parts):
-                    return None
+        # held until all is written, and waited for: of two that end together, the second must look after the first
+        with lock(self.folder / ".lock-merge", "the merging of its parts", patience=600):
+            parts, merged = [self._part(index, "json") for index in range(self.count)], None
+            if all(part.is_file() for part in parts):
                 merged = Session(self.folder, self.items)
                 for part in parts:
                     merged.skipped |= json.loads(part.read_text())
-                return merged
-        except ValueError:
-            return None  # another one merges
+            yield merged
 
     def close(self, config: dict, texts: dict, log_images: int, protocol: dict) -> None:
         """Writes what is said of the whole run: the tables, the summary, TensorBoard's means."""

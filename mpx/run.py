@@ -53,7 +53,7 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
         log.info(f"{command}\n{session.counted(len(session.mine) - len(session.todo))} are done in {folder}")
         sum_up = partial(_sum_up, session, cfg, choices, command, time.perf_counter())
         try:
-            if session.todo:
+            if session.todo or group and len(where) == 1:  # of torchrun: the others wait to hear that there is nothing
                 _explain(session, cfg, folder, share, where, group)
         except (Stopped, ValueError):
             if session.rows:

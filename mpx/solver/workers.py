@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import connection, parent_process, resource_tracker
 
@@ -107,15 +108,17 @@ def start(target: Callable, arguments: list[tuple], threads: int, desk) -> None:
         while pipes:
             for pipe in connection.wait(list(pipes)):
                 try:
-                    name, given = pickle.loads(pipe.recv_bytes())
-                except (EOFError, ConnectionError):
+                    message = pipe.recv_bytes()
+                except (EOFError, OSError):  # perhaps in the middle of it
                     _ended(pipes.pop(pipe))
                     continue
+                name, given = pickle.loads(message)
                 if name == "raise":
                     raise given[0]
                 answer = getattr(desk, name)(*given)
                 if name in desk.answered:
-                    pipe.send_bytes(pickle.dumps(answer))
+                    with suppress(ConnectionError):  # it died meanwhile, which is seen in a moment
+                        pipe.send_bytes(pickle.dumps(answer))
     finally:
         for process in processes:
             process.kill()  # no file is ever half written, so there is nothing to wait for

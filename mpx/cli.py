@@ -130,6 +130,6 @@ def _complain(error: Exception) -> int:
     hydras = isinstance(error, (HydraException, OmegaConfBaseException))
     text = config.sentence(error) if hydras else str(error)
     if isinstance(error, OSError) and error.filename and not hydras:
-        text = f"cannot use {error.filename}: {error.strerror} (hydra.run.dir sets the run's folder)"
+        text = f"cannot use {error.filename}: {error.strerror}"
     print(f"mpx: {text}", file=sys.stderr)
     return 1

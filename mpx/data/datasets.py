@@ -66,7 +66,7 @@ def table(
 
     A row that is no good is an item with a problem, named by its line.
     """
-    file = Path(file).expanduser()
+    file = Path(str(file)).expanduser()
     if not file.is_file():
         raise ValueError(f"file={str(file)!r} {'is not a file' if file.exists() else f'does not exist{_near(file)}'}")
     root = os.path.abspath(file.parent if root is None else _folder(root))
@@ -129,7 +129,7 @@ def _expand(file: str) -> list[str]:
 
 
 def _folder(root: str | os.PathLike) -> Path:
-    root = Path(root).expanduser()
+    root = Path(str(root)).expanduser()  # a folder may be called 2012
     if not root.is_dir():
         raise ValueError(f"root={str(root)!r} is not a folder{_near(root)}")
     return root

@@ -39,6 +39,8 @@ def write(path, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+    except OSError as error:  # a full disk does not say which
+        raise type(error)(error.errno, error.strerror, str(path)) from error
     finally:
         draft.unlink(missing_ok=True)
 

@@ -30,6 +30,33 @@ class SquareNet(nn.Module):
         return torch.stack([torch.zeros_like(match), self.gain * (match - 0.1)], 1)
 
 
+class RoundingNet(SquareNet):
+    """With convolutions beside, whose kernels round differently in batches of another size, as SquareNet's never do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU())
+        random = torch.Generator().manual_seed(0)
+        for parameter in self.body.parameters():
+            parameter.data = torch.rand(parameter.shape, generator=random) * 0.2 - 0.1
+
+    def forward(self, x):
+        return super().forward(x) + self.body(x).mean((2, 3))[:, :2]
+
+
+class PlaceNet(RoundingNet):
+    """And with a layer of two outputs, whose kernel rounds a row by its place in the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(32, 2)
+        for parameter in self.head.parameters():
+            parameter.data = torch.linspace(-0.3, 0.3, parameter.numel()).view(parameter.shape)
+
+    def forward(self, x):
+        return SquareNet.forward(self, x) + self.head(self.body(x).mean((2, 3)))
+
+
 def square_photo(net: SquareNet, seed: int = 0) -> torch.Tensor:
     """(3,H,W) noise in [0,1] with the checkerboard that the network looks for in its square."""
     generator = torch.Generator().manual_seed(seed)

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from multiprocessing import forkserver
 from pathlib import Path
@@ -21,6 +22,7 @@ import yaml
 from PIL import Image
 from planted import SQUARE, SquareNet, square_photo
 from torchvision.transforms.v2.functional import to_pil_image
+from tqdm import tqdm
 
 CONTEXT = multiprocessing.get_context("forkserver")
 HERE = Path(__file__).parent
@@ -165,6 +167,7 @@ def _command(folder, arguments, inside, spawned, environment, out, err) -> None:
     os.chdir(folder)
     os.environ.update(environment)
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore that outlives a SIGKILL
     if not spawned:
         torch.multiprocessing.get_context = lambda _: CONTEXT
         forkserver._forkserver.ensure_running = lambda: None  # or this process would start a server of its own

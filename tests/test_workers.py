@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mpx.data.datasets import images
 from mpx.report.folder import lock
 from mpx.report.session import Session
-from mpx.solver import workers
+from mpx.solver import shares, workers
 
 RUN = Path(__file__).parents[1] / "scripts" / "run.py"
 SHOWN = [a for a in SAME if not a.startswith("log_images")] + ["log_images=2"]
@@ -239,7 +239,7 @@ TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
     ],
 )
 def test_a_launcher_is_read_off_the_environment(environment, expected):
-    assert workers.launched(environment) == workers.Share(*expected)
+    assert shares.launched(environment) == shares.Share(*expected)
 
 
 ARRAY = {
@@ -265,7 +265,7 @@ ARRAY = {
 )
 def test_a_share_is_what_is_asked_for(monkeypatch, asked, environment, expected):
     monkeypatch.setattr(os, "environ", environment)
-    found = workers.share(asked)
+    found = shares.share(asked)
     assert (found.index, found.count) == expected
 
 
@@ -274,7 +274,7 @@ def test_the_shares_of_an_array_of_steps_are_all_there_are(monkeypatch):
     for task in range(10, 18, 2):
         for rank in range(6):
             monkeypatch.setattr(os, "environ", ARRAY | SRUN | {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_PROCID": str(rank)})
-            found.append(workers.share("array"))
+            found.append(shares.share("array"))
     assert sorted(s.index for s in found) == list(range(24)) and {s.count for s in found} == {24}
 
 
@@ -282,7 +282,7 @@ def test_the_shares_of_an_array_of_steps_are_all_there_are(monkeypatch):
 def test_a_share_that_cannot_be_is_refused(monkeypatch, asked):
     monkeypatch.setattr(os, "environ", {})
     with pytest.raises(ValueError, match=f"share={asked}"):
-        workers.share(asked)
+        shares.share(asked)
 
 
 @pytest.fixture
@@ -292,24 +292,24 @@ def gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
 
 
-ON_NODE = workers.Share(3, 4, local=1, local_count=2)
+ON_NODE = shares.Share(3, 4, local=1, local_count=2)
 
 
 @pytest.mark.parametrize(
     "name, count, share, expected",
     [
-        ("cpu", 3, workers.Share(), ["cpu"] * 3),
-        ("auto", 1, workers.Share(), ["cuda:0"]),
-        ("cuda", "all", workers.Share(), ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
-        ("auto", [1, 3], workers.Share(), ["cuda:1", "cuda:3"]),
-        ("cuda:2", 1, workers.Share(), ["cuda:2"]),
+        ("cpu", 3, shares.Share(), ["cpu"] * 3),
+        ("auto", 1, shares.Share(), ["cuda:0"]),
+        ("cuda", "all", shares.Share(), ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
+        ("auto", [1, 3], shares.Share(), ["cuda:1", "cuda:3"]),
+        ("cuda:2", 1, shares.Share(), ["cuda:2"]),
         ("auto", 1, ON_NODE, ["cuda:1"]),  # tasks of one machine take turns at its GPUs
         ("auto", "all", ON_NODE, ["cuda:1", "cuda:3"]),
-        ("auto", 1, workers.Share(5, 8, local=5, local_count=8), ["cuda:0"]),  # more tasks than it sees: Slurm bound them
+        ("auto", 1, shares.Share(5, 8, local=5, local_count=8), ["cuda:0"]),  # more tasks than it sees: Slurm bound them
     ],
 )
 def test_a_worker_for_each_device(gpus, name, count, share, expected):
-    assert [str(device) for device in workers.devices(name, count, share)] == expected
+    assert [str(device) for device in shares.devices(name, count, share)] == expected
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_a_worker_for_each_device(gpus, name, count, share, expected):
 )
 def test_devices_that_are_not_there_are_refused(gpus, name, count, names):
     with pytest.raises(ValueError, match=names):
-        workers.devices(name, count, workers.Share())
+        shares.devices(name, count, shares.Share())
 
 
 @pytest.mark.parametrize(
@@ -347,12 +347,12 @@ def test_workers_share_the_cores(monkeypatch, asked, here, local, deterministic,
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(bound)), raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert workers.threads(asked, here, workers.Share(0, local, 0, local), deterministic) == expected
+    assert shares.threads(asked, here, shares.Share(0, local, 0, local), deterministic) == expected
 
 
 def test_no_threads_are_refused():
     with pytest.raises(ValueError, match="threads=0"):
-        workers.threads(0, 1, workers.Share(), False)
+        shares.threads(0, 1, shares.Share(), False)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import connection, parent_process, resource_tracker
@@ -95,16 +96,17 @@ def start(target: Callable, arguments: list[tuple], threads: int, desk) -> None:
     """
     context, pipes, processes = mp.get_context("spawn"), {}, []
     resource_tracker.ensure_running()  # its start unblocks signals
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # children inherit this: signals are the parent's affair
     try:
-        for given in arguments:
-            pipe, end = context.Pipe()
-            process = context.Process(target=_work, args=(target, end, threads, desk.answered, given), daemon=True)
-            process.start()
-            end.close()
-            processes.append(process)
-            pipes[pipe] = process
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        # signals are this process's affair: children inherit from the thread that starts them that they are blocked (blocked
+        # in the main thread they would be heard all the same, in the middle of a start)
+        with ThreadPoolExecutor(1, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, SIGNALS)) as starter:
+            for given in arguments:
+                pipe, end = context.Pipe()
+                process = context.Process(target=_work, args=(target, end, threads, desk.answered, given), daemon=True)
+                processes.append(process)
+                pipes[pipe] = process
+                starter.submit(process.start).result()
+                end.close()
         while pipes:
             for pipe in connection.wait(list(pipes)):
                 try:
@@ -121,9 +123,9 @@ def start(target: Callable, arguments: list[tuple], threads: int, desk) -> None:
                         pipe.send_bytes(pickle.dumps(answer))
     finally:
         for process in processes:
-            process.kill()  # no file is ever half written, so there is nothing to wait for
-            process.join()
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            if process.pid:
+                process.kill()  # no file is ever half written, so there is nothing to wait for
+                process.join()
 
 
 def _ended(process) -> None:

@@ -7,15 +7,18 @@ run.
 """
 
 import csv
+import errno
 import io
 import json
 import math
 import os
 import platform
+import secrets
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -32,17 +35,24 @@ def write(path, data: bytes | str) -> None:
     """Writes the file whole or leaves what was there. Text is UTF-8, what cannot be is escaped."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # of its own on each machine that shares the folder
     try:
-        with open(draft, "wb") as file:
-            file.write(data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError as error:  # a full disk does not say which
-        raise type(error)(error.errno, error.strerror, str(path)) from error
+        with _naming(path):
+            with open(draft, "wb") as file:
+                file.write(data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace"))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # a full disk does not say which
+        raise type(error)(error.errno, error.strerror, str(path)) from error
 
 
 def save_row(folder, e, i: int, pictures: bool = True, **stamp) -> None:
@@ -107,8 +117,12 @@ def append_csv(path: Path, rows: list[dict], columns: Sequence[str] = COLUMNS) -
     """In one write, so that who reads meanwhile sees whole lines."""
     if not path.exists():
         write_csv(path, [], columns)
-    with open(path, "ab", buffering=0) as file:
-        file.write(csv_text(rows, columns).encode("utf-8", "backslashreplace"))
+    lines = csv_text(rows, columns).encode("utf-8", "backslashreplace")
+    with _naming(path), open(path, "ab", buffering=0) as file:
+        size = file.tell()
+        if file.write(lines) < len(lines):  # as much as the disk had room for
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def csv_text(rows: list[dict], columns: Sequence[str]) -> str:

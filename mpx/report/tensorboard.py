@@ -11,6 +11,7 @@ import functools
 import io
 import logging
 import re
+import threading
 from pathlib import Path
 
 import torch
@@ -43,6 +44,17 @@ def best_effort(method):
     return tried
 
 
+def open_writer(folder: str, **options) -> SummaryWriter:
+    threading.excepthook = _told_otherwise
+    return SummaryWriter(folder, **options)
+
+
+def _told_otherwise(end, before=threading.excepthook) -> None:
+    """The traceback of a thread that died, but for a writer's that cannot write: its next call raises the error again."""
+    if not (isinstance(end.exc_value, OSError) and type(end.thread).__module__.startswith("tensorboard.")):
+        before(end)
+
+
 class Rows:
     """Curves, masks and pictures of the rows that are shown, as they are found."""
 
@@ -51,7 +63,7 @@ class Rows:
 
     @best_effort
     def show(self, e) -> None:
-        self.writer = self.writer or SummaryWriter(self.folder)  # made late: a run that fails leaves no empty one
+        self.writer = self.writer or open_writer(self.folder)  # made late: a run that fails leaves no empty one
         for i, name in enumerate(e.names):
             group = row_group(name)
             for term, values in e.curves.items():
@@ -85,7 +97,7 @@ def write_whole(folder: Path, rows: list[dict], means: dict, shown: list[str], c
     try:
         for old in folder.glob("events.out.tfevents.*" + WHOLE):
             old.unlink()
-        writer = SummaryWriter(str(folder), filename_suffix=WHOLE)
+        writer = open_writer(str(folder), filename_suffix=WHOLE)
         for term, values in means.items():
             curve(writer, tag("mean", term), values)
         # what Lightning's log_hyperparams writes, but without placeholder values

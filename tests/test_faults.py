@@ -1,17 +1,24 @@
 """Whatever ends a run, what it finished is whole on disk, and the same command goes on to the run that nothing disturbed."""
 
+import ctypes
 import os
 import random
+import resource
 import shlex
 import signal
+import socket
+import subprocess
 import time
 from contextlib import suppress
 from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import SAME, Command, done, drafts, masks, summary, table, whole, workplace
+
+from mpx.report import results
 
 ROWS = 24
 LONG = [*(a for a in SAME if not a.startswith(("batch_size", "pictures", "log_images"))), "steps=60"]
@@ -51,7 +58,7 @@ def rows(run: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (run / "masks").glob("[!.]*")}
 
 
-def as_calm(home: Path, name: str, number: int = ROWS) -> None:
+def as_calm(home: Path, name: str | Path, number: int = ROWS) -> None:
     """The run is complete and could not be told from the one in outputs/calm."""
     this, calm = run(home, name), run(home, "calm")
     names = sorted(masks(calm))[:number]
@@ -242,3 +249,176 @@ def test_ctrl_c_stops_a_sweep_that_goes_on_where_it_was(home):
     kept = rows(first)
     go_on(home, command)
     assert kept.items() <= rows(first).items() and len(rows(first)) == len(rows(second)) == 2
+
+
+# ---- memory
+
+
+HUNGRY = """
+import torch
+from planted import RoundingNet
+
+class Hungry(RoundingNet):
+    def forward(self, x):
+        print(len(x), file=open("sizes.txt", "a"))
+        if len(x) > {most}:
+            raise {error}
+        return super().forward(x)
+"""
+CUDA = 'torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")'
+CPU = 'RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can\'t allocate memory")'
+
+
+def hungry(home: Path, most: int, error: str) -> None:
+    (home / "hungry.py").write_text(HUNGRY.format(most=most, error=error))
+    (home / "sizes.txt").write_text("")
+
+
+@pytest.mark.parametrize("error, same", [(CUDA, "false"), (CPU, "false"), (CUDA, "true")])
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(home, error, same):
+    """The rows are those of a run whose batches fit from the start."""
+    hungry(home, 3, error)
+    some = [*LONG, "limit=11", "steps=12", "pictures=none", "log_images=0", f"deterministic={same}"]
+    command = done(home, *some, "model.network=hungry.py:Hungry", "batch_size=8", f"name=hungry-{same}{len(error)}")
+    sizes = [int(line) for line in (home / "sizes.txt").read_text().split()]
+    assert [size for size in sizes if size > 3] == [8, 4] and sizes.index(4) < sizes.index(2)
+    assert sizes.count(2) > 5 * 12  # ever after
+    assert command.out.count("out of memory with 8 rows at once: going on with 4") == 1
+    assert command.out.count("out of memory with 4 rows at once: going on with 2") == 1
+    assert command.out.count("out of memory") == 2 and not command.err
+    done(home, *some, "batch_size=2", f"name=fits-{same}")
+    close(run(home, f"hungry-{same}{len(error)}"), run(home, f"fits-{same}"), 0 if same == "true" else 1e-4)
+
+
+def close(one: Path, other: Path, tolerance: float) -> None:
+    names = sorted(path.name for path in (one / "masks").iterdir())
+    assert names and names == sorted(path.name for path in (other / "masks").iterdir())
+    for name in names:
+        a, b = np.load(one / "masks" / name), np.load(other / "masks" / name)
+        for key in ("parameter", "curves", "p_after"):
+            np.testing.assert_allclose(a[key], b[key], rtol=tolerance, atol=tolerance, err_msg=f"{name} {key}")
+
+
+@pytest.mark.parametrize("more", [[], ["parallel=samples", "trainer.devices=2", "samples=2"]])
+def test_a_row_that_does_not_fit_alone_is_one_sentence(home, more):
+    hungry(home, 1, CUDA)  # one photo is looked at before, and a row takes as many as it has samples
+    few = [
+        *LONG,
+        "limit=2",
+        "batch_size=2" if more else "batch_size=1",
+        "game=dual",
+        "name=starved" + "-samples" * len(more),
+    ]
+    command = done(home, *few, "model.network=hungry.py:Hungry", *more, code=1)
+    assert "mpx: out of memory with" in command.err and len(command.err.strip().splitlines()) == 1
+
+
+# ---- disk
+
+
+def _limited(size: int, main):
+    """No file may grow beyond this many bytes, which fails as a full disk does."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    main()
+
+
+# the configuration, a mask or an animation is larger
+@pytest.mark.parametrize("size, pictures", [(1000, "none"), (4000, "none"), (30000, "all")])
+def test_a_full_disk_stops_the_run_with_what_is_done(home, size, pictures):
+    this, few = run(home, f"full{size}"), [*LONG, "limit=2", f"pictures={pictures}", f"name=full{size}"]
+    command = done(home, *few, inside=partial(_limited, size), code=1)
+    assert len(command.err.strip().splitlines()) == 1 and f"{this}" in command.err and "File too large" in command.err
+    assert not rows(this) and not drafts(this)
+    whole(this)
+    done(home, *few)
+    assert len(masks(this)) == 2 and masks(this).items() <= masks(run(home, "calm")).items()
+    whole(this)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 kB, and how to enlarge it."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(tmp_path)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only where file systems may be mounted")
+    yield tmp_path, lambda: subprocess.run(["mount", "-o", "remount,size=20m", str(tmp_path)], check=True)
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_disk_that_is_really_full_does_too(home, small_disk):
+    disk, enlarge = small_disk
+    few = [*LONG, f"hydra.run.dir={disk}/run"]
+    command = done(home, *few, code=1)
+    assert len(command.err.strip().splitlines()) == 1 and "No space left on device" in command.err, command.err
+    whole(disk / "run")
+    kept = rows(disk / "run")
+    assert done(home, *few, code=1).err == command.err and not drafts(disk / "run")
+    enlarge()
+    done(home, *few)
+    assert kept.items() <= rows(disk / "run").items()
+    as_calm(home, disk / "run")
+
+
+def test_a_table_holds_whole_lines_on_a_full_disk(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    rows = [dict.fromkeys(results.COLUMNS, "x")]
+    results.write_csv(tmp_path / "results.csv", rows)
+    size = (tmp_path / "results.csv").stat().st_size
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 30, before[1]))
+        with pytest.raises(OSError, match="results.csv"):
+            for _ in range(2):
+                results.append_csv(tmp_path / "results.csv", rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    whole(tmp_path)
+    assert len(table(tmp_path)) == 2
+
+
+def _unprivileged(main):
+    """Permissions hold for root too."""
+    assert ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()) == 0
+    main()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(home):
+    few = [*LONG, "limit=2", "pictures=none", "batch_size=1", "name=closed"]
+    done(home, *few, "limit=1")
+    kept, closed = rows(run(home, "closed")), [run(home, "closed") / "masks", run(home, "closed"), home / "outputs"]
+    for folder, arguments in [(closed[0], few), (closed[1], few), (closed[2], [*few, "name=other"])]:
+        folder.chmod(0o555)
+        command = done(home, *arguments, inside=_unprivileged, code=1)
+        folder.chmod(0o755)
+        assert "Permission denied" in command.err and len(command.err.strip().splitlines()) == 1, command.err
+        assert "cannot use" in command.err and str(folder.relative_to(home)) in command.err
+        assert rows(run(home, "closed")) == kept and not run(home, "other").exists()
+        whole(run(home, "closed"))
+    done(home, *few)
+    assert kept.items() <= rows(run(home, "closed")).items() and len(kept) == 1
+    assert summary(run(home, "closed"))["n"] == 2
+
+
+# ---- who else is there
+
+
+def test_a_second_process_in_a_folder_is_refused_at_once_while_the_first_lives(home):
+    many = [*LONG, "name=taken"]
+    first = told(Command(home, *many), run(home, "taken"))
+    begun = time.monotonic()
+    second = done(home, *many, code=1)
+    assert time.monotonic() - begun < 4 and len(second.err.strip().splitlines()) == 1
+    assert f"pid {first.pid} on {socket.gethostname()}" in second.err
+    first.signal(signal.SIGKILL).end()
+    assert 0 < len(rows(run(home, "taken"))) < ROWS
+    done(home, *many)
+    as_calm(home, "taken")
+
+
+def test_shares_work_side_by_side_but_none_is_done_twice(home):
+    few = [*LONG, "limit=16", "name=beside"]
+    first = Command(home, *few, "share=0/2").until(lambda: rows(run(home, "beside")))
+    assert f"share 0 of 2 pid {first.pid}" in done(home, *few, "share=0/2", code=1).err
+    assert "2 shares" in done(home, *few, code=1).err
+    done(home, *few, "share=1/2")
+    assert first.end() == 0
+    as_calm(home, "beside", 16)

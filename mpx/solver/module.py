@@ -50,13 +50,14 @@ class MaskModule(pl.LightningModule):
 def fit(search: Search, trainer) -> Search:
     """Runs the search by a Trainer made by `trainer()`, e.g. a partial of pytorch_lightning.Trainer."""
     announcements = logging.getLogger("pytorch_lightning.utilities.rank_zero")  # which devices there are, at every fit
-    level = announcements.level
+    level, module = announcements.level, MaskModule(search)
     announcements.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             # a range is the whole data, the classifier's eval mode is meant, and one thing is Lightning's own affair
             warnings.filterwarnings("ignore", ".*(does not have many workers|modules? in eval mode|LeafSpec).*")
-            trainer().fit(MaskModule(search))
+            trainer().fit(module)
     finally:
         announcements.setLevel(level)
+        del module.search, module.parameter  # trainer and module hold each other: the batch would stay till a full gc
     return search.finish()

@@ -1,0 +1,106 @@
+"""A large run costs what its rows cost: memory does not grow with it, nor does the work for a row."""
+
+import gc
+import json
+import resource
+import sys
+import time
+import weakref
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import PLAIN, done, summary, workplace
+from PIL import Image
+from planted import SquareNet, square_photo
+
+from mpx import Classifier, config
+from mpx.solver.module import fit
+from mpx.solver.objective import Problem, Search
+from mpx.solver.workers import alone
+
+MANY, FEW = 2000, 200
+QUICK = [a for a in PLAIN if not a.startswith(("model.network", "noise", "flip"))]
+QUICK += ["model.network=net.py:SquareNet", "steps=2", "frames=2", "noise=0", "flip=0", "batch_size=16"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with many photos."""
+    home = workplace(tmp_path_factory.mktemp("scale"), 0)
+    pixels = np.random.default_rng(0).integers(0, 256, (MANY, 32, 32, 3), np.uint8)
+    for i, photo in enumerate(pixels):
+        Image.fromarray(photo).save(home / "photos" / f"p{i:04}.png", compress_level=1)
+    return home
+
+
+def _measured(file: str, main):
+    """Writes peak memory (MiB), CPU seconds of each batch, and how often each file was opened."""
+    from mpx.report.session import Session
+
+    ends, opened, found = [], Counter(), Session.found
+
+    def timed(*given):
+        found(*given)
+        ends.append(time.process_time())
+
+    def hook(event, given):
+        if event == "open" and isinstance(given[0], str) and given[0].endswith((".png", ".npz")):
+            opened[Path(given[0]).name] += 1
+
+    Session.found = timed
+    sys.addaudithook(hook)
+    try:
+        main()
+    finally:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        Path(file).write_text(json.dumps([peak, np.diff(ends).tolist(), opened]))
+
+
+def measured(home: Path, *arguments: str) -> tuple[float, np.ndarray, dict[str, int]]:
+    done(home, *QUICK, *arguments, inside=partial(_measured, "measured.json"))
+    peak, seconds, opened = json.loads((home / "measured.json").read_text())
+    return peak, np.array(seconds), opened
+
+
+def test_ten_times_the_rows_take_no_more_memory_and_no_more_for_each(home):
+    small, _, _ = measured(home, f"limit={FEW}", "name=few")
+    large, seconds, opened = measured(home, "name=many")
+    assert summary(home / "outputs" / "many")["n"] == MANY
+    assert large < 1.1 * small
+    first, *_, last = np.array_split(seconds, 4)
+    assert np.quantile(last, 0.25) < 1.1 * np.quantile(first, 0.25)  # the quantile that neighbours disturb least
+    photos = {name: count for name, count in opened.items() if name.startswith("p") and name.endswith(".png")}
+    assert len(photos) == MANY and set(photos.values()) == {1}
+
+
+def test_a_run_that_goes_on_reads_each_row_once_and_no_photo_again(home):
+    done(home, *QUICK, f"limit={FEW}", "name=few")
+    _, _, opened = measured(home, f"limit={FEW + 16}", "name=few")
+    new = {f"p{i:04}" for i in range(FEW, FEW + 16)}
+    assert {Path(name).stem for name in opened if name.endswith(".png")} == new
+    rows = {name: count for name, count in opened.items() if name.endswith(".npz") and name.split("-")[0] not in new}
+    assert len(rows) == FEW and set(rows.values()) == {1}
+
+
+@pytest.mark.parametrize("more", [["perturbation.sigma=3"], ["perturbation=noise", "scheduler=cosine", "game=dual"]])
+def test_a_batch_is_gone_when_it_is_done_and_not_when_the_collector_comes(more):
+    """Else its tensors fill a GPU: what is old is collected once in a hundred batches."""
+    cfg = config.compose("steps=12", "mask_size=8", "jitter=1", *more)
+    recipe, make_trainer, net = config.recipe(cfg), config.trainer(cfg), SquareNet()
+
+    def solved():
+        problem = Problem(recipe, classifier, square_photo(net)[None], torch.tensor([1]), ["photo"])
+        search = fit(Search(problem), lambda: make_trainer(**alone(torch.device("cpu"))))
+        return [weakref.ref(x) for x in (problem, search, problem.photos, search.snapshots[0])]
+
+    gc.collect()
+    gc.disable()
+    try:
+        with Classifier(net).frozen() as classifier:
+            assert [ref() for ref in solved()] == [None] * 4
+    finally:
+        gc.enable()

@@ -10,6 +10,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from mpx import config
 from mpx.run import Stopped, run
 from mpx.solver import shares, workers
 
-SKIPPED = 3
+FAILED, SKIPPED = 1, 3
 NAMES = ("name=", "hydra.run.dir=", "hydra.sweep.dir=")  # what says where a run is
 
 
@@ -68,7 +69,7 @@ def main() -> None:
         codes.append(128 + stop.signum)
     finally:
         os.environ.pop("HYDRA_FULL_ERROR") if before is None else os.environ.update(HYDRA_FULL_ERROR=before)
-    sys.exit(max(codes, default=0))
+    sys.exit(max(codes, default=0, key=lambda code: (code > 128, code == FAILED, code)))
 
 
 def _check(arguments: list[str]) -> None:
@@ -77,12 +78,12 @@ def _check(arguments: list[str]) -> None:
         if re.match(r"--(?!config-|hydra-|cfg|package|experimental|shell|info)[a-z0-9_.]+=", given):
             raise ValueError(f"{given}: keys are written without dashes, {given.lstrip('-')}")
     launched = shares.launched(os.environ)
-    if launched.count == 1 and not any(given.startswith("share=") for given in arguments):
+    if launched.count == 1 and not any(given.startswith("share=") and given != "share=auto" for given in arguments):
         return
     if {"-m", "--multirun"} & set(arguments):
         raise ValueError(
-            f"-m inside {launched.launcher or 'share='} would start every job in each of its processes: let the sweep start "
-            "outside, its jobs with trainer.devices=N, or start one run each"
+            f"-m with {launched.launcher or 'share='} would start every job of the sweep in every process: start the sweep "
+            "alone, its jobs with trainer.devices=N, or one run each"
         )
     if not any(given.startswith(NAMES) for given in arguments):
         raise ValueError("processes that share a run must know its folder: give each the same name=, e.g. name=night1")
@@ -93,8 +94,14 @@ def stoppable():
     """The first signal raises Stopped, a second one ends the process at once: files are whole at every instant."""
 
     def stop(number, _):
+        since = time.monotonic()
+
+        def again(number, _):
+            if time.monotonic() - since > 1:  # a launcher may pass on what the terminal has told already
+                os._exit(128 + number)
+
         for other in workers.SIGNALS:
-            signal.signal(other, lambda number, _: os._exit(128 + number))
+            signal.signal(other, again)
         raise Stopped(number)
 
     before = {number: signal.signal(number, stop) for number in workers.SIGNALS}
@@ -132,4 +139,4 @@ def _complain(error: Exception) -> int:
     if isinstance(error, OSError) and error.filename and not hydras:
         text = f"cannot use {error.filename}: {error.strerror}"
     print(f"mpx: {text}", file=sys.stderr)
-    return 1
+    return FAILED

@@ -1,4 +1,4 @@
-"""From the menu in configs/ to checked parts; only this module and run.py import Hydra.
+"""From the menu in configs/ to checked parts; only this module and cli.py import Hydra.
 
 A part is an operator with its options bound (a functools.partial). The function's signature is its schema: an unknown or
 ill-typed option is refused when the part is built, not when it is first called. User errors are ValueErrors of one sentence.
@@ -11,7 +11,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import OverrideParseException
 from hydra.utils import instantiate
 from omegaconf import AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue
 
 from mpx.models.classifier import Classifier
 from mpx.report.results import write
@@ -154,54 +154,59 @@ def classifier(cfg: DictConfig, where: torch.device) -> Classifier:
     return build(cfg.model, "model").to(where)
 
 
+MIXES = ("accelerator", "strategy", "num_nodes", "plugins", "precision", "gradient_clip_val", "accumulate_grad_batches",
+         "deterministic", "benchmark")  # fmt: skip
+ENDS = ("min_epochs", "max_steps", "min_steps", "max_time", "limit_train_batches", "overfit_batches", "fast_dev_run")
+
+
 def trainer(cfg: DictConfig) -> Callable:
     """A maker of Trainers; what depends on the worker (solver.workers) is given to it."""
-    for key in (
-        "accelerator",
-        "strategy",
-        "num_nodes",
-        "precision",
-        "gradient_clip_val",
-        "accumulate_grad_batches",
-        "min_epochs",
-    ):
+    for key in MIXES:
         if key in cfg.trainer:
             raise ValueError(
                 f"trainer.{key} would mix rows or devices, leave it out: device= and precision= choose these, "
                 "trainer.devices=N shares the images out, parallel=samples the random samples"
             )
+    for key in ENDS:
+        if key in cfg.trainer:
+            raise ValueError(f"trainer.{key} would end the search elsewhere than steps= says: leave it out")
     if cfg.trainer.max_epochs != 1:
         raise ValueError(f"trainer.max_epochs={cfg.trainer.max_epochs} must be 1: steps= sets the number of iterations")
     node = OmegaConf.create({k: v for k, v in cfg.trainer.items() if k != "devices"})
     return build(node, "trainer")
 
 
-def keep(cfg: DictConfig, folder: Path, free: Iterable[str], overrides: list[str]) -> None:
-    """Writes .hydra/ of a run's folder, or refuses where rows are there with other values of keys that are not `free`."""
+def keep(cfg: DictConfig, folder: Path, free: Iterable[str], overrides: list[str], joins: bool) -> None:
+    """Writes .hydra/ of a run's folder; refuses where rows, or others that this one joins, have another configuration.
+
+    free: keys that may differ.
+    """
     path, text = folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True)
-    if path.exists() and any(folder.glob("masks/*.npz")):
+    if path.exists() and (joins or any(folder.glob("masks/*.npz"))):
         old, new = (OmegaConf.to_container(c) for c in (OmegaConf.load(path), OmegaConf.create(text)))
-        differing = _differences(*({k: v for k, v in c.items() if k not in free} for c in (old, new)))
+        differing = [f"{key} was {a} and is {b}" for key, a, b in _differences(old, new) if key not in free]
         if differing:
             raise ValueError(
                 f"{folder} holds a run with another configuration: {', '.join(differing)}; give the same values to "
                 "continue it, or another name= to start anew"
             )
-    write(path, text)
-    write(path.with_name("overrides.yaml"), OmegaConf.to_yaml(OmegaConf.create(overrides)))
+    if not joins:
+        write(path, text)
+        write(path.with_name("overrides.yaml"), OmegaConf.to_yaml(OmegaConf.create(overrides)))
 
 
-def _differences(old, new, key: str = "") -> list[str]:
+def _differences(old, new, key: str = "") -> Iterator[tuple]:
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys([*old, *new])
-        return [text for k in keys for text in _differences(old.get(k), new.get(k), f"{key}.{k}" if key else k)]
-    return [] if old == new else [f"{key} was {old} and is {new}"]
+        for k in dict.fromkeys([*old, *new]):
+            yield from _differences(old.get(k), new.get(k), f"{key}.{k}" if key else k)
+    elif old != new:
+        yield key, old, new
 
 
 def pictures(cfg: DictConfig) -> float:
     """How many images get pictures."""
     most = {"all": math.inf, "none": 0}.get(cfg.pictures, cfg.pictures)
-    if isinstance(most, bool) or not isinstance(most, (int, float)) or most < 0:
+    if isinstance(most, bool) or not (isinstance(most, int) or most == math.inf) or most < 0:
         raise ValueError(f"pictures={cfg.pictures!r} must be a number of images, all or none")
     return most
 
@@ -236,6 +241,8 @@ def sentence(error: Exception) -> str:
         if key.startswith("lambda_"):
             return _not_chosen(key)
         return _unknown(key, [k for k in cause.parent_node or [] if k != "hydra"])
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{key} has no value: give {key}=..."
     text = (f"{key}: " if key else "") + _first_line(cause)
     return f"{text}; quote a value that holds a comma, 'key=\"a,b\"', or add -m to sweep" if "Ambiguous" in text else text
 

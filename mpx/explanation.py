@@ -8,7 +8,7 @@ import io
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from mpx.report import render, results
 from mpx.solver.objective import Problem, Recipe, Search
+
+ONE_BY_ONE = "deterministic=true: this network rounds a row by its place in the batch, so rows are solved one by one"
 
 
 @dataclass
@@ -90,8 +92,7 @@ class Row:
     target: int
     image: str  # its name
     place: int = 0  # of the image in its dataset
-    targets: tuple[int, ...] = ()  # all that are asked of the image
-    file_bytes: int = 0
+    stamp: dict = field(default_factory=dict)  # what is stored with it, by which a session knows it again
 
 
 def solve(
@@ -118,8 +119,8 @@ def solve_all(
 ) -> Iterator[tuple[list[Row], Explanation, dict]]:
     """Solves what `take(n)` gives, at most n rows at a time, until it gives none; yields each batch's rows and solution.
 
-    solve_batch(rows, pad=): see `solve`. A batch that does not fit into memory is halved and tried again from its start,
-    which `warn` is told; the size that worked is kept. Without `warn` it is an error.
+    solve_batch(rows, pad=): see `solve`; deterministic: batches are padded. A batch that does not fit into memory is halved
+    and tried again from its start, which `warn` is told; the size that worked is kept. Without `warn` it is an error.
     """
     waiting = []
     while waiting := waiting or take(batch_size):
@@ -149,10 +150,24 @@ def solve_all(
         yield rows, *solution
 
 
+def place_matters(classifier, shape: Sequence[int], batch_size: int) -> bool:
+    """Whether the network rounds equal pictures differently at different places of a batch, as one with two classes may."""
+    noise = torch.rand(4, 1, *shape, generator=torch.Generator().manual_seed(0)).to(classifier.device)
+    for picture in noise if batch_size > 1 else ():
+        batch = picture.repeat(batch_size, 1, 1, 1).requires_grad_()
+        with torch.enable_grad():
+            logits = classifier(batch)
+            weights = torch.linspace(1, 2, logits.shape[1], device=logits.device, dtype=logits.dtype)
+            (gradient,) = torch.autograd.grad((logits @ weights).sum(), batch)
+        if (logits != logits[:1]).any() or (gradient != gradient[:1]).any():
+            return True
+    return False
+
+
 def out_of_memory(error: RuntimeError) -> bool:
     """torch has a class of error for CUDA only."""
     return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in ("out of memory", "can't allocate memory")
+        words in str(error) for words in ("out of memory", "can't allocate memory", "ALLOC_FAILED")
     )
 
 

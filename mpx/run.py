@@ -21,7 +21,7 @@ from mpx.work import work
 log = logging.getLogger("mpx")
 PRINTED = 20  # rows of the table at the end
 # keys that may differ when a run is continued; those of the second line only where bits may differ
-FREE = ("name", "limit", "trainer", "share", "log_images")
+FREE = ("name", "limit", "trainer.devices", "share", "log_images")
 FREE_BITS = ("batch_size", "device", "threads", "parallel")
 
 
@@ -46,8 +46,8 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
         return 0
     index, count = (0, 1) if group else (share.index, share.count)
     items = _items(cfg, choices)[: cfg.limit]
-    with held(folder, index, count):
-        config.keep(cfg, folder, FREE + (() if cfg.deterministic else FREE_BITS), overrides)
+    free = FREE + (() if cfg.deterministic else FREE_BITS)
+    with held(folder, index, count, partial(config.keep, cfg, folder, free, overrides)):
         session = Session(folder, items, index, count)
         command = shlex.join(["mpx", *overrides])
         log.info(f"{command}\n{session.counted(len(session.mine) - len(session.todo))} are done in {folder}")
@@ -61,8 +61,8 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
             raise
         whole = sum_up(stopped=False)
     if whole is None:
-        log.info(f"share {share.index} of {share.count} is done; the last one sums up")
-        return len(session.skipped)
+        log.info(f"share {share} is done; it is summed up when all are")
+        return 0  # who sums up tells what was skipped: torchrun and srun end all their processes when one ends otherwise
     for name, reason in whole.skipped.items():
         log.warning(f"skipped {name}: {reason}")
     if not whole.rows:
@@ -70,6 +70,8 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
             f"no image could be explained: all {len(items)} were skipped, see {folder / 'skipped.csv'}; "
             f"the first: {next(iter(whole.skipped.values()))}"
         )
+    if whole.missing():
+        raise ValueError(f"{whole.missing()} of {len(items)} images are still missing in {folder}: give the command again")
     table = whole.table()
     log.info(results.format_table(table[:PRINTED]) + f"\n... {len(table) - PRINTED} more" * (len(table) > PRINTED))
     pictures = f"pictures  {folder}/panels  {folder}/evolution\n" if config.pictures(cfg) else ""
@@ -99,9 +101,12 @@ def _check(cfg: DictConfig) -> None:
     """What is wrong with the config stops here, before anything is locked, loaded or started."""
     config.recipe(cfg)
     config.trainer(cfg)
-    for key, least in (("batch_size", 1), ("limit", 1), ("log_images", 0)):
-        if cfg[key] is not None and cfg[key] < least:
+    for key, least in (("batch_size", 1), ("limit", 1), ("log_images", 0), ("frames", 2)):
+        if cfg[key] is None and key != "limit" or cfg[key] is not None and cfg[key] < least:
             raise ValueError(f"{key}={cfg[key]} must be at least {least}")
+    parts = Path(cfg.name or "").parts
+    if not parts or ".." in parts or cfg.name.startswith("/"):
+        raise ValueError(f"name={cfg.name!r} must be the name of a folder below outputs/")
     if cfg.parallel not in ("rows", "samples"):
         raise ValueError(f"parallel={cfg.parallel!r} must be rows or samples")
     config.pictures(cfg)

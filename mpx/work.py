@@ -19,7 +19,7 @@ from torch import Tensor
 from mpx import config
 from mpx.data.images import read_image
 from mpx.data.targets import resolve_targets
-from mpx.explanation import Explanation, Row, solve, solve_all
+from mpx.explanation import ONE_BY_ONE, Explanation, Row, place_matters, solve, solve_all
 from mpx.report import results
 from mpx.report.tensorboard import Means
 from mpx.solver import workers
@@ -44,14 +44,24 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
     with same_bits(cfg.deterministic), config.classifier(cfg, where).frozen() as classifier:
         take = Supply(session, classifier, cfg.target) if session else None
         samples = group.samples(recipe.samples) if group else None
-        solve_batch = partial(solve, recipe, classifier, frames=cfg.frames, run=run, samples=samples)
+        solve_batch = partial(_solve, cfg, recipe, classifier, run=run, samples=samples)
         if session:
             session.say(f"{classifier.name} on {where}")
         warn = None if group else session.warn
-        take = group.shared(take) if group else take
-        for rows, explanation, failures in solve_all(solve_batch, take, cfg.batch_size, cfg.deterministic, warn):
+        take, size = group.shared(take) if group else take, cfg.batch_size
+        if cfg.deterministic and place_matters(classifier, (3, *classifier.preprocess.crop), size):
+            size = 1
+            if session:
+                session.warn(ONE_BY_ONE)
+        for rows, explanation, failures in solve_all(solve_batch, take, size, cfg.deterministic, warn):
             if session:
                 keep(session, cfg, folder, rows, explanation, failures, where)
+
+
+def _solve(cfg, recipe, classifier, rows: list[Row], **options):
+    """With snapshots on the way where somebody will see them."""
+    seen = any(row.place < max(config.pictures(cfg), cfg.log_images) for row in rows)
+    return solve(recipe, classifier, rows, cfg.frames if seen else 2, **options)
 
 
 class Supply:
@@ -81,7 +91,8 @@ class Supply:
                 except ValueError as error:
                     self.session.skip(item.name, str(error))
                     continue
-                self.waiting += [Row(photo, t, item.name, place, targets, size) for t in targets if t not in done]
+                stamp = {"targets": np.array(targets), "label": str(item.label), "file_bytes": size}
+                self.waiting += [Row(photo, t, item.name, place, stamp) for t in targets if t not in done]
             if not items or len(items) < wanted and self.waiting:  # fewer near the end, so that every worker has some
                 break
         rows, self.waiting = self.waiting[:number], self.waiting[number:]
@@ -110,20 +121,16 @@ class Supply:
 def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: dict, where: torch.device) -> None:
     """Writes the sound rows of a batch and tells the session."""
     for i, sentence in failures.items():
-        session.skip(rows[i].image, sentence)
+        session.skip(rows[i].image, sentence.removeprefix(f"{rows[i].image}: "))
     sound = [row for i, row in enumerate(rows) if i not in failures]
     versions = [f"{name} {version}" for name, version in results.versions().items()]
     made_by = ", ".join([*versions, f"{where}", f"{torch.get_num_threads()} threads", f"batch {e.batch_size}"])
-    found = []
-    for i, row in enumerate(sound):
-        pictures = row.place < config.pictures(cfg)
-        stamp = {"targets": np.array(row.targets), "file_bytes": row.file_bytes, "made_by": made_by, "pictures": pictures}
+    for i, row in enumerate(sound):  # one by one, so that a kill between takes no picture from TensorBoard
+        stamp = row.stamp | {"made_by": made_by, "pictures": row.place < config.pictures(cfg)}
         results.save_row(folder, e, i, **stamp)
-        found.append(results.scalars(e, i) | stamp)
-    means = Means()
-    means.add(e.curves)
-    shown = [i for i, row in enumerate(sound) if row.place < cfg.log_images]
-    session.found(found, means.sums, e.only(shown) if shown else None)
+        means, one = Means(), e.only([i])
+        means.add(one.curves)
+        session.found(results.scalars(e, i) | stamp, means.sums, one if row.place < cfg.log_images else None)
 
 
 class Progress(pl.Callback):

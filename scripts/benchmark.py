@@ -10,6 +10,7 @@ images, in turn; their difference leaves out what a command costs however many i
 Machines are noisy: quote the median of the ratios, with the machine and the versions.
 """
 
+import os
 import platform
 import statistics
 import subprocess
@@ -89,24 +90,15 @@ def two_workers(overrides: list[str]) -> None:
         def seconds(count: int, images: int) -> float:
             start = time.perf_counter()
             options = [f"trainer.devices={count}", f"limit={images}", f"hydra.run.dir={folder}/{count}-{images}-{start}"]
-            fixed = [
-                f"images={folder}",
-                "threads=1",
-                "device=cpu",
-                "steps=20",
-                "batch_size=4",
-                "pictures=none",
-                "log_images=0",
-            ]
-            script = Path(__file__).with_name("run.py")
-            subprocess.run([sys.executable, script, *fixed, *options, *overrides], check=True, capture_output=True)
+            command = [sys.executable, Path(__file__).with_name("run.py"), f"images={folder}", *FIXED, *options, *overrides]
+            subprocess.run(command, check=True, capture_output=True)
             return time.perf_counter() - start
 
         def rate(count: int) -> float:
             return (MANY - FEW) / (seconds(count, MANY) - seconds(count, FEW))
 
         pairs = [(rate(2), rate(1)) for _ in range(3)]
-    print(f"two cores, torch {torch.__version__}, {platform.machine()}, images of 20 steps per second")
+    print(f"{os.cpu_count()} cores, torch {torch.__version__}, {platform.machine()}, images of 20 steps per second")
     report("two workers", [a for a, _ in pairs])
     report("one worker", [b for _, b in pairs])
     report("ratio, pair by pair", [a / b for a, b in pairs])

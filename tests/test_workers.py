@@ -305,7 +305,8 @@ ON_NODE = shares.Share(3, 4, local=1, local_count=2)
         ("cuda:2", 1, shares.Share(), ["cuda:2"]),
         ("auto", 1, ON_NODE, ["cuda:1"]),  # tasks of one machine take turns at its GPUs
         ("auto", "all", ON_NODE, ["cuda:1", "cuda:3"]),
-        ("auto", 1, shares.Share(5, 8, local=5, local_count=8), ["cuda:0"]),  # more tasks than it sees: Slurm bound them
+        ("auto", 1, shares.Share(5, 8, local=5, local_count=8), ["cuda:1"]),  # more processes than GPUs
+        ("auto", "all", shares.Share(1, 2, local=1, local_count=2, bound=True), ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
     ],
 )
 def test_a_worker_for_each_device(gpus, name, count, share, expected):
@@ -358,9 +359,9 @@ def test_no_threads_are_refused():
 @pytest.mark.parametrize(
     "arguments, environment, names",
     [
-        (["-m", "seed=0,1", "name=refused"], SRUN, "-m inside srun"),
-        (["-m", "seed=0,1", "name=refused"], TORCHRUN, "-m inside torchrun"),
-        (["-m", "seed=0,1", "share=0/2", "name=refused"], {}, "-m inside share="),
+        (["-m", "seed=0,1", "name=refused"], SRUN, "-m with srun"),
+        (["-m", "seed=0,1", "name=refused"], TORCHRUN, "-m with torchrun"),
+        (["-m", "seed=0,1", "share=0/2", "name=refused"], {}, "-m with share="),
         ([], SRUN, "same name="),
         ([], TORCHRUN, "same name="),
         (["share=0/2"], {}, "same name="),

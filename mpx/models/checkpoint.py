@@ -1,4 +1,6 @@
-"""Weights and class names from the user's files. Nothing in them is executed: `weights_only`, safetensors, JSON, text."""
+"""Weights and class names from the user's files. Nothing in them is executed (`weights_only`, safetensors, JSON, text), but
+where the user says why a file may be trusted.
+"""
 
 import json
 from pathlib import Path
@@ -10,9 +12,9 @@ from torch import Tensor, nn
 PREFIXES = ("module.", "model.", "network.", "_orig_mod.")  # DataParallel, LightningModules, torch.compile
 
 
-def load_weights(network: nn.Module, path: str | Path) -> None:
+def load_weights(network: nn.Module, path: str | Path, trust: str | None = None) -> None:
     """Into the network, strictly. The file holds a state dict, or a dict with one under "state_dict" or "model"."""
-    state, wanted = read_state(path), network.state_dict()
+    state, wanted = read_state(path, trust), network.state_dict()
     while not state.keys() & wanted.keys():  # strip a prefix that all keys share, then look again
         prefix = next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), None)
         if prefix is None:
@@ -33,16 +35,23 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         )
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
+def read_state(path: str | Path, trust: str | None = None) -> dict[str, Tensor]:
+    """trust: why the code that a pickle may hold is run, e.g. "our own training of May"; null: it is not."""
+    if trust is not None and len(str(trust).split()) < 2:
+        raise ValueError(f"trust={trust!r} must say in words why the code in {str(path)!r} may be run")
     path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"weights {str(path)!r}: there is no such file")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=trust is None)
+        )
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError, SafetensorError, ...
         raise ValueError(
             f"weights {str(path)!r} are not a checkpoint that can be read without running code "
-            f"({type(error).__name__}): save network.state_dict() instead"
+            f"({type(error).__name__}): save network.state_dict() instead, or say by model.trust why its code may be run"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):

@@ -96,6 +96,7 @@ def timm(name: str, pretrained: bool = True, checkpoint: str | None = None) -> C
 def custom(
     network: nn.Module | str,
     weights: str | None = None,
+    trust: str | None = None,
     mean: float | Sequence[float] = IMAGENET_MEAN,
     std: float | Sequence[float] = IMAGENET_STD,
     size: int | Sequence[int] = 224,
@@ -106,14 +107,15 @@ def custom(
 ) -> Classifier:
     """The user's own network, or "package.module:function" / "path/file.py:function" that builds it without arguments.
 
-    resize: the shorter side before the centre crop of `size`; None takes the larger side of the crop.
+    trust: why code in the file of weights may be run; None: it is not. resize: the shorter side before the centre crop of
+    `size`; None takes the larger side of the crop.
     """
     if isinstance(network, str):
         network = _build(network)
     if not isinstance(network, nn.Module):
         raise ValueError(f"model.network must be a torch.nn.Module, got {type(network).__name__}")
     if weights is not None:
-        load_weights(network, weights)
+        load_weights(network, weights, trust)
     if categories is not None:
         categories = read_categories(categories) if isinstance(categories, str) else list(categories)
     crop = _pair([size] if isinstance(size, int) else size)

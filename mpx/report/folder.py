@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mpx.report import results
@@ -19,27 +19,27 @@ log = logging.getLogger("mpx")
 
 
 @contextmanager
-def held(folder: Path, index: int = 0, count: int = 1) -> Iterator[None]:
-    """Holds the folder for share `index` of `count`, alone if there is one."""
+def held(folder: Path, index: int, count: int, keep: Callable[[bool], None]) -> Iterator[None]:
+    """Holds the folder for share `index` of `count`, alone if there is one; `keep`: see `lock`."""
     with ExitStack() as stack:
         if count == 1:
-            stack.enter_context(lock(folder / ".lock", "one process"))
+            stack.enter_context(lock(folder / ".lock", "one process", keep=keep))
         else:
-            stack.enter_context(lock(folder / ".lock", f"{count} shares", together=True))
+            stack.enter_context(lock(folder / ".lock", f"{count} shares", 10, keep, together=True))
             stack.enter_context(lock(folder / f".lock-{index}", f"share {index} of {count}"))
         yield
 
 
 @contextmanager
-def lock(path: Path, what: str, together: bool = False, patience: float = 0) -> Iterator[None]:
+def lock(path: Path, what: str, patience: float = 0, keep=lambda joins: None, together: bool = False) -> Iterator[None]:
     """Alone, or together with processes that say the same `what`; ValueError where another is in the way.
 
-    patience: how many seconds it is waited for.
+    patience: for how many seconds it is waited; keep(joins): called before others may join, or when this one does.
     The file stays: to remove it would let two in.
     """
     with open(path, "a+") as file:
-        until = time.monotonic() + max(patience, 5 * together)  # the first of several holds it alone while it writes
-        while not _locked(file, what, together):
+        until = time.monotonic() + patience
+        while (joins := _locked(file, what, together)) is None:
             if time.monotonic() >= until:
                 file.seek(0)
                 raise ValueError(
@@ -47,36 +47,42 @@ def lock(path: Path, what: str, together: bool = False, patience: float = 0) -> 
                     "or give another name="
                 )
             time.sleep(0.05)
+        keep(joins)
+        if together and not joins:
+            with suppress(OSError):  # where there are no locks
+                fcntl.flock(file, fcntl.LOCK_SH)
         yield
 
 
-def _locked(file, what: str, together: bool) -> bool:
+def _locked(file, what: str, together: bool) -> bool | None:
+    """Whether it joins others; None where it may not."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
         if not together or file.readline().strip() != what:
-            return False
+            return None
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
-            return False
+            return None
     except OSError as error:  # some network file systems have none
         log.warning(f"cannot lock {file.name} ({error.strerror}): see to it that no other process works in this folder")
-        return True
+        return False
     file.truncate(0)
     print(f"{what}\npid {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
-    if together:
-        fcntl.flock(file, fcntl.LOCK_SH)
-    return True
+    return False
 
 
-def scan(folder: Path, belongs: Callable[[dict], bool]) -> Iterator[dict]:
-    """The rows of this run on disk that are whole, one at a time, as `results.load_row` gives them."""
+def scan(folder: Path, mine: Callable[[str], bool], belongs: Callable[[dict], bool]) -> Iterator[dict]:
+    """The rows of this run on disk that are whole, one at a time, as `results.load_row` gives them.
+
+    mine(image): is it one of those that are asked for? The others' arrays are not read.
+    """
     for path in _files(folder / "masks"):
-        row = None if path.name.startswith(".") else results.load_row(path)
-        if row and "file_bytes" in row and belongs(row) and _pictured(folder, row):
+        row = None if path.name.startswith(".") else results.load_row(path, mine)
+        if row and belongs(row) and _pictured(folder, row):
             yield row
 
 

@@ -15,9 +15,7 @@ import os
 import platform
 import secrets
 import unicodedata
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +26,7 @@ from mpx.report import render
 
 COLUMNS = ("image", "target", "class", "p_before", "p_after", "p_reference", "p_normalised", "area", "seconds", "mask")
 NUMBERS = ("p_before", "p_after", "p_reference", "area", "seconds")
+STAMP = {"targets", "label", "file_bytes", "made_by", "pictures"}  # by which a session knows a row again
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mpx")
 
 
@@ -77,14 +76,20 @@ def save_row(folder, e, i: int, pictures: bool = True, **stamp) -> None:
     write(folder / "masks" / f"{name}.npz", mask.getvalue())
 
 
-def load_row(path: Path) -> dict | None:
-    """What a run's masks/<name>.npz holds, or None where it is not whole: all is read, so checksums are compared."""
+def load_row(path: Path, mine: Callable[[str], bool] = lambda image: True) -> dict | None:
+    """What a run's masks/<name>.npz holds, or None where it is not whole, or its image not mine.
+
+    All is read, so checksums are compared.
+    """
     try:
         with np.load(path) as file:
+            if not mine(file["image"].item()):
+                return None
             row = {key: file[key] if file[key].ndim else file[key].item() for key in file.files}
         whole = row["name"] == path.stem and row["parameter"].ndim == row["saliency"].ndim == 2
-        return row if whole and row["curves"].shape[0] == len(row["terms"]) else None
-    except (OSError, ValueError, KeyError, EOFError, zlib.error, zipfile.BadZipFile):
+        whole = whole and len(row["curves"]) == len(row["terms"]) and row["target"] in row["targets"]
+        return row if whole and STAMP <= row.keys() and table_row(row) else None
+    except Exception:  # a damaged zip raises OSError, ValueError, zlib.error, NotImplementedError, RuntimeError, ...
         return None
 
 

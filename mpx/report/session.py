@@ -7,11 +7,11 @@ import json
 import logging
 import math
 import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -40,8 +40,9 @@ class Session:
         self.made_by = Counter()  # versions, device and batch size -> rows
         self.means, self.board, self.bar = tensorboard.Means(), tensorboard.Rows(folder), None
         if count > 1:
-            self._part(index, "json").unlink(missing_ok=True)  # it says that the share is done
-        for row in scan(folder, self._belongs):
+            with self._merging():
+                self._part(index, "json").unlink(missing_ok=True)  # it says that the share is done
+        for row in scan(folder, self._mine, self._belongs):
             self._keep(row)
             self.means.add(dict(zip(row["terms"].tolist(), torch.from_numpy(row["curves"])[..., None])))
         self.todo = [place for place in self.mine if self._open(place)]
@@ -50,10 +51,13 @@ class Session:
     def _part(self, index: int, suffix: str) -> Path:
         return self.folder / "parts" / f"{index}-of-{self.count}.{suffix}"
 
+    def _mine(self, image: str) -> bool:
+        return self.places.get(image, -1) in self.mine
+
     def _belongs(self, row: dict) -> bool:
-        place = self.places.get(row["image"], -1)
+        item = self.items[self.places[row["image"]]]
         try:
-            return place in self.mine and os.stat(self.items[place].path).st_size == row["file_bytes"]
+            return str(item.label) == row["label"] and os.stat(item.path).st_size == row["file_bytes"]
         except OSError:
             return True  # the photo has gone since; what was found stays
 
@@ -78,12 +82,11 @@ class Session:
         self.given += len(places)
         return [(place, self.items[place], self.done.get(self.items[place].name, set())) for place in places]
 
-    def found(self, rows: list[dict], sums: dict, shown=None) -> None:
-        """rows: as `results.load_row` gives them, on disk already; sums: of their curves; shown: for TensorBoard."""
-        for row in rows:
-            self._keep(row)
+    def found(self, row: dict, sums: dict, shown=None) -> None:
+        """row: as `results.load_row` gives it, on disk already; sums: of its curves; shown: for TensorBoard."""
+        self._keep(row)
         self.means.add_sums(sums)
-        results.append_csv(self.csv, [results.table_row(row) for row in rows])
+        results.append_csv(self.csv, [results.table_row(row)])
         if shown is not None:
             self.board.show(shown)
 
@@ -135,16 +138,26 @@ class Session:
         if self.count == 1:
             yield self
             return
+        names = sha256("\n".join(self.places).encode()).hexdigest()
         if not self.missing():
-            results.write_json(self._part(self.index, "json"), self.skipped)
-        # held until all is written, and waited for: of two that end together, the second must look after the first
-        with lock(self.folder / ".lock-merge", "the merging of its parts", patience=600):
-            parts, merged = [self._part(index, "json") for index in range(self.count)], None
-            if all(part.is_file() for part in parts):
+            results.write_json(self._part(self.index, "json"), {"images": names, "skipped": self.skipped})
+        with self._merging():  # held until all is written: of two that end together, the second must look after the first
+            parts = [self._part(index, "json") for index in range(self.count)]
+            parts = [json.loads(part.read_text()) for part in parts if part.is_file()]
+            if len(parts) < self.count:
+                yield None
+            elif any(part["images"] != names for part in parts):
+                log.warning("the shares saw different images (limit, a folder that grew): nothing is summed up until all "
+                            "were given the same again, or one command without share did what is missing")  # fmt: skip
+                yield None
+            else:
                 merged = Session(self.folder, self.items)
                 for part in parts:
-                    merged.skipped |= json.loads(part.read_text())
-            yield merged
+                    merged.skipped |= part["skipped"]
+                yield merged
+
+    def _merging(self):
+        return lock(self.folder / ".lock-merge", "the merging of its parts", patience=math.inf)
 
     def close(self, config: dict, texts: dict, log_images: int, protocol: dict) -> None:
         """Writes what is said of the whole run: the tables, the summary, TensorBoard's means."""
@@ -159,4 +172,7 @@ class Session:
             self.bar.close()
         sweep(self.folder)
         tensorboard.write_whole(self.folder, table, self.means(), shown, config, texts)
-        shutil.rmtree(self.folder / "parts", ignore_errors=True)
+        for part in (self.folder / "parts").glob("*-of-*.*"):
+            part.unlink()
+        with suppress(OSError):  # something of others may be there
+            (self.folder / "parts").rmdir()

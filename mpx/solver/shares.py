@@ -1,7 +1,7 @@
 """Which images this process does, on which devices, with how many threads: what the launcher and the config say of it."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,6 +15,7 @@ class Share:
     local: int = 0
     local_count: int = 1
     launcher: str = ""
+    bound: bool = False  # does it see its own GPUs only?
 
     def __str__(self):
         return f"{self.index} of {self.count}"
@@ -26,7 +27,8 @@ def share(asked: str) -> Share:
         return launched(os.environ)
     if asked == "array":
         env, outer = _array(os.environ), launched(os.environ)
-        return Share(env[0] * outer.count + outer.index, env[1] * outer.count, outer.local, outer.local_count, "array")
+        index, count = env[0] * outer.count + outer.index, env[1] * outer.count
+        return replace(outer, index=index, count=count, launcher="array")
     index, slash, count = str(asked).partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ValueError(
@@ -44,9 +46,14 @@ def launched(env) -> Share:
     else:
         return Share()
     index, count, local, per_node = (str(env.get(name, "")).partition("(")[0] for name in names)
-    if int(count) == 1:
-        return Share()
-    return Share(int(index), int(count), int(local or 0), int(per_node.partition(",")[0] or 1), launcher)
+    texts = index or "none", count or "none", local or "0", per_node.split(",")[0] or "1"
+    try:
+        numbers = [int(text) for text in texts]
+    except ValueError:
+        raise ValueError(
+            f"{launcher} must give numbers in {names[0]} and {names[1]}, and these are {texts[0]} and {texts[1]}"
+        ) from None
+    return Share(*numbers, launcher, "SLURM_GPUS_PER_TASK" in env) if numbers[1] > 1 else Share()
 
 
 def _array(env) -> tuple[int, int]:
@@ -62,13 +69,15 @@ def _array(env) -> tuple[int, int]:
 def devices(name: str, count, share: Share) -> list[torch.device]:
     """The device of each worker that this process starts. count: a number, "all" GPUs, or a list of GPU indices."""
     first = device(name)
-    if isinstance(count, list) and first.type == "cuda":
+    if isinstance(count, list) and count:
+        if first.type != "cuda":
+            raise ValueError(f"trainer.devices={count} names GPUs, and device={name} is {first.type} here: give a number")
         return [device(f"cuda:{i}") for i in count]
     here = [first]
     if first.type == "cuda" and ":" not in name:
         here = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-        if share.local_count <= len(here):  # else each task sees only its own
-            here = here[share.local :: share.local_count]
+        if not share.bound:
+            here = here[share.local :: share.local_count] or [here[share.local % len(here)]]
     if count == "all":
         if first.type != "cuda":
             raise ValueError(f"trainer.devices=all means GPUs, and device={name} is {first.type} here: give a number")

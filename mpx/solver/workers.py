@@ -38,7 +38,8 @@ class Group:
         backend = "nccl" if self.devices[0].type == "cuda" else "gloo"
         if self.meeting:  # local processes, which need no network
             os.environ |= {"RANK": f"{self.rank}", "LOCAL_RANK": f"{self.rank}", "WORLD_SIZE": f"{self.count}"}
-            os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+            loopback = "lo" if sys.platform == "linux" else "lo0"
+            os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
         if backend == "nccl":
             torch.cuda.set_device(self.devices[int(os.environ["LOCAL_RANK"])])
         place = f"file://{self.meeting}/ranks" if self.meeting else "env://"
@@ -122,20 +123,20 @@ def start(target: Callable, arguments: list[tuple], threads: int, desk) -> None:
                     with suppress(ConnectionError):  # it died meanwhile, which is seen in a moment
                         pipe.send_bytes(pickle.dumps(answer))
     finally:
-        for process in processes:
-            if process.pid:
-                process.kill()  # no file is ever half written, so there is nothing to wait for
-                process.join()
+        started = [process for process in processes if process.pid]
+        for process in started:
+            process.kill()  # no file is ever half written, so there is nothing to wait for
+        for process in started:
+            process.join()
 
 
 def _ended(process) -> None:
     process.join()
     if process.exitcode:
-        how = f"was killed by signal {-process.exitcode}" if process.exitcode < 0 else f"ended with code {process.exitcode}"
-        raise ValueError(
-            f"a worker process {how}, perhaps for want of memory (a smaller trainer.devices or batch_size needs less): "
-            "finished rows are kept, and the same command goes on with the others"
-        )
+        how = f"ended with code {process.exitcode} (see above)"
+        if process.exitcode < 0:
+            how = f"was killed by signal {-process.exitcode}, perhaps for want of memory (a smaller batch_size needs less)"
+        raise ValueError(f"a worker process {how}: finished rows are kept, and the same command goes on with the others")
 
 
 class _Remote:

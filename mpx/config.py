@@ -19,6 +19,7 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from hydra.utils import instantiate
 from omegaconf import AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
@@ -43,8 +44,10 @@ ConfigStore.instance().store("mpx_schema", SCHEMA)
 
 
 def _axes(number: int, overrides: list[str]) -> str:
-    """A sweep job's folder name: its number and the overrides that were not typed as they are, hence vary."""
-    varied = ",".join(override for override in overrides if override not in sys.argv)
+    """A sweep job's folder name: its number and the overrides that vary, which are not those typed with one value."""
+    typed = OverridesParser.create().parse_overrides([a for a in sys.argv[1:] if "=" in a and not a.startswith("-")])
+    fixed = {override.get_key_element() for override in typed if not override.is_sweep_override()}
+    varied = ",".join(override for override in overrides if override.partition("=")[0] not in fixed)
     return f"{number}_{re.sub(r'[^A-Za-z0-9_.,=-]+', '-', varied)[:100]}"
 
 

@@ -302,13 +302,7 @@ def close(one: Path, other: Path, tolerance: float) -> None:
 @pytest.mark.parametrize("more", [[], ["parallel=samples", "trainer.devices=2", "samples=2"]])
 def test_a_row_that_does_not_fit_alone_is_one_sentence(home, more):
     hungry(home, 1, CUDA)  # one photo is looked at before, and a row takes as many as it has samples
-    few = [
-        *LONG,
-        "limit=2",
-        "batch_size=2" if more else "batch_size=1",
-        "game=dual",
-        "name=starved" + "-samples" * len(more),
-    ]
+    few = [*LONG, "limit=2", f"batch_size={2 if more else 1}", "game=dual", f"name=starved{len(more)}"]
     command = done(home, *few, "model.network=hungry.py:Hungry", *more, code=1)
     assert "mpx: out of memory with" in command.err and len(command.err.strip().splitlines()) == 1
 

@@ -147,6 +147,15 @@ def test_neither_the_order_of_files_nor_the_place_in_a_batch_matters(home):
     assert [row["image"] for row in table(run(home, "permuted"))] == [f"p{i:02}" for i in order]
 
 
+def test_alone_in_its_batch_a_row_has_the_same_bits_whatever_the_network(home):
+    """Where a network's kernels round by the place in a batch, batch_size=1 is what keeps the promise."""
+    alone = [*SAME, "model.network=net.py:PlaceNet", "batch_size=1", "limit=4"]
+    done(home, *alone, "name=alone")
+    order = f"images=[{','.join(f'photos/p0{i}.png' for i in (3, 1, 0, 2))}]"
+    done(home, *alone, order, "trainer.devices=2", "name=alone2")
+    assert len(masks(run(home, "alone"))) == 4 and masks(run(home, "alone2")) == masks(run(home, "alone"))
+
+
 def test_a_row_beside_another_target_of_its_image_is_the_same(home):
     done(home, *SAME, "target=[1,0]", "limit=2", "name=targets")
     both = masks(run(home, "targets"))

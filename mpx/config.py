@@ -95,6 +95,9 @@ def build(node: DictConfig, name: str):
         cause = error.__cause__ or error
         if isinstance(cause, ValueError):
             raise cause from None
+        if isinstance(cause, MissingMandatoryValue):
+            key = cause.full_key
+            raise ValueError(f"{key} has no value: give {key}=...") from None
         raise ValueError(f"{name}: {_first_line(cause)}") from error
     if not isinstance(part, partial):
         return part
@@ -244,8 +247,6 @@ def sentence(error: Exception) -> str:
         if key.startswith("lambda_"):
             return _not_chosen(key)
         return _unknown(key, [k for k in cause.parent_node or [] if k != "hydra"])
-    if isinstance(cause, MissingMandatoryValue):
-        return f"{key} has no value: give {key}=..."
     text = (f"{key}: " if key else "") + _first_line(cause)
     return f"{text}; quote a value that holds a comma, 'key=\"a,b\"', or add -m to sweep" if "Ambiguous" in text else text
 

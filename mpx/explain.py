@@ -103,7 +103,7 @@ def explain(
         classifier.check(photos[:1].to(classifier.device))
         rows = _rows(classifier, photos, names, target)
         left, parts = iter(rows), []
-        if deterministic and place_matters(classifier, photos.shape[1:], batch_size):
+        if deterministic and place_matters(classifier, photos.shape[2:], batch_size):
             warnings.warn(ONE_BY_ONE, stacklevel=3)
             batch_size = 1
         solve_batch = partial(solve, recipe, classifier, frames=frames, run=partial(minimise, on_step=on_step))

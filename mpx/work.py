@@ -49,7 +49,7 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
             session.say(f"{classifier.name} on {where}")
         warn = None if group else session.warn
         take, size = group.shared(take) if group else take, cfg.batch_size
-        if cfg.deterministic and place_matters(classifier, (3, *classifier.preprocess.crop), size):
+        if cfg.deterministic and place_matters(classifier, classifier.preprocess.crop, size):
             size = 1
             if session:
                 session.warn(ONE_BY_ONE)

@@ -1,13 +1,14 @@
 """The library as a notebook or an evaluation harness uses it."""
 
 import io
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
 from captum.metrics import infidelity, sensitivity_max
 from PIL import Image
-from planted import SquareNet, square_photo
+from planted import PlaceNet, RoundingNet, SquareNet, square_photo
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from mpx import Classifier, MeaningfulPerturbation, explain
@@ -17,6 +18,17 @@ NET = SquareNet().train()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])
 OPTIONS = dict(perturbation="mean_color", mask_size=8, steps=10, jitter=0)
 quick = partial(explain, NET, **OPTIONS)
+
+
+@pytest.mark.parametrize("network, warns", [(RoundingNet, False), (PlaceNet, True)])
+def test_deterministic_rows_have_the_same_bits_in_any_company(network, warns):
+    net = network().eval()
+    photos = torch.stack([square_photo(net, seed) for seed in range(4)])
+    options = dict(perturbation="black", mask_size=8, steps=8, noise=0.1, deterministic=True, batch_size=4)
+    with pytest.warns(UserWarning, match="one by one") if warns else nullcontext():
+        whole = explain(net, photos, 1, **options)
+        other = explain(net, photos[[2, 0]], 1, **options)
+    assert torch.equal(whole.parameter[[2, 0]], other.parameter) and torch.equal(whole.p_after[[2, 0]], other.p_after)
 
 
 def test_an_explanation_shows_and_saves_itself(tmp_path):

@@ -8,6 +8,8 @@ from commands import PLAIN, SAME, done, masks, summary, table, whole, workplace
 from planted import SquareNet, square_photo
 from torchvision.transforms.v2.functional import to_pil_image
 
+from mpx.report.results import load_row
+
 ROWS = ["p00-1-checker-board", "p01-1-checker-board", "p02-1-checker-board", "p03-1-checker-board"]
 SHOWN = [a for a in SAME if not a.startswith("pictures")] + ["pictures=2"]
 
@@ -179,3 +181,24 @@ def test_without_deterministic_the_batch_may_differ_too(home):
     done(home, *PLAIN, "batch_size=1", "threads=1", "limit=3", "name=free")
     assert len(table(home / "outputs" / "free")) == 3
     assert sorted(summary(home / "outputs" / "free")["made_by"].values()) == [1, 2]
+
+
+def test_a_row_of_another_label_is_done_again(home, tmp_path):
+    csv = home / "set.csv"
+    for label, expected in (("nothing", "0"), ("checker board", "1")):
+        csv.write_text(f"image,label\nphotos/p00.png,{label}\n")
+        labels = [a for a in SHOWN if not a.startswith("images")]
+        done(home, *labels, "dataset=table", "dataset.file=set.csv", "target=label", "name=labels")
+        assert [row["target"] for row in table(home / "outputs" / "labels")] == [expected]
+
+
+def test_no_damage_of_a_row_stops_the_reading(run):
+    file = next((run / "masks").iterdir())
+    data, random = file.read_bytes(), np.random.default_rng(0)
+    row = load_row(file)
+    for bit in random.integers(8 * len(data), size=600).tolist() + list(range(400)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(flipped)
+        read = load_row(file)
+        assert read is None or all(np.array_equal(read[key], row[key]) for key in row)

@@ -83,6 +83,28 @@ def test_a_multirun_is_a_folder_for_each(mpx, folder):
     assert sizes == [4, 8]
 
 
+def test_a_failed_job_shows_in_the_exit_code_of_a_sweep_with_skipped_images(mpx, folder):
+    (folder / "photos" / "broken.png").write_bytes(b"")
+    code, _, err = mpx("-m", *SQUARE, "images=photos", "mask_size=99,8", "hydra.sweep.dir=sweep")
+    assert code == 1 and "mask_size=99" in err
+
+
+def test_nothing_of_the_users_own_is_removed(mpx, folder):
+    (folder / "parts").mkdir()
+    (folder / "parts" / "mine.csv").write_text("mine")
+    code, _, err = mpx(*SQUARE, "images=photos", "hydra.run.dir=.")
+    assert code == 0 and (folder / "parts" / "mine.csv").read_text() == "mine", err
+
+
+def test_snapshots_that_nobody_sees_are_not_made_and_change_nothing(mpx, folder):
+    for name, pictures in (("seen", "all"), ("unseen", "none")):
+        mpx(*SQUARE, "images=photos", "log_images=0", f"pictures={pictures}", f"hydra.run.dir={name}")
+    for path in (folder / "seen" / "masks").iterdir():
+        one, other = np.load(path), np.load(folder / "unseen" / "masks" / path.name)
+        assert all((one[k] == other[k]).all() for k in ("parameter", "saliency", "curves", "p_after"))
+    assert not (folder / "unseen" / "panels").exists()
+
+
 def test_a_failing_job_leaves_the_others_running(mpx, folder):
     code, _, err = mpx("-m", *SQUARE, "images=photos/p0.png", "mask_size=99,8", "hydra.sweep.dir=sweep")
     assert code == 1 and "mask_size=99" in err and len(list((folder / "sweep").glob("*/masks/*.npz"))) == 1
@@ -207,6 +229,16 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
         (["steps"], "an argument is key=value"),
         (["lr=0"], "lr=0.0 must be a number above 0"),
         (["frames=1"], "frames=1 must be at least 2"),
+        (["batch_size=null"], "batch_size=None must be at least 1"),
+        (["pictures=2.5"], "pictures=2.5 must be a number of images"),
+        (["name=.."], "name='..' must be the name of a folder"),
+        (["name="], "name='' must be the name of a folder"),
+        (["+trainer.max_steps=3"], "trainer.max_steps would end the search elsewhere than steps= says"),
+        (["+trainer.strategy=ddp"], "trainer.strategy would mix rows or devices"),
+        (["trainer.devices=[0,1]"], "trainer.devices=[0, 1] names GPUs, and device=cpu is cpu here"),
+        (["trainer=gpus"], "trainer.devices=all means GPUs"),
+        (["parallel=images"], "parallel='images' must be rows or samples"),
+        (["dataset=table"], "dataset.file has no value: give dataset.file="),
     ],
 )
 def test_a_mistake_is_one_sentence(mpx, folder, arguments, names):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from commands import CONTEXT, PLAIN, SAME, Command, done, drafts, masks, serve, 
 from planted import SQUARE
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mpx import config
 from mpx.data.datasets import images
-from mpx.report.folder import lock
+from mpx.report.folder import held, lock
 from mpx.report.session import Session
 from mpx.solver import shares, workers
 
@@ -147,13 +149,52 @@ def test_neither_the_order_of_files_nor_the_place_in_a_batch_matters(home):
     assert [row["image"] for row in table(run(home, "permuted"))] == [f"p{i:02}" for i in order]
 
 
-def test_alone_in_its_batch_a_row_has_the_same_bits_whatever_the_network(home):
-    """Where a network's kernels round by the place in a batch, batch_size=1 is what keeps the promise."""
-    alone = [*SAME, "model.network=net.py:PlaceNet", "batch_size=1", "limit=4"]
-    done(home, *alone, "name=alone")
+def test_a_network_that_rounds_by_the_place_in_a_batch_is_solved_one_by_one(home):
+    few = [*SAME, "model.network=net.py:PlaceNet", "limit=4"]
+    assert "one by one" in done(home, *few, "name=alone").out
     order = f"images=[{','.join(f'photos/p0{i}.png' for i in (3, 1, 0, 2))}]"
-    done(home, *alone, order, "trainer.devices=2", "name=alone2")
+    done(home, *few, order, "trainer.devices=2", "name=alone2")
     assert len(masks(run(home, "alone"))) == 4 and masks(run(home, "alone2")) == masks(run(home, "alone"))
+
+
+def test_bad_images_of_one_share_end_no_other(home):
+    """torchrun ends all its processes when one ends with another code than 0."""
+    (home / "mixed").mkdir()
+    for i in range(6):
+        if i % 2:
+            shutil.copy(home / "photos" / f"p{i:02}.png", home / "mixed")
+        else:
+            (home / "mixed" / f"p{i:02}.png").write_bytes(b"no picture")
+    few = [*SHOWN, "images=mixed", "name=mixed"]
+    assert "share 0 of 2 is done" in done(home, *few, "share=0/2").out
+    assert "skipped p02" in done(home, *few, "share=1/2", code=3).out
+    assert [row["image"] for row in table(run(home, "mixed"))] == ["p01", "p03", "p05"]
+    assert summary(run(home, "mixed"))["n_skipped"] == 3 and not (run(home, "mixed") / "parts").exists()
+
+
+def test_shares_of_different_images_are_not_summed_up(home):
+    done(home, *SHOWN, "share=1/2", "limit=4", "name=grew")
+    assert "different images" in done(home, *SHOWN, "share=0/2", "name=grew").out
+    assert not (run(home, "grew") / "results.csv").exists()
+    done(home, *SHOWN, "name=grew")
+    complete(home, "grew")
+
+
+def test_a_share_that_joins_has_the_same_configuration(tmp_path):
+    def keep(*overrides):
+        return partial(config.keep, config.compose(*overrides), tmp_path, ("name",), list(overrides))
+
+    with held(tmp_path, 0, 2, keep("steps=5", "name=a")):
+        with held(tmp_path, 1, 2, keep("steps=5", "name=b")):
+            pass
+        with pytest.raises(ValueError, match="steps was 5 and is 6"):
+            with held(tmp_path, 1, 2, keep("steps=6")):
+                pass
+        with pytest.raises(ValueError, match=f"being worked in .2 shares pid {os.getpid()}"):
+            with held(tmp_path, 0, 1, keep("steps=5")):
+                pass
+    with held(tmp_path, 0, 1, keep("steps=6")):  # nobody is there, and no row
+        pass
 
 
 def test_a_row_beside_another_target_of_its_image_is_the_same(home):

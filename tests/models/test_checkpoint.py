@@ -99,6 +99,18 @@ def test_categories(tmp_path):
         read_categories(tmp_path / "gone.txt")
 
 
+def test_code_in_a_file_runs_only_where_the_user_says_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source, target = network(), network()
+    torch.save({"state_dict": source.state_dict(), "callback": Evil()}, "w.pth")
+    for trust, words in ((None, "model.trust"), ("yes", "must say in words")):
+        with pytest.raises(ValueError, match=words):
+            load_weights(target, "w.pth", trust)
+    assert not (tmp_path / "executed").exists()
+    load_weights(target, "w.pth", "from our own training")
+    assert torch.equal(source[1].weight, target[1].weight) and (tmp_path / "executed").exists()
+
+
 def test_custom_networks(tmp_path, monkeypatch):
     (tmp_path / "mynet.py").write_text(BUILD)
     monkeypatch.syspath_prepend(tmp_path)

@@ -85,7 +85,9 @@ class Supply:
                 except (ValueError, OSError) as error:
                     self.session.skip(item.name, str(error))
                     continue
-                self._check(photo)
+                if fault := self._fault(photo):
+                    self.session.skip(item.name, fault)
+                    continue
                 try:
                     targets = self._targets(photo, item.label)
                 except ValueError as error:
@@ -98,17 +100,22 @@ class Supply:
         rows, self.waiting = self.waiting[:number], self.waiting[number:]
         return rows
 
-    def _check(self, photo: Tensor) -> None:
-        """Stops the run where model or target would do for no photo."""
+    def _fault(self, photo: Tensor) -> str | None:
+        """Why this photo cannot be explained; what would go wrong with any photo, by the model or the target, stops the run.
+
+        Once a photo has passed, only `_targets` looks at the others.
+        """
         if self.checked:
-            return
+            return None
         try:
             logits = self.classifier.check(photo[None])[0]
-        except ValueError:  # perhaps this photo's fault alone
-            logits = self.classifier.check(torch.rand(photo[None].shape, generator=torch.Generator().manual_seed(0)))[0]
+        except ValueError as error:
+            self.classifier.check(torch.rand(photo[None].shape, generator=torch.Generator().manual_seed(0)))
+            return str(error)
         if "label" not in (self.target if OmegaConf.is_list(self.target) else [self.target]):
             resolve_targets(self.target, logits, None, self.classifier.categories)
         self.checked = True
+        return None
 
     @torch.no_grad()
     def _targets(self, photo: Tensor, label) -> tuple[int, ...]:

@@ -273,3 +273,13 @@ def test_nan_is_one_photos_failure(mpx, folder):
     assert list(skipped) == ["p1"] and "NaN or infinite at iteration" in reason
     assert set(masks[0]) - set(masks[1]) == {"p1-1-checker-board.npz"} and len(masks[1]) == 2
     assert all((masks[0][name] == masks[1][name]).all() and np.isfinite(masks[1][name]).all() for name in masks[1])
+
+
+def test_a_first_photo_that_the_model_cannot_take_stops_no_other(mpx, folder):
+    Image.new("RGB", (32, 32), "white").save(folder / "photos" / "first.png")
+    code, _, err = mpx(*FAST, "model.network=test_bad_images:Poisoned", "images=photos", "hydra.run.dir=run")
+    with open("run/skipped.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (
+        code == 3 and row["image"] == "first" and "NaN" in row["reason"] and len(list(Path("run/masks").iterdir())) == 3
+    ), err

@@ -158,7 +158,8 @@ def _work(target, pipe, threads, answered, arguments) -> None:
     try:
         target(remote, *arguments)
     except (ValueError, OSError) as error:
-        getattr(remote, "raise")(error)
+        with suppress(OSError):  # perhaps it is that the parent has gone
+            getattr(remote, "raise")(error)
 
 
 def _die_with_parent() -> None:

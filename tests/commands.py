@@ -160,6 +160,12 @@ def serve() -> None:
         os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
+def fork_workers() -> None:
+    """In a process that the server has started: so are those that it starts."""
+    torch.multiprocessing.get_context = lambda _: CONTEXT
+    forkserver._forkserver.ensure_running = lambda: None  # or this process would start a server of its own
+
+
 def _command(folder, arguments, inside, spawned, environment, out, err) -> None:
     os.setpgid(0, 0)
     for number, path in ((1, out), (2, err)):
@@ -169,8 +175,7 @@ def _command(folder, arguments, inside, spawned, environment, out, err) -> None:
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own is a semaphore that outlives a SIGKILL
     if not spawned:
-        torch.multiprocessing.get_context = lambda _: CONTEXT
-        forkserver._forkserver.ensure_running = lambda: None  # or this process would start a server of its own
+        fork_workers()
     sys.argv = ["mpx", *arguments]
     from mpx.cli import main
 

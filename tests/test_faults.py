@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import SAME, Command, done, drafts, masks, summary, table, whole, workplace
+from commands import CONTEXT, SAME, Command, done, drafts, fork_workers, masks, serve, summary, table, whole, workplace
 
 from mpx.report import results
+from mpx.solver.workers import start
 
 ROWS = 24
 LONG = [*(a for a in SAME if not a.startswith(("batch_size", "pictures", "log_images"))), "steps=60"]
@@ -155,10 +156,7 @@ def test_workers_end_with_their_parent_and_the_same_command_goes_on(home):
     born = children(command.pid)
     assert len(born) >= 2
     command.signal(signal.SIGKILL).end()
-    end = time.monotonic() + 5
-    while any(map(alive, born)) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not any(map(alive, born))
+    assert eventually(lambda: not any(map(alive, born)), 5) and not command.err, command.err
     before = rows(run(home, "orphans"))
     whole(run(home, "orphans"))
     assert 0 < len(before) < ROWS
@@ -183,6 +181,38 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(home):
     done(home, *many)
     assert before.items() <= rows(this).items()
     as_calm(home, "worker")
+
+
+class Desk:
+    answered = ()
+
+
+def _sleeps(_, file):
+    file.write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def _employs(file):
+    fork_workers()
+    start(_sleeps, [(file,)], 1, Desk())
+
+
+def test_a_worker_that_is_busy_ends_with_its_parent_too(tmp_path):
+    serve()
+    parent = CONTEXT.Process(target=_employs, args=(tmp_path / "pid",))
+    parent.start()
+    worker = int(eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
+    assert alive(worker)
+    parent.kill()
+    assert eventually(lambda: not alive(worker))
+
+
+def eventually(condition, seconds: float = 10):
+    """What the condition comes to within this time."""
+    end = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return value
 
 
 # ---- signals
@@ -351,6 +381,15 @@ def test_a_disk_that_is_really_full_does_too(home, small_disk):
     done(home, *few)
     assert kept.items() <= rows(disk / "run").items()
     as_calm(home, disk / "run")
+
+
+def test_tensorboard_that_cannot_be_written_is_one_warning(home):
+    few = [*LONG, "limit=2", "pictures=none", "name=unlogged"]
+    command = done(home, *few, inside=partial(_limited, 100000))  # its file is larger, all others are smaller
+    assert command.out.count("TensorBoard is off") == 1 and not command.err
+    assert (
+        masks(run(home, "unlogged")).items() <= masks(run(home, "calm")).items() and summary(run(home, "unlogged"))["n"] == 2
+    )
 
 
 def test_a_table_holds_whole_lines_on_a_full_disk(tmp_path):

@@ -230,12 +230,26 @@ def test_samples_spread_over_ranks_are_the_samples_of_one_process(home):
 def test_a_group_of_which_nothing_is_left_to_do_ends_too(home):
     """Only the leader knows, and the others wait for it."""
     done(home, *PLAIN, "limit=1", "samples=2", "parallel=samples", "trainer.devices=2", "name=group")
-    where = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
-    ranks = [
-        Command(home, *PLAIN, "limit=1", "samples=2", "parallel=samples", "name=group", RANK=r, LOCAL_RANK=r, **where)
-        for r in "01"
-    ]
+    ranks = torchrun(home, *PLAIN, "limit=1", "samples=2", "parallel=samples", "name=group")
     assert [rank.end(30) for rank in ranks] == [0, 0]
+
+
+def test_a_group_that_is_told_to_stop_stops_though_its_ranks_wait_for_each_other(home):
+    """Lightning's own handler of SIGTERM broadcasts from within it."""
+    long = [*PLAIN, "batch_size=1", "samples=2", "parallel=samples", "steps=100", "name=told"]
+    ranks = torchrun(home, *long)
+    ranks[0].until(lambda: (run(home, "told") / "results.csv").exists() and table(run(home, "told")))
+    for rank in ranks:
+        rank.signal(signal.SIGTERM)
+    assert [rank.end(5) for rank in ranks] == [143, 143]
+    assert 0 < summary(run(home, "told"))["n"] < 8 and summary(run(home, "told"))["protocol"]["stopped"]
+    assert "Traceback" not in ranks[0].err + ranks[1].err
+
+
+def torchrun(home: Path, *arguments: str) -> list[Command]:
+    """Two ranks, as torchrun would start them."""
+    where = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    return [Command(home, *arguments, RANK=rank, LOCAL_RANK=rank, **where) for rank in "01"]
 
 
 def free_port() -> int:

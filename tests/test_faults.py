@@ -271,14 +271,17 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too(home):
 
 
 def test_ctrl_c_stops_a_sweep_that_goes_on_where_it_was(home):
-    sweep = [*LONG, "limit=2", "batch_size=1", "-m", "hydra.sweep.dir=night", "hydra.sweep.subdir=${seed}", "seed=0,1"]
-    first, second = home / "night" / "0", home / "night" / "1"
-    command = told(Command(home, *sweep), first)
-    assert command.signal(signal.SIGINT).end(5) == 130 and just_stopped(command)
-    assert len(rows(first)) == 1 and not second.exists()
-    kept = rows(first)
+    """Its name was given by the clock: the message says it."""
+    sweep = [*LONG, "limit=2", "batch_size=1", "-m", "hydra.sweep.subdir=${seed}", "seed=0,1"]
+    sweeps = run(home, "sweeps")
+    command = Command(home, *sweep).until(lambda: any(sweeps.glob("*/0/masks/*.npz")))
+    assert command.signal(signal.SIGINT).end(5) == 130 and just_stopped(command), command.err
+    (folder,) = sweeps.iterdir()
+    kept = rows(folder / "0")
+    assert len(kept) == 1 and not (folder / "1").exists()
     go_on(home, command)
-    assert kept.items() <= rows(first).items() and len(rows(first)) == len(rows(second)) == 2
+    assert list(sweeps.iterdir()) == [folder] and kept.items() <= rows(folder / "0").items()
+    assert len(rows(folder / "0")) == len(rows(folder / "1")) == 2
 
 
 # ---- memory

@@ -22,9 +22,9 @@ from mpx.solver.module import fit
 from mpx.solver.objective import Problem, Search
 from mpx.solver.workers import alone
 
-MANY, FEW = 2000, 200
+MANY, FEW, BATCH = 2000, 200, 16
 QUICK = [a for a in PLAIN if not a.startswith(("model.network", "noise", "flip"))]
-QUICK += ["model.network=net.py:SquareNet", "steps=2", "frames=2", "noise=0", "flip=0", "batch_size=16"]
+QUICK += ["model.network=net.py:SquareNet", "steps=2", "frames=2", "noise=0", "flip=0", f"batch_size={BATCH}"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def _measured(file: str, main):
         main()
     finally:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        Path(file).write_text(json.dumps([peak, np.diff(ends).tolist(), opened]))
+        Path(file).write_text(json.dumps([peak, np.diff(ends[BATCH - 1 :: BATCH]).tolist(), opened]))
 
 
 def measured(home: Path, *arguments: str) -> tuple[float, np.ndarray, dict[str, int]]:

@@ -22,7 +22,7 @@ from mpx import config
 from mpx.data import datasets
 from mpx.data.images import read_image, to_rgb
 from mpx.data.targets import resolve_targets
-from mpx.explanation import ONE_BY_ONE, Explanation, Row, join, place_matters, solve, solve_all
+from mpx.explanation import Explanation, Row, join, place_matters, solve, solve_all
 from mpx.models.classifier import Classifier
 from mpx.solver.objective import Recipe, minimise
 
@@ -103,12 +103,10 @@ def explain(
         classifier.check(photos[:1].to(classifier.device))
         rows = _rows(classifier, photos, names, target)
         left, parts = iter(rows), []
-        if deterministic and place_matters(classifier, photos.shape[2:], batch_size):
-            warnings.warn(ONE_BY_ONE, stacklevel=3)
-            batch_size = 1
+        places = partial(place_matters, classifier, photos.shape[2:]) if deterministic else None
         solve_batch = partial(solve, recipe, classifier, frames=frames, run=partial(minimise, on_step=on_step))
         for _, explanation, failures in solve_all(
-            solve_batch, lambda n: list(islice(left, n)), batch_size, deterministic, warnings.warn
+            solve_batch, lambda n: list(islice(left, n)), batch_size, places, warnings.warn
         ):
             for sentence in failures.values():
                 raise ValueError(sentence)

@@ -18,8 +18,6 @@ from torch import Tensor
 from mpx.report import render, results
 from mpx.solver.objective import Problem, Recipe, Search
 
-ONE_BY_ONE = "deterministic=true: this network rounds a row by its place in the batch, so rows are solved one by one"
-
 
 @dataclass
 class Explanation:
@@ -115,25 +113,39 @@ def solve(
 
 
 def solve_all(
-    solve_batch: Callable, take: Callable[[int], list[Row]], batch_size: int, deterministic: bool, warn: Callable | None
+    solve_batch: Callable,
+    take: Callable[[int], list[Row]],
+    batch_size: int,
+    places: Callable | None,
+    warn: Callable,
+    halve=True,
 ) -> Iterator[tuple[list[Row], Explanation, dict]]:
     """Solves what `take(n)` gives, at most n rows at a time, until it gives none; yields each batch's rows and solution.
 
-    solve_batch(rows, pad=): see `solve`; deterministic: batches are padded. A batch that does not fit into memory is halved
-    and tried again from its start, which `warn` is told; the size that worked is kept. Without `warn` it is an error.
+    solve_batch(rows, pad=): see `solve`. places(batch_size): see `place_matters`; where given, batches are padded, and where
+    it says so, rows are solved one by one. A batch that does not fit into memory is halved and tried again from its start,
+    and the size that worked is kept; with halve=False it is an error. `warn` is told of both.
     """
-    waiting = []
+    waiting, tried = [], None
     while waiting := waiting or take(batch_size):
         rows, rest = waiting[:batch_size], waiting[batch_size:]
+        solution = None
         try:
-            solution = solve_batch(rows, pad=batch_size if deterministic else 0)
+            if places and tried != batch_size:
+                tried = batch_size
+                if places(batch_size):
+                    batch_size = 1
+                    warn(
+                        "deterministic=true: this network rounds a row by its place in the batch, so rows are solved one by one"
+                    )
+                    continue
+            solution = solve_batch(rows, pad=batch_size if places else 0)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-            solution = None  # tried again outside this block, which holds the failed batch in its traceback
-        if solution is None:
-            size = batch_size if deterministic else len(rows)
-            if size == 1 or not warn:
+        if solution is None:  # tried again outside the except block, which holds the failed batch in its traceback
+            size = batch_size if places else len(rows)
+            if size == 1 or not halve:
                 raise ValueError(
                     f"out of memory with {size} rows at once: batch_size={max(1, size // 2)}, precision=bf16, fewer samples "
                     "or a smaller model need less"
@@ -143,7 +155,7 @@ def solve_all(
             torch.cuda.empty_cache()
             warn(
                 f"out of memory with {size} rows at once: going on with {batch_size} (batch_size={batch_size} starts there)"
-                + ("; their bits differ from those of the larger batch" if deterministic else "")
+                + ("; their bits differ from those of the larger batch" if places else "")
             )
             continue
         waiting = rest

@@ -19,7 +19,7 @@ from torch import Tensor
 from mpx import config
 from mpx.data.images import read_image
 from mpx.data.targets import resolve_targets
-from mpx.explanation import ONE_BY_ONE, Explanation, Row, place_matters, solve, solve_all
+from mpx.explanation import Explanation, Row, place_matters, solve, solve_all
 from mpx.report import results
 from mpx.report.tensorboard import Means
 from mpx.solver import workers
@@ -47,13 +47,9 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
         solve_batch = partial(_solve, cfg, recipe, classifier, run=run, samples=samples)
         if session:
             session.say(f"{classifier.name} on {where}")
-        warn = None if group else session.warn
-        take, size = group.shared(take) if group else take, cfg.batch_size
-        if cfg.deterministic and place_matters(classifier, classifier.preprocess.crop, size):
-            size = 1
-            if session:
-                session.warn(ONE_BY_ONE)
-        for rows, explanation, failures in solve_all(solve_batch, take, size, cfg.deterministic, warn):
+        places = partial(place_matters, classifier, classifier.preprocess.crop) if cfg.deterministic else None
+        take, warn = group.shared(take) if group else take, session.warn if session else lambda text: None
+        for rows, explanation, failures in solve_all(solve_batch, take, cfg.batch_size, places, warn, halve=not group):
             if session:
                 keep(session, cfg, folder, rows, explanation, failures, where)
 

@@ -135,9 +135,7 @@ def solve_all(
                 tried = batch_size
                 if places(batch_size):
                     batch_size = 1
-                    warn(
-                        "deterministic=true: this network rounds a row by its place in the batch, so rows are solved one by one"
-                    )
+                    warn("deterministic=true: the network rounds a row by its place in a batch: rows are solved one by one")
                     continue
             solution = solve_batch(rows, pad=batch_size if places else 0)
         except RuntimeError as error:

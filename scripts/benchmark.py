@@ -26,10 +26,11 @@ from mpx import config
 from mpx.data import datasets
 from mpx.solver import shares, workers
 from mpx.solver.module import fit
-from mpx.solver.objective import Problem, Search
+from mpx.solver.objective import Problem
+from mpx.solver.search import Search
 
 ROUNDS, STEPS = 9, 6  # pairs of timings; iterations in each, of which the first is not counted
-FEW, MANY = 8, 32  # images
+FEW, MANY = 8, 72  # images; in fewer, one batch at the end is an eighth of all
 FIXED = ("threads=1", "device=cpu", "steps=20", "batch_size=4", "pictures=none", "log_images=0")
 
 

@@ -45,16 +45,11 @@ class RoundingNet(SquareNet):
 
 
 class PlaceNet(RoundingNet):
-    """And with a layer of two outputs, whose kernel rounds a row by its place in the batch."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(32, 2)
-        for parameter in self.head.parameters():
-            parameter.data = torch.linspace(-0.3, 0.3, parameter.numel()).view(parameter.shape)
+    """And with a rounding that depends on a row's place in the batch, as that of some kernels for two outputs does."""
 
     def forward(self, x):
-        return SquareNet.forward(self, x) + self.head(self.body(x).mean((2, 3)))
+        place = torch.arange(len(x), device=x.device)[:, None]
+        return super().forward(x) * (1 + place * 2.0**-23)
 
 
 def square_photo(net: SquareNet, seed: int = 0) -> torch.Tensor:

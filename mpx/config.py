@@ -20,10 +20,10 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.utils import instantiate
 from omegaconf import AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from mpx.models.classifier import Classifier
 from mpx.report.results import write
@@ -34,10 +34,10 @@ CONFIGS = _beside if _beside.is_dir() else Path(__file__).parents[1] / "configs"
 
 # the types of config.yaml's keys; an option's type is its function's signature
 SCHEMA = {
-    **{key: AnyNode() for key in ("images", "target", "mask_size", "pictures")},
+    **{key: AnyNode() for key in ("images", "target", "area", "mask_size", "pictures")},
     **{key: StringNode() for key in ("name", "game", "device", "precision", "parallel", "share")},
     **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "batch_size", "threads", "log_images", "frames")},
-    "lr": FloatNode(),
+    **{key: FloatNode() for key in ("lr", "dual_weight", "enough")},
     "deterministic": BooleanNode(),
 }
 ConfigStore.instance().store("mpx_schema", SCHEMA)
@@ -142,10 +142,21 @@ def recipe(cfg: DictConfig) -> Recipe:
         score=build(cfg.score, "score"),
         regularizers=regularizers,
         **augments,
+        areas=tuple(cfg.area) if OmegaConf.is_list(cfg.area) else (cfg.area,),
         optimizer=build(cfg.optimizer, "optimizer"),
-        scheduler=build(cfg.scheduler, "scheduler") if cfg.get("scheduler") else None,
-        **{key: cfg[key] for key in ("game", "samples", "steps", "precision", "seed")},
+        **{key: build(cfg[key], key) if cfg.get(key) else None for key in ("gradient", "scheduler")},
+        **{key: cfg[key] for key in ("game", "dual_weight", "samples", "steps", "precision", "seed")},
     )
+
+
+def preset(experiment: str, *overrides: str) -> Recipe:
+    """A published method, experiment=... of the command line, for explain(); overrides are written as there."""
+    if experiment not in options("experiment"):
+        raise ValueError(f"experiment={experiment!r} is not an option: choose one of {', '.join(options('experiment'))}")
+    try:
+        return recipe(compose(f"experiment={experiment}", *overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(sentence(error)) from error
 
 
 def number(cfg: DictConfig, key: str) -> float:

@@ -6,6 +6,7 @@
 >>> explanation.panel(0).save("panel.png")
 """
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -24,7 +25,8 @@ from mpx.data.images import read_image, to_rgb
 from mpx.data.targets import resolve_targets
 from mpx.explanation import Explanation, Row, join, place_matters, solve, solve_all
 from mpx.models.classifier import Classifier
-from mpx.solver.objective import Recipe, minimise
+from mpx.solver.objective import Recipe
+from mpx.solver.search import minimise
 
 
 @torch.inference_mode(False)
@@ -42,6 +44,9 @@ def explain(
     lambda_l1: float = 0.3,
     lambda_tv: float = 0.2,
     regularizers: dict[str, tuple[float, Callable]] | None = None,
+    dual_weight: float = 1.0,
+    area: float | Sequence[float] | None = None,
+    gradient: str | Callable | None = None,
     jitter: int = 2,
     noise: float = 0.0,
     flip: float = 0.0,
@@ -52,6 +57,7 @@ def explain(
     scheduler: str | Callable | None = None,
     seed: int = 0,
     precision: str = "32",
+    recipe: Recipe | None = None,
     batch_size: int = 16,
     deterministic: bool = False,
     frames: int = 24,
@@ -68,19 +74,23 @@ def explain(
     perturbation, mask, score, optimizer, scheduler: an option's name in configs/, or a function of the same contract.
     deterministic: fill every batch up to batch_size, so that a row's bits do not depend on its company. Threads and a GPU's
         algorithms are the caller's: torch.set_num_threads(1), torch.use_deterministic_algorithms(True).
+    recipe: all of these at once, a published method: recipe=mpx.preset("extremal2019").
     regularizers: further terms, name -> (weight, function of the saliency (B,1,h,w) giving (B,)).
     The other keys and all defaults are config.yaml's, where each has its unit, its reason and its source.
 
     Returns the explanation of all rows, image by image. Raises ValueError, one sentence, for what cannot be done.
     """
+    arguments = dict(locals())
     if not isinstance(model, nn.Module):
         raise ValueError(f"model of type {type(model).__name__} must be a torch.nn.Module")
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
+    if recipe:
+        _alone(arguments)
     root = {"mask_size": mask_size, "steps": steps, "lr": lr, "jitter": jitter, "noise": noise, "flip": flip}
     option = partial(config.option, **root)
     weights = {"l1": lambda_l1, "tv": lambda_tv}
-    recipe = Recipe(
+    recipe = recipe or Recipe(
         perturbation=option("perturbation", perturbation),
         mask=option("mask", mask),
         score=option("score", score),
@@ -88,10 +98,12 @@ def explain(
         under_mask=[option("augment", "jitter")] if jitter else [],
         over_mask=[option("augment", k) for k in ("noise", "flip") if root[k]],
         game=game,
+        dual_weight=dual_weight,
+        areas=tuple(area) if isinstance(area, Sequence) else (area,),
         samples=samples,
         steps=steps,
+        **{k: made and option(k, made) for k, made in (("gradient", gradient), ("scheduler", scheduler))},
         optimizer=option("optimizer", optimizer),
-        scheduler=scheduler and option("scheduler", scheduler),
         precision=precision,
         seed=seed,
     )
@@ -101,7 +113,7 @@ def explain(
     callers = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
     with classifier.frozen(), callers:  # `precision` decides, not the mode that explain() is called in
         classifier.check(photos[:1].to(classifier.device))
-        rows = _rows(classifier, photos, names, target)
+        rows = _rows(classifier, photos, names, target, recipe.areas)
         left, parts = iter(rows), []
         places = partial(place_matters, classifier, photos.shape[2:]) if deterministic else None
         solve_batch = partial(solve, recipe, classifier, frames=frames, run=partial(minimise, on_step=on_step))
@@ -114,8 +126,20 @@ def explain(
     return join(parts)
 
 
+BESIDE = ("model", "images", "target", "recipe", "batch_size", "deterministic", "frames", "on_step")  # of a recipe
+
+
+def _alone(arguments: dict) -> None:
+    for name, parameter in inspect.signature(explain).parameters.items():
+        if name not in BESIDE and arguments[name] != parameter.default:
+            raise ValueError(
+                f"{name}={arguments[name]!r} and recipe= both choose {name}: write it into the recipe, "
+                f'e.g. mpx.preset("fong2017", "{name}=...")'
+            )
+
+
 @torch.no_grad()
-def _rows(classifier, photos: Tensor, names: list[str], target) -> list[Row]:
+def _rows(classifier, photos: Tensor, names: list[str], target, areas: Sequence[float | None]) -> list[Row]:
     if isinstance(target, Tensor):
         if target.shape != (len(photos),):
             raise ValueError(f"target of shape {tuple(target.shape)} must be ({len(photos)},): one index for each image")
@@ -125,7 +149,8 @@ def _rows(classifier, photos: Tensor, names: list[str], target) -> list[Row]:
     rows = []
     for photo, name, spec in zip(photos, names, specs):
         logits = classifier(photo[None].to(classifier.device))[0]
-        rows += [Row(photo, t, name) for t in resolve_targets(spec, logits, None, classifier.categories)]
+        targets = resolve_targets(spec, logits, None, classifier.categories)
+        rows += [Row(photo, t, name, area) for t in targets for area in areas]
     return rows
 
 

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mpx.report import render, results
-from mpx.solver.objective import Problem, Recipe, Search
+from mpx.report import areas, render, results
+from mpx.solver.objective import Problem, Recipe
+from mpx.solver.search import Search
 
 
 @dataclass
@@ -27,10 +28,11 @@ class Explanation:
     images: list[str]  # of their images
     classes: list[str]  # of their targets, readable
     targets: Tensor  # (B,)
+    areas: Tensor  # (B,) asked; NaN where the method asks for none
     photos: Tensor  # (B,3,H,W) in [0,1]
     perturbed: Tensor  # (B,3,H,W) the photo without its evidence (deletion, dual) or with nothing else (preservation)
-    parameter: Tensor  # (B,1,h,w) what was learnt
-    mask: Tensor  # (B,1,H,W) 1 keeps a pixel, 0 perturbs it
+    parameter: Tensor  # (B,...) what was learnt; (B,1,h,w) the mask's cells, but for special masks
+    mask: Tensor  # (B,1,H,W) 1 keeps a pixel, 0 perturbs it; of a mask in other domains, its image
     saliency: Tensor  # (B,1,H,W) in [0,1], high where the evidence is: 1-mask, in a preservation the mask
     p_before: Tensor  # (B,) softmax probability of the target on the photo,
     p_after: Tensor  # (B,) on `perturbed`, without augment,
@@ -39,10 +41,12 @@ class Explanation:
     iterations: list[int]  # of the F snapshots: 0 is the start, the last one the result
     frames: Tensor  # (F,B,3,H,W) uint8, the perturbed photo at each
     frame_saliency: Tensor  # (F,B,1,H,W) uint8
-    frame_masks: Tensor  # (F,B,1,h,w)
+    frame_masks: Tensor  # (F,B,...) the parameter
     frame_p: Tensor  # (F,B) softmax probability of the target on each
     game: str
     seconds: float  # of the whole batch
+    passes: float  # forward and backward of one row through the network,
+    forwards: float  # and forward alone, that the search of each row took
     batch_size: int  # rows that were optimized together
 
     @property
@@ -62,6 +66,16 @@ class Explanation:
     def panel(self, row: int = 0) -> Image.Image:
         """Photo | saliency over it | perturbed photo, with class, probabilities and area."""
         return render.panel(self, row)
+
+    def smallest(self, enough: float = 0.9) -> list[int]:
+        """Of each image and class, the row of the smallest area that is enough, or else of the largest (`areas.smallest`)."""
+        rows = [row | {"row": i} for i, row in enumerate(results.table_rows(self))]
+        return [row["row"] for row in areas.smallest(rows, enough, self.game == "preservation")]
+
+    def summed(self, smooth: float = 0.09) -> Tensor:
+        """(N,1,H,W) for N images and classes: the masks of their areas, summed and smoothed (`areas.summed`)."""
+        places = areas.groups(list(zip(self.images, self.targets.tolist()))).values()
+        return torch.stack([areas.summed(self.saliency[rows], smooth) for rows in places])
 
     def save(self, folder) -> None:
         """Writes masks/, panels/, evolution/ and results.csv into the folder, each file whole or not at all."""
@@ -84,13 +98,19 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Row:
-    """One problem: a photo (3,H,W) in [0,1] and a class."""
+    """One problem: a photo (3,H,W) in [0,1], a class and, where the method wants it, an area."""
 
     photo: Tensor
     target: int
     image: str  # its name
+    area: float | None = None  # asked
     place: int = 0  # of the image in its dataset
     stamp: dict = field(default_factory=dict)  # what is stored with it, by which a session knows it again
+
+    @property
+    def problem(self) -> str:
+        """Which of its image's rows it is."""
+        return f"{self.target}" if self.area is None else f"{self.target} {self.area:g}"
 
 
 def solve(
@@ -104,7 +124,9 @@ def solve(
     padded = [*rows, *[rows[-1]] * (pad - len(rows))]
     photos = torch.stack([row.photo for row in padded]).to(where)
     targets = torch.tensor([row.target for row in padded], device=where)
-    search = Search(Problem(recipe, classifier, photos, targets, [row.image for row in padded], samples), frames)
+    areas = None if rows[0].area is None else torch.tensor([row.area for row in padded], device=where)
+    problem = Problem(recipe, classifier, photos, targets, [row.image for row in padded], areas, samples)
+    search = Search(problem, frames)
     run(search)
     failures = {i: sentence for i, sentence in search.failures().items() if i < len(rows)}
     classes = [class_name(row.target, classifier.categories) for row in rows]
@@ -203,23 +225,29 @@ def read_off(search: Search, images: list[str], classes: list[str], keep: list[i
 
     frames, frame_saliency, frame_p = [], [], []
     for parameter in snapshots:
-        perturbed, mask = problem.perturbed(parameter), problem.mask(parameter).clamp(0, 1)  # rounding may leave [0,1]
+        mask = problem.mask(parameter)
+        perturbed, p = problem.judge(mask)
+        saliency = problem.site.to_pixels(problem.evidence(mask)).clamp(0, 1)  # rounding may leave [0,1]
         frames.append(bytes_(perturbed))
-        frame_saliency.append(bytes_(problem.saliency(mask)))
-        frame_p.append(rows(problem.probability(perturbed)))
-    result, final = rows(perturbed), rows(mask)  # what is returned, shown and stored is what was evaluated last
+        frame_saliency.append(bytes_(saliency))
+        frame_p.append(rows(p))
+    result, final = rows(perturbed), rows(saliency)  # what is returned, shown and stored is what was evaluated last
     targets = rows(problem.targets)
+    areas = torch.full(targets.shape, torch.nan) if problem.areas is None else rows(problem.areas)
+    tags = [f"-area-{area:g}" if area == area else "" for area in areas.tolist()]
     images, classes = [images[i] for i in keep], [classes[i] for i in keep]
+    kinds = [f"{t}" if c == f"class {t}" else f"{t}-{slug(c)}" for t, c in zip(targets.tolist(), classes)]
     return Explanation(
-        names=[f"{i}-{t}-{slug(c)}" if c != f"class {t}" else f"{i}-{t}" for i, t, c in zip(images, targets, classes)],
+        names=[f"{i}-{kind}{tag}" for i, kind, tag in zip(images, kinds, tags)],
         images=images,
         classes=classes,
         targets=targets,
+        areas=areas,
         photos=rows(problem.photos),
         perturbed=result,
         parameter=rows(snapshots[-1]),
-        mask=final,
-        saliency=problem.saliency(final),
+        mask=problem.evidence(final),
+        saliency=final,
         p_before=rows(problem.p_before),
         p_after=frame_p[-1],
         p_reference=rows(problem.p_reference),
@@ -232,6 +260,7 @@ def read_off(search: Search, images: list[str], classes: list[str], keep: list[i
         game=problem.recipe.game,
         seconds=seconds,
         batch_size=len(problem.targets),
+        **{kind: number / len(problem.targets) for kind, number in problem.spent.items()},
     )
 
 
@@ -244,7 +273,7 @@ def class_name(target: int, categories: Sequence[str] | None) -> str:
 
 
 def _pick(name: str, value, rows: list[int]):
-    if name in ("iterations", "game", "seconds", "batch_size"):
+    if name in ("iterations", "game", "seconds", "batch_size", "passes", "forwards"):
         return value
     if name == "curves":
         return {term: values[:, rows] for term, values in value.items()}
@@ -261,7 +290,7 @@ def join(parts: list[Explanation]) -> Explanation:
     for name in Explanation.__dataclass_fields__:
         values = [getattr(part, name) for part in parts]
         first = values[0]
-        if name in ("iterations", "game", "batch_size"):
+        if name in ("iterations", "game", "batch_size", "passes", "forwards"):
             joined[name] = first
         elif name == "curves":
             joined[name] = {term: torch.cat([v[term] for v in values], 1) for term in first}

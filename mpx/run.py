@@ -21,7 +21,7 @@ from mpx.work import work
 log = logging.getLogger("mpx")
 PRINTED = 20  # rows of the table at the end
 # keys that may differ when a run is continued; those of the second line only where bits may differ
-FREE = ("name", "limit", "trainer.devices", "share", "log_images")
+FREE = ("name", "limit", "trainer.devices", "share", "log_images", "enough")
 FREE_BITS = ("batch_size", "device", "threads", "parallel")
 
 
@@ -83,6 +83,7 @@ def _sum_up(session: Session, cfg, choices: dict, command: str, start: float, st
     """Writes what is said of the whole run; None where other shares still work."""
     protocol = {
         "command": command,
+        "game": cfg.game,
         "stopped": stopped,
         "session_seconds": round(time.perf_counter() - start, 1),
         "p_normalised": "(p_after-p_reference)/(p_before-p_reference), softmax, no augment, "
@@ -91,7 +92,7 @@ def _sum_up(session: Session, cfg, choices: dict, command: str, start: float, st
     texts = {"config": f"```yaml\n{OmegaConf.to_yaml(cfg, resolve=True)}\n```", "command": f"```\n{command}\n```"}
     with session.whole() as whole:
         if whole:
-            whole.close(hparams(cfg, choices), texts, cfg.log_images, protocol)
+            whole.close(hparams(cfg, choices), texts, cfg.log_images, protocol, cfg.enough)
     if stopped:
         log.error(f"{session.counted(len(session.mine) - session.missing())} are done and kept in {session.folder}")
     return whole
@@ -164,7 +165,7 @@ def _work_here(session, cfg: DictConfig, folder: Path, share, where: torch.devic
 
 def hparams(cfg: DictConfig, choices: dict) -> dict:
     """The axes of an ablation, flat and short: group choices and root keys."""
-    groups = {k: str(v) for k, v in choices.items() if k in ("model", "perturbation", "mask", "score", "optimizer")}
+    groups = {k: str(v) for k, v in choices.items() if k in ("model", "perturbation", "mask", "score", "gradient", "optimizer")}
     for part in ("perturbation", "mask"):
         groups |= {f"{part}.{k}": str(v) for k, v in cfg[part].items() if not k.startswith("_") and k not in cfg}
     values = {k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if not isinstance(v, dict)}

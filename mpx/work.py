@@ -7,6 +7,7 @@ import math
 import os
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from mpx.data.targets import resolve_targets
 from mpx.explanation import Explanation, Row, place_matters, solve, solve_all
 from mpx.report import results
 from mpx.report.tensorboard import Means
-from mpx.solver import workers
+from mpx.solver import shares, workers
 from mpx.solver.module import fit
 
 
 def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.Group | None = None) -> None:
     """Explains the images that `session` hands out on one device; in a group the leader alone talks to it."""
     cfg = OmegaConf.create(cfg)
+    shares.keep_freed_memory()
     if group:
         group.join()
         session = session if group.rank == 0 else None
@@ -42,7 +44,7 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
             group.average(search.history)
 
     with same_bits(cfg.deterministic), config.classifier(cfg, where).frozen() as classifier:
-        take = Supply(session, classifier, cfg.target) if session else None
+        take = Supply(session, classifier, cfg.target, recipe.areas) if session else None
         samples = group.samples(recipe.samples) if group else None
         solve_batch = partial(_solve, cfg, recipe, classifier, run=run, samples=samples)
         if session:
@@ -63,9 +65,9 @@ def _solve(cfg, recipe, classifier, rows: list[Row], **options):
 class Supply:
     """take(n): at most n rows of the session's next images; none at the end. Images that cannot be explained are skipped."""
 
-    def __init__(self, session, classifier, target):
-        self.session, self.classifier, self.target = session, classifier, target
-        self.each = len(target) if OmegaConf.is_list(target) else 1  # rows of an image, at most
+    def __init__(self, session, classifier, target, areas: tuple):
+        self.session, self.classifier, self.target, self.areas = session, classifier, target, areas
+        self.each = len(areas) * (len(target) if OmegaConf.is_list(target) else 1)  # rows of an image, at most
         self.waiting, self.checked = [], False
 
     def __call__(self, number: int) -> list[Row]:
@@ -89,8 +91,12 @@ class Supply:
                 except ValueError as error:
                     self.session.skip(item.name, str(error))
                     continue
-                stamp = {"targets": np.array(targets), "label": str(item.label), "file_bytes": size}
-                self.waiting += [Row(photo, t, item.name, place, stamp) for t in targets if t not in done]
+                rows = [Row(photo, t, item.name, area, place) for t in targets for area in self.areas]
+                problems = np.array([row.problem for row in rows], np.str_)
+                stamp = {"problems": problems, "label": str(item.label), "file_bytes": size}
+                self.waiting += [
+                    replace(row, stamp=stamp | {"problem": row.problem}) for row in rows if row.problem not in done
+                ]
             if not items or len(items) < wanted and self.waiting:  # fewer near the end, so that every worker has some
                 break
         rows, self.waiting = self.waiting[:number], self.waiting[number:]

@@ -18,7 +18,8 @@ from planted import SquareNet, square_photo
 
 from mpx import Classifier, config
 from mpx.solver.module import fit
-from mpx.solver.objective import Problem, Search
+from mpx.solver.objective import Problem
+from mpx.solver.search import Search
 from mpx.solver.workers import alone
 
 MANY, FEW, BATCH = 2000, 200, 16

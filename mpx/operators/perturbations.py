@@ -4,19 +4,51 @@ A perturbation is a function of the photos x (B,3,H,W) in [0,1], called once per
 
 - their fully perturbed version (B,3,H,W), or
 - a pyramid (B,K,3,H,W) from fully to least perturbed (the photo itself is added as the last level), or
-- a function `rng -> (B,3,H,W)` where every step shall draw anew.
+- a function `rng -> (B,3,H,W)` where every step shall draw anew, or
+- a site of its own, where something else than pixels is masked (layers.py, wavelets.py). `Pixels` is the site of the others.
 
-An argument named `rng` receives the rows' random numbers (mpx.operators.rng). `blend` puts mask and levels together.
+A site knows the `shape` (C,h,w) of a row's mask, and has
+  draw(rng) -> what one evaluation has at random, for `show`,
+  show(drawn, mask) -> the pictures that the network is given, and tensors (each of B rows) for `inside`,
+  inside(*tensors) -> a context in which the network is asked,
+  to_pixels(evidence (B,C,h,w)) -> (B,1,H,W) in [0,1], to be looked at.
 Source of the constant, noise and blur operators: Fong & Vedaldi 2017, equation 2.
 """
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
+
+
+class Pixels:
+    """The site of all that blends photos x (B,3,H,W) with what a perturbation returned for them."""
+
+    def __init__(self, x: Tensor, prepared):
+        self.shape, self.photos = (1, *x.shape[2:]), x
+        self.fresh = prepared if callable(prepared) else None
+        self.levels = None if self.fresh else self._stack(prepared)
+
+    def _stack(self, perturbed: Tensor) -> Tensor:
+        pyramid = perturbed if perturbed.ndim == 5 else perturbed.unsqueeze(1)
+        return torch.cat([pyramid, self.photos.unsqueeze(1)], 1)
+
+    def draw(self, rng) -> Tensor:
+        """(B,K,3,H,W) from fully perturbed to the photo."""
+        return self.levels if self.fresh is None else self._stack(self.fresh(rng))
+
+    def show(self, levels: Tensor, mask: Tensor) -> tuple[Tensor, tuple]:
+        return blend(levels, mask), ()
+
+    def inside(self):
+        return nullcontext()
+
+    def to_pixels(self, evidence: Tensor) -> Tensor:
+        return evidence
 
 
 def blend(levels: Tensor, mask: Tensor) -> Tensor:

@@ -5,8 +5,12 @@ preservation) to (B,), zero where nothing is marked. Its YAML owns its weight, `
 `reduction`: "mean" over cells, so that mask_size can be swept without changing the balance, or the papers' "sum".
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+OFFSET = 0.0005
 
 
 def _reduce(values: Tensor, reduction: str) -> Tensor:
@@ -15,9 +19,21 @@ def _reduce(values: Tensor, reduction: str) -> Tensor:
     return getattr(values.flatten(1), reduction)(1)
 
 
-def l1(s: Tensor, reduction: str = "mean") -> Tensor:
-    """Area of the evidence, ||1-m||_1 of a deletion (Fong & Vedaldi 2017, equation 3)."""
-    return _reduce(s.abs(), reduction)
+def l1(s: Tensor, reduction: str = "mean", power: float = 1.0, warmup: int = 0, iteration: int = 0) -> Tensor:
+    """Area of the evidence, ||1-m||_1 of a deletion (Fong & Vedaldi 2017, equation 3).
+
+    power: of each value, below 1 it favours few large ones (Dabkowski & Gal 2017's code: 0.3, shifted by OFFSET to keep its
+    derivative finite at 0). warmup: the weight grows from 0 along a line over as many iterations (Chang et al. 2019: 30).
+    """
+    s = s.abs() if power == 1 else (s.abs() + OFFSET) ** power - OFFSET**power
+    value = _reduce(s, reduction)
+    return value * min(1.0, iteration / warmup) if warmup else value
+
+
+def border(s: Tensor, power: float = 2.0, reduction: str = "mean") -> Tensor:
+    """s^power along the image's four edges, where a region is cut off without costing variation (Dabkowski & Gal 2017's code)."""
+    edges = [s[..., :1, :], s[..., -1:, :], s[..., :1], s[..., -1:]]
+    return _reduce(torch.cat([edge.flatten(1) for edge in edges], 1) ** power, reduction)
 
 
 def tv(s: Tensor, beta: float = 3.0, isotropic: bool = True, reduction: str = "mean", cells: int | None = 28) -> Tensor:
@@ -34,3 +50,19 @@ def tv(s: Tensor, beta: float = 3.0, isotropic: bool = True, reduction: str = "m
     square = F.pad(dy, (0, 0, 0, 1)) ** 2 + F.pad(dx, (0, 1)) ** 2  # zero after the last row and column
     flat = square == 0  # kept out of the power, whose derivative at 0 is infinite for beta < 2
     return _reduce(square.masked_fill(flat, 1) ** (beta / 2) * ~flat, reduction)
+
+
+def area(s: Tensor, full: Tensor, area: Tensor, iteration: int, growth: float = 1.0035) -> Tensor:
+    """mean (sort(m) - r_a)^2, r_a zeros but for a share of `area` ones (Fong, Patrick & Vedaldi 2019, equation 4).
+
+    m is the evidence at full size, inside the image. The weight grows by `growth` at each iteration. Sorting is needless: the
+    largest are to be 1 and the others 0; of values that are equal at the border, each is to be both in proportion.
+    """
+    m = full.flatten(1)
+    ones = (m.shape[1] * area).round().long().clamp(1, m.shape[1])  # (B,)
+    with torch.no_grad():
+        border = torch.stack([row.kthvalue(row.numel() - int(n) + 1).values for row, n in zip(m, ones)])[:, None]
+        above, level = m > border, m == border
+        share = (ones[:, None] - above.sum(1, keepdim=True)) / level.sum(1, keepdim=True)
+        wanted = above + level * share  # to what extent each value is to be 1
+    return (wanted * (1 - m) ** 2 + (1 - wanted) * m**2).mean(1) * growth**iteration

@@ -30,3 +30,12 @@ def log_odds(logits: Tensor, target: Tensor) -> Tensor:
 def contrastive(logits: Tensor, target: Tensor) -> Tensor:
     """The class's logit minus that of the best other class (Fong, Patrick & Vedaldi 2019)."""
     return logit(logits, target) - _others(logits, target).amax(1)
+
+
+def hinge(logits: Tensor, target: Tensor, sign: float = 0.0, low: float = -5.0, high: float = 1.0) -> Tensor:
+    """`contrastive`, but minimised no further than to `low`, and maximised no further than to `high` (Dabkowski & Gal 2017's code).
+
+    The margin of Carlini & Wagner 2017: once the class is beaten, or wins, by enough, only the regularizers pull.
+    """
+    margin = contrastive(logits, target)
+    return margin.clamp(min=low) if sign > 0 else margin.clamp(max=high) if sign < 0 else margin

@@ -24,9 +24,10 @@ import numpy as np
 
 from mpx.report import render
 
-COLUMNS = ("image", "target", "class", "p_before", "p_after", "p_reference", "p_normalised", "area", "seconds", "mask")
-NUMBERS = ("p_before", "p_after", "p_reference", "area", "seconds")
-STAMP = {"targets", "label", "file_bytes", "made_by", "pictures"}  # by which a session knows a row again
+COLUMNS = ("image", "target", "class", "area_asked", "p_before", "p_after", "p_reference", "p_normalised", "area", "passes",
+           "forwards", "seconds", "mask")  # fmt: skip
+NUMBERS = ("p_before", "p_after", "p_reference", "area", "passes", "forwards", "seconds")
+STAMP = {"problems", "label", "file_bytes", "made_by", "pictures"}  # by which a session knows a row again
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mpx")
 
 
@@ -59,7 +60,7 @@ def save_row(folder, e, i: int, pictures: bool = True, **stamp) -> None:
     folder, name, mask = Path(folder), e.names[i], io.BytesIO()
     np.savez_compressed(
         mask,
-        parameter=e.parameter[i, 0].float().numpy(),  # (h,w)
+        parameter=e.parameter[i].float().squeeze(0).numpy(),  # (h,w), but for special masks
         saliency=e.saliency[i, 0].half().numpy(),  # (H,W)
         terms=np.array(list(e.curves), np.str_),
         curves=np.array([values[:, i].tolist() for values in e.curves.values()], np.float32),  # (terms, steps)
@@ -86,8 +87,8 @@ def load_row(path: Path, mine: Callable[[str], bool] = lambda image: True) -> di
             if not mine(file["image"].item()):
                 return None
             row = {key: file[key] if file[key].ndim else file[key].item() for key in file.files}
-        whole = row["name"] == path.stem and row["parameter"].ndim == row["saliency"].ndim == 2
-        whole = whole and len(row["curves"]) == len(row["terms"]) and row["target"] in row["targets"]
+        whole = row["name"] == path.stem and row["saliency"].ndim == 2
+        whole = whole and len(row["curves"]) == len(row["terms"]) and row["problem"] in row["problems"]
         return row if whole and STAMP <= row.keys() and table_row(row) else None
     except Exception:  # a damaged zip raises OSError, ValueError, zlib.error, NotImplementedError, RuntimeError, ...
         return None
@@ -97,7 +98,8 @@ def scalars(e, i: int) -> dict:
     """Row i but for its arrays; `seconds` are the batch's, shared out."""
     p = (float(x[i]) for x in (e.p_before, e.p_after, e.p_reference))
     texts = {"name": e.names[i], "image": e.images[i], "target": int(e.targets[i]), "class": e.classes[i]}
-    return texts | dict(zip(NUMBERS, (*p, float(e.area[i]), e.seconds / len(e.names))))
+    numbers = (*p, float(e.area[i]), e.passes, e.forwards, e.seconds / len(e.names))
+    return texts | {"area_asked": round(float(e.areas[i]), 6)} | dict(zip(NUMBERS, numbers))
 
 
 def table_rows(e) -> list[dict]:
@@ -109,7 +111,8 @@ def table_row(row: dict) -> dict:
     """COLUMNS of `scalars` or `load_row`; p_normalised is 1 at the photo's probability, 0 at the fully perturbed one's."""
     before, after, reference = (row[k] for k in NUMBERS[:3])
     normalised = (after - reference) / (before - reference) if before != reference else math.nan
-    row = row | {"p_normalised": normalised, "mask": f"masks/{row['name']}.npz"}
+    asked = row["area_asked"] if row["area_asked"] == row["area_asked"] else ""  # NaN: none
+    row = row | {"p_normalised": normalised, "mask": f"masks/{row['name']}.npz", "area_asked": asked}
     return {column: row[column] for column in COLUMNS}
 
 
@@ -176,7 +179,7 @@ def summary(rows: list[dict], n_skipped: int, n_missing: int, protocol: dict) ->
         "n": len(rows),
         "n_skipped": n_skipped,
         "n_missing": n_missing,
-        **{k: statistics([row[k] for row in rows]) for k in ("p_normalised", "p_after", "area", "seconds")},
+        **{k: statistics([row[k] for row in rows]) for k in ("p_normalised", "p_after", "area", "passes", "forwards", "seconds")},
         "share_p_normalised_below_0.1": sum(row["p_normalised"] <= 0.1 for row in rows) / len(rows) if rows else None,
         "protocol": protocol,
         "versions": versions(),

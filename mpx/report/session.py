@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from mpx.report import results, tensorboard
+from mpx.report import areas, results, tensorboard
 from mpx.report.folder import lock, scan, sweep
 
 log = logging.getLogger("mpx")
@@ -34,8 +34,8 @@ class Session:
         self.mine = range(index, len(items), count)
         self.places = {item.name: place for place, item in enumerate(items)}
         self.csv = folder / "results.csv" if count == 1 else self._part(index, "csv")
-        self.rows = []  # (place of the image, of the target, row of the results table)
-        self.done = {}  # image -> its targets that are done, None for all
+        self.rows = []  # (place of the image, of the problem, row of the results table)
+        self.done = {}  # image -> its problems (target, area) that are done, None for all
         self.skipped = {}  # image -> why
         self.made_by = Counter()  # versions, device and batch size -> rows
         self.means, self.board, self.bar = tensorboard.Means(), tensorboard.Rows(folder), None
@@ -77,7 +77,7 @@ class Session:
     # ---- what workers call
 
     def take(self, number: int) -> list[tuple]:
-        """At most this many images that nobody else has: (place, item, targets that are done)."""
+        """At most this many images that nobody else has: (place, item, problems that are done)."""
         places = self.todo[self.given : self.given + min(number, self.most)]
         self.given += len(places)
         return [(place, self.items[place], self.done.get(self.items[place].name, set())) for place in places]
@@ -115,12 +115,12 @@ class Session:
         log.warning(text)
 
     def _keep(self, row: dict) -> None:
-        image, target, targets = row["image"], row["target"], list(row["targets"])
+        image, problem, problems = row["image"], row["problem"], list(row["problems"])
         done = self.done.setdefault(image, set())
         if done is not None:
-            done.add(target)
-            self.done[image] = done if set(targets) - done else None
-        self.rows.append((self.places[image], targets.index(target), results.table_row(row)))
+            done.add(problem)
+            self.done[image] = done if set(problems) - done else None
+        self.rows.append((self.places[image], problems.index(problem), results.table_row(row)))
         self.made_by[row["made_by"]] += 1
 
     # ---- the end
@@ -159,12 +159,20 @@ class Session:
     def _merging(self):
         return lock(self.folder / ".lock-merge", "the merging of its parts", patience=math.inf)
 
-    def close(self, config: dict, texts: dict, log_images: int, protocol: dict) -> None:
-        """Writes what is said of the whole run: the tables, the summary, TensorBoard's means."""
+    def close(self, config: dict, texts: dict, log_images: int, protocol: dict, enough: float) -> None:
+        """Writes what is said of the whole run: the tables, the summary, TensorBoard's means.
+
+        enough: see `areas.smallest`; of no account where no areas were asked.
+        """
         table, skipped = self.table(), [(name, self.skipped[name]) for name in sorted(self.skipped, key=self.places.get)]
         results.write_csv(self.csv, table)
         results.write_skipped(self.folder / "skipped.csv", skipped)
         summary = results.summary(table, len(skipped), self.missing(), protocol) | {"made_by": self.made_by}
+        if table and table[0]["area_asked"]:
+            best = areas.smallest(table, enough, protocol["game"] == "preservation")
+            results.write_csv(self.folder / "smallest.csv", best, areas.COLUMNS)
+            found = [row["smallest_area"] for row in best if row["smallest_area"]]
+            summary["smallest_area"] = {"enough": enough, "rows": len(best), **results.statistics(found)}
         results.write_json(self.folder / "summary.json", summary)
         shown = [Path(row["mask"]).stem for place, _, row in sorted(self.rows, key=lambda r: r[:2]) if place < log_images]
         self.board.close()

@@ -23,7 +23,7 @@ from torch.utils.tensorboard.summary import hparams
 from mpx.report import render, results
 
 log = logging.getLogger("mpx")
-METRICS = ("p_after", "p_normalised", "area", "seconds")
+METRICS = ("p_after", "p_normalised", "area", "passes", "seconds")
 POINTS, IMAGES, TABLE = 200, 10, 200  # at most, of a curve, of a tag, of the table's lines
 WHOLE = ".whole"  # how the name of that file ends
 OFF = "TensorBoard is off for the rest of this run: "

@@ -11,7 +11,7 @@ import warnings
 
 import pytorch_lightning as pl
 
-from mpx.solver.objective import Search
+from mpx.solver.search import Search
 
 
 class MaskModule(pl.LightningModule):

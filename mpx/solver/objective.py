@@ -1,11 +1,9 @@
-"""The objective  score(perturb(x, m)) + sum_k lambda_k R_k(saliency)  of a batch of independent rows, and what it found.
+"""The objective  score(perturb(x, m)) + sum_k lambda_k R_k(saliency)  of a batch of independent rows.
 
-A row is one image and one target. Everything stays (B,) per row; the solvers sum it once, so that each row's gradient is
-its own and a batch of B gives the masks of B single runs. `minimise` is the plain loop; solver.module runs the same steps
-under Lightning.
+A row is one image, one target and, where the method has them, one area. Everything stays (B,) per row; the solvers sum it
+once (mpx.solver.search), so that each row's gradient is its own and a batch of B gives the masks of B single runs.
 """
 
-import inspect
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,16 +12,20 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from mpx.operators.perturbations import blend
+from mpx.operators import asks, offer
+from mpx.operators.perturbations import Pixels
 from mpx.operators.rng import Draws, key
 from mpx.operators.scores import probability
 
-# game -> what the network is shown: (perturbed under the mask itself or its complement, sign of the score to minimise)
+# game -> what the network is shown: (which of the masks, whether its complement, weight of the score to minimise)
 GAMES = {
-    "deletion": [("mask", 1)],
-    "preservation": [("mask", -1)],
-    "dual": [("mask", 1), ("complement", -1)],
+    "deletion": [(0, False, 1.0)],
+    "preservation": [(0, False, -1.0)],
+    "dual": [(0, False, 1.0), (0, True, -1.0)],
+    # a mask to delete, one to preserve, and their product, which is the result and does both (Khorram et al. 2021)
+    "product": [(1, False, 0.5), (2, True, -0.5), (0, False, 0.5), (0, True, -0.5)],
 }
+PICTURES = 32  # through the network at once, where a row has several
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Recipe:
     under_mask: list[Callable] = field(default_factory=list)  # augments of photo and perturbed photo alike
     over_mask: list[Callable] = field(default_factory=list)  # augments of the picture the network sees
     game: str = "deletion"
+    dual_weight: float = 1.0  # of a dual's preservation, beside its deletion
+    gradient: Callable | None = None  # () -> points of the path that the score is averaged over; None: the mask itself
+    areas: tuple[float | None, ...] = (None,)  # asked: a row of each image and target for each
     samples: int = 1
     steps: int = 150
     optimizer: Callable = torch.optim.Adam
@@ -52,44 +57,59 @@ class Recipe:
         for name in ("samples", "steps"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number, at least 1")
-        for name, (weight, _) in self.regularizers.items():
+        for area in self.areas:
+            if area is not None and (isinstance(area, bool) or not isinstance(area, (int, float)) or not 0 < area < 1):
+                raise ValueError(f"area={area!r} must be a share of the image, above 0 and below 1, or a list of these")
+        if not self.areas or len(self.areas) > 1 and None in self.areas or len(set(self.areas)) < len(self.areas):
+            raise ValueError(f"area={list(self.areas)} must name one or several different shares of the image")
+        parts = {"optimizer": self.optimizer, "mask": self.mask, **{k: term for k, (_, term) in self.regularizers.items()}}
+        if None in self.areas and (needy := [name for name, part in parts.items() if asks(part, "area")]):
+            raise ValueError(f"{needy[0]} needs area=, the share of the image that shall be evidence, e.g. area=0.1")
+        if None not in self.areas and not any(asks(part, "area") for part in parts.values()):
+            raise ValueError(
+                f"area={list(self.areas)}: nothing that was chosen looks at it; regularizer=[area,...] or "
+                "optimizer=frank_wolfe do"
+            )
+        weights = {f"lambda_{name}": weight for name, (weight, _) in self.regularizers.items()}
+        for name, weight in (weights | {"dual_weight": self.dual_weight}).items():
             if not 0 <= weight < math.inf:
-                raise ValueError(f"lambda_{name}={weight} must be a number, 0 or larger")
+                raise ValueError(f"{name}={weight} must be a number, 0 or larger")
 
 
 class Problem:
-    """A batch of rows prepared for the search: levels of perturbation, the mask kind, the scores to compare with.
+    """A batch of rows prepared for the search: what is masked and how, the mask kind, the scores to compare with.
 
-    photos: (B,3,H,W) in [0,1]; targets: (B,) class indices; both on the classifier's device. `classifier` is frozen by
-    the caller. `names` only serve error messages. `samples`: which of recipe.samples this process draws, None for all.
+    photos: (B,3,H,W) in [0,1]; targets: (B,) class indices; areas: (B,) asked, or None; all on the classifier's device.
+    `classifier` is frozen by the caller. `names` only serve error messages. `samples`: which of recipe.samples this process
+    draws, None for all.
     """
 
-    def __init__(self, recipe: Recipe, classifier, photos: Tensor, targets: Tensor, names: list[str], samples=None):
+    def __init__(self, recipe: Recipe, classifier, photos: Tensor, targets: Tensor, names: list[str], areas=None, samples=None):
         self.samples = range(recipe.samples) if samples is None else samples
         self.recipe, self.classifier, self.photos, self.targets, self.names = recipe, classifier, photos, targets, names
+        self.areas, self.spent = areas, {"passes": 0.0, "forwards": 0.0}  # of each row, in the search
         pixels = (photos.detach().cpu() * 255).round().byte().numpy()
         self.rng = Draws([key(recipe.seed, p.tobytes(), t) for p, t in zip(pixels, targets.tolist())], photos.device)
-        self.mask = recipe.mask(image_size=photos.shape[-2:], device=photos.device)
+        self.views = [(k, c, w * (recipe.dual_weight if c and recipe.game == "dual" else 1)) for k, c, w in GAMES[recipe.game]]
+        self.path = recipe.gradient() if recipe.gradient else [1.0]
         with torch.no_grad():
-            wants_rng = "rng" in inspect.signature(recipe.perturbation).parameters
-            prepared = recipe.perturbation(photos, **({"rng": self.rng} if wants_rng else {}))
-            self._fresh = prepared if callable(prepared) else None
-            self._levels = None if self._fresh else self._stack(prepared)
-            self.p_before = self.probability(photos)
-            self.p_reference = self.probability(self.levels()[:, 0])
-
-    def _stack(self, perturbed: Tensor) -> Tensor:
-        pyramid = perturbed if perturbed.ndim == 5 else perturbed.unsqueeze(1)
-        return torch.cat([pyramid, self.photos.unsqueeze(1)], 1)  # (B,K,3,H,W)
-
-    def levels(self, iteration="evaluation", sample: int = 0) -> Tensor:
-        """(B,K,3,H,W) from fully perturbed to the photo."""
-        return self._levels if self._fresh is None else self._stack(self._fresh(self.rng.at(iteration, sample)))
+            prepared = offer(recipe.perturbation, photos, rng=self.rng, classifier=classifier)
+            self.site = prepared if hasattr(prepared, "to_pixels") else Pixels(photos, prepared)
+            if recipe.under_mask and not isinstance(self.site, Pixels):
+                raise ValueError("this perturbation masks no pixels, so nothing can move under the mask: jitter=0")
+            size, shape = self.site.shape[1:], self.site.shape
+            given = {"image_size": size, "shape": shape, "photos": photos, "area": areas, "game": recipe.game}
+            self.mask = offer(recipe.mask, device=photos.device, **given)
+            if recipe.game == "product" and not hasattr(self.mask, "draw"):
+                raise ValueError("game=product needs a mask of two: mask=pair")
+            self.original = classifier(photos).float()
+            self.p_before = probability(self.original, targets)
+            self.p_reference = self.judge(photos.new_zeros(len(photos), *shape))[1]
 
     def start(self) -> Tensor:
-        """Initial parameter (B,1,h,w)."""
+        """Initial parameter (B,*mask.shape)."""
         parameter = self.mask.start(self.rng.at("start"))
-        if self.mask.init != "disc":
+        if getattr(self.mask, "init", None) != "disc":
             return parameter
         disc = self._smallest_disc(parameter)
         return 1 - disc if self.recipe.game == "preservation" else disc
@@ -105,43 +125,77 @@ class Problem:
         for radius in range(0, math.ceil(math.hypot(*self.photos.shape[-2:]) / 2) + 5, 5):
             disc = self.mask.disc(radius).expand_as(parameter)
             parameter = torch.where(found.view(-1, 1, 1, 1), parameter, disc)
-            found |= self.probability(self.perturbed(disc)) <= goal
+            found |= self.judge(self.mask(disc))[1] <= goal
+            self.spent["forwards"] += 1
             if found.all():
                 break
         return parameter
 
-    def saliency(self, mask: Tensor) -> Tensor:
-        """The evidence: what a deletion takes away, what a preservation keeps. Works on parameters as on masks."""
+    def evidence(self, mask: Tensor) -> Tensor:
+        """What a deletion takes away, what a preservation keeps. Works on cells as on masks."""
         return mask if self.recipe.game == "preservation" else 1 - mask
 
-    def loss(self, parameter: Tensor, iteration: int) -> dict[str, Tensor]:
-        """Every term (B,) at this iteration's random draws: "total" and its parts, and the target's "probability"."""
-        recipe, mask = self.recipe, self.mask(parameter)
-        views = GAMES[recipe.game]
-        pictures = []
-        for sample in self.samples:
-            levels = self.levels(iteration, sample)
-            rng = self.rng.at((iteration, "augment"), sample)
-            for augment in recipe.under_mask:
-                levels = augment(levels.flatten(1, 2), rng).view_as(levels)
-            for view, _ in views:
-                picture = blend(levels, mask if view == "mask" else 1 - mask)
-                for augment in recipe.over_mask:
-                    picture = augment(picture, rng)
-                pictures.append(picture)
-        logits = self.logits(torch.cat(pictures) if len(pictures) > 1 else pictures[0])
-        logits = logits.view(len(self.samples), len(views), len(self.targets), -1)
-        target = self.targets.repeat(len(self.samples))
-        score = sum(
-            sign * recipe.score(logits[:, v].flatten(0, 1), target).view(len(self.samples), -1).mean(0)
-            for v, (_, sign) in enumerate(views)
-        )
-        saliency = self.saliency(parameter)
-        terms = {name: weight * function(saliency) for name, (weight, function) in recipe.regularizers.items()}
+    def loss(self, parameter: Tensor, iteration: int, on_path: bool = True) -> dict[str, Tensor]:
+        """Every term (B,) at this iteration's random draws: "total" and its parts, and the target's "probability".
+
+        on_path: the score is the mean over recipe.gradient's path, whose gradient is the integrated one; else the mask's own.
+        """
+        mask = self.mask(parameter)
+        score, p = self._score(parameter, mask, iteration, self.path if on_path else [1.0])
+        full = self.evidence(mask)
+        cells = self.evidence(self.mask.cells(parameter) if hasattr(self.mask, "cells") else parameter)
+        extras = {"full": full, "parameter": parameter, "photos": self.photos, "area": self.areas, "iteration": iteration}
+        extras["site"] = self.site
+        terms = {k: weight * offer(term, cells, **extras) for k, (weight, term) in self.recipe.regularizers.items()}
         with torch.no_grad():
-            p = probability(logits[:, 0].flatten(0, 1), target).view(len(self.samples), -1).mean(0)
-            area = self.saliency(mask).mean((1, 2, 3))
+            area = self.site.to_pixels(full).mean((1, 2, 3))
         return {"total": sum(terms.values(), score), "score": score, **terms, "probability": p, "area": area}
+
+    def _score(self, parameter: Tensor, mask: Tensor, iteration: int, path: list[float]) -> tuple[Tensor, Tensor]:
+        """Mean score over the random samples and the path, and mean probability of the target at the path's end, (B,) each."""
+        draws = [(s * len(path) + k, point) for s in self.samples for k, point in enumerate(path)]
+        most = max(1, PICTURES // (len(self.views) * len(self.targets)))
+        parts = [draws[k : k + most] for k in range(0, len(draws), most)]
+        if len(parts) == 1:
+            score, p = self._sums(parameter, mask, iteration, parts[0])
+        else:
+            found = [_Part.apply(lambda x, part=part: self._sums(x, None, iteration, part), parameter) for part in parts]
+            score, p = (sum(values) for values in zip(*found))
+        return score / len(draws), p / len(self.samples)
+
+    def _sums(self, parameter: Tensor, mask: Tensor | None, iteration: int, draws: list) -> tuple[Tensor, Tensor]:
+        recipe, pictures, inner = self.recipe, [], []
+        random = getattr(self.mask, "draw", None)
+        if not random:
+            masks = [self.mask(parameter) if mask is None else mask]
+        for number, point in draws:
+            if random:
+                masks = random(parameter, self.rng.at((iteration, "mask"), number))
+            drawn = self.site.draw(self.rng.at(iteration, number))
+            rng = self.rng.at((iteration, "augment"), number)
+            for augment in recipe.under_mask:
+                drawn = offer(augment, drawn.flatten(1, 2), rng=rng, iteration=iteration).view_as(drawn)
+            for which, complement, _ in self.views:
+                seen = 1 - masks[which] if complement else masks[which]
+                picture, within = self.site.show(drawn, seen if point == 1 else seen * point)
+                for augment in recipe.over_mask:
+                    picture = offer(augment, picture, rng=rng, iteration=iteration)
+                pictures.append(picture)
+                inner.append(within)
+        with self.site.inside(*(torch.cat(parts) for parts in zip(*inner))):
+            logits = self.logits(torch.cat(pictures) if len(pictures) > 1 else pictures[0])
+        self.spent["passes" if logits.requires_grad else "forwards"] += len(pictures)
+        logits = logits.view(len(draws), len(self.views), len(self.targets), -1)
+        target, original = self.targets.repeat(len(draws)), self.original.repeat(len(draws), 1)
+        score = sum(
+            weight * offer(recipe.score, logits[:, v].flatten(0, 1), target, original=original, sign=math.copysign(1, weight))
+            .view(len(draws), -1).sum(0)
+            for v, (*_, weight) in enumerate(self.views)
+        )  # fmt: skip
+        with torch.no_grad():
+            ends = torch.tensor([point == 1 for _, point in draws], device=logits.device)
+            p = (probability(logits[:, 0].flatten(0, 1), target).view(len(draws), -1) * ends[:, None]).sum(0)
+        return score, p
 
     def logits(self, pictures: Tensor) -> Tensor:
         bf16 = self.recipe.precision == "bf16"
@@ -149,107 +203,30 @@ class Problem:
             return self.classifier(pictures).float()
 
     @torch.no_grad()
-    def probability(self, pictures: Tensor) -> Tensor:
-        """(B,) of the targets; always in 32 bits, so that `precision` changes the search and not what is reported."""
-        return probability(self.classifier(pictures).float(), self.targets)
+    def judge(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The pictures under a mask (B,*shape) as they are evaluated, without augment, and the targets' probabilities (B,).
 
-    @torch.no_grad()
-    def perturbed(self, parameter: Tensor) -> Tensor:
-        """The photos under this mask as they are evaluated: no augment (B,3,H,W)."""
-        return blend(self.levels(), self.mask(parameter))
-
-
-class Search:
-    """One search in progress: the parameter's optimizer, its history on the device, and snapshots of the mask.
-
-    Both solvers drive it the same way: loss -> backward -> `before_step` -> optimizer step -> `after_step`.
-    """
-
-    def __init__(self, problem: Problem, frames: int = 24):
-        self.problem, self.steps = problem, problem.recipe.steps
-        self.parameter = torch.nn.Parameter(problem.start())
-        self.optimizer = _made("optimizer", problem.recipe.optimizer, [self.parameter])
-        if isinstance(self.optimizer, torch.optim.LBFGS):
-            raise ValueError("optimizer LBFGS couples the rows of a batch: choose one that works element by element")
-        for group in self.optimizer.param_groups:
-            if not 0 < group["lr"] < math.inf:
-                raise ValueError(f"lr={group['lr']} must be a number above 0")
-        if frames < 2:
-            raise ValueError(f"frames={frames} must be at least 2, the first and the last")
-        scheduler = problem.recipe.scheduler
-        self.scheduler = scheduler and _made("scheduler", scheduler, self.optimizer)
-        self.history: dict[str, Tensor] = {}  # term -> (steps,B), on the device: the loop never waits for it
-        self.iterations = schedule(self.steps, frames)
-        self.snapshots = [self.parameter.detach().clone()]
-        self.done = 0  # iterations; fewer than steps where a callback stopped the search
-
-    def loss(self, iteration: int) -> Tensor:
-        terms = self.problem.loss(self.parameter, iteration)
-        self._record(iteration, terms)
-        return terms["total"].sum()  # rows are independent: a mean would make lr depend on the batch size
-
-    def before_step(self, iteration: int) -> None:
-        self._record(iteration, {"gradient": self.parameter.grad.flatten(1).norm(dim=1)})
-
-    @torch.no_grad()
-    def after_step(self, iteration: int) -> None:
-        self.problem.mask.project_(self.parameter)
-        self.done = iteration + 1
-        if self.done in self.iterations:
-            self.snapshots.append(self.parameter.detach().clone())
-
-    def finish(self) -> "Search":
-        """Cuts the history to what was done and makes the result the last snapshot."""
-        self.history = {name: values[: self.done] for name, values in self.history.items()}
-        if self.done not in self.iterations:
-            self.snapshots.append(self.parameter.detach().clone())
-        self.iterations = [i for i in self.iterations if i < self.done] + [self.done]
-        return self
-
-    def _record(self, iteration: int, terms: dict[str, Tensor]) -> None:
-        for name, value in terms.items():
-            if name not in self.history:
-                self.history[name] = torch.full((self.steps, len(value)), float("nan"), device=value.device)
-            self.history[name][iteration] = value.detach()
-
-    def failures(self) -> dict[int, str]:
-        """Rows whose network output or gradient was not finite: row -> one sentence."""
-        found = {}
-        for what, term in (("gradient", "gradient"), ("output", "total")):  # the output comes first within an iteration
-            finite = self.history[term].isfinite()
-            for row in (~finite.all(0)).nonzero().flatten().tolist():
-                first = int((~finite[:, row]).nonzero()[0])
-                if row not in found or first <= found[row][0]:
-                    found[row] = (first, what)
-        return {
-            row: f"{self.problem.names[row]}: the model's {what} is NaN or infinite at iteration {first}: "
-            f"check the model's weights and the precision ({self.problem.recipe.precision})"
-            for row, (first, what) in found.items()
-        }
+        Always in 32 bits, so that `precision` changes the search and not what is reported.
+        """
+        pictures, inner = self.site.show(self.site.draw(self.rng.at("evaluation")), mask)
+        with self.site.inside(*inner):
+            return pictures, probability(self.classifier(pictures).float(), self.targets)
 
 
-def _made(what: str, make: Callable, *arguments):
-    try:
-        return make(*arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{what}: {str(error).splitlines()[0]}") from error
+class _Part(torch.autograd.Function):
+    """Part of a sum, whose gradient is taken at once: the network's activations are those of one part, not of all."""
 
+    @staticmethod
+    def forward(ctx, function: Callable, parameter: Tensor):
+        if not ctx.needs_input_grad[1]:
+            return function(parameter)
+        with torch.enable_grad():
+            inner = parameter.detach().requires_grad_()
+            score, p = function(inner)
+            (ctx.gradient,) = torch.autograd.grad(score.sum(), inner)
+        ctx.mark_non_differentiable(p)
+        return score.detach(), p
 
-def schedule(steps: int, frames: int) -> list[int]:
-    """At most `frames` iterations from 0 to `steps`, close together at first, when the mask changes most."""
-    return sorted({round(steps ** (k / max(frames - 1, 1))) for k in range(1, frames)} | {0, steps})
-
-
-def minimise(search: Search, on_step: Callable | None = None) -> Search:
-    """The search without Lightning: the same arithmetic in the same order. `on_step(iteration)` is called after each."""
-    for iteration in range(search.steps):
-        search.optimizer.zero_grad()
-        search.loss(iteration).backward()
-        search.before_step(iteration)
-        search.optimizer.step()
-        search.after_step(iteration)
-        if search.scheduler:
-            search.scheduler.step()
-        if on_step:
-            on_step(iteration)
-    return search.finish()
+    @staticmethod
+    def backward(ctx, score, _):  # rows are independent: each scales its own gradient
+        return None, ctx.gradient * score.view(-1, *[1] * (ctx.gradient.ndim - 1))

@@ -16,16 +16,18 @@ EVERY = config.options("perturbation")
 PHOTOS = torch.rand(3, 3, 64, 72, generator=torch.Generator().manual_seed(0))
 
 
-def problem(name, photos=PHOTOS):
+def levels_of(name, photos=PHOTOS):
     """A search's prepared levels, with a network that nobody asks."""
     recipe = Recipe(config.option("perturbation", name), config.option("mask", "grid", mask_size=8), lambda *_: 0)
-    return Problem(recipe, lambda x: x.mean((2, 3)), photos, torch.zeros(len(photos), dtype=torch.long), ["a", "b", "c"])
+    targets = torch.zeros(len(photos), dtype=torch.long)
+    problem = Problem(recipe, lambda x: x.mean((2, 3)), photos, targets, ["a", "b", "c"])
+    return problem.site.draw(problem.rng.at("evaluation"))
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_contract(name):
     """m=1 is the photo to the bit, m=0 another picture in [0,1], and m=1 in one place changes only the rest."""
-    levels = problem(name).levels()
+    levels = levels_of(name)
     assert levels.shape[0] == 3 and levels.shape[2:] == PHOTOS.shape[1:]
     assert torch.equal(blend(levels, torch.ones(3, 1, 64, 72)), PHOTOS)
     nothing = blend(levels, torch.zeros(3, 1, 64, 72))
@@ -39,8 +41,8 @@ def test_contract(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_batch_is_its_single_photos(name):
-    batch = problem(name).levels()
-    singles = [problem(name, PHOTOS[i : i + 1]).levels() for i in range(3)]
+    batch = levels_of(name)
+    singles = [levels_of(name, PHOTOS[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(batch, torch.cat(singles), atol=1e-6, rtol=0)
 
 
@@ -56,7 +58,7 @@ def test_gradient_to_the_mask_is_that_of_finite_differences(levels):
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_gradient_is_alive_at_the_ends_and_at_knots(name, value):
     mask = torch.full((3, 1, 64, 72), value, requires_grad=True)
-    levels = problem(name).levels()
+    levels = levels_of(name)
     (blend(levels, mask) * (levels[:, -1] - levels[:, 0])).sum().backward()
     assert mask.grad.abs().mean() > 1e-3
 

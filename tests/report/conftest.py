@@ -24,6 +24,7 @@ def explanation():
             images=[n.split("-")[0] for n in names],
             classes=list(classes),
             targets=torch.arange(B) + 1,
+            areas=torch.full((B,), torch.nan),
             game=game,
             photos=photos,
             perturbed=photos * masks[-1],
@@ -40,6 +41,8 @@ def explanation():
             frame_p=torch.rand(frames, B, generator=draw),
             frame_masks=masks[..., ::8, ::8],
             seconds=3.0,
+            passes=30.0,
+            forwards=0.0,
             batch_size=B,
         )
 

@@ -11,11 +11,13 @@ from mpx import Classifier, config, explain
 from mpx.explanation import Row, solve
 from mpx.operators import augment, perturbations
 from mpx.solver.module import fit
-from mpx.solver.objective import GAMES, Problem, Recipe, Search, minimise, schedule
+from mpx.solver.objective import GAMES, Problem, Recipe
+from mpx.solver.search import Search, minimise, schedule
 from mpx.solver.workers import alone
 
 NET = SquareNet().eval()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])
+PLAIN = [game for game in GAMES if game != "product"]  # which needs a mask of two
 INSIDE = torch.zeros(32, 32, dtype=torch.bool)
 INSIDE[NET.box] = True
 SMALL = {
@@ -40,12 +42,12 @@ def cpu_trainer(callbacks=()):
     return config.trainer(config.compose())(**alone(torch.device("cpu")), callbacks=list(callbacks))
 
 
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("game", PLAIN)
 @pytest.mark.parametrize("name", config.options("perturbation"))
 @pytest.mark.parametrize("mask", config.options("mask"))
 def test_planted_answer_is_found(game, name, mask):
     """The network looks at one square: the evidence is there, and nowhere else as much."""
-    kind = partial(config.option("mask", mask, mask_size=16), sigma=1.0 if mask == "smooth" else 0.0)
+    kind = partial(config.option("mask", mask, mask_size=16), **({"sigma": 1.0} if mask == "smooth" else {}))
     e = explain(NET, PHOTOS[:2], 1, perturbation=perturbation(name), game=game, mask=kind, steps=60, jitter=0)
     inside, outside = e.saliency[:, 0, INSIDE].mean(1), e.saliency[:, 0, ~INSIDE].mean(1)
     assert (inside > 0.6).all() and (outside < 0.12).all(), (inside, outside)
@@ -61,7 +63,7 @@ def test_every_score_finds_it(score):
 
 
 @pytest.mark.parametrize("name", ["blur_gaussian", "noise"])
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("game", PLAIN)
 def test_a_batch_of_three_is_three_single_runs_in_any_order(name, game):
     options = dict(perturbation=perturbation(name), game=game, jitter=2, noise=0.05, flip=0.3, samples=2)
     together = quick(PHOTOS, **options)
@@ -115,17 +117,18 @@ def objective(game="deletion", **options) -> Problem:
     return Problem(recipe, lambda x: double(x.double()), PHOTOS[:2], torch.tensor([1, 0]), ["a", "b"])
 
 
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("game", PLAIN)
 def test_gradient_of_the_objective_is_that_of_finite_differences(game):
     problem = objective(game)
     problem.logits = problem.classifier  # without the cast to 32 bits
-    problem._levels, problem.photos = problem._levels.double(), problem.photos.double()
+    problem.site.levels, problem.photos = problem.site.levels.double(), problem.photos.double()
+    problem.original = problem.original.double()
     problem.mask.rows, problem.mask.cols = problem.mask.rows.double(), problem.mask.cols.double()
     parameter = torch.rand(2, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.autograd.gradcheck(lambda p: problem.loss(p, 0)["total"], parameter.requires_grad_())
 
 
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("game", PLAIN)
 def test_terms_add_up_and_doing_nothing_costs_nothing(game):
     problem = objective(game)
     nothing = torch.zeros(2, 1, 6, 6) if game == "preservation" else torch.ones(2, 1, 6, 6)
@@ -191,7 +194,7 @@ def test_disc_is_the_smallest_that_takes_99_percent():
     problem = Problem(recipe, net.requires_grad_(False), photo, torch.tensor([1]), ["a"])
 
     def left(parameter):  # of the score, relative to the fully perturbed photo's
-        p = problem.probability(problem.perturbed(parameter))
+        p = problem.judge(problem.mask(parameter))[1]
         return (p - problem.p_reference) / (problem.p_before - problem.p_reference)
 
     start = problem.start()
@@ -208,7 +211,7 @@ def test_a_preservation_starts_from_the_same_disc():
         Problem(Recipe(perturbation("mean_color"), **recipe, game=game), NET, PHOTOS, torch.tensor([1, 1, 1]), ["a"] * 3)
         for game in ("deletion", "preservation")
     )
-    assert torch.equal(deletion.saliency(deletion.start()), preservation.saliency(preservation.start()))
+    assert torch.equal(deletion.evidence(deletion.start()), preservation.evidence(preservation.start()))
 
 
 def test_the_users_model_comes_back_as_it_came():
@@ -242,7 +245,7 @@ def seen_by_network(mask_value, **options):
     problem, seen = objective(**options), []
     problem.classifier = lambda x: seen.append(x) or torch.zeros(len(x), 2)
     problem.loss(torch.full((2, 1, 6, 6), float(mask_value)), 0)
-    return seen[0], problem.levels()
+    return seen[0], problem.site.levels
 
 
 def test_jitter_moves_photo_and_perturbed_photo_alike():
@@ -263,7 +266,8 @@ def test_noise_is_added_to_what_the_network_sees():
 def test_fresh_noise_is_drawn_anew_each_step():
     recipe = Recipe(config.option("perturbation", "noise"), config.option("mask", "grid", mask_size=6), lambda *_: 0)
     problem = Problem(recipe, NET, PHOTOS, torch.tensor([1, 1, 1]), ["a", "b", "c"])
-    assert not torch.equal(problem.levels(0), problem.levels(1)) and torch.equal(problem.levels(1), problem.levels(1))
+    draw = lambda iteration: problem.site.draw(problem.rng.at(iteration))  # noqa: E731
+    assert not torch.equal(draw(0), draw(1)) and torch.equal(draw(1), draw(1))
 
 
 def test_every_image_and_every_target_draws_its_own_numbers():
@@ -360,7 +364,7 @@ def test_infinite_gradient_is_named():
 @pytest.mark.parametrize(
     "options, names",
     [
-        ({"game": "delete"}, "game='delete' must be one of deletion, preservation, dual"),
+        ({"game": "delete"}, "game='delete' must be one of deletion, preservation, dual, product"),
         ({"steps": 0}, "steps=0"),
         ({"samples": 0}, "samples=0"),
         ({"precision": "64"}, "precision='64'"),

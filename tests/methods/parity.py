@@ -1,0 +1,46 @@
+"""mpx's side of a parity test: a preset on the small network, one photo, and what is compared."""
+
+import numpy as np
+import torch
+
+from mpx import Classifier, config
+from mpx.solver.objective import Problem
+from mpx.solver.search import Search, minimise
+
+from methods.reference import NETWORK, photos
+
+TARGET = 2
+
+
+def problem(experiment: str, *overrides: str, photo: int = 0, area: float | None = None) -> Problem:
+    """The preset's objective for one photo of 32 px; overrides as on the command line, for what does not fit 32 px."""
+    classifier = Classifier(NETWORK)
+    for parameter in classifier.parameters():
+        parameter.requires_grad_(False)
+    x = torch.from_numpy(photos(photo + 1)[photo : photo + 1]).float()
+    recipe = config.preset(experiment, *overrides)
+    area = area or recipe.areas[0]
+    areas = None if area is None else torch.tensor([area])
+    return Problem(recipe, classifier, x, torch.tensor([TARGET]), ["photo"], areas)
+
+
+def value_and_gradient(p: Problem, parameter: np.ndarray, iteration: int = 0) -> tuple[float, np.ndarray]:
+    """Of the objective at a parameter, given without the batch axis."""
+    parameter = torch.from_numpy(parameter).float()[None].requires_grad_()
+    total = p.loss(parameter, iteration)["total"]
+    (g,) = torch.autograd.grad(total.sum(), parameter)
+    return total.item(), g[0].double().numpy()
+
+
+def trajectory(p: Problem) -> np.ndarray:
+    """(steps+1, ...): the parameter before the first step and after each."""
+    search, found = Search(p), []
+    found.append(search.parameter.detach()[0].double().numpy().copy())
+    minimise(search, lambda _: found.append(search.parameter.detach()[0].double().numpy().copy()))
+    return np.stack(found)
+
+
+def same(a, b, tolerance: float = 1e-5) -> None:
+    """Equal relative to the size of the whole."""
+    error = np.linalg.norm(np.asarray(a) - np.asarray(b)) / np.linalg.norm(np.asarray(b))
+    assert error <= tolerance, error

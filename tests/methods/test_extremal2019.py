@@ -1,0 +1,157 @@
+"""Fong, Patrick & Vedaldi 2019: smooth maximum, area constraint, pyramid of blurs, averaged gradients, alternate mirroring."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from mpx import config
+from mpx.operators.regularizers import area
+from mpx.operators.rng import Draws
+from mpx.operators.smoothmax import SmoothMax
+
+from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
+from methods.reference import SIDE, bilinear, blur, gradient, logits, photos
+
+CELLS, SIGMA, BLUR = 8, 6.0, 4.0  # on 32 px; the paper's are 32 cells, 21 px and 20 px on 224 px
+SMALL = (f"mask_size={CELLS}", f"mask.sigma={SIGMA / SIDE}", f"perturbation.sigma={BLUR}", "mask.init=random", "steps=20")
+POINTS = {"null": SIDE // CELLS, "2": 2}  # places in a cell where the maximum is taken
+
+
+def smooth_max(p: np.ndarray, points: int, pixels: int = SIDE, sigma: float = SIGMA) -> np.ndarray:
+    """p: (h,w) -> (pixels,pixels); every cell, and a frame of zeros, takes part where its bump may reach."""
+    cells, step = len(p), pixels / len(p)
+    reach = 1 + int(np.ceil(sigma / step))
+    padded = np.pad(p, reach)
+    fine = np.zeros((cells * points, cells * points))
+    for y, x in np.ndindex(fine.shape):
+        place = (np.array([y, x]) + 0.5) / points * step
+        top, left = y // points, x // points  # of the window of cells around
+        centres = (np.arange(-reach, reach + 1) + 0.5) * step
+        dy, dx = top * step + centres - place[0], left * step + centres - place[1]
+        z = np.hypot(dy[:, None], dx[None]) / sigma
+        v = np.exp(-2 * np.maximum(z - 0.5, 0) ** 2) * padded[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
+        weights = np.exp(20 * v)
+        fine[y, x] = (weights * v).sum() / weights.sum()
+    up = bilinear(len(fine), pixels)
+    return up @ fine @ up.T
+
+
+def perturbed(m: np.ndarray) -> np.ndarray:
+    """Seven blurs, sigma falling to 0 at the photo in equal steps; between them, linear."""
+    x = photos()[0]
+    levels = np.stack([blur(x, BLUR * (1 - k / 7)) for k in range(7)] + [x])
+    place = m * 7
+    below = np.clip(np.floor(place), 0, 6).astype(int)
+    y, z = np.indices(m.shape)
+    low, high = levels[below, :, y, z], levels[below + 1, :, y, z]  # (H,W,3)
+    return (low + (place - below)[..., None] * (high - low)).transpose(2, 0, 1)
+
+
+def reward(x: np.ndarray, contrastive: bool) -> float:
+    y = logits(x)
+    return y[TARGET] - (np.delete(y, TARGET).max() if contrastive else 0)
+
+
+def objective(p, iteration, points, variant="preserve", contrastive=False, share=0.1) -> float:
+    """What is minimised; the evidence is the mask, in the dual game its complement."""
+    m = smooth_max(p[0], points)
+    mirrored = (lambda x: x[..., ::-1]) if iteration % 2 == 0 else (lambda x: x)
+    if variant == "preserve":
+        score = -reward(mirrored(perturbed(m)), contrastive)
+    else:
+        score = reward(mirrored(perturbed(m)), contrastive) - reward(mirrored(perturbed(1 - m)), contrastive)
+        m = 1 - m
+    wanted = np.zeros(m.size)
+    wanted[m.size - round(share * m.size) :] = 1
+    return score + 300 * 1.0035**iteration * np.mean((np.sort(m.ravel()) - wanted) ** 2)
+
+
+VARIANTS = {
+    "extremal2019": {},
+    "extremal2019_dual": {"variant": "dual"},
+    "extremal2019_contrastive": {"contrastive": True},
+}
+
+
+@pytest.mark.parametrize("points", POINTS)
+@pytest.mark.parametrize("experiment", VARIANTS)
+def test_objective_and_gradient(experiment, points):
+    p, start = problem(experiment, *SMALL, f"mask.points={points}"), np.random.default_rng(0).uniform(0, 1, (1, CELLS, CELLS))
+    for iteration in (0, 7):
+        exact = partial(objective, iteration=iteration, points=POINTS[points], **VARIANTS[experiment])
+        value, g = value_and_gradient(p, start, iteration)
+        same(value, exact(start))
+        same(g, gradient(exact, start, 1e-7))
+
+
+@pytest.mark.parametrize("experiment", VARIANTS)
+def test_twenty_steps(experiment):
+    """SGD 0.01 whose momentum 0.9 is dampened by 0.9: an average of the gradients, the first one whole."""
+    found = trajectory(problem(experiment, *SMALL, "mask.points=2"))
+    q, average = found[0], None
+    for step, mine in enumerate(found[1:]):
+        g = gradient(partial(objective, iteration=step, points=2, **VARIANTS[experiment]), q, 1e-7)
+        average = g if average is None else 0.9 * average + 0.1 * g
+        q = np.clip(q - 0.01 * average, 0, 1)
+        assert np.abs(mine - q).max() < 1e-3, step
+    assert np.abs(q - found[0]).max() > 0.05
+
+
+def test_area_is_sorted_distance_whatever_the_order_and_ties():
+    random = torch.Generator().manual_seed(0)
+    m = torch.rand(3, 1, 20, 30, generator=random, dtype=torch.float64)
+    m[1] = (m[1] * 4).round() / 4  # many equal values
+    m[2] = 1
+    asked = torch.tensor([0.05, 0.3, 0.2])
+    expected = []
+    for row, a in zip(m, asked.tolist()):
+        wanted = np.zeros(600)
+        wanted[600 - round(600 * a) :] = 1
+        expected.append(np.mean((np.sort(row.numpy().ravel()) - wanted) ** 2) * 1.01**5)
+    torch.testing.assert_close(area(None, m, asked, 5, growth=1.01), torch.tensor(expected, dtype=torch.float64))
+    m = m.requires_grad_()
+    area(None, m, asked, 0).sum().backward()
+    assert torch.allclose(m.grad[2], m.grad[2].mean()) and (m.grad[2] > 0).all()  # equal values are pulled alike
+
+
+def test_smooth_max_gradient_is_that_of_finite_differences():
+    mask = SmoothMax((20, 24), [5, 6], sigma=0.4, points=2)
+    mask.weights, mask.rows, mask.cols = mask.weights.double(), mask.rows.double(), mask.cols.double()
+    start = torch.rand(2, 1, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(mask, start)
+
+
+def test_three_places_in_a_cell_are_every_pixel():
+    """The interpolated maximum stays near the exact one, at the paper's sizes."""
+    cells = torch.zeros(2, 1, 32, 32)
+    cells[0, 0, 10:14, 10:20] = cells[1, 0, 5, 5] = cells[1, 0, 6, 25] = 1
+    cells[1] += torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.3
+    every = SmoothMax((224, 224), 32, points=None)(cells)
+    few = SmoothMax((224, 224), 32, points=3)(cells)
+    assert (every - few).abs().max() < 0.025 and (every.mean((1, 2, 3)) / few.mean((1, 2, 3)) - 1).abs().max() < 0.01
+
+
+def test_a_mask_of_ones_is_a_mask_of_ones_inside():
+    mask = SmoothMax((224, 224), 32)
+    ones = mask(mask.start(Draws([1])))
+    assert ones.max() <= 1 and ones[..., 60:-60, 60:-60].min() > 0.9
+
+
+def test_presets_are_the_papers():
+    cfg = config.compose("experiment=extremal2019")
+    recipe = config.recipe(cfg)
+    assert (recipe.steps, recipe.areas, recipe.game, cfg.lr) == (800, (0.1,), "preservation", 0.01)
+    assert recipe.optimizer.keywords | {"momentum": 0.9, "dampening": 0.9} == recipe.optimizer.keywords
+    mask = recipe.mask(image_size=(224, 224))
+    assert mask.shape == (1, 32, 32) and mask.sigma == 21 and recipe.perturbation.keywords == {"sigma": 20.0, "levels": 7}
+
+
+@pytest.mark.parametrize(
+    "options, names",
+    [({"sigma": 0.0}, "mask.sigma=0.0"), ({"points": 0}, "mask.points=0"), ({"points": None, "mask_size": 7}, "mask_size=7")],
+)
+def test_mistakes_are_named(options, names):
+    with pytest.raises(ValueError, match=names):
+        SmoothMax((32, 32), **{"mask_size": 8, **options})

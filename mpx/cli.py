@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mpx import config
+from mpx import config, menu
 from mpx.run import Stopped, run
 from mpx.solver import shares, workers
 
@@ -31,7 +31,7 @@ NAMES = ("name=", "hydra.run.dir=", "hydra.sweep.dir=")  # what says where a run
 def main() -> None:
     """Runs the command line in sys.argv and exits."""
     if {"--help", "-h"} & set(sys.argv[1:]):
-        print(help_text())
+        print(menu.help_text())
         return
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry; the sentence says enough
     sys.path.append(os.getcwd())  # so that model.network=my_module:build finds the user's own
@@ -110,27 +110,6 @@ def stoppable():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def help_text() -> str:
-    """The menu: every group with its options, every root key with its default and meaning, as the YAML files say them."""
-    lines = [
-        "mpx: which pixels made the network say that?",
-        "",
-        "  mpx [key=value ...]    explain photos, e.g. images=photo.jpg perturbation=blur_median lambda_tv=0.2",
-        "  mpx -m key=a,b ...     every combination",
-        '  mpx --cfg job          the whole config;  eval "$(mpx -sc install=bash)" turns tab completion on',
-        "",
-        "Groups (group=option; an option's own keys: group.key=value)",
-    ]
-    for group in sorted(path.name for path in config.CONFIGS.iterdir() if path.is_dir()):
-        lines.append(f"  {group:<13} {', '.join(config.options(group))}")
-    lines += ["", "Keys"]
-    owners = [path for group in ("regularizer", "augment") for path in sorted((config.CONFIGS / group).glob("*.yaml"))]
-    for source in [config.CONFIGS / "config.yaml", *owners]:
-        for key, value, meaning in re.findall(r"^(\w+): (\S+|\".*?\") +# (.*)$", source.read_text(), re.M):
-            lines.append(f"  {f'{key}={value}':<24} {meaning}")
-    return "\n".join(lines + ["", f"Every key with its reason and source: {config.CONFIGS / 'config.yaml'}"])
 
 
 def _complain(error: Exception) -> int:

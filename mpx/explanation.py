@@ -68,7 +68,7 @@ class Explanation:
         return render.panel(self, row)
 
     def smallest(self, enough: float = 0.9) -> list[int]:
-        """Of each image and class, the row of the smallest area that is enough, or else of the largest (`areas.smallest`)."""
+        """Of each image and class the row of the smallest area that is enough, else of the largest (`areas.smallest`)."""
         rows = [row | {"row": i} for i, row in enumerate(results.table_rows(self))]
         return [row["row"] for row in areas.smallest(rows, enough, self.game == "preservation")]
 
@@ -226,7 +226,7 @@ def read_off(search: Search, images: list[str], classes: list[str], keep: list[i
     frames, frame_saliency, frame_p = [], [], []
     for parameter in snapshots:
         mask = problem.mask(parameter)
-        perturbed, p = problem.judge(mask)
+        perturbed, p = problem.judge(problem.shown(parameter))
         saliency = problem.site.to_pixels(problem.evidence(mask)).clamp(0, 1)  # rounding may leave [0,1]
         frames.append(bytes_(perturbed))
         frame_saliency.append(bytes_(saliency))
@@ -260,7 +260,7 @@ def read_off(search: Search, images: list[str], classes: list[str], keep: list[i
         game=problem.recipe.game,
         seconds=seconds,
         batch_size=len(problem.targets),
-        **{kind: number / len(problem.targets) for kind, number in problem.spent.items()},
+        **problem.spent,
     )
 
 

@@ -165,7 +165,9 @@ def _work_here(session, cfg: DictConfig, folder: Path, share, where: torch.devic
 
 def hparams(cfg: DictConfig, choices: dict) -> dict:
     """The axes of an ablation, flat and short: group choices and root keys."""
-    groups = {k: str(v) for k, v in choices.items() if k in ("model", "perturbation", "mask", "score", "gradient", "optimizer")}
+    groups = {
+        k: str(v) for k, v in choices.items() if k in ("model", "perturbation", "mask", "score", "gradient", "optimizer")
+    }
     for part in ("perturbation", "mask"):
         groups |= {f"{part}.{k}": str(v) for k, v in cfg[part].items() if not k.startswith("_") and k not in cfg}
     values = {k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if not isinstance(v, dict)}

@@ -1,4 +1,4 @@
-"""What mpx costs: python scripts/benchmark.py [key=value ...], or python scripts/benchmark.py workers [key=value ...]
+"""What mpx costs: python scripts/benchmark.py [workers | torchray] [key=value ...]
 
 By default, what an iteration costs beside the network's own forward and backward. Both are timed in turn in one process,
 on the same network, memory format and batch size: mpx's iteration as the main job runs it (Lightning, jitter, mask,
@@ -7,16 +7,23 @@ regularizers, optimizer, history) and a bare loop of forward and backward to the
 workers: images per second of two worker processes and of one, each with one thread. Whole commands on more and on fewer
 images, in turn; their difference leaves out what a command costs however many images it has.
 
+torchray: experiment=extremal2019 beside torchray's extremal_perturbation (pip install torchray) on the same network at equal
+iterations and areas, in turn in one process: torchray takes an image at a time with its areas, mpx eight images with theirs
+in one batch. Memory is what the process of one image's explanation needs at most, above network and libraries.
+
 Machines are noisy: quote the median of the ratios, with the machine and the versions.
 """
 
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -24,6 +31,7 @@ import torch
 
 from mpx import config
 from mpx.data import datasets
+from mpx.explanation import Row, solve
 from mpx.solver import shares, workers
 from mpx.solver.module import fit
 from mpx.solver.objective import Problem
@@ -31,12 +39,17 @@ from mpx.solver.search import Search
 
 ROUNDS, STEPS = 9, 6  # pairs of timings; iterations in each, of which the first is not counted
 FEW, MANY = 8, 72  # images; in fewer, one batch at the end is an eighth of all
+AREAS, IMAGES, ITERATIONS, TURNS = (0.025, 0.05, 0.1, 0.2), 8, (2, 8), 5  # beside torchray
 FIXED = ("threads=1", "device=cpu", "steps=20", "batch_size=4", "pictures=none", "log_images=0")
 
 
 def main() -> None:
     if sys.argv[1:2] == ["workers"]:
         two_workers(sys.argv[2:])
+    elif sys.argv[1:2] == ["torchray"]:
+        torchray(sys.argv[2:])
+    elif sys.argv[1:2] == ["memory"]:
+        memory(sys.argv[2], sys.argv[3:])
     else:
         iteration(sys.argv[1:])
 
@@ -103,6 +116,55 @@ def two_workers(overrides: list[str]) -> None:
     report("two workers", [a for a, _ in pairs])
     report("one worker", [b for _, b in pairs])
     report("ratio, pair by pair", [a / b for a, b in pairs])
+
+
+def extremal(overrides: list[str], iterations: int, images: int) -> dict[str, Callable]:
+    """What explains AREAS areas: of so many images by mpx, of one by torchray."""
+    from torchray.attribution.extremal_perturbation import extremal_perturbation
+
+    cfg = config.compose("experiment=extremal2019", f"steps={iterations}", f"area={list(AREAS)}", *overrides)
+    recipe, where = config.recipe(cfg), shares.device(cfg.device)
+    classifier = config.classifier(cfg, where)
+    photos = torch.rand(images, 3, *classifier.preprocess.crop)
+    rows = [Row(photo, 0, "", area) for photo in photos for area in AREAS]
+    normalised = classifier.scale * photos[:1].to(where) + classifier.shift
+
+    def ours():
+        with classifier.frozen():
+            solve(recipe, classifier, rows, 2, partial(fit, trainer=partial(config.trainer(cfg), **workers.alone(where))))
+
+    return {"mpx": ours, "torchray": lambda: extremal_perturbation(
+        classifier.network.eval(), normalised, 0, areas=list(AREAS), max_iter=iterations)}  # fmt: skip
+
+
+def torchray(overrides: list[str]) -> None:
+    shares.keep_freed_memory()
+    few, many = ITERATIONS
+    runs = {n: extremal(overrides, n, IMAGES) for n in ITERATIONS}
+
+    def seconds(which: str, images: int) -> float:
+        """Of an iteration of one image; the difference of two runs leaves out what is prepared once."""
+        spent = []
+        for n in ITERATIONS:
+            start = time.perf_counter()
+            runs[n][which]()
+            spent.append(time.perf_counter() - start)
+        return (spent[1] - spent[0]) / (many - few) / images
+
+    pairs = [(seconds("mpx", IMAGES), seconds("torchray", 1)) for _ in range(TURNS)]
+    print(f"{len(AREAS)} areas, {torch.get_num_threads()} threads, torch {torch.__version__}, ms per iteration and image")
+    report("mpx", [1e3 * a for a, _ in pairs])
+    report("torchray", [1e3 * b for _, b in pairs])
+    report("ratio, pair by pair", [a / b for a, b in pairs])
+    for which in ("mpx", "torchray"):
+        command = [sys.executable, __file__, "memory", which, *overrides]
+        print(f"{which}, one image: {subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()}")
+
+
+def memory(which: str, overrides: list[str]) -> None:
+    run, before = extremal(overrides, 2, 1)[which], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run()
+    print(f"peak memory {(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024:.0f} MiB")
 
 
 def report(name: str, values: list[float]) -> None:

@@ -1,20 +1,90 @@
-"""The README's figures, from the bundled photos with the default configuration: python scripts/figure.py [folder]"""
+"""The README's figures: python scripts/figure.py [key=value ...], or python scripts/figure.py presets [key=value ...]
 
+By default, panels and an animation of the bundled photos with the default configuration.
+
+presets: a contact sheet, every published method on every photo. Each method is a run of its own, outputs/presets/<name>, so
+the same command goes on where it stopped; key=value holds for all of them, e.g. images=photos limit=20, sheet=sheet.png says
+where the sheet goes, and only=[fong2017,igos2020] which methods are on it.
+"""
+
+import subprocess
 import sys
 from pathlib import Path
 
-from mpx import explain
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from mpx import config, explain
 from mpx.data.datasets import sample
 from mpx.models.zoo import efficientnet_lite0
 from mpx.report import render, results
 
+README = Path(__file__).parent / "readme"
+SIDE, NAMES, LINE = 132, 190, 18  # px: of a picture, of the column of names, of a line of text
 
-def main(folder: Path) -> None:
+
+def main() -> None:
+    if sys.argv[1:2] == ["presets"]:
+        presets(sys.argv[2:])
+        return
     e = explain(efficientnet_lite0(), [item.path for item in sample()], frames=8)
-    render.sheet(e, range(len(e))).save(folder / "sheet.jpg", quality=90)
-    results.write(folder / "espresso.gif", render.animation(e, e.classes.index("espresso")))
+    render.sheet(e, range(len(e))).save(README / "sheet.jpg", quality=90)
+    results.write(README / "espresso.gif", render.animation(e, e.classes.index("espresso")))
     print(e)
 
 
+def presets(overrides: list[str]) -> None:
+    own = OmegaConf.from_dotlist([o for o in overrides if o.startswith(("sheet=", "only="))])
+    shared = [o for o in overrides if not o.startswith(("sheet=", "only="))]
+    rows = []
+    for name in own.get("only") or config.options("experiment"):
+        given = [f"experiment={name}", "model=efficientnet_lite0", *shared, f"name=presets/{name}", "log_images=0"]
+        done = subprocess.run([sys.executable, Path(__file__).with_name("run.py"), *given])
+        if done.returncode not in (0, 3):
+            print(f"{name}: exit code {done.returncode}")
+            continue
+        rows.append((name, Path("outputs/presets") / name))
+    sheet(rows).save(own.get("sheet") or README / "presets.jpg", quality=88)
+
+
+def sheet(rows: list[tuple[str, Path]]) -> Image.Image:
+    """A line of evidence over photo for each method, under the photos."""
+    runs = [{row["image"]: row for row in map(results.load_row, sorted((at / "masks").glob("*.npz")))} for _, at in rows]
+    names = sorted(set.intersection(*map(set, runs)))
+    photos = {name: _photo(rows[0][1], runs[0][name]) for name in names}
+    height = SIDE + 2 * LINE
+    page = Image.new("RGB", (NAMES + len(names) * (SIDE + 8), (len(rows) + 1) * height), render.PAPER)
+    for k, name in enumerate(names):
+        x, row = NAMES + k * (SIDE + 8), runs[0][name]
+        page.paste(_small(photos[name]), (x, LINE))
+        render.write(page, (x, 2, SIDE), row["class"], f"p {render.probability(row['p_before'])}", 12)
+        for j, run in enumerate(runs):
+            row, y = run[name], (j + 1) * height
+            page.paste(_small(render.overlay(photos[name], torch.from_numpy(row["saliency"]).float()[None])), (x, y + LINE))
+            p, area = render.probability(row["p_after"]), render.percent(row["saliency"].mean())
+            render.write(page, (x, y + 2, SIDE), f"p {p}", area, 11, render.FAINT)
+    for j, ((name, _), run) in enumerate(zip(rows, runs)):
+        row = next(iter(run.values()))
+        spent = f"{row['passes']:.0f} passes" + (f" + {row['forwards']:.0f}" if row["forwards"] else "")
+        for line, text in enumerate((name, row["game"], spent)):
+            render.write(page, (4, (j + 1) * height + LINE * (line + 1), NAMES - 10), text, "", 14 - 2 * bool(line))
+    return page
+
+
+def _photo(run: Path, row: dict) -> torch.Tensor:
+    """(3,H,W): the first picture of its panel, as the network was given it."""
+    panel = np.asarray(Image.open(run / "panels" / f"{row['name']}.png").convert("RGB"))
+    h, w = row["saliency"].shape
+    size = max(13, max(render.TILE, w) // 17)  # as render.panel
+    top, left = size // 2 + round(1.5 * size), size
+    return torch.from_numpy(panel[top : top + h, left : left + w].copy()).movedim(-1, 0) / 255
+
+
+def _small(x: torch.Tensor) -> Image.Image:
+    return render.to_image(x).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent / "readme"))
+    main()

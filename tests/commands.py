@@ -107,7 +107,9 @@ def masks(run: Path) -> dict[str, tuple]:
     found = {}
     for path in sorted((run / "masks").glob("*.npz")):
         with np.load(path) as row:
-            found[path.stem] = tuple(row[key].tobytes() for key in ("parameter", "saliency", "curves", "p_after", "targets"))
+            found[path.stem] = tuple(
+                row[key].tobytes() for key in ("parameter", "saliency", "curves", "p_after", "problems")
+            )
     return found
 
 

@@ -140,7 +140,7 @@ def test_an_interrupt_keeps_what_there_is_and_stops_a_sweep(folder):
 
 def test_help_is_a_menu_and_cfg_shows_the_config(mpx, folder):
     code, out, _ = mpx("--help")
-    assert code == 0 and "blur_median" in out and "lambda_tv=0.2" in out and len(out.splitlines()) < 60
+    assert code == 0 and "blur_median" in out and "lambda_tv=0.2" in out and len(out.splitlines()) < 120
     code, out, _ = mpx("--cfg", "job", "perturbation=blur_median", "lambda_tv=0.5")
     assert code == 0 and "lambda_tv: 0.5" in out and "kernel_size: 11" in out
     assert not (folder / "outputs").exists()

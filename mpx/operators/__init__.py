@@ -2,12 +2,13 @@
 
 Beyond what its kind is always given, an operator asks for more by the names of its parameters:
 
-perturbation  rng, classifier
+perturbation  rng, classifier, targets (B,)
 mask          image_size, device, shape (of one row's mask, where it is not pixels), photos, area (asked of each row), game
 score         original (the photo's logits), sign (1: minimised, -1: maximised)
-regularizer   full (the evidence at full size), parameter, photos, area (asked of the row), iteration, site (what was prepared)
+regularizer   full (the evidence at full size), parameter, photos, area (asked), iteration, site (what was prepared),
+              framed (the evidence and what mask kinds have around the image), inside (how many of its values lie within)
 augment       rng, iteration
-optimizer     objective (parameter -> (B,), without gradient), area
+optimizer     objective (parameter -> (B,), without gradient), project (parameter, in place), area, game
 """
 
 import inspect

@@ -6,6 +6,7 @@ network sees. It owns a root key of its own name, its strength, and 0 turns it o
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -37,3 +38,18 @@ def jitter(x: Tensor, rng, pixels: int) -> Tensor:
         new[:, top:bottom, right:] = new[:, top:bottom, right - 1, None]
         new[:, :top], new[:, bottom:] = new[:, top, None], new[:, bottom - 1, None]
     return out
+
+
+def crop(x: Tensor, rng, pixels: int) -> Tensor:
+    """Enlarges by `pixels` along both axes and cuts out at offsets from 0 to pixels-1 (Fong & Vedaldi 2017's code: 4)."""
+    size = x.shape[-2:]
+    if not 0 < pixels < min(size):
+        raise ValueError(f"crop={pixels} px must be at least 1 and less than the image's side ({min(size)} px)")
+    out = torch.empty_like(x)
+    for old, new, (top, left) in zip(x.unsqueeze(1), out, rng.integers(0, pixels - 1, 2).tolist()):
+        canvas = F.interpolate(old, [side + pixels for side in size], mode="bilinear", align_corners=False)
+        new[:] = canvas[0, :, top : top + size[0], left : left + size[1]]
+    return out
+
+
+MOVES = (flip, jitter, crop)  # against what stays where it is

@@ -19,15 +19,20 @@ class Grid:
     the smoothing, it costs nothing per step, and its backward is deterministic on every device.
     Fong & Vedaldi 2017, section 4.3 (28x28 cells, sigma 5).
 
-    mask_size: cells per side, or (h,w); image_size: (H,W) in pixels; upsample: "linear" or "nearest".
+    mask_size: cells per side, or (h,w), or None for one per pixel; image_size: (H,W) in pixels; upsample: "linear" or
+    "nearest". straight_through: the gradient is as if the mask were only upsampled, not smoothed.
     """
 
-    def __init__(self, image_size, mask_size=28, sigma: float = 0.0, upsample: str = "linear", init="ones", device="cpu"):
+    def __init__(
+        self, image_size, mask_size=28, sigma: float = 0.0, upsample: str = "linear", init="ones",
+        straight_through: bool = False, device="cpu",
+    ):  # fmt: skip
+        mask_size = list(image_size) if mask_size is None else mask_size
         size = list(mask_size) if isinstance(mask_size, Sequence) else [mask_size] * 2
         if len(size) != 2 or any(not isinstance(n, int) or not 1 <= n <= side for n, side in zip(size, image_size)):
             raise ValueError(
                 f"mask_size={mask_size} must be one or two whole numbers from 1 to the image's side "
-                f"({image_size[0]}x{image_size[1]} px)"
+                f"({image_size[0]}x{image_size[1]} px), or null for one cell per pixel"
             )
         if upsample not in ("linear", "nearest"):
             raise ValueError(f"mask.upsample={upsample!r} must be 'linear' or 'nearest'")
@@ -41,9 +46,17 @@ class Grid:
         self.rows, self.cols = (
             _resample(n, side, sigma, upsample).to(device) for n, side in zip(size, image_size)
         )  # (H,h), (W,w)
+        self.plain = straight_through and [
+            _resample(n, side, 0.0, upsample).to(device) for n, side in zip(size, image_size)
+        ]  # what the gradient believes
 
     def __call__(self, parameter: Tensor) -> Tensor:
-        return self.rows @ parameter @ self.cols.T
+        mask = self.rows @ parameter @ self.cols.T
+        if not self.plain:
+            return mask
+        rows, cols = self.plain
+        upsampled = rows @ parameter @ cols.T
+        return mask.detach() + (upsampled - upsampled.detach())
 
     def start(self, rng) -> Tensor:
         """Initial parameter (B,1,h,w); "disc" starts from ones and is then searched for by the solver."""

@@ -1,6 +1,7 @@
 """Along which path the score's gradient is taken.
 
-A path is a function to the points in (0,1] by which the mask is multiplied, from near all perturbed (0) to the mask itself (1).
+A path is a function to the points in (0,1] by which the mask is multiplied, from near all perturbed (0) to the mask (1).
+Where the network sees the complement, it comes from the photo instead: that is 1 - point * mask (Khorram et al. 2021).
 The score is the mean over them, so its gradient is the integrated one; the target's probability is told at 1.
 """
 

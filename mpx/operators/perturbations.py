@@ -9,6 +9,7 @@ A perturbation is a function of the photos x (B,3,H,W) in [0,1], called once per
 
 A site knows the `shape` (C,h,w) of a row's mask, and has
   draw(rng) -> what one evaluation has at random, for `show`,
+  still(rng) -> what is judged and looked at instead of a draw (optional),
   show(drawn, mask) -> the pictures that the network is given, and tensors (each of B rows) for `inside`,
   inside(*tensors) -> a context in which the network is asked,
   to_pixels(evidence (B,C,h,w)) -> (B,1,H,W) in [0,1], to be looked at.
@@ -65,9 +66,17 @@ def blend(levels: Tensor, mask: Tensor) -> Tensor:
     return torch.lerp(levels.gather(1, index)[:, 0], levels.gather(1, index + 1)[:, 0], place - below)
 
 
-def blur_gaussian(x: Tensor, sigma: float = 10.0) -> Tensor:
-    """Gaussian blur of `sigma` pixels at the network's resolution, edges reflected."""
-    radius = math.ceil(3 * sigma)
+def blur_gaussian(x: Tensor, sigma: float = 10.0, kernel_size: int | None = None) -> Tensor:
+    """Gaussian blur of `sigma` pixels at the network's resolution, edges reflected.
+
+    kernel_size: px, odd, to which the Gaussian is cut; None: 3 sigma each way, which leaves nothing out.
+    """
+    radius = math.ceil(3 * sigma) if kernel_size is None else kernel_size // 2
+    if kernel_size is not None and (kernel_size % 2 == 0 or not 0 < radius < min(x.shape[-2:])):
+        raise ValueError(
+            f"kernel_size={kernel_size} must be odd, at least 3 and at most {2 * min(x.shape[-2:]) - 1}, for the image is "
+            f"{x.shape[-2]}x{x.shape[-1]} px"
+        )
     if not sigma > 0 or radius >= min(x.shape[-2:]):
         raise ValueError(
             f"sigma={sigma} needs a radius of {radius} px, but the image is {x.shape[-2]}x{x.shape[-1]} px: "
@@ -97,7 +106,7 @@ def blur_pyramid(x: Tensor, sigma: float = 10.0, levels: int = 8) -> Tensor:
     """Equation 2's blur: sigma grows as sigma*(1-m) at each pixel, read off `levels` equidistant blurs and the photo."""
     if levels < 1:
         raise ValueError(f"levels={levels} must be at least 1 blurred level below the photo")
-    return torch.stack([blur_gaussian(x, sigma * (1 - k / levels)) for k in range(levels)], dim=1)
+    return torch.stack([blur_gaussian(x, sigma * (levels - k) / levels) for k in range(levels)], dim=1)
 
 
 def constant(x: Tensor, color: list[float]) -> Tensor:
@@ -116,11 +125,11 @@ def mean_color(x: Tensor) -> Tensor:
     return x.mean((2, 3), keepdim=True).expand_as(x)
 
 
-def noise(x: Tensor, rng, sigma: float = 0.2, fresh: bool = True):
-    """Gaussian noise around mid-grey with standard deviation `sigma`, clipped to [0,1]; `fresh` draws it every step."""
+def noise(x: Tensor, rng, sigma: float = 0.2, fresh: bool = True, mean: float = 0.5):
+    """Gaussian noise around `mean`, standard deviation `sigma`, clipped to [0,1]; `fresh` draws it every step."""
 
     def draw(rng) -> Tensor:
-        return (0.5 + sigma * rng.normal(*x.shape[1:])).clamp(0, 1)
+        return (mean + sigma * rng.normal(*x.shape[1:])).clamp(0, 1)
 
     return draw if fresh else draw(rng)
 

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
 OFFSET = 0.0005
 
 
@@ -31,7 +30,7 @@ def l1(s: Tensor, reduction: str = "mean", power: float = 1.0, warmup: int = 0, 
 
 
 def border(s: Tensor, power: float = 2.0, reduction: str = "mean") -> Tensor:
-    """s^power along the image's four edges, where a region is cut off without costing variation (Dabkowski & Gal 2017's code)."""
+    """s^power along the four edges, where a region is cut off without costing variation (Dabkowski & Gal 2017's code)."""
     edges = [s[..., :1, :], s[..., -1:, :], s[..., :1], s[..., -1:]]
     return _reduce(torch.cat([edge.flatten(1) for edge in edges], 1) ** power, reduction)
 
@@ -52,17 +51,48 @@ def tv(s: Tensor, beta: float = 3.0, isotropic: bool = True, reduction: str = "m
     return _reduce(square.masked_fill(flat, 1) ** (beta / 2) * ~flat, reduction)
 
 
-def area(s: Tensor, full: Tensor, area: Tensor, iteration: int, growth: float = 1.0035) -> Tensor:
+def area(
+    s: Tensor, full: Tensor, framed: Tensor, inside: int, area: Tensor, iteration: int,
+    growth: float = 1.0035, correction: float = 8.0,
+) -> Tensor:  # fmt: skip
     """mean (sort(m) - r_a)^2, r_a zeros but for a share of `area` ones (Fong, Patrick & Vedaldi 2019, equation 4).
 
-    m is the evidence at full size, inside the image. The weight grows by `growth` at each iteration. Sorting is needless: the
-    largest are to be 1 and the others 0; of values that are equal at the border, each is to be both in proportion.
+    m is the evidence, with a frame around the image where the mask kind has one; `area` is a share of the image. The weight
+    grows by `growth` at each iteration. Sorting is needless: the largest are to be 1 and the others 0; of values that are
+    equal at the border, each is to be both in proportion.
+
+    correction: soft edges would take the mean of a small mask up to a quarter beyond the area asked, and what lies in the
+    frame is not seen. With r = mean of `full` / area, the share of ones is area * r^-correction, at least half and at most
+    twice the area, once the mask is near it; from r = 2 on it is the area, as in the equation, and in between on the way.
+    0: the equation.
     """
-    m = full.flatten(1)
-    ones = (m.shape[1] * area).round().long().clamp(1, m.shape[1])  # (B,)
+    m = framed.flatten(1)
     with torch.no_grad():
-        border = torch.stack([row.kthvalue(row.numel() - int(n) + 1).values for row, n in zip(m, ones)])[:, None]
+        r = full.mean((1, 2, 3)).clamp(min=1e-6) / area
+        share = area * torch.maximum((r**-correction).clamp(0.5, 2), ((r - 0.5) / 1.5).clamp(max=1))
+        ones = (inside * share).round().long().clamp(1, m.shape[1]).tolist()
+        border = torch.stack([row.kthvalue(row.numel() - n + 1).values for row, n in zip(m, ones)])[:, None]
         above, level = m > border, m == border
-        share = (ones[:, None] - above.sum(1, keepdim=True)) / level.sum(1, keepdim=True)
+        share = (m.new_tensor(ones)[:, None] - above.sum(1, keepdim=True)) / level.sum(1, keepdim=True)
         wanted = above + level * share  # to what extent each value is to be 1
     return (wanted * (1 - m) ** 2 + (1 - wanted) * m**2).mean(1) * growth**iteration
+
+
+def bilateral_tv(
+    s: Tensor, full: Tensor, photos: Tensor, sigma: float = 0.0226, reduction: str = "mean", cells: int | None = 28
+) -> Tensor:
+    """sum exp(-|grad I|^2 / sigma^2) |grad m|^2: the evidence may end where the photo has an edge (Khorram et al. 2021).
+
+    m is the evidence at full size, I the photo, |grad I|^2 the mean over its colours, both by forward differences.
+    sigma: in units of [0,1], of the difference between neighbouring pixels. cells: as in `tv`.
+    """
+    if full.shape[2:] != photos.shape[2:]:
+        raise ValueError("regularizer=bilateral_tv follows the photo's edges, but this perturbation masks no pixels")
+    if not sigma > 0:
+        raise ValueError(f"regularizers.bilateral_tv.sigma={sigma} must be above 0")
+    total = torch.zeros_like(full)
+    for axis, pad in ((-2, (0, 0, 0, 1)), (-1, (0, 1))):
+        slope = full.diff(dim=axis) * (full.shape[axis] / cells if cells else 1)
+        flat = torch.exp(-photos.diff(dim=axis).square().mean(1, keepdim=True) / sigma**2)
+        total = total + F.pad(flat * slope**2, pad)  # zero after the last row and column
+    return _reduce(total, reduction)

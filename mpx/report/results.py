@@ -179,7 +179,10 @@ def summary(rows: list[dict], n_skipped: int, n_missing: int, protocol: dict) ->
         "n": len(rows),
         "n_skipped": n_skipped,
         "n_missing": n_missing,
-        **{k: statistics([row[k] for row in rows]) for k in ("p_normalised", "p_after", "area", "passes", "forwards", "seconds")},
+        **{
+            k: statistics([row[k] for row in rows])
+            for k in ("p_normalised", "p_after", "area", "passes", "forwards", "seconds")
+        },
         "share_p_normalised_below_0.1": sum(row["p_normalised"] <= 0.1 for row in rows) / len(rows) if rows else None,
         "protocol": protocol,
         "versions": versions(),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mpx.operators import asks, offer
+from mpx.operators.augment import MOVES
 from mpx.operators.perturbations import Pixels
 from mpx.operators.rng import Draws, key
 from mpx.operators.scores import probability
@@ -23,7 +24,7 @@ GAMES = {
     "preservation": [(0, False, -1.0)],
     "dual": [(0, False, 1.0), (0, True, -1.0)],
     # a mask to delete, one to preserve, and their product, which is the result and does both (Khorram et al. 2021)
-    "product": [(1, False, 0.5), (2, True, -0.5), (0, False, 0.5), (0, True, -0.5)],
+    "product": [(0, False, 0.5), (0, True, -0.5), (1, False, 0.5), (2, True, -0.5)],
 }
 PICTURES = 32  # through the network at once, where a row has several
 
@@ -84,16 +85,20 @@ class Problem:
     draws, None for all.
     """
 
-    def __init__(self, recipe: Recipe, classifier, photos: Tensor, targets: Tensor, names: list[str], areas=None, samples=None):
+    def __init__(
+        self, recipe: Recipe, classifier, photos: Tensor, targets: Tensor, names: list[str], areas=None, samples=None
+    ):
         self.samples = range(recipe.samples) if samples is None else samples
         self.recipe, self.classifier, self.photos, self.targets, self.names = recipe, classifier, photos, targets, names
         self.areas, self.spent = areas, {"passes": 0.0, "forwards": 0.0}  # of each row, in the search
         pixels = (photos.detach().cpu() * 255).round().byte().numpy()
         self.rng = Draws([key(recipe.seed, p.tobytes(), t) for p, t in zip(pixels, targets.tolist())], photos.device)
-        self.views = [(k, c, w * (recipe.dual_weight if c and recipe.game == "dual" else 1)) for k, c, w in GAMES[recipe.game]]
+        self.views = [
+            (k, c, w * (recipe.dual_weight if c and recipe.game == "dual" else 1)) for k, c, w in GAMES[recipe.game]
+        ]
         self.path = recipe.gradient() if recipe.gradient else [1.0]
         with torch.no_grad():
-            prepared = offer(recipe.perturbation, photos, rng=self.rng, classifier=classifier)
+            prepared = offer(recipe.perturbation, photos, rng=self.rng, classifier=classifier, targets=targets)
             self.site = prepared if hasattr(prepared, "to_pixels") else Pixels(photos, prepared)
             if recipe.under_mask and not isinstance(self.site, Pixels):
                 raise ValueError("this perturbation masks no pixels, so nothing can move under the mask: jitter=0")
@@ -104,7 +109,11 @@ class Problem:
                 raise ValueError("game=product needs a mask of two: mask=pair")
             self.original = classifier(photos).float()
             self.p_before = probability(self.original, targets)
-            self.p_reference = self.judge(photos.new_zeros(len(photos), *shape))[1]
+            nothing = photos.new_zeros(len(photos), *shape)
+            self.p_reference = self.judge(nothing)[1]
+            within = self.site.show(self.site.draw(self.rng.at("evaluation")), nothing)[1]
+            if within and any(getattr(one, "func", one) in MOVES for one in recipe.over_mask):
+                raise ValueError("this perturbation masks what is inside the network, where nothing is mirrored: flip=0")
 
     def start(self) -> Tensor:
         """Initial parameter (B,*mask.shape)."""
@@ -135,36 +144,45 @@ class Problem:
         """What a deletion takes away, what a preservation keeps. Works on cells as on masks."""
         return mask if self.recipe.game == "preservation" else 1 - mask
 
-    def loss(self, parameter: Tensor, iteration: int, on_path: bool = True) -> dict[str, Tensor]:
+    def loss(self, parameter: Tensor, iteration: int, exact: bool = False) -> dict[str, Tensor]:
         """Every term (B,) at this iteration's random draws: "total" and its parts, and the target's "probability".
 
-        on_path: the score is the mean over recipe.gradient's path, whose gradient is the integrated one; else the mask's own.
+        The score is the mean over recipe.gradient's path, whose gradient is the integrated one, under the augments; `exact`:
+        the mask's own score, without either, as it is evaluated.
         """
-        mask = self.mask(parameter)
-        score, p = self._score(parameter, mask, iteration, self.path if on_path else [1.0])
+        framed = self.mask.framed(parameter) if hasattr(self.mask, "framed") else None
+        mask = self.mask(parameter) if framed is None else self.mask.window(framed)
+        score, p = self._score(parameter, mask, iteration, exact)
         full = self.evidence(mask)
         cells = self.evidence(self.mask.cells(parameter) if hasattr(self.mask, "cells") else parameter)
         extras = {"full": full, "parameter": parameter, "photos": self.photos, "area": self.areas, "iteration": iteration}
-        extras["site"] = self.site
+        extras |= {"site": self.site, "framed": full if framed is None else self.evidence(framed)}
+        extras["inside"] = full[0].numel() if framed is None else self.mask.inside
         terms = {k: weight * offer(term, cells, **extras) for k, (weight, term) in self.recipe.regularizers.items()}
         with torch.no_grad():
             area = self.site.to_pixels(full).mean((1, 2, 3))
         return {"total": sum(terms.values(), score), "score": score, **terms, "probability": p, "area": area}
 
-    def _score(self, parameter: Tensor, mask: Tensor, iteration: int, path: list[float]) -> tuple[Tensor, Tensor]:
-        """Mean score over the random samples and the path, and mean probability of the target at the path's end, (B,) each."""
+    def _score(self, parameter: Tensor, mask: Tensor, iteration: int, exact: bool) -> tuple[Tensor, Tensor]:
+        """Mean score over the random samples and the path, mean probability of the target at the path's end, (B,) each."""
+        path = [1.0] if exact else self.path
         draws = [(s * len(path) + k, point) for s in self.samples for k, point in enumerate(path)]
         most = max(1, PICTURES // (len(self.views) * len(self.targets)))
         parts = [draws[k : k + most] for k in range(0, len(draws), most)]
         if len(parts) == 1:
-            score, p = self._sums(parameter, mask, iteration, parts[0])
+            score, p = self._sums(parameter, mask, iteration, parts[0], exact)
         else:
-            found = [_Part.apply(lambda x, part=part: self._sums(x, None, iteration, part), parameter) for part in parts]
+            found = [
+                _Part.apply(lambda x, part=part: self._sums(x, None, iteration, part, exact), parameter) for part in parts
+            ]
             score, p = (sum(values) for values in zip(*found))
         return score / len(draws), p / len(self.samples)
 
-    def _sums(self, parameter: Tensor, mask: Tensor | None, iteration: int, draws: list) -> tuple[Tensor, Tensor]:
+    def _sums(
+        self, parameter: Tensor, mask: Tensor | None, iteration: int, draws: list, exact: bool
+    ) -> tuple[Tensor, Tensor]:
         recipe, pictures, inner = self.recipe, [], []
+        under_mask, over_mask = ([], []) if exact else (recipe.under_mask, recipe.over_mask)
         random = getattr(self.mask, "draw", None)
         if not random:
             masks = [self.mask(parameter) if mask is None else mask]
@@ -173,12 +191,12 @@ class Problem:
                 masks = random(parameter, self.rng.at((iteration, "mask"), number))
             drawn = self.site.draw(self.rng.at(iteration, number))
             rng = self.rng.at((iteration, "augment"), number)
-            for augment in recipe.under_mask:
+            for augment in under_mask:
                 drawn = offer(augment, drawn.flatten(1, 2), rng=rng, iteration=iteration).view_as(drawn)
             for which, complement, _ in self.views:
-                seen = 1 - masks[which] if complement else masks[which]
-                picture, within = self.site.show(drawn, seen if point == 1 else seen * point)
-                for augment in recipe.over_mask:
+                seen = masks[which] if point == 1 else masks[which] * point
+                picture, within = self.site.show(drawn, 1 - seen if complement else seen)
+                for augment in over_mask:
                     picture = offer(augment, picture, rng=rng, iteration=iteration)
                 pictures.append(picture)
                 inner.append(within)
@@ -188,10 +206,12 @@ class Problem:
         logits = logits.view(len(draws), len(self.views), len(self.targets), -1)
         target, original = self.targets.repeat(len(draws)), self.original.repeat(len(draws), 1)
         score = sum(
-            weight * offer(recipe.score, logits[:, v].flatten(0, 1), target, original=original, sign=math.copysign(1, weight))
-            .view(len(draws), -1).sum(0)
+            weight
+            * offer(recipe.score, logits[:, v].flatten(0, 1), target, original=original, sign=math.copysign(1, weight))
+            .view(len(draws), -1)
+            .sum(0)
             for v, (*_, weight) in enumerate(self.views)
-        )  # fmt: skip
+        )
         with torch.no_grad():
             ends = torch.tensor([point == 1 for _, point in draws], device=logits.device)
             p = (probability(logits[:, 0].flatten(0, 1), target).view(len(draws), -1) * ends[:, None]).sum(0)
@@ -202,13 +222,19 @@ class Problem:
         with torch.autocast(pictures.device.type, torch.bfloat16) if bf16 else nullcontext():
             return self.classifier(pictures).float()
 
+    def shown(self, parameter: Tensor) -> Tensor:
+        """The mask (B,*shape) that is judged: of a random one a draw, for what the network says of their mean is another matter."""
+        draw = getattr(self.mask, "draw", None)
+        return draw(parameter, self.rng.at(("evaluation", "mask")))[0] if draw else self.mask(parameter)
+
     @torch.no_grad()
     def judge(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The pictures under a mask (B,*shape) as they are evaluated, without augment, and the targets' probabilities (B,).
 
         Always in 32 bits, so that `precision` changes the search and not what is reported.
         """
-        pictures, inner = self.site.show(self.site.draw(self.rng.at("evaluation")), mask)
+        draw = getattr(self.site, "still", self.site.draw)
+        pictures, inner = self.site.show(draw(self.rng.at("evaluation")), mask)
         with self.site.inside(*inner):
             return pictures, probability(self.classifier(pictures).float(), self.targets)
 

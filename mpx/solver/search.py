@@ -23,12 +23,15 @@ class Search:
         self.problem, self.steps = problem, problem.recipe.steps
         self.parameter = torch.nn.Parameter(problem.start())
         self.now = 0  # the iteration at hand
-        offers = {"objective": self.objective, "area": problem.areas}
+        offers = {"objective": self.objective, "area": problem.areas, "project": problem.mask.project_}
+        offers["game"] = problem.recipe.game
         self.optimizer = _made("optimizer", offer, problem.recipe.optimizer, [self.parameter], **offers)
         if isinstance(self.optimizer, torch.optim.LBFGS):
             raise ValueError("optimizer LBFGS couples the rows of a batch: choose one that works element by element")
         for group in self.optimizer.param_groups:
-            if not 0 < group["lr"] < math.inf:
+            if problem.recipe.scheduler and "lr" not in group:
+                raise ValueError("this optimizer has no lr that a scheduler could change: scheduler=null")
+            if not 0 < group.get("lr", 1) < math.inf:
                 raise ValueError(f"lr={group['lr']} must be a number above 0")
         if frames < 2:
             raise ValueError(f"frames={frames} must be at least 2, the first and the last")
@@ -47,8 +50,8 @@ class Search:
 
     @torch.no_grad()
     def objective(self, parameter: Tensor) -> Tensor:
-        """(B,) at this parameter and this iteration's random draws, for optimizers that try before they step."""
-        return self.problem.loss(parameter, self.now, on_path=False)["total"]
+        """(B,) at this parameter, as it is evaluated, for optimizers that try before they step."""
+        return self.problem.loss(parameter, self.now, exact=True)["total"]
 
     def before_step(self, iteration: int) -> None:
         self._record(iteration, {"gradient": self.parameter.grad.flatten(1).norm(dim=1)})

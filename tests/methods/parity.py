@@ -2,12 +2,11 @@
 
 import numpy as np
 import torch
+from methods.reference import NETWORK, photos
 
 from mpx import Classifier, config
 from mpx.solver.objective import Problem
 from mpx.solver.search import Search, minimise
-
-from methods.reference import NETWORK, photos
 
 TARGET = 2
 

@@ -38,6 +38,22 @@ def logits(x: np.ndarray) -> np.ndarray:
     return head @ features.mean((1, 2))
 
 
+def logits_backward(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """(3,32,32): the gradient of weight @ logits(x), by hand; weight: (5,)."""
+    conv, head = NETWORK.weights
+    patches = (x - 0.5).reshape(3, 4, 8, 4, 8).transpose(1, 3, 0, 2, 4)
+    slope = (1 - np.tanh(np.einsum("ijcyx,kcyx->kij", patches, conv)) ** 2) * (weight @ head)[:, None, None] / 16
+    return np.einsum("kij,kcyx->ciyjx", slope, conv).reshape(3, SIDE, SIDE)
+
+
+def backward(x: np.ndarray, dz: np.ndarray) -> np.ndarray:
+    """(3,32,32): the gradient at x of dz . logits(x), by hand."""
+    conv, head = NETWORK.weights
+    patches = (x - 0.5).reshape(3, 4, 8, 4, 8).transpose(1, 3, 0, 2, 4)
+    slope = 1 - np.tanh(np.einsum("ijcyx,kcyx->kij", patches, conv)) ** 2
+    return np.einsum("kij,kcyx->ciyjx", slope * (dz @ head)[:, None, None] / 16, conv).reshape(3, SIDE, SIDE)
+
+
 def softmax(z: np.ndarray) -> np.ndarray:
     e = np.exp(z - z.max())
     return e / e.sum()
@@ -70,9 +86,9 @@ def nearest(cells: int, pixels: int) -> np.ndarray:
     return matrix
 
 
-def gaussian(pixels: int, sigma: float) -> np.ndarray:
-    """(pixels,pixels): convolution with a Gaussian cut at 3 sigma, the edges reflected without repeating them."""
-    radius = int(np.ceil(3 * sigma))
+def gaussian(pixels: int, sigma: float, radius: int | None = None) -> np.ndarray:
+    """(pixels,pixels): convolution with a Gaussian cut at the radius or 3 sigma, the edges reflected, not repeated."""
+    radius = radius or int(np.ceil(3 * sigma))
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     kernel /= kernel.sum()
     matrix = np.zeros((pixels, pixels))

@@ -1,41 +1,43 @@
-"""Fong, Patrick & Vedaldi 2019: smooth maximum, area constraint, pyramid of blurs, averaged gradients, alternate mirroring."""
+"""Fong, Patrick & Vedaldi 2019: smooth maximum, area constraint, pyramid of blurs, averaged gradients, mirroring."""
 
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
+from methods.reference import SIDE, bilinear, blur, gradient, logits, photos
+from numpy.lib.stride_tricks import sliding_window_view
+from planted import SquareNet, square_photo
 
-from mpx import config
+from mpx import config, explain
 from mpx.operators.regularizers import area
 from mpx.operators.rng import Draws
 from mpx.operators.smoothmax import SmoothMax
-
-from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
-from methods.reference import SIDE, bilinear, blur, gradient, logits, photos
 
 CELLS, SIGMA, BLUR = 8, 6.0, 4.0  # on 32 px; the paper's are 32 cells, 21 px and 20 px on 224 px
 SMALL = (f"mask_size={CELLS}", f"mask.sigma={SIGMA / SIDE}", f"perturbation.sigma={BLUR}", "mask.init=random", "steps=20")
 POINTS = {"null": SIDE // CELLS, "2": 2}  # places in a cell where the maximum is taken
 
 
-def smooth_max(p: np.ndarray, points: int, pixels: int = SIDE, sigma: float = SIGMA) -> np.ndarray:
-    """p: (h,w) -> (pixels,pixels); every cell, and a frame of zeros, takes part where its bump may reach."""
-    cells, step = len(p), pixels / len(p)
+def smooth_max(p: np.ndarray, points: int, pixels: int = SIDE, sigma: float = SIGMA) -> tuple[np.ndarray, np.ndarray]:
+    """p: (h,w) -> the evidence (pixels,pixels), and at all places, those included to which bumps reach beyond the image.
+
+    Every cell, and a frame of zeros, takes part where its bump may reach.
+    """
+    step = pixels / len(p)
     reach = 1 + int(np.ceil(sigma / step))
-    padded = np.pad(p, reach)
-    fine = np.zeros((cells * points, cells * points))
-    for y, x in np.ndindex(fine.shape):
-        place = (np.array([y, x]) + 0.5) / points * step
-        top, left = y // points, x // points  # of the window of cells around
-        centres = (np.arange(-reach, reach + 1) + 0.5) * step
-        dy, dx = top * step + centres - place[0], left * step + centres - place[1]
-        z = np.hypot(dy[:, None], dx[None]) / sigma
-        v = np.exp(-2 * np.maximum(z - 0.5, 0) ** 2) * padded[top : top + 2 * reach + 1, left : left + 2 * reach + 1]
-        weights = np.exp(20 * v)
-        fine[y, x] = (weights * v).sum() / weights.sum()
-    up = bilinear(len(fine), pixels)
-    return up @ fine @ up.T
+    windows = sliding_window_view(np.pad(p, 2 * reach), (2 * reach + 1,) * 2)  # of each cell and its frame: (n,n,k,k)
+    places = (np.arange(points) + 0.5) / points * step  # in a cell
+    away = (np.arange(-reach, reach + 1) + 0.5) * step - places[:, None]  # (points,k): to the centres around
+    z = np.hypot(away[:, None, :, None], away[None, :, None, :]) / sigma
+    v = windows[:, None, :, None] * np.exp(-2 * np.maximum(z - 0.5, 0) ** 2)[None, :, None, :]  # (n,points,n,points,k,k)
+    weights = np.exp(20 * v)
+    fine = (weights * v).sum((4, 5)) / weights.sum((4, 5))
+    fine = fine.reshape(len(windows) * points, -1)
+    inside = fine[reach * points : -reach * points, reach * points : -reach * points]
+    up = bilinear(len(inside), pixels)
+    return up @ inside @ up.T, fine
 
 
 def perturbed(m: np.ndarray) -> np.ndarray:
@@ -54,18 +56,29 @@ def reward(x: np.ndarray, contrastive: bool) -> float:
     return y[TARGET] - (np.delete(y, TARGET).max() if contrastive else 0)
 
 
-def objective(p, iteration, points, variant="preserve", contrastive=False, share=0.1) -> float:
-    """What is minimised; the evidence is the mask, in the dual game its complement."""
-    m = smooth_max(p[0], points)
+def evidence(p, points, variant="preserve") -> np.ndarray:
+    """What is learnt is the evidence, in the dual game what is perturbed."""
+    return smooth_max(p[0] if variant == "preserve" else 1 - p[0], points)
+
+
+def number(p, points, variant="preserve", contrastive=False) -> int:
+    """Of ones in r_a: a share of 0.1, corrected for the soft edges; no gradient passes through it."""
+    r = evidence(p, points, variant)[0].mean() / 0.1
+    near, far = min(max(r**-8, 0.5), 2), min((r - 0.5) / 1.5, 1)
+    return round((CELLS * points) ** 2 * 0.1 * max(near, far))
+
+
+def objective(p, iteration, points, ones, variant="preserve", contrastive=False) -> float:
+    """What is minimised."""
+    m, fine = evidence(p, points, variant)
     mirrored = (lambda x: x[..., ::-1]) if iteration % 2 == 0 else (lambda x: x)
     if variant == "preserve":
         score = -reward(mirrored(perturbed(m)), contrastive)
     else:
-        score = reward(mirrored(perturbed(m)), contrastive) - reward(mirrored(perturbed(1 - m)), contrastive)
-        m = 1 - m
-    wanted = np.zeros(m.size)
-    wanted[m.size - round(share * m.size) :] = 1
-    return score + 300 * 1.0035**iteration * np.mean((np.sort(m.ravel()) - wanted) ** 2)
+        score = reward(mirrored(perturbed(1 - m)), contrastive) - reward(mirrored(perturbed(m)), contrastive)
+    wanted = np.zeros(fine.size)
+    wanted[fine.size - ones :] = 1
+    return score + 300 * 1.0035**iteration * np.mean((np.sort(fine.ravel()) - wanted) ** 2)
 
 
 VARIANTS = {
@@ -78,9 +91,13 @@ VARIANTS = {
 @pytest.mark.parametrize("points", POINTS)
 @pytest.mark.parametrize("experiment", VARIANTS)
 def test_objective_and_gradient(experiment, points):
-    p, start = problem(experiment, *SMALL, f"mask.points={points}"), np.random.default_rng(0).uniform(0, 1, (1, CELLS, CELLS))
+    p, start = (
+        problem(experiment, *SMALL, f"mask.points={points}"),
+        np.random.default_rng(0).uniform(0, 1, (1, CELLS, CELLS)),
+    )
     for iteration in (0, 7):
-        exact = partial(objective, iteration=iteration, points=POINTS[points], **VARIANTS[experiment])
+        how = {"points": POINTS[points]} | VARIANTS[experiment]
+        exact = partial(objective, iteration=iteration, ones=number(start, **how), **how)
         value, g = value_and_gradient(p, start, iteration)
         same(value, exact(start))
         same(g, gradient(exact, start, 1e-7))
@@ -92,7 +109,8 @@ def test_twenty_steps(experiment):
     found = trajectory(problem(experiment, *SMALL, "mask.points=2"))
     q, average = found[0], None
     for step, mine in enumerate(found[1:]):
-        g = gradient(partial(objective, iteration=step, points=2, **VARIANTS[experiment]), q, 1e-7)
+        how = {"points": 2} | VARIANTS[experiment]
+        g = gradient(partial(objective, iteration=step, ones=number(q, **how), **how), q, 1e-7)
         average = g if average is None else 0.9 * average + 0.1 * g
         q = np.clip(q - 0.01 * average, 0, 1)
         assert np.abs(mine - q).max() < 1e-3, step
@@ -110,10 +128,23 @@ def test_area_is_sorted_distance_whatever_the_order_and_ties():
         wanted = np.zeros(600)
         wanted[600 - round(600 * a) :] = 1
         expected.append(np.mean((np.sort(row.numpy().ravel()) - wanted) ** 2) * 1.01**5)
-    torch.testing.assert_close(area(None, m, asked, 5, growth=1.01), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(
+        area(None, m, m, 600, asked, 5, growth=1.01, correction=0.0), torch.tensor(expected, dtype=torch.float64)
+    )
     m = m.requires_grad_()
-    area(None, m, asked, 0).sum().backward()
+    area(None, m, m, 600, asked, 0, correction=0.0).sum().backward()
     assert torch.allclose(m.grad[2], m.grad[2].mean()) and (m.grad[2] > 0).all()  # equal values are pulled alike
+
+
+@pytest.mark.parametrize("side", [32, 224])
+def test_the_area_asked_is_the_area_seen(side):
+    """Within a tenth, soft edges and all, at every resolution."""
+    net = SquareNet(side, side // 4, side // 2, side // 4).eval()
+    blur = ["perturbation.sigma=4"] * (side == 32)
+    recipe = config.preset("extremal2019", "area=[0.025,0.05,0.1,0.2]", *blur)
+    e = explain(net, square_photo(net)[None], 1, recipe=recipe, frames=2)
+    assert ((e.area / e.areas - 1).abs() < 0.1).all(), e.area
+    assert e.saliency.shape == (4, 1, side, side) and e.passes == 800
 
 
 def test_smooth_max_gradient_is_that_of_finite_differences():
@@ -150,7 +181,11 @@ def test_presets_are_the_papers():
 
 @pytest.mark.parametrize(
     "options, names",
-    [({"sigma": 0.0}, "mask.sigma=0.0"), ({"points": 0}, "mask.points=0"), ({"points": None, "mask_size": 7}, "mask_size=7")],
+    [
+        ({"sigma": 0.0}, "mask.sigma=0.0"),
+        ({"points": 0}, "mask.points=0"),
+        ({"points": None, "mask_size": 7}, "mask_size=7"),
+    ],
 )
 def test_mistakes_are_named(options, names):
     with pytest.raises(ValueError, match=names):

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.ndimage import median_filter
-
 from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
 from methods.reference import SIDE, Adam, bilinear, gradient, logits, photos, softmax
+from scipy.ndimage import median_filter
 
 CELLS, STD = 8, np.array([0.229, 0.224, 0.225])
 SMALL = (f"mask_size={CELLS}", "steps=20")

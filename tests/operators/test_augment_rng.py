@@ -6,7 +6,7 @@ from mpx.operators import augment
 from mpx.operators.rng import Draws, key
 
 X = torch.rand(4, 6, 20, 24, generator=torch.Generator().manual_seed(0))
-STRENGTH = {"jitter": 3, "noise": 0.1, "flip": 0.5}
+STRENGTH = {"crop": 4, "jitter": 3, "noise": 0.1, "flip": 0.5}
 
 
 @pytest.mark.parametrize("name", config.options("augment"))

@@ -3,6 +3,7 @@ from functools import partial
 
 import pytest
 import torch
+from choices import PERTURBATIONS
 from scipy.ndimage import median_filter
 from torchvision.transforms.v2.functional import gaussian_blur
 
@@ -12,7 +13,6 @@ from mpx.operators.perturbations import blend
 from mpx.operators.rng import Draws
 from mpx.solver.objective import Problem, Recipe
 
-EVERY = config.options("perturbation")
 PHOTOS = torch.rand(3, 3, 64, 72, generator=torch.Generator().manual_seed(0))
 
 
@@ -24,7 +24,7 @@ def levels_of(name, photos=PHOTOS):
     return problem.site.draw(problem.rng.at("evaluation"))
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", PERTURBATIONS)
 def test_contract(name):
     """m=1 is the photo to the bit, m=0 another picture in [0,1], and m=1 in one place changes only the rest."""
     levels = levels_of(name)
@@ -39,7 +39,7 @@ def test_contract(name):
     assert torch.equal(mixed[..., :30], PHOTOS[..., :30]) and torch.equal(mixed[..., 30:], nothing[..., 30:])
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", PERTURBATIONS)
 def test_a_batch_is_its_single_photos(name):
     batch = levels_of(name)
     singles = [levels_of(name, PHOTOS[i : i + 1]) for i in range(3)]
@@ -54,7 +54,7 @@ def test_gradient_to_the_mask_is_that_of_finite_differences(levels):
     assert torch.autograd.gradcheck(lambda m: blend(stack, m), mask)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", PERTURBATIONS)
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_gradient_is_alive_at_the_ends_and_at_knots(name, value):
     mask = torch.full((3, 1, 64, 72), value, requires_grad=True)

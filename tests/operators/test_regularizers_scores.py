@@ -1,9 +1,10 @@
 import pytest
 import torch
+from choices import REGULARIZERS
 from torchmetrics.functional.image import total_variation
 
 from mpx import config
-from mpx.operators import regularizers, scores
+from mpx.operators import asks, offer, regularizers, scores
 from mpx.operators.masks import Grid
 
 S = torch.rand(3, 1, 9, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -11,29 +12,43 @@ LOGITS = torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=tor
 TARGET = torch.tensor([0, 5, 2, 2])
 
 
-@pytest.mark.parametrize("name", config.options("regularizer"))
+@pytest.mark.parametrize("name", REGULARIZERS)
 def test_regularizer_contract(name):
     """(B,), zero where nothing is marked, positive elsewhere, rows independent, gradient as finite differences say."""
-    function = config.option("regularizer", name)
+    term = config.option("regularizer", name)
+    photos, areas = (
+        torch.rand(3, 3, 9, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64),
+        torch.full((3,), 0.1),
+    )
+
+    def function(s, rows=slice(None)):
+        return offer(term, s, full=s, photos=photos[rows], area=areas[rows], iteration=3, site=None, framed=s, inside=108)
+
     value = function(S)
     assert value.shape == (3,) and (value > 0).all()
-    assert (function(torch.zeros_like(S)) == 0).all()
-    torch.testing.assert_close(value, torch.cat([function(s[None]) for s in S]))
+    if not asks(term, "area"):  # which is 0 where the area asked is marked
+        assert (function(torch.zeros_like(S)) == 0).all()
+    torch.testing.assert_close(value, torch.cat([function(S[i : i + 1], slice(i, i + 1)) for i in range(3)]))
     assert torch.autograd.gradcheck(function, S.clone().requires_grad_())
 
 
 @pytest.mark.parametrize("name", config.options("score"))
 def test_score_contract(name):
     """(B,), rows independent, unmoved by a shift of all logits (but for the bare logit), gradient by finite differences."""
-    function = config.option("score", name)
+    score, untouched = config.option("score", name), LOGITS.flip(1)
+
+    def function(logits, target, original=untouched):
+        return offer(score, logits, target, original=original)
+
     value = function(LOGITS, TARGET)
     assert value.shape == (4,)
-    rows = [function(row[None], t[None]) for row, t in zip(LOGITS, TARGET)]
+    rows = [function(*(x[i : i + 1] for x in (LOGITS, TARGET, untouched))) for i in range(4)]
     torch.testing.assert_close(value, torch.cat(rows))
     assert torch.allclose(value, function(LOGITS + 1, TARGET)) == (name != "logit")
     raised = LOGITS.clone()
     raised[range(4), TARGET] += 1
-    assert (function(raised, TARGET) > value).all()
+    if not asks(score, "original"):  # which look at more than the target
+        assert (function(raised, TARGET) > value).all()
     assert torch.autograd.gradcheck(lambda x: function(x, TARGET), LOGITS.clone().requires_grad_())
 
 

@@ -98,7 +98,10 @@ def test_json_knows_no_nan(tmp_path):
 
 
 def test_summary(tmp_path, explanation):
-    rows = [{"p_normalised": x, "p_after": x, "area": 0.1, "seconds": 1.0} for x in (0.0, 0.1, 0.2, 0.9, math.nan)]
+    rows = [
+        {"p_normalised": x, "p_after": x, "area": 0.1, "passes": 9.0, "forwards": 0.0, "seconds": 1.0}
+        for x in (0.0, 0.1, 0.2, 0.9, math.nan)
+    ]
     summary = results.summary(rows, 1, 2, {"p_normalised": "how"})
     p = summary["p_normalised"]
     assert (summary["n"], summary["n_skipped"], summary["n_missing"], p["n"]) == (5, 1, 2, 4)

@@ -50,7 +50,7 @@ def test_curves_of_rows_and_their_mean(tmp_path, explanation):
     events = record(tmp_path, e)
     names = {"loss_total", "loss_score", "loss_l1", "loss_tv", "probability", "area"}
     groups = ("mean", "row cup-1-mug", "row cat-2-tabby")
-    metrics = {f"metric/{k}" for k in ("p_after", "p_normalised", "area", "seconds")}
+    metrics = {f"metric/{k}" for k in ("p_after", "p_normalised", "area", "passes", "seconds")}
     assert set(events.Tags()["scalars"]) == {f"{g}/{n}" for g in groups for n in names} | metrics
     for group, values in (("mean", e.curves["probability"].mean(1)), ("row cat-2-tabby", e.curves["probability"][:, 1])):
         curve = events.Scalars(f"{group}/probability")
@@ -103,7 +103,7 @@ def test_hyperparameters_and_their_metrics_are_in_the_same_file(tmp_path, explan
     started = read["_hparams_/session_start_info"].session_start_info.hparams
     assert started["lambda_tv"].number_value == 0.2 and started["mask"].string_value == "grid" and "none" not in started
     metrics = {m.name.tag for m in read["_hparams_/experiment"].experiment.metric_infos}
-    assert metrics == {"metric/p_after", "metric/p_normalised", "metric/area", "metric/seconds"}
+    assert metrics == {f"metric/{k}" for k in ("p_after", "p_normalised", "area", "passes", "seconds")}
     assert metrics <= set(events.Tags()["scalars"]) and all(len(events.Scalars(m)) == 1 for m in metrics)
 
 

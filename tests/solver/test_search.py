@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
+from choices import GRIDS, PERTURBATIONS
 from planted import SquareNet, square_photo
 
 from mpx import Classifier, config, explain
@@ -25,7 +26,11 @@ SMALL = {
     "blur_pyramid": {"sigma": 3.0},
     "blur_mean": {"sigma": 3.0},
     "inpaint": {"tile": 4},
+    "local_mean": {"window": 7},
+    "mix": {"sigma": 3.0},
 }
+# every mask with one perturbation, every perturbation with one mask
+PAIRS = [(mask, "blur_gaussian") for mask in GRIDS] + [("grid", name) for name in PERTURBATIONS if name != "blur_gaussian"]
 
 
 def perturbation(name):
@@ -43,23 +48,26 @@ def cpu_trainer(callbacks=()):
 
 
 @pytest.mark.parametrize("game", PLAIN)
-@pytest.mark.parametrize("name", config.options("perturbation"))
-@pytest.mark.parametrize("mask", config.options("mask"))
+@pytest.mark.parametrize("mask, name", PAIRS)
 def test_planted_answer_is_found(game, name, mask):
     """The network looks at one square: the evidence is there, and nowhere else as much."""
     kind = partial(config.option("mask", mask, mask_size=16), **({"sigma": 1.0} if mask == "smooth" else {}))
     e = explain(NET, PHOTOS[:2], 1, perturbation=perturbation(name), game=game, mask=kind, steps=60, jitter=0)
     inside, outside = e.saliency[:, 0, INSIDE].mean(1), e.saliency[:, 0, ~INSIDE].mean(1)
-    assert (inside > 0.6).all() and (outside < 0.12).all(), (inside, outside)
-    assert torch.allclose(e.saliency[:, 0, INSIDE].amax(1), e.saliency.amax((1, 2, 3)))
+    assert (inside > 0.6).all() and (outside < (0.3 if mask == "smooth_max" else 0.12)).all(), (inside, outside)  # bumps
+    assert torch.allclose(e.saliency[:, 0, INSIDE].amax(1), e.saliency.amax((1, 2, 3)), atol=5e-3)
     kept = game == "preservation"
     assert ((e.p_after > 0.9) if kept else (e.p_after < 0.3)).all() and (e.p_before > 0.99).all()
 
 
 @pytest.mark.parametrize("score", config.options("score"))
 def test_every_score_finds_it(score):
-    e = quick(PHOTOS[:1], score=score, steps=60, lambda_l1=0.3 if score == "probability" else 3.0)
-    assert e.saliency[:, 0, INSIDE].mean() > 3 * e.saliency[:, 0, ~INSIDE].mean() and e.p_after < 0.6
+    keeps = score in ("distortion", "log_probability")  # flat where nothing is perturbed yet: made for preservations
+    weights = {"lambda_l1": 0.3 if score in ("probability", "top") or keeps else 3.0}
+    function = partial(config.option("score", score), **({"classes": 1} if score == "top" else {}))
+    e = quick(PHOTOS[:1], score=function, steps=60, game="preservation" if keeps else "deletion", **weights)
+    assert e.saliency[:, 0, INSIDE].mean() > 3 * e.saliency[:, 0, ~INSIDE].mean()
+    assert e.p_after > 0.9 if keeps else e.p_after < 0.6
 
 
 @pytest.mark.parametrize("name", ["blur_gaussian", "noise"])

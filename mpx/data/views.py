@@ -1,0 +1,31 @@
+"""Pictures that tell what a network's features are like: for perturbations that need statistics (mpx.operators.layers)."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mpx.data import datasets
+from mpx.data.images import read_image
+from mpx.data.preprocess import Preprocess
+
+BUNDLED = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png", "gravel.png",
+           "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg")  # fmt: skip
+
+
+def views(preprocess: Preprocess | None, size: tuple[int, int], images: str | None = None) -> Iterator[Tensor]:
+    """Pictures (n,3,H,W) of `size`, each also mirrored, a few at a time.
+
+    images: a folder or a glob; None: thirteen photos that come with scikit-image, whole and as five crops at half the scale.
+    """
+    folder = datasets.sample()[0].path.parent
+    files = [folder / name for name in BUNDLED] if images is None else [item.path for item in datasets.images(images)]
+    whole = preprocess if preprocess and tuple(preprocess.crop) == size else Preprocess(size, max(size))
+    for file in files:
+        photo = read_image(file)
+        seen = [whole(photo)]
+        if images is None:
+            (h, w), half = size, Preprocess(tuple(2 * n for n in size), 2 * max(size))(photo)
+            corners = [(y, x) for y in (0, h) for x in (0, w)]
+            seen += [half[:, y : y + h, x : x + w] for y, x in (*corners, (h // 2, w // 2))]
+        yield torch.cat([torch.stack(seen), torch.stack(seen).flip(-1)])

@@ -2,10 +2,10 @@
 
     x' = W^-1(m h + (1-m) v),   h = W x,   v ~ N(mean_s, std_s^2) with mean and spread of the photo's coefficients at scale s
 
-W is the orthogonal wavelet transform of `levels` levels, periodic at the edges, so that h (B,3,H,W) is as large as the photo:
-at each level the low frequencies go to the upper left quarter, the details to the others, and the next level works on that
-quarter. One mask value per coefficient, shared by the colours. A level is a pair of small matrices made once, so that W and its
-inverse are matrix products.
+W is the orthogonal wavelet transform of `levels` levels, periodic at the edges, so that h (B,3,H,W) is as large as the
+photo: at each level the low frequencies go to the upper left quarter, the details to the others, and the next level works on
+that quarter. One mask value per coefficient, shared by the colours. A level is a pair of small matrices made once, so that W
+and its inverse are matrix products.
 """
 
 from contextlib import nullcontext
@@ -22,8 +22,8 @@ TINY = 1e-12  # change of a coefficient of a scale that is the same everywhere
 class Wavelets:
     """The site. wavelet: an orthogonal one of PyWavelets, such as db3; levels: the sides must be multiples of 2^levels.
 
-    noisy: masks are judged and shown under a draw of the noise, as they are searched; else what is shown is the cartoon, on the
-    noise's mean, and the probability that of the cartoon.
+    noisy: masks are judged and shown under a draw of the noise, as they are searched; else what is shown is the cartoon, on
+    the noise's mean, and the probability that of the cartoon.
     """
 
     def __init__(self, x: Tensor, wavelet: str = "db3", levels: int = 5, noisy: bool = False):
@@ -31,7 +31,7 @@ class Wavelets:
         most = min(next(n for n in range(32) if side % 2 ** (n + 1)) for side in sides)
         if not 1 <= levels <= most:
             raise ValueError(
-                f"perturbation.levels={levels} wants sides of multiples of 2^levels px, but the image is {sides[0]}x{sides[1]} px: "
+                f"perturbation.levels={levels} wants sides that 2^levels divides, and the image is {sides[0]}x{sides[1]}: "
                 + (f"choose levels from 1 to {most}" if most else "choose a model.size of even numbers")
             )
         self.photos, self.shape, self.levels, self.noisy = x, (1, *sides), levels, noisy
@@ -89,7 +89,7 @@ class Wavelets:
         """How much of each place the evidence has, the mean over the scales: 1 where it has all coefficients, 0 where none.
 
         A scale's share is that of the change that noise would make there: a coefficient's is E (h - v)^2, and lies where its
-        wavelet squared does. So what is kept coarse only, as in a cartoon much is, shows faintly, and what is kept sharp brightly.
+        wavelet squared does. So what is kept coarse only, as much is in a cartoon, shows faintly, what is sharp brightly.
         """
         shares = [some / most for some, most in zip(self._places(evidence * self.change), self.most)]
         return sum(shares) / len(shares)
@@ -97,7 +97,7 @@ class Wavelets:
     def _places(self, change: Tensor) -> list[Tensor]:
         """(B,1,H,W) of pixels for each scale, of coefficients."""
         found = []
-        for k, (rows, cols) in enumerate(self.spread):
+        for rows, cols in self.spread:
             h, w = rows.shape[1] // 2, cols.shape[1] // 2
             details = change[..., : 2 * h, : 2 * w].clone()
             details[..., :h, :w] = 0
@@ -106,7 +106,7 @@ class Wavelets:
 
 
 def spatial_l1(s: Tensor, full: Tensor, site, reduction: str = "mean") -> Tensor:
-    """A regularizer: |W^-1(m h)|, so that no pixel is lit without need (Kolek et al. 2023, WaveletX). Mean over pixels and colours."""
+    """A regularizer: |W^-1(m h)|, so that no pixel is lit without need (Kolek et al. 2023, WaveletX)."""
     if not hasattr(site, "cartoon"):
         raise ValueError("regularizer=spatial_l1 is of the picture that kept coefficients make: perturbation=wavelets")
     return _reduce(site.cartoon(full).abs(), reduction)

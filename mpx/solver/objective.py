@@ -223,7 +223,7 @@ class Problem:
             return self.classifier(pictures).float()
 
     def shown(self, parameter: Tensor) -> Tensor:
-        """The mask (B,*shape) that is judged: of a random one a draw, for what the network says of their mean is another matter."""
+        """The mask (B,*shape) that is judged: of a random one a draw, for their mean may look otherwise to the network."""
         draw = getattr(self.mask, "draw", None)
         return draw(parameter, self.rng.at(("evaluation", "mask")))[0] if draw else self.mask(parameter)
 

@@ -1,4 +1,4 @@
-"""CartoonX (Kolek et al. 2022): masked coefficients of Daubechies' wavelets, noise of each scale, squared change of the probability."""
+"""CartoonX (Kolek et al. 2022): masked coefficients of wavelets, noise of each scale, squared change of the probability."""
 
 import numpy as np
 import pytest

@@ -27,7 +27,8 @@ def perturbed(mask: np.ndarray) -> np.ndarray:
 def objective(p: np.ndarray, iteration: int) -> float:
     """p: (1,1,P)."""
     m = inside(p[0, 0])
-    share = AREA * np.clip((AREA / m.mean()) ** 8, 0.5, 2)
+    r = m.mean() / AREA
+    share = AREA * max(np.clip(r**-8, 0.5, 2), min((r - 0.5) / 1.5, 1))
     wanted = np.arange(m.size) < round(m.size * share)
     area = np.mean((np.sort(m.ravel())[::-1] - wanted) ** 2)
     score = logits(perturbed(1 - m))[TARGET] - logits(perturbed(m))[TARGET]

@@ -1,10 +1,10 @@
 """extremal2019 beside the authors' code on a real photo, where torchray is installed (it is not needed otherwise).
 
-What differs, measured by the correlation of the masks after 100 iterations on the espresso: with torchray's mask generator and
-blur plugged in as operators of mpx, 0.998. What remains is how equal values are sorted: torchray's order of them is chance, here
-they share. With mpx's own blur and mask 0.95: torchray's blurs darken the edges, its cells lie at 0, 7, ..., 217 px instead of
-evenly, and its area is that of a frame around the image too, so 0.1 of it is 0.135 of the image. The search has many optima:
-by 800 iterations these differences lead to other ones (correlation near 0, both on the cup).
+What differs, measured by the correlation of the masks after 100 iterations on the espresso: with torchray's mask generator
+and blur plugged in as operators of mpx, 0.998. What remains is how equal values are sorted: torchray's order of them is
+chance, here they share. With mpx's own blur and mask 0.95: torchray's blurs darken the edges, its cells lie at 0, 7, ...,
+217 px instead of evenly, and its area is that of a frame around the image too, so 0.1 of it is 0.135 of the image. The
+search has many optima: by 800 iterations these differences lead to other ones (correlation near 0, both on the cup).
 """
 
 from dataclasses import replace

@@ -65,7 +65,7 @@ def test_noise_has_each_scales_mean_and_spread():
 
 
 def test_map_of_pixels():
-    """1 for all coefficients, 0 for none, half of them everywhere half; more of them never less; each where its wavelet is."""
+    """1 for all coefficients, 0 for none, half everywhere for half; more of them never less; each where its wavelet is."""
     site = Wavelets(PHOTOS)
     for value in (0.0, 0.5, 1.0):
         torch.testing.assert_close(site.to_pixels(torch.full((3, 1, 64, 96), value)), torch.full((3, 1, 64, 96), value))
@@ -101,8 +101,9 @@ def test_what_is_looked_at_is_the_cartoon_on_its_scales_means():
 NET = SquareNet().eval()
 SQUARES = torch.stack([square_photo(NET, seed) for seed in range(3)])
 cartoon = partial(
-    explain, NET, target=1, perturbation="wavelets", mask="elements", score=partial(config.option("score", "distortion"), of="class"),
-    game="preservation", lambda_l1=5.0, lambda_tv=0.0, jitter=0, lr=0.05, steps=60, samples=2,
+    explain, NET, target=1, perturbation="wavelets", mask="elements",
+    score=partial(config.option("score", "distortion"), of="class"), game="preservation",
+    lambda_l1=5.0, lambda_tv=0.0, jitter=0, lr=0.05, steps=60, samples=2,
 )  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def test_a_batch_is_its_single_photos():
     "options, names",
     [
         ({"levels": 0}, "perturbation.levels=0 .* from 1 to 5"),
-        ({"levels": 6}, "perturbation.levels=6 wants sides .*64x96 px: choose levels from 1 to 5"),
+        ({"levels": 6}, "perturbation.levels=6 wants sides .*64x96: choose levels from 1 to 5"),
         ({"wavelet": "bior2.2"}, "perturbation.wavelet='bior2.2' must be an orthogonal one"),
         ({"wavelet": "db"}, "perturbation.wavelet='db' must be"),
     ],

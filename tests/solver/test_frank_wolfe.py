@@ -1,4 +1,4 @@
-"""Laws of the Frank-Wolfe optimizer: it stays in the polytope, whose linear and quadratic problems it solves, each row for itself."""
+"""Laws of Frank-Wolfe: it stays in the polytope, whose linear and quadratic problems it solves, each row for itself."""
 
 from functools import partial
 

@@ -105,7 +105,9 @@ class Problem:
             size, shape = self.site.shape[1:], self.site.shape
             given = {"image_size": size, "shape": shape, "photos": photos, "area": areas, "game": recipe.game}
             self.mask = offer(recipe.mask, device=photos.device, **given)
-            if recipe.game == "product" and not hasattr(self.mask, "draw"):
+            rng = self.rng.at("setup")
+            masks = len(self.mask.draw(self.mask.start(rng), rng)) if hasattr(self.mask, "draw") else 1
+            if max(which for which, *_ in self.views) >= masks:
                 raise ValueError("game=product needs a mask of two: mask=pair")
             self.original = classifier(photos).float()
             self.p_before = probability(self.original, targets)

@@ -137,7 +137,7 @@ def test_mistakes_are_named(options, names):
 
 
 def test_more_mistakes_are_named(monkeypatch):
-    with pytest.raises(ValueError, match="63x96 px: choose a model.size of even numbers"):
+    with pytest.raises(ValueError, match="63x96: choose a model.size of even numbers"):
         Wavelets(PHOTOS[:, :, :63])
     with pytest.raises(ValueError, match="regularizer=spatial_l1 .*perturbation=wavelets"):
         spatial_l1(PHOTOS[:, :1], PHOTOS[:, :1], noise)

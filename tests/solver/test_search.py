@@ -412,3 +412,9 @@ def test_lightning_callbacks_count_iterations():
 
     fit(Search(objective(steps=5)), lambda: cpu_trainer([Spy()]))
     assert seen == [(i, i, i + 1) for i in range(5)]
+
+
+@pytest.mark.parametrize("mask", ["grid", "bernoulli"])
+def test_a_product_needs_two_masks(mask):
+    with pytest.raises(ValueError, match="game=product needs a mask of two: mask=pair"):
+        quick(PHOTOS[:1], game="product", mask=mask)

@@ -78,7 +78,8 @@ class FrankWolfe(torch.optim.Optimizer):
     negative, as far as it is, 0 elsewhere. So e never leaves the polytope, and nothing is to be weighed. The
     evidence is m in a preservation and 1 - m in the other games; a start with too much of it becomes one with none.
 
-    monotone: the part is 2^-N / sqrt(t+1), where each row's N grows until its objective does not (without augments; at most `tries` times in a step, each a forward), as the authors' code; else 2 / (t+2).
+    monotone: the part is 2^-N / sqrt(t+1), where each row's N grows until its objective does not (without augments; at most
+    `tries` times in a step, each a forward), as the authors' code; else 2 / (t+2).
     """
 
     def __init__(self, params, area, objective, project, game: str = "preservation", monotone: bool = True, tries: int = 10):

@@ -68,8 +68,8 @@ class Rows:
             group = row_group(name)
             for term, values in e.curves.items():
                 curve(self.writer, tag(group, term), values[:, i])
-            for frame, iteration in enumerate(e.iterations):
-                self.writer.add_histogram(f"{group}/mask", e.frame_masks[frame, i].nan_to_num(), iteration, bins=BINS)
+            for frame, iteration in enumerate(e.iterations):  # not of the parameter, which need not lie in [0,1]
+                self.writer.add_histogram(f"{group}/saliency", e.frame_saliency[frame, i] / 255, iteration, bins=BINS)
             frames, last = chosen(e.iterations), e.iterations[-1]
             for frame, strip in zip(frames, render.strips(e, i, frames)):
                 self._image(f"{group}/evolution", jpeg(render.to_image(strip)), e.iterations[frame])

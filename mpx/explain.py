@@ -111,7 +111,7 @@ def explain(
     photos, names = _as_batch(images, classifier)
     kind = classifier.device.type
     callers = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
-    with classifier.frozen(), callers:  # `precision` decides, not the mode that explain() is called in
+    with classifier.frozen(photos.shape[2:]), callers:  # `precision` decides, not the mode that explain() is called in
         classifier.check(photos[:1].to(classifier.device))
         rows = _rows(classifier, photos, names, target, recipe.areas)
         left, parts = iter(rows), []

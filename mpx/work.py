@@ -43,7 +43,8 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
         if group:
             group.average(search.history)
 
-    with same_bits(cfg.deterministic), config.classifier(cfg, where).frozen() as classifier:
+    classifier = config.classifier(cfg, where)
+    with same_bits(cfg.deterministic), classifier.frozen(classifier.preprocess.crop):
         take = Supply(session, classifier, cfg.target, recipe.areas) if session else None
         samples = group.samples(recipe.samples) if group else None
         solve_batch = partial(_solve, cfg, recipe, classifier, run=run, samples=samples)

@@ -8,8 +8,8 @@ workers: images per second of two worker processes and of one, each with one thr
 images, in turn; their difference leaves out what a command costs however many images it has.
 
 torchray: experiment=extremal2019 beside torchray's extremal_perturbation (pip install torchray) on the same network at equal
-iterations and areas, in turn in one process: torchray takes an image at a time with its areas, mpx eight images with theirs
-in one batch. Memory is what the process of one image's explanation needs at most, above network and libraries.
+iterations and areas, one and four, in turn in one process: torchray takes an image at a time with its areas, mpx eight
+images with theirs in one batch. Memory is what the process of one image's explanation needs at most, above network and libraries.
 
 Machines are noisy: quote the median of the ratios, with the machine and the versions.
 """
@@ -39,7 +39,7 @@ from mpx.solver.search import Search
 
 ROUNDS, STEPS = 9, 6  # pairs of timings; iterations in each, of which the first is not counted
 FEW, MANY = 8, 72  # images; in fewer, one batch at the end is an eighth of all
-AREAS, IMAGES, ITERATIONS, TURNS = (0.025, 0.05, 0.1, 0.2), 8, (2, 8), 5  # beside torchray
+AREAS, IMAGES, ITERATIONS, TURNS = (0.025, 0.05, 0.1, 0.2), 8, (2, 12), 5  # beside torchray
 FIXED = ("threads=1", "device=cpu", "steps=20", "batch_size=4", "pictures=none", "log_images=0")
 
 
@@ -84,7 +84,7 @@ def iteration(overrides: list[str]) -> None:
             ticks.append(wait())
         return (ticks[-1] - ticks[0]) / (STEPS - 1)
 
-    with classifier.frozen():
+    with classifier.frozen(classifier.preprocess.crop):
         problem = Problem(config.recipe(cfg), classifier, photos, targets, names)
         pairs = [(ours(), bare()) for _ in range(ROUNDS)]
     card = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} threads"
@@ -118,51 +118,52 @@ def two_workers(overrides: list[str]) -> None:
     report("ratio, pair by pair", [a / b for a, b in pairs])
 
 
-def extremal(overrides: list[str], iterations: int, images: int) -> dict[str, Callable]:
-    """What explains AREAS areas: of so many images by mpx, of one by torchray."""
+def extremal(overrides: list[str], areas: tuple, iterations: int, images: int) -> dict[str, Callable]:
+    """What finds masks of these areas: of so many images by mpx, of one by torchray."""
     from torchray.attribution.extremal_perturbation import extremal_perturbation
 
-    cfg = config.compose("experiment=extremal2019", f"steps={iterations}", f"area={list(AREAS)}", *overrides)
+    cfg = config.compose("experiment=extremal2019", f"steps={iterations}", f"area={list(areas)}", *overrides)
     recipe, where = config.recipe(cfg), shares.device(cfg.device)
     classifier = config.classifier(cfg, where)
     photos = torch.rand(images, 3, *classifier.preprocess.crop)
-    rows = [Row(photo, 0, "", area) for photo in photos for area in AREAS]
+    rows = [Row(photo, 0, "", area) for photo in photos for area in areas]
     normalised = classifier.scale * photos[:1].to(where) + classifier.shift
 
     def ours():
-        with classifier.frozen():
+        with classifier.frozen(photos.shape[2:]):
             solve(recipe, classifier, rows, 2, partial(fit, trainer=partial(config.trainer(cfg), **workers.alone(where))))
 
     return {"mpx": ours, "torchray": lambda: extremal_perturbation(
-        classifier.network.eval(), normalised, 0, areas=list(AREAS), max_iter=iterations)}  # fmt: skip
+        classifier.network.eval(), normalised, 0, areas=list(areas), max_iter=iterations)}  # fmt: skip
 
 
 def torchray(overrides: list[str]) -> None:
     shares.keep_freed_memory()
-    few, many = ITERATIONS
-    runs = {n: extremal(overrides, n, IMAGES) for n in ITERATIONS}
-
-    def seconds(which: str, images: int) -> float:
-        """Of an iteration of one image; the difference of two runs leaves out what is prepared once."""
-        spent = []
-        for n in ITERATIONS:
-            start = time.perf_counter()
-            runs[n][which]()
-            spent.append(time.perf_counter() - start)
-        return (spent[1] - spent[0]) / (many - few) / images
-
-    pairs = [(seconds("mpx", IMAGES), seconds("torchray", 1)) for _ in range(TURNS)]
-    print(f"{len(AREAS)} areas, {torch.get_num_threads()} threads, torch {torch.__version__}, ms per iteration and image")
-    report("mpx", [1e3 * a for a, _ in pairs])
-    report("torchray", [1e3 * b for _, b in pairs])
-    report("ratio, pair by pair", [a / b for a, b in pairs])
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, ms per iteration and image")
+    for areas in (AREAS[2:3], AREAS):
+        runs = {n: extremal(overrides, areas, n, IMAGES) for n in ITERATIONS}
+        pairs = [(per_iteration(runs, "mpx", IMAGES), per_iteration(runs, "torchray", 1)) for _ in range(TURNS)]
+        print(f"areas {', '.join(map(str, areas))}")
+        report("mpx", [1e3 * a for a, _ in pairs])
+        report("torchray", [1e3 * b for _, b in pairs])
+        report("ratio, pair by pair", [a / b for a, b in pairs])
     for which in ("mpx", "torchray"):
         command = [sys.executable, __file__, "memory", which, *overrides]
         print(f"{which}, one image: {subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()}")
 
 
+def per_iteration(runs: dict, which: str, images: int) -> float:
+    """Seconds of one image; the difference of two runs leaves out what is prepared once."""
+    spent = []
+    for n in ITERATIONS:
+        start = time.perf_counter()
+        runs[n][which]()
+        spent.append(time.perf_counter() - start)
+    return (spent[1] - spent[0]) / (ITERATIONS[1] - ITERATIONS[0]) / images
+
+
 def memory(which: str, overrides: list[str]) -> None:
-    run, before = extremal(overrides, 2, 1)[which], _peak()
+    run, before = extremal(overrides, AREAS, 2, 1)[which], _peak()
     run()
     print(f"peak memory {(_peak() - before) / 1024:.0f} MiB")
 

@@ -3,8 +3,9 @@
 By default, panels and an animation of the bundled photos with the default configuration.
 
 presets: a contact sheet, every published method on every photo. Each method is a run of its own, outputs/presets/<name>, so
-the same command goes on where it stopped; key=value holds for all of them, e.g. images=photos limit=20, sheet=sheet.png says
-where the sheet goes, and only=[fong2017,igos2020] which methods are on it.
+the same command goes on where it stopped; key=value holds for all of them, e.g. images=photos limit=20. sheet=sheet.png says
+where the sheet goes, only=[fong2017,igos2020] which methods are on it, columns=8 how many photos. What would take hours a
+photo on a CPU gets the fewer passes of LIGHTER; the sheet says how many each took.
 """
 
 import subprocess
@@ -22,6 +23,12 @@ from mpx.models.zoo import efficientnet_lite0
 from mpx.report import render, results
 
 README = Path(__file__).parent / "readme"
+LIGHTER = {
+    "cartoonx2022": ["samples=4", "steps=300", "lr=0.01"],
+    "fido2019_sdr": ["samples=2"],
+    "fido2019_ssr": ["samples=2"],
+    "rde2019": ["samples=4"],
+}
 SIDE, NAMES, LINE = 132, 190, 18  # px: of a picture, of the column of names, of a line of text
 
 
@@ -36,23 +43,25 @@ def main() -> None:
 
 
 def presets(overrides: list[str]) -> None:
-    own = OmegaConf.from_dotlist([o for o in overrides if o.startswith(("sheet=", "only="))])
-    shared = [o for o in overrides if not o.startswith(("sheet=", "only="))]
+    ours = ("sheet=", "only=", "columns=")
+    own = OmegaConf.from_dotlist([o for o in overrides if o.startswith(ours)])
+    shared = [o for o in overrides if not o.startswith(ours)]
     rows = []
     for name in own.get("only") or config.options("experiment"):
-        given = [f"experiment={name}", "model=efficientnet_lite0", *shared, f"name=presets/{name}", "log_images=0"]
+        given = [f"experiment={name}", "model=efficientnet_lite0", f"name=presets/{name}", "log_images=0"]
+        given += [*LIGHTER.get(name, ()), *shared]
         done = subprocess.run([sys.executable, Path(__file__).with_name("run.py"), *given])
         if done.returncode not in (0, 3):
             print(f"{name}: exit code {done.returncode}")
             continue
         rows.append((name, Path("outputs/presets") / name))
-    sheet(rows).save(own.get("sheet") or README / "presets.jpg", quality=88)
+    sheet(rows, own.get("columns")).save(own.get("sheet") or README / "presets.jpg", quality=88)
 
 
-def sheet(rows: list[tuple[str, Path]]) -> Image.Image:
+def sheet(rows: list[tuple[str, Path]], columns: int | None) -> Image.Image:
     """A line of evidence over photo for each method, under the photos."""
     runs = [{row["image"]: row for row in map(results.load_row, sorted((at / "masks").glob("*.npz")))} for _, at in rows]
-    names = sorted(set.intersection(*map(set, runs)))
+    names = sorted(set.intersection(*map(set, runs)))[:columns]
     photos = {name: _photo(rows[0][1], runs[0][name]) for name in names}
     height = SIDE + 2 * LINE
     page = Image.new("RGB", (NAMES + len(names) * (SIDE + 8), (len(rows) + 1) * height), render.PAPER)

@@ -1,16 +1,17 @@
 """Classifier: any network as a function from pictures in [0,1] to logits (B, classes).
 
 It normalises inside, carries the preprocessing and the class names that belong to the network, and leaves the network as
-it came: nothing is moved or changed at construction, `frozen()` gives every flag back, the caller's tensor is never written.
+it came: nothing is moved or changed at construction, `frozen()` gives all back, the caller's tensor is never written.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from mpx.data.preprocess import Preprocess
+from mpx.models.fold import fold
 
 
 class Classifier(nn.Module):
@@ -28,6 +29,7 @@ class Classifier(nn.Module):
         self.preprocess = preprocess
         self.categories = None if categories is None else tuple(categories)
         self.name = name or type(network).__name__
+        self.undo: dict[nn.Module, Callable] = {}  # what is folded, by convolution
         mean, std = (torch.tensor(v if isinstance(v, (int, float)) else list(v), dtype=torch.float64) for v in (mean, std))
         if any(v.numel() not in (1, 3) for v in (mean, std)) or not (std > 0).all():
             raise ValueError(f"mean={mean.tolist()}, std={std.tolist()}: each must be one number or three, std above 0")
@@ -54,8 +56,11 @@ class Classifier(nn.Module):
         return out
 
     @contextmanager
-    def frozen(self) -> Iterator["Classifier"]:
-        """Eval mode, no parameter gradients; on leaving every module's mode and every parameter's flag are as before."""
+    def frozen(self, size: Sequence[int] | None = None) -> Iterator["Classifier"]:
+        """Eval mode, no parameter gradients; on leaving every module's mode and every parameter's flag are as before.
+
+        size: (H,W) of the pictures to come, where there will be so many that batch norms are worth folding (models.fold).
+        """
         modes = [(module, module.training) for module in self.modules()]
         flags = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
         try:
@@ -63,12 +68,21 @@ class Classifier(nn.Module):
                 module.training = False
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
+            if size is not None:
+                self.undo = fold(self, size)
             yield self
         finally:
+            if size is not None:
+                self.unfold(*self.undo)
             for module, mode in modes:
                 module.training = mode
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+
+    def unfold(self, *modules: nn.Module) -> None:
+        """Gives these modules back what they give by themselves, if it was changed."""
+        for module in modules:
+            self.undo.pop(module, lambda: None)()
 
     def check(self, x: Tensor) -> Tensor:
         """One forward and backward of one picture x: (1,3,H,W). Returns its logits (1, classes), or says what is wrong."""

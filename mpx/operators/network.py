@@ -31,6 +31,8 @@ class Layer:
             classifier, key, lambda: choose(classifier, x, side) if name is None else _named(classifier, x, name)
         )
         self.module = classifier.get_submodule(self.name)
+        if hasattr(classifier, "unfold"):
+            classifier.unfold(self.module)  # of a folded convolution, its own output is meant
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:

@@ -82,7 +82,8 @@ def blur_gaussian(x: Tensor, sigma: float = 10.0, kernel_size: int | None = None
             f"sigma={sigma} needs a radius of {radius} px, but the image is {x.shape[-2]}x{x.shape[-1]} px: "
             f"choose sigma above 0 and below {(min(x.shape[-2:]) - 1) / 3:.1f}"
         )
-    return gaussian_blur(x, [2 * radius + 1] * 2, [float(sigma)] * 2)
+    size, sigma = 2 * radius + 1, float(sigma)  # columns, then rows: torchvision convolves with all of a square
+    return gaussian_blur(gaussian_blur(x, [1, size], [sigma, sigma]), [size, 1], [sigma, sigma])
 
 
 def blur_median(x: Tensor, kernel_size: int = 11) -> Tensor:

@@ -144,7 +144,7 @@ def recipe(cfg: DictConfig) -> Recipe:
         **augments,
         areas=tuple(cfg.area) if OmegaConf.is_list(cfg.area) else (cfg.area,),
         optimizer=build(cfg.optimizer, "optimizer"),
-        **{key: build(cfg[key], key) if cfg.get(key) else None for key in ("gradient", "scheduler")},
+        **{key: build(cfg[key], key) if cfg.get(key) else None for key in ("explainer", "gradient", "scheduler")},
         **{key: cfg[key] for key in ("game", "dual_weight", "samples", "steps", "precision", "seed")},
     )
 

@@ -36,6 +36,7 @@ def explain(
     images,
     target=None,
     *,
+    explainer: str | Callable | None = None,
     perturbation: str | Callable = "blur_gaussian",
     game: str = "deletion",
     mask: str | Callable = "grid",
@@ -74,6 +75,7 @@ def explain(
     perturbation, mask, score, optimizer, scheduler: an option's name in configs/, or a function of the same contract.
     deterministic: fill every batch up to batch_size, so that a row's bits do not depend on its company. Threads and a GPU's
         algorithms are the caller's: torch.set_num_threads(1), torch.use_deterministic_algorithms(True).
+    explainer: a baseline in the place of the learnt mask, e.g. "gradcam"; what concerns the search has no say then.
     recipe: all of these at once, a published method: recipe=mpx.preset("extremal2019").
     regularizers: further terms, name -> (weight, function of the saliency (B,1,h,w) giving (B,)).
     The other keys and all defaults are config.yaml's, where each has its unit, its reason and its source.
@@ -90,6 +92,7 @@ def explain(
     root = {"mask_size": mask_size, "steps": steps, "lr": lr, "jitter": jitter, "noise": noise, "flip": flip}
     option = partial(config.option, **root)
     weights = {"l1": lambda_l1, "tv": lambda_tv}
+    others = {"explainer": explainer, "gradient": gradient, "scheduler": scheduler}
     recipe = recipe or Recipe(
         perturbation=option("perturbation", perturbation),
         mask=option("mask", mask),
@@ -102,7 +105,7 @@ def explain(
         areas=tuple(area) if isinstance(area, Sequence) else (area,),
         samples=samples,
         steps=steps,
-        **{k: made and option(k, made) for k, made in (("gradient", gradient), ("scheduler", scheduler))},
+        **{k: made and option(k, made) for k, made in others.items()},
         optimizer=option("optimizer", optimizer),
         precision=precision,
         seed=seed,

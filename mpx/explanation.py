@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mpx.report import areas, render, results
 from mpx.solver.objective import Problem, Recipe
+from mpx.solver.attribution import Attribution
 from mpx.solver.search import Search
 
 
@@ -116,7 +117,7 @@ class Row:
 def solve(
     recipe: Recipe, classifier, rows: Sequence[Row], frames: int, run: Callable, pad: int = 0, samples=None
 ) -> tuple[Explanation, dict]:
-    """Explains a batch of rows; `run(search)` does the steps. Returns the sound rows, and row -> sentence for the others.
+    """Explains a batch of rows; `run(search)` does the steps and returns it. Returns the sound rows, and row -> sentence for the others.
 
     pad: the batch is filled up to this size by repeating its last row, and the copies are dropped.
     """
@@ -126,8 +127,7 @@ def solve(
     targets = torch.tensor([row.target for row in padded], device=where)
     areas = None if rows[0].area is None else torch.tensor([row.area for row in padded], device=where)
     problem = Problem(recipe, classifier, photos, targets, [row.image for row in padded], areas, samples)
-    search = Search(problem, frames)
-    run(search)
+    search = Attribution(problem) if recipe.explainer else run(Search(problem, frames))
     failures = {i: sentence for i, sentence in search.failures().items() if i < len(rows)}
     classes = [class_name(row.target, classifier.categories) for row in rows]
     sound = [i for i in range(len(rows)) if i not in failures]

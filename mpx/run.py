@@ -128,6 +128,8 @@ def _group(cfg: DictConfig, share: shares.Share, where: list[torch.device]) -> w
     """The ranks of parallel=samples, and which of them this process is; where it starts them itself, the leader."""
     if cfg.parallel == "rows":
         return None
+    if cfg.get("explainer"):
+        raise ValueError("parallel=samples shares out a search's samples, and an explainer has none: parallel=rows")
     if share.count == 1 and len(where) > 1:
         group = workers.Group(0, tuple(where), len(where))
     elif share.launcher == "torchrun" and len(where) == 1:
@@ -166,7 +168,7 @@ def _work_here(session, cfg: DictConfig, folder: Path, share, where: torch.devic
 def hparams(cfg: DictConfig, choices: dict) -> dict:
     """The axes of an ablation, flat and short: group choices and root keys."""
     groups = {
-        k: str(v) for k, v in choices.items() if k in ("model", "perturbation", "mask", "score", "gradient", "optimizer")
+        k: str(v) for k, v in choices.items() if k in ("model", "explainer", "perturbation", "mask", "score", "gradient", "optimizer")
     }
     for part in ("perturbation", "mask"):
         groups |= {f"{part}.{k}": str(v) for k, v in cfg[part].items() if not k.startswith("_") and k not in cfg}

@@ -42,6 +42,7 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
         fit(search, lambda: make_trainer(**options(), callbacks=callbacks))
         if group:
             group.average(search.history)
+        return search
 
     classifier = config.classifier(cfg, where)
     with same_bits(cfg.deterministic), classifier.frozen(classifier.preprocess.crop):
@@ -53,6 +54,8 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
         places = partial(place_matters, classifier, classifier.preprocess.crop) if cfg.deterministic else None
         take, warn = group.shared(take) if group else take, session.warn if session else lambda text: None
         for rows, explanation, failures in solve_all(solve_batch, take, cfg.batch_size, places, warn, halve=not group):
+            if session and recipe.explainer:  # it has no steps to tell of
+                session.step(len({row.image for row in rows}))
             if session:
                 keep(session, cfg, folder, rows, explanation, failures, where)
 

@@ -9,7 +9,8 @@ images, in turn; their difference leaves out what a command costs however many i
 
 torchray: experiment=extremal2019 beside torchray's extremal_perturbation (pip install torchray) on the same network at equal
 iterations and areas, one and four, in turn in one process: torchray takes an image at a time with its areas, mpx eight
-images with theirs in one batch. Memory is what the process of one image's explanation needs at most, above network and libraries.
+images with theirs in one batch. Memory is what the process of one image's explanation needs at most, above network and
+libraries.
 
 Machines are noisy: quote the median of the ratios, with the machine and the versions.
 """

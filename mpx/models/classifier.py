@@ -4,14 +4,14 @@ It normalises inside, carries the preprocessing and the class names that belong 
 it came: nothing is moved or changed at construction, `frozen()` gives all back, the caller's tensor is never written.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from mpx.data.preprocess import Preprocess
-from mpx.models.fold import fold
+from mpx.models.fold import fold, unfold
 
 
 class Classifier(nn.Module):
@@ -29,7 +29,7 @@ class Classifier(nn.Module):
         self.preprocess = preprocess
         self.categories = None if categories is None else tuple(categories)
         self.name = name or type(network).__name__
-        self.undo: dict[nn.Module, Callable] = {}  # what is folded, by convolution
+        self.folded: dict[nn.Module, nn.Module] = {}  # convolution -> its batch norm
         mean, std = (torch.tensor(v if isinstance(v, (int, float)) else list(v), dtype=torch.float64) for v in (mean, std))
         if any(v.numel() not in (1, 3) for v in (mean, std)) or not (std > 0).all():
             raise ValueError(f"mean={mean.tolist()}, std={std.tolist()}: each must be one number or three, std above 0")
@@ -69,11 +69,11 @@ class Classifier(nn.Module):
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
             if size is not None:
-                self.undo = fold(self, size)
+                self.folded = fold(self, size)
             yield self
         finally:
             if size is not None:
-                self.unfold(*self.undo)
+                self.unfold(*self.folded)
             for module, mode in modes:
                 module.training = mode
             for parameter, flag in flags:
@@ -82,7 +82,8 @@ class Classifier(nn.Module):
     def unfold(self, *modules: nn.Module) -> None:
         """Gives these modules back what they give by themselves, if it was changed."""
         for module in modules:
-            self.undo.pop(module, lambda: None)()
+            if norm := self.folded.pop(module, None):
+                unfold(module, norm)
 
     def check(self, x: Tensor) -> Tensor:
         """One forward and backward of one picture x: (1,3,H,W). Returns its logits (1, classes), or says what is wrong."""

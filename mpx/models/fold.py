@@ -7,7 +7,7 @@ and hooks stay: two methods are put over those of the classes, and taken away ag
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +17,25 @@ from torchvision.ops import FrozenBatchNorm2d
 NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)  # timm's are the former with an activation
 
 
-def fold(classifier, size: Sequence[int]) -> dict[nn.Module, Callable]:
-    """Folds what can be; returns how to undo it, by convolution. All is undone where the logits of a random picture of
+def fold(classifier, size: Sequence[int]) -> dict[nn.Module, nn.Module]:
+    """Folds what can be; returns convolution -> batch norm, for `unfold`. All is undone where the logits of a random picture of
     `size` (H,W) are not the same to within 1e-4 of the largest."""
     random = torch.Generator().manual_seed(0)
     picture = torch.rand(1, 3, *size, generator=random).to(classifier.device)
     with torch.no_grad():
         pairs, before = _pairs(classifier, picture)
-        undo = {conv: _folded(conv, norm) for conv, norm in pairs}
-        if undo and not (classifier(picture) - before).abs().max() <= 1e-4 * before.abs().max():
-            for back in undo.values():
-                back()
-            undo = {}
-    return undo
+        for pair in pairs:
+            _put(*pair)
+        if pairs and not (classifier(picture) - before).abs().max() <= 1e-4 * before.abs().max():
+            for pair in pairs:
+                unfold(*pair)
+            pairs = []
+    return dict(pairs)
+
+
+def unfold(conv: nn.Module, norm: nn.Module) -> None:
+    for module in (conv, norm):
+        del module.forward
 
 
 def _pairs(classifier, picture: Tensor) -> tuple[list[tuple[nn.Module, nn.Module]], Tensor]:
@@ -62,7 +68,7 @@ def _pairs(classifier, picture: Tensor) -> tuple[list[tuple[nn.Module, nn.Module
     return [(conv, norm) for conv, norm in pairs if runs[conv] == runs[norm] == 1], logits
 
 
-def _folded(conv: nn.Conv2d, norm: nn.Module) -> Callable:
+def _put(conv: nn.Conv2d, norm: nn.Module) -> None:
     twin = copy.copy(conv)
     weights = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
@@ -72,9 +78,3 @@ def _folded(conv: nn.Conv2d, norm: nn.Module) -> Callable:
     conv.forward = twin.forward
     steps = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]
     norm.forward = nn.Sequential(*steps).forward
-
-    def back() -> None:
-        for module in (conv, norm):
-            vars(module).pop("forward", None)
-
-    return back

@@ -8,12 +8,14 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mpx.operators import asks, offer
 from mpx.operators.augment import MOVES
+from mpx.operators.masks import Grid
 from mpx.operators.perturbations import Pixels
 from mpx.operators.rng import Draws, key
 from mpx.operators.scores import probability
@@ -49,6 +51,7 @@ class Recipe:
     scheduler: Callable | None = None
     precision: str = "32"
     seed: int = 0
+    explainer: Callable | None = None  # (photos, ...) -> relevance (B,1,H,W), in the place of the search; mpx.explainers
 
     def __post_init__(self):
         if self.game not in GAMES:
@@ -100,11 +103,14 @@ class Problem:
         with torch.no_grad():
             prepared = offer(recipe.perturbation, photos, rng=self.rng, classifier=classifier, targets=targets)
             self.site = prepared if hasattr(prepared, "to_pixels") else Pixels(photos, prepared)
+            if recipe.explainer and not isinstance(self.site, Pixels):
+                raise ValueError("an explainer is judged by pixels, and this perturbation masks none: choose another")
             if recipe.under_mask and not isinstance(self.site, Pixels):
                 raise ValueError("this perturbation masks no pixels, so nothing can move under the mask: jitter=0")
             size, shape = self.site.shape[1:], self.site.shape
             given = {"image_size": size, "shape": shape, "photos": photos, "area": areas, "game": recipe.game}
-            self.mask = offer(recipe.mask, device=photos.device, **given)
+            kind = partial(Grid, mask_size=None) if recipe.explainer else recipe.mask
+            self.mask = offer(kind, device=photos.device, **given)
             rng = self.rng.at("setup")
             masks = len(self.mask.draw(self.mask.start(rng), rng)) if hasattr(self.mask, "draw") else 1
             if max(which for which, *_ in self.views) >= masks:

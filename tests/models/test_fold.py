@@ -1,5 +1,7 @@
 """Folded batch norms: the same logits and gradients, fewer modules at work, and the network as it was afterwards."""
 
+import copy
+
 import pytest
 import torch
 import torchvision.models
@@ -60,7 +62,7 @@ def test_same_logits_and_gradients(name):
     with classifier.frozen():
         before = answers(classifier, X)
     with classifier.frozen(X.shape[2:]):
-        assert classifier.undo
+        assert classifier.folded
         for a, b in zip(before, answers(classifier, X)):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * a.abs().max().item())
 
@@ -69,17 +71,17 @@ def test_all_of_lite0():
     classifier = efficientnet_lite0()
     norms = sum(isinstance(m, nn.BatchNorm2d) for m in classifier.modules())
     with classifier.frozen((64, 64)):
-        assert len(classifier.undo) == norms == 49
+        assert len(classifier.folded) == norms == 49
         with classifier.frozen():  # as check() does inside
             pass
-        assert len(classifier.undo) == norms
+        assert len(classifier.folded) == norms
 
 
 def test_the_network_is_as_it_was():
     network = Net()
     before = {name: dict(vars(module)) for name, module in network.named_modules()}
     with pytest.raises(KeyboardInterrupt), Classifier(network).frozen((32, 32)) as classifier:
-        assert "forward" in vars(network.conv) and classifier.undo
+        assert "forward" in vars(network.conv) and classifier.folded
         assert list(network.state_dict()) == list(Net().state_dict())  # nothing moved in between either
         raise KeyboardInterrupt
     assert {name: dict(vars(module)) for name, module in network.named_modules()} == before
@@ -96,7 +98,7 @@ STAY = {
 def test_left_alone_where_it_would_not_be_the_same(why):
     classifier = lived(Net(**STAY[why]))
     with classifier.frozen((32, 32)):
-        assert not classifier.undo and "forward" not in vars(classifier.network.conv)
+        assert not classifier.folded and "forward" not in vars(classifier.network.conv)
 
 
 def test_run_twice_is_left_alone():
@@ -104,14 +106,14 @@ def test_run_twice_is_left_alone():
     network.conv2 = network.conv  # one module, two places
     network.between = lambda x: network.conv(x[:, :3])
     with lived(network).frozen((32, 32)) as classifier:
-        assert not classifier.undo
+        assert not classifier.folded
 
 
 def test_hooked_is_left_alone():
     network = Net()
     network.conv.register_forward_hook(lambda *_: None)
     with lived(network).frozen((32, 32)) as classifier:
-        assert not classifier.undo
+        assert not classifier.folded
 
 
 def test_a_named_convolution_gives_its_own_output():
@@ -121,4 +123,15 @@ def test_a_named_convolution_gives_its_own_output():
     with classifier.frozen((32, 32)):
         found = Layer(classifier, "conv", 0.1, X).features(X)
         torch.testing.assert_close(found, wanted)
-        assert not classifier.undo  # and its batch norm works again
+        assert not classifier.folded  # and its batch norm works again
+
+
+def test_a_copy_can_be_unfolded():
+    classifier = lived(Net())
+    with classifier.frozen((32, 32)):
+        before, other = classifier(X), copy.deepcopy(classifier)
+        other.unfold(*other.folded)
+        other.network.conv.weight.data.zero_()
+        other.network.conv.bias.data.zero_()
+        assert not other.network.norm(other.network.conv(X)).var((0, 2, 3)).any() and classifier.folded
+        assert torch.equal(classifier(X), before)

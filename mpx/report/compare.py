@@ -1,0 +1,203 @@
+"""Several runs beside each other: methods x metrics with intervals, a paired test against the first, and what each cost.
+
+A run's folder gives all: results.csv its rows, summary.json the metrics' values, intervals and protocols. Rows are paired by
+image, class and area asked. The test is of paired differences whose signs are flipped by chance (two-sided, 9,999 flips).
+"""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import permutation_test
+
+from mpx.report import results
+
+# what every run has: column -> which is better
+ALWAYS = {"p_normalised": "lower", "area": "lower", "passes": "lower", "forwards": "lower", "seconds": "lower"}
+COLUMNS = ("method", "metric", "better", "value", "low", "high", "n", "first", "pairs", "p_value", "protocol")
+COST = ("passes", "forwards", "seconds")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a finished run's folder says."""
+
+    name: str
+    rows: dict[tuple, dict[str, str]]  # (image, target, area asked) -> line of results.csv
+    metrics: dict[str, dict]  # column -> value, interval95, n, better, protocol
+    protocol: dict
+
+
+def read(folder: str | Path) -> Run:
+    folder = Path(folder).expanduser()
+    try:
+        with open(folder / "results.csv", newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+        metrics = {k: _plain(summary[k]) | {"better": better} for k, better in ALWAYS.items()}
+        metrics |= summary.get("metrics", {})
+        rows = {(line["image"], line["target"], line["area_asked"]): line for line in lines}
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{str(folder)!r} is not the folder of a finished run ({type(error).__name__}: {error}): give those that hold "
+            "results.csv and summary.json"
+        ) from error
+    return Run(folder.name or str(folder), rows, metrics, summary["protocol"])
+
+
+def _plain(statistics: dict) -> dict:
+    return {"value": statistics["mean"], "interval95": statistics["interval95"], "n": statistics["n"], "protocol": ""}
+
+
+def compare(runs: Sequence[Run]) -> list[dict]:
+    """COLUMNS of every method and metric; `first` is the mean paired difference to the first method."""
+    if len({run.name for run in runs}) < len(runs):
+        raise ValueError(f"two runs are called {sorted(run.name for run in runs)}: give each folder a name of its own")
+    names = dict.fromkeys(name for run in runs for name in run.metrics)
+    table = []
+    for run in runs:
+        for name in names:
+            if name not in run.metrics:
+                continue
+            found = run.metrics[name]
+            low, high = found["interval95"] or (math.nan, math.nan)
+            line = {"method": run.name, "metric": name, "better": found["better"], "value": found["value"], "low": low}
+            difference, pairs, p = paired(run, runs[0], name) if run is not runs[0] else (math.nan, 0, math.nan)
+            line |= {"high": high, "n": found["n"], "first": difference, "pairs": pairs, "p_value": p}
+            protocol = found["protocol"]
+            table.append(line | {"protocol": protocol if isinstance(protocol, str) else json.dumps(protocol)})
+    return table
+
+
+def paired(run: Run, first: Run, name: str) -> tuple[float, int, float]:
+    """Mean difference over the rows that both have, how many these are, and the p value."""
+    both = [[_number(r.rows[key].get(name)) for r in (run, first)] for key in run.rows if key in first.rows]
+    differences = np.array([a - b for a, b in both if math.isfinite(a - b)])
+    if len(differences) < 2:
+        return math.nan, len(differences), math.nan
+    if not differences.any():
+        return 0.0, len(differences), 1.0
+    test = permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=9999, rng=0)
+    return differences.mean().item(), len(differences), test.pvalue.item()
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError):  # a row without this metric
+        return math.nan
+
+
+def grid(table: list[dict], tex: bool = False) -> list[list[str]]:
+    """Lines of cells: a method each, "value [low, high]", the best of a column marked, * where it differs from the first
+    by p < 0.05."""
+    methods, names = (list(dict.fromkeys(line[k] for line in table)) for k in ("method", "metric"))
+    cells = {(line["method"], line["metric"]): line for line in table}
+    up, down = (r"$\uparrow$", r"$\downarrow$") if tex else ("↑", "↓")
+    head = [""] + [f"{_text(n, tex)} {up if _better(table, n) == 'higher' else down}" for n in names]
+    lines = [head]
+    for method in methods:
+        lines.append([_text(method, tex)])
+        for name in names:
+            line = cells.get((method, name))
+            if line is None or line["value"] is None:
+                lines[-1].append("–" if not tex else "--")
+                continue
+            text = _short(line["value"])
+            if name not in COST and _is_best(table, line):
+                text = rf"\textbf{{{text}}}" if tex else f"**{text}**"
+            if math.isfinite(line["low"]) and name not in COST:
+                text += f" [{_short(line['low'])}, {_short(line['high'])}]"
+            lines[-1].append(text + ("*" if line["p_value"] < 0.05 and name not in COST else ""))
+    return lines
+
+
+def _better(table: list[dict], name: str) -> str:
+    return next(line["better"] for line in table if line["metric"] == name)
+
+
+def _is_best(table: list[dict], line: dict) -> bool:
+    values = [other["value"] for other in table if other["metric"] == line["metric"] and other["value"] is not None]
+    return line["value"] == (max(values) if line["better"] == "higher" else min(values))
+
+
+def _short(x: float) -> str:
+    return f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}" if abs(x) >= 1 else f"{x:.3f}"
+
+
+def _text(text: str, tex: bool) -> str:
+    return text.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&") if tex else text.replace("|", r"\|")
+
+
+def notes(runs: Sequence[Run], table: list[dict]) -> list[str]:
+    """What a reader must know: how many rows, what * means, where protocols differ."""
+    counts = ", ".join(f"{run.name} {len(run.rows)}" for run in runs)
+    said = [f"Rows: {counts}. In brackets 95 % bootstrap intervals of the mean; the best value of a column is bold; "
+            f"* differs from {runs[0].name}, row by row (sign flips, p < 0.05, not corrected for the number of tests)."]  # fmt: skip
+    for name in dict.fromkeys(line["metric"] for line in table):
+        protocols = {line["protocol"] for line in table if line["metric"] == name and line["protocol"]}
+        if len(protocols) > 1:
+            said.append(f"The protocols of {name} differ: {' / '.join(sorted(protocols))}.")
+    return said
+
+
+def markdown(runs: Sequence[Run], table: list[dict]) -> str:
+    lines = grid(table)
+    rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n\n" + "\n\n".join(notes(runs, table)) + "\n"
+
+
+def latex(table: list[dict]) -> str:
+    """For the booktabs package."""
+    head, *lines = grid(table, tex=True)
+    body = [" & ".join(row) + r" \\" for row in lines]
+    columns = "l" + "r" * (len(head) - 1)
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(head) + r" \\", r"\midrule", *body,
+                      r"\bottomrule", r"\end{tabular}", ""])  # fmt: skip
+
+
+def figure(table: list[dict], path: Path) -> None:
+    """Each metric against the cost of a row: passes, a forward counted as a third of one."""
+    from matplotlib.figure import Figure  # slow to import
+
+    cells = {(line["method"], line["metric"]): line for line in table}
+    methods = list(dict.fromkeys(line["method"] for line in table))
+    names = [n for n in dict.fromkeys(line["metric"] for line in table) if n not in COST]
+    across = min(4, len(names))
+    down = math.ceil(len(names) / across)
+    page = Figure(figsize=(4 * across, 3.2 * down), layout="constrained")
+    for k, name in enumerate(names):
+        axes = page.add_subplot(down, across, k + 1)
+        for j, method in enumerate(methods):
+            line, passes, forwards = (cells.get((method, n)) for n in (name, "passes", "forwards"))
+            if line is None or line["value"] is None:
+                continue
+            cost = max(0.1, (passes["value"] or 0) + (forwards["value"] or 0) / 3)  # a logarithm knows no 0
+            spread = [[line["value"] - line["low"]], [line["high"] - line["value"]]] if math.isfinite(line["low"]) else None
+            axes.errorbar(cost, line["value"], spread, fmt="o", color=f"C{j % 10}", label=method, capsize=2)
+        axes.set(title=f"{name} ({'higher' if _better(table, name) == 'higher' else 'lower'} is better)", xscale="log")
+        axes.set_xlabel("passes (a forward is a third)")
+    handles, labels = page.axes[0].get_legend_handles_labels()
+    page.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    draft = path.with_name(f".{path.name}.tmp.png")
+    page.savefig(draft, dpi=120)
+    draft.replace(path)
+
+
+def write(folders: Sequence[str], out: Path) -> str:
+    """table.md, table.csv, table.tex and cost.png in `out`; returns the Markdown."""
+    if len(folders) < 2:
+        raise ValueError("give at least two folders of finished runs")
+    runs = [read(folder) for folder in folders]
+    table, out = compare(runs), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    text = markdown(runs, table)
+    results.write(out / "table.md", text)
+    results.write_csv(out / "table.csv", table, COLUMNS)
+    results.write(out / "table.tex", latex(table))
+    figure(table, out / "cost.png")
+    return text

@@ -14,13 +14,16 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+from mpx.data.boxes import read_boxes
+from mpx.data.regions import Region
 
 SUFFIXES = (*IMG_EXTENSIONS, ".gif", ".avif")
 
@@ -29,8 +32,9 @@ SUFFIXES = (*IMG_EXTENSIONS, ".gif", ".avif")
 class Item:
     name: str
     path: Path
-    label: int | str | None = None  # class index, or a name or wnid that targets.py resolves
+    label: int | str | tuple | None = None  # class index, or a name or wnid that targets.py resolves; a tuple of several
     problem: str | None = None  # one sentence: why there is nothing to read, as where a table's row is no good
+    regions: dict[int | str, Region] = field(default_factory=dict, hash=False)  # label -> where it is
 
 
 def sample() -> list[Item]:
@@ -39,15 +43,18 @@ def sample() -> list[Item]:
     return _items([root / "chelsea.png", root / "coffee.png", root / "rocket.jpg"], [282, 967, 657])
 
 
-def images(files: str | os.PathLike | Iterable) -> list[Item]:
-    """One path, a glob (`photos/**/*.jpg`), a folder (its own images, not those of subfolders), or a list of these."""
+def images(files: str | os.PathLike | Iterable, boxes: str | os.PathLike | None = None) -> list[Item]:
+    """One path, a glob (`photos/**/*.jpg`), a folder (its own images, not those of subfolders), or a list of these.
+
+    boxes: a CSV or JSON file of where the classes are (mpx.data.boxes), here and below; it also gives the labels.
+    """
     if not files:
         raise ValueError(f"images={files!r} names no image: give a file, a folder, a glob or a list of these")
     files = [files] if isinstance(files, (str, os.PathLike)) else list(files)
-    return _items([path for file in files for path in _expand(str(file))])
+    return _boxed(_items([path for file in files for path in _expand(str(file))]), boxes)
 
 
-def folder(root: str | os.PathLike) -> list[Item]:
+def folder(root: str | os.PathLike, boxes: str | os.PathLike | None = None) -> list[Item]:
     """One subfolder per class, any depth below it; the label is the subfolder's name."""
     root = _folder(root)
     with os.scandir(root) as entries:
@@ -56,11 +63,15 @@ def folder(root: str | os.PathLike) -> list[Item]:
     pairs = [pair for pair in pairs if not os.path.basename(pair[0]).startswith(".")]  # such as macOS's ._photo.jpg
     if not pairs:
         raise ValueError(f"root={str(root)!r} has no images in {len(classes)} subfolders: expected root/<class>/<image>")
-    return _items([path for path, _ in pairs], [classes[index] for _, index in pairs])
+    return _boxed(_items([path for path, _ in pairs], [classes[index] for _, index in pairs]), boxes)
 
 
 def table(
-    file: str | os.PathLike, root: str | os.PathLike | None = None, image: str = "image", label: str = "label"
+    file: str | os.PathLike,
+    root: str | os.PathLike | None = None,
+    image: str = "image",
+    label: str = "label",
+    boxes: str | os.PathLike | None = None,
 ) -> list[Item]:
     """A CSV file with a header: a column of paths relative to `root` (default: the file's folder), and maybe one of labels.
 
@@ -104,7 +115,7 @@ def table(
         paths.append(path if problem is None else file / f"line {line}")
         labels.append(klass)
         problems.append(problem and f"line {line} of {str(file)!r}: {problem}")
-    return _items(paths, labels, problems)
+    return _boxed(_items(paths, labels, problems), boxes)
 
 
 def _expand(file: str) -> list[str]:
@@ -142,11 +153,34 @@ def _near(path: Path) -> str:
     return f"; did you mean {', '.join(near)}?" if near else f": nothing of that name in {str(path.parent.resolve())!r}"
 
 
-def _items(paths: list, labels: list | None = None, problems: list | None = None) -> list[Item]:
+def _items(paths: list, labels: list | None = None, problems: list | None = None, regions: list | None = None) -> list[Item]:
     unique, none = {}, [None] * len(paths)  # a file given twice counts once
-    for path, *rest in zip(paths, labels or none, problems or none):
+    for path, *rest in zip(paths, labels or none, problems or none, regions or [{} for _ in paths]):
         unique.setdefault(os.path.abspath(path), (Path(path), *rest))
     return [Item(name, *rest) for name, rest in zip(_names(list(unique)), unique.values())]
+
+
+def _boxed(items: list[Item], file: str | os.PathLike | None) -> list[Item]:
+    """With the regions that a file of boxes has for them, and their labels where they have none."""
+    if file is None:
+        return items
+    found = read_boxes(file)
+    regions = [found.get(os.path.abspath(item.path), {}) for item in items]
+    if not any(regions):
+        raise ValueError(
+            f"boxes={str(file)!r} has none for these {len(items)} images: its paths start from its own folder, and the "
+            f"first is {next(iter(found))!r}"
+        )
+    return [
+        replace(item, regions=region, label=_one(region) if item.label is None else item.label)
+        for item, region in zip(items, regions)
+    ]
+
+
+def _one(labels: Iterable) -> int | str | tuple | None:
+    """A label by itself where there is one, all where there are several."""
+    labels = tuple(labels)
+    return labels[0] if len(labels) == 1 else labels or None
 
 
 def _names(paths: list[str]) -> list[str]:

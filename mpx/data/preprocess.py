@@ -1,9 +1,10 @@
-"""Where the geometry lives: a picture to the frame the network sees, and boxes along with it.
+"""Where the geometry lives: a picture to the frame the network sees, boxes, points and masks along with it, points back.
 
 As torchvision's `Resize` (shorter side, antialiased, on PIL) and `CenterCrop`; `resize=None` only crops. A picture smaller
 than the crop is padded with black. Values stay in [0,1]: normalising is the Classifier's.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from PIL import Image
@@ -34,15 +35,28 @@ class Preprocess:
 
     def box(self, box: tuple, original_size: tuple[int, int]) -> tuple[float, float, float, float]:
         """(x0,y0,x1,y1) in pixels of the upright original of size (width, height) -> the same in the crop, clipped to it."""
-        size = self._resized(original_size)
-        mapped = []
-        for i, value in enumerate(box):
-            axis = i % 2  # 0: x, 1: y
-            crop, full = self.crop[1 - axis], size[axis]
+        corners = (*self.point(box[:2], original_size), *self.point(box[2:], original_size))
+        return tuple(min(max(value, 0.0), float(self.crop[1 - i % 2])) for i, value in enumerate(corners))
+
+    def point(self, point: tuple, original_size: tuple[int, int]) -> tuple[float, float]:
+        """(x,y) in the original -> in the crop, or beyond its edges; pixel (i,j) has its centre at (j+0.5,i+0.5) in both."""
+        return tuple(value * scale - offset for value, (scale, offset) in zip(point, self._steps(original_size)))
+
+    def back(self, point: tuple, original_size: tuple[int, int]) -> tuple[float, float]:
+        """(x,y) in the crop -> in the original, or beyond its edges where the crop is padded."""
+        return tuple((value + offset) / scale for value, (scale, offset) in zip(point, self._steps(original_size)))
+
+    def mask(self, drawing: Image.Image) -> Tensor:
+        """A picture of the original's size, mode "1" -> (H,W) bool: which pixels of the crop have their centre in it."""
+        width, height = self._resized(drawing.size)
+        drawing = functional.resize(drawing, [height, width], InterpolationMode.NEAREST)
+        return functional.pil_to_tensor(functional.center_crop(drawing, list(self.crop)))[0].bool()
+
+    def _steps(self, size: tuple[int, int]) -> Iterator[tuple[float, int]]:
+        """For x, then y: the scale of the resizing, and how many resized pixels lie before the crop."""
+        for full, side, crop in zip(self._resized(size), size, self.crop[::-1]):
             # torchvision's own rounding, which differs between cropping and padding
-            offset = -((crop - full) // 2) if full < crop else round((full - crop) / 2)
-            mapped.append(min(max(value * full / original_size[axis] - offset, 0.0), float(crop)))
-        return tuple(mapped)
+            yield full / side, -((crop - full) // 2) if full < crop else round((full - crop) / 2)
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:  # (width, height) -> (width, height)
         if self.resize is None:

@@ -1,7 +1,8 @@
 """Where a class is in a picture, as a dataset says: what metrics compare a saliency with.
 
-A `Region` is in pixels of the upright original: x to the right, y down, (0,0) the outer corner of the first pixel, a box
-(x0,y0,x1,y1) without its far edge. `Place` is the same seen by the network, and knows the way back.
+A `Region` is in pixels of the upright original: x to the right, y down, (0,0) the outer corner of the first pixel, so that
+a box (x0,y0,x1,y1) of whole numbers is the pixels x0 to x1-1. A `Place` is the
+same seen by the network, and knows the way back.
 """
 
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import functional
 
 from mpx.data.preprocess import Preprocess
 
@@ -18,7 +20,7 @@ from mpx.data.preprocess import Preprocess
 class Region:
     boxes: tuple[tuple[float, float, float, float], ...] = ()  # of all its objects
     draw: Callable[[], Image.Image] | None = None  # () -> the pixels that belong to it, mode "1", of the original's size
-    points: dict[str, tuple[float, float]] = field(default_factory=dict)  # keypoints by name, those that are visible
+    points: dict[str, tuple[float, float]] = field(default_factory=dict, hash=False)  # visible keypoints by name
     difficult: bool = False  # of the pointing game's difficult part: small, and other classes beside it
 
 
@@ -31,18 +33,48 @@ class Place:
     preprocess: Preprocess
 
     def boxes(self) -> Tensor:
-        """(N,4) in the network's pixels, clipped to its picture; those wholly outside are left out."""
-        found = [self.preprocess.box(box, self.size) for box in self.region.boxes]
-        return torch.tensor([b for b in found if b[2] > b[0] and b[3] > b[1]]).view(-1, 4)
+        """(N,4) in the network's pixels, clipped to its picture; those wholly outside are left out.
+
+        Where a region is only drawn: the one box around its drawing.
+        """
+        around = [self._drawing().getbbox()] if self.region.draw and not self.region.boxes else []
+        found = [self.preprocess.box(box, self.size) for box in self.region.boxes or around if box]
+        return torch.tensor([b for b in found if b[2] > b[0] and b[3] > b[1]], dtype=torch.float32).view(-1, 4)
 
     def mask(self) -> Tensor:
-        """(H,W) bool: the network's pixels that belong to the region, by its drawing or else its boxes."""
-        raise NotImplementedError
+        """(H,W) bool: the network's pixels whose centre lies in one of `original`'s."""
+        return self.preprocess.mask(self._drawing())
 
     def original(self) -> Tensor:
-        """(h,w) bool: the same in the original's pixels."""
-        raise NotImplementedError
+        """(h,w) bool: the pixels of the region's drawing or, without one, those whose centre lies in one of its boxes."""
+        return functional.pil_to_tensor(self._drawing())[0].bool()
 
     def back(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the network's picture in the original."""
-        raise NotImplementedError
+        """A point of the network's picture in the original; the centre of pixel (i,j) is (j+0.5,i+0.5) in both."""
+        return self.preprocess.back((x, y), self.size)
+
+    def points(self) -> dict[str, tuple[float, float]]:
+        """The keypoints that the network's picture shows, in its pixels."""
+        height, width = self.preprocess.crop
+        found = {name: self.preprocess.point(point, self.size) for name, point in self.region.points.items()}
+        return {name: (x, y) for name, (x, y) in found.items() if 0 <= x < width and 0 <= y < height}
+
+    def _drawing(self) -> Image.Image:
+        if not self.region.draw:
+            return Image.fromarray(_inside(self.region.boxes, self.size).numpy())
+        drawing = self.region.draw()
+        if drawing.size != tuple(self.size):
+            raise ValueError(
+                f"a region drawn for a picture of {drawing.size[0]}x{drawing.size[1]} pixels does not fit one of "
+                f"{self.size[0]}x{self.size[1]}: give the pictures that the annotations were made for"
+            )
+        return drawing
+
+
+def _inside(boxes, size: tuple[int, int]) -> Tensor:
+    """(h,w) bool: whether a pixel's centre lies in one of the boxes; size: (width, height)."""
+    x, y = (torch.arange(side, dtype=torch.float64) + 0.5 for side in size)
+    inside = torch.zeros(size[1], size[0], dtype=torch.bool)
+    for x0, y0, x1, y1 in boxes:
+        inside |= ((y0 <= y) & (y < y1))[:, None] & ((x0 <= x) & (x < x1))
+    return inside

@@ -1,8 +1,8 @@
 """Which class is explained: words to class indices, for one image, on the host, before anything is optimised.
 
-A target is "top1" (the winner), "top2" (the second) ..., "label" (the dataset's), an index, or a class name: the whole name,
-else one of its comma separated synonyms, else whole words of it, if that leaves a single class. A name may also be an
-ImageNet wnid where there are 1000 classes.
+A target is "top1" (the winner), "top2" (the second) ..., "label" (the dataset's, all of them), an index, or a class name:
+the whole name, else one of its comma separated synonyms, else whole words of it, if that leaves a single class. A name may
+also be an ImageNet wnid where there are 1000 classes.
 """
 
 import re
@@ -13,29 +13,42 @@ from numbers import Integral
 
 from torch import Tensor
 
+from mpx.data.regions import Region
+
 
 def resolve_targets(
-    spec, logits: Tensor, label: int | str | None = None, categories: Sequence[str] | None = None
+    spec, logits: Tensor, label: int | str | tuple | None = None, categories: Sequence[str] | None = None
 ) -> list[int]:
     """spec: one target or a list of them; logits: (classes,). Class indices in the order given, each once."""
     specs = list(spec) if isinstance(spec, Iterable) and not isinstance(spec, str) else [spec]
     if not specs:
         raise ValueError('target=[] names no class: give "top1", "label", an index or a class name')
-    return list(dict.fromkeys(_resolve(one, logits, label, categories) for one in specs))
+    return list(dict.fromkeys(index for one in specs for index in _resolve(one, logits, label, categories)))
 
 
-def _resolve(spec, logits, label, categories) -> int:
+def region_of(target: int, regions: dict, classes: int, categories: Sequence[str] | None = None) -> Region | None:
+    """The region of a class index among an item's (label -> Region): None where it has none of this class."""
+    found = [region for label, region in regions.items() if _index(label, classes, categories, "label") == target]
+    if len(found) > 1:
+        raise ValueError(
+            f"{len(found)} of the labels {', '.join(map(repr, regions))} are class {target}: give one region each"
+        )
+    return found[0] if found else None
+
+
+def _resolve(spec, logits, label, categories) -> list[int]:
     top = re.fullmatch(r"top(\d+)", spec) if isinstance(spec, str) else None
     if top:
         rank = int(top[1])
         if not 1 <= rank <= len(logits):
             raise ValueError(f"target {spec!r} is out of range: this model goes from top1 to top{len(logits)}")
-        return int(logits.topk(rank).indices[-1])
+        return [int(logits.topk(rank).indices[-1])]
     if spec != "label":
-        return _index(spec, len(logits), categories, "target")
-    if label is None:
+        return [_index(spec, len(logits), categories, "target")]
+    labels = label if isinstance(label, tuple) else () if label is None else (label,)
+    if not labels:
         raise ValueError('target "label" needs a dataset with labels, and this image has none: use "top1" or name a class')
-    return _index(label, len(logits), categories, "label")
+    return [_index(label, len(logits), categories, "label") for label in labels]
 
 
 def _index(value, classes: int, categories, what: str) -> int:

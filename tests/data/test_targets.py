@@ -4,7 +4,8 @@ import pytest
 import torch
 from torchvision.models import ResNet50_Weights
 
-from mpx.data.targets import resolve_targets
+from mpx.data.regions import Region
+from mpx.data.targets import region_of, resolve_targets
 
 NAMES = ResNet50_Weights.DEFAULT.meta["categories"]
 LOGITS = torch.randn(1000, generator=torch.Generator().manual_seed(0))
@@ -88,3 +89,21 @@ def test_without_names():
     assert resolve_targets(["top1", 2], torch.tensor([0.0, 1.0, 0.5])) == [1, 2]
     with pytest.raises(ValueError, match="no class names"):
         resolve_targets("flute", torch.zeros(3))
+
+
+def test_a_label_of_several_classes():
+    assert resolve_targets("label", LOGITS, ("espresso", 7, "n01440764"), NAMES) == [967, 7, 0]
+    assert resolve_targets(["label", 7], LOGITS, ("espresso", 7), NAMES) == [967, 7]
+    for label, words in [((), "dataset with labels"), (("espresso", "zzzzqqqq"), "label 'zzzzqqqq'")]:
+        with pytest.raises(ValueError, match=words):
+            resolve_targets("label", LOGITS, label, NAMES)
+
+
+def test_region_of_a_class():
+    one, other = Region(((0, 0, 1, 1),)), Region(difficult=True)
+    regions = {"n01440764": one, "espresso": other}
+    assert [region_of(target, regions, 1000, NAMES) for target in (0, 967, 5)] == [one, other, None]
+    with pytest.raises(ValueError, match="2 of the labels 'tench', 0 are class 0"):
+        region_of(0, {"tench": one, 0: other}, 1000, NAMES)
+    with pytest.raises(ValueError, match="label 'zzzzqqqq' is not a class"):
+        region_of(0, {"zzzzqqqq": one}, 1000, NAMES)

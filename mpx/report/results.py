@@ -108,12 +108,18 @@ def table_rows(e) -> list[dict]:
 
 
 def table_row(row: dict) -> dict:
-    """COLUMNS of `scalars` or `load_row`; p_normalised is 1 at the photo's probability, 0 at the fully perturbed one's."""
+    """COLUMNS of `scalars` or `load_row`, and its metrics; p_normalised is 1 at the photo's probability, 0 at the fully
+    perturbed one's."""
     before, after, reference = (row[k] for k in NUMBERS[:3])
     normalised = (after - reference) / (before - reference) if before != reference else math.nan
     asked = row["area_asked"] if row["area_asked"] == row["area_asked"] else ""  # NaN: none
     row = row | {"p_normalised": normalised, "mask": f"masks/{row['name']}.npz", "area_asked": asked}
-    return {column: row[column] for column in COLUMNS}
+    return {column: row[column] for column in COLUMNS} | json.loads(row.get("metrics", "{}"))
+
+
+def columns(rows: list[dict]) -> tuple[str, ...]:
+    """COLUMNS, then those of the rows' metrics."""
+    return tuple(dict.fromkeys([*COLUMNS, *(column for row in rows for column in row)]))
 
 
 def write_csv(path, rows: list[dict], columns: Sequence[str] = COLUMNS) -> None:

@@ -70,7 +70,7 @@ class Session:
 
     def begin(self, workers: int) -> None:
         self.most = max(1, math.ceil(len(self.todo) / workers))  # so that each has some
-        results.write_csv(self.csv, self.table())
+        self._write_csv()
         self.start = self.said = time.perf_counter()
         self.bar = tqdm(total=len(self.todo), unit="image", disable=None, dynamic_ncols=True, leave=False)
 
@@ -86,7 +86,11 @@ class Session:
         """row: as `results.load_row` gives it, on disk already; sums: of its curves; shown: for TensorBoard."""
         self._keep(row)
         self.means.add_sums(sums)
-        results.append_csv(self.csv, [results.table_row(row)])
+        line = results.table_row(row)
+        if set(line) <= set(self.columns):
+            results.append_csv(self.csv, [line], self.columns)
+        else:  # the first that was measured
+            self._write_csv()
         if shown is not None:
             self.board.show(shown)
 
@@ -128,6 +132,11 @@ class Session:
     def table(self) -> list[dict]:
         return [row for *_, row in sorted(self.rows, key=lambda row: row[:2])]
 
+    def _write_csv(self) -> None:
+        table = self.table()
+        self.columns = results.columns(table)
+        results.write_csv(self.csv, table, self.columns)
+
     def missing(self) -> int:
         """Images that are neither done nor skipped."""
         return sum(self._open(place) and self.items[place].name not in self.skipped for place in self.mine)
@@ -165,7 +174,7 @@ class Session:
         enough: see `areas.smallest`; of no account where no areas were asked.
         """
         table, skipped = self.table(), [(name, self.skipped[name]) for name in sorted(self.skipped, key=self.places.get)]
-        results.write_csv(self.csv, table)
+        self._write_csv()
         results.write_skipped(self.folder / "skipped.csv", skipped)
         summary = results.summary(table, len(skipped), self.missing(), protocol) | {"made_by": self.made_by}
         if table and table[0]["area_asked"]:

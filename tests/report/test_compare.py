@@ -1,0 +1,67 @@
+"""Runs beside each other: the numbers of their folders, paired row by row, and what cannot be compared is refused."""
+
+import csv
+import math
+
+import pytest
+from PIL import Image
+
+from mpx.report import compare, results
+
+LESS = {"value": 0.3, "interval95": [0.2, 0.4], "n": 12, "better": "lower", "protocol": {"steps": 224}}
+
+
+def run(folder, shift=0.0, metrics=None, images=12, **more):
+    """A finished run's folder, whose deletion is a ramp plus `shift`."""
+    rows = [
+        dict.fromkeys(results.COLUMNS, "x")
+        | {"image": f"a{i}", "target": 1, "area_asked": "", "p_normalised": 0.1 * i, "area": 0.2, "passes": 150.0}
+        | {"forwards": 3.0, "seconds": 1.0, "p_after": 0.1, "deletion": 0.01 * i + shift + more.get("noise", 0) * (-1) ** i}
+        for i in range(images)
+    ]
+    results.write_csv(folder / "results.csv", rows, results.columns(rows))
+    said = results.summary(rows, 0, 0, {"command": "mpx"})
+    value = sum(row["deletion"] for row in rows) / images
+    said["metrics"] = {"deletion": LESS | {"value": value, "interval95": [value - 0.1, value + 0.1]} | (metrics or {})}
+    results.write_json(folder / "summary.json", said)
+    return folder
+
+
+def lines(out):
+    with open(out / "table.csv", newline="") as file:
+        return {(line["method"], line["metric"]): line for line in csv.DictReader(file)}
+
+
+def test_values_differences_and_files(tmp_path):
+    folders = [run(tmp_path / "first"), run(tmp_path / "worse", 0.1), run(tmp_path / "other", noise=0.01)]
+    text = compare.write(folders, tmp_path / "out")
+    table = lines(tmp_path / "out")
+    line = table["worse", "deletion"]
+    assert float(line["first"]) == pytest.approx(0.1) and line["pairs"] == "12" and float(line["p_value"]) < 0.01
+    assert float(table["other", "deletion"]["p_value"]) > 0.05  # as often better as worse
+    assert table["first", "deletion"]["p_value"] == "nan"
+    head, _, first, worse, other = text.splitlines()[:5]
+    assert "deletion ↓" in head and "**0.055**" in first and "0.155 [0.055, 0.255]*" in worse and "]*" not in other
+    assert "12" in text and Image.open(tmp_path / "out" / "cost.png").width > 300
+    tex = (tmp_path / "out" / "table.tex").read_text()
+    assert r"\textbf{0.055}" in tex and r"p\_normalised" in tex and tex.count(r"\\") == 4
+
+
+def test_only_rows_that_both_have_are_paired(tmp_path):
+    few, many = compare.read(run(tmp_path / "few", images=5)), compare.read(run(tmp_path / "many", 0.1))
+    difference, pairs, _ = compare.paired(many, few, "deletion")
+    assert pairs == 5 and difference == pytest.approx(0.1)
+    assert math.isnan(compare.paired(many, few, "insertion")[0])
+
+
+def test_other_protocols_are_told(tmp_path):
+    folders = [run(tmp_path / "a"), run(tmp_path / "b", metrics={"protocol": {"steps": 10}})]
+    assert "protocols of deletion differ" in compare.write(folders, tmp_path)
+    assert "protocols" not in compare.write([folders[0], run(tmp_path / "c")], tmp_path)
+
+
+@pytest.mark.parametrize("folders, words", [(["nowhere", "a"], "not the folder of a finished run"), (["a"], "at least two")])
+def test_what_cannot_be_compared(tmp_path, folders, words):
+    run(tmp_path / "a")
+    with pytest.raises(ValueError, match=words):
+        compare.write([tmp_path / folder for folder in folders], tmp_path)

@@ -1,0 +1,80 @@
+"""Saliency that no network gave.
+
+center  a Gaussian at the centre, as photographers aim: what any method must beat
+files   maps that were computed before, with mpx or without
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mpx.explainers.cam import upsample
+
+SUFFIXES = (".npz", ".npy", ".png")
+
+
+def center(photos: Tensor, classifier, targets: Tensor, sigma: float = 0.25) -> Tensor:
+    """sigma: as a share of the sides."""
+    if not sigma > 0:
+        raise ValueError(f"explainer.sigma={sigma} must be above 0")
+    h, w = photos.shape[2:]
+    ys, xs = (((torch.arange(n).to(photos) + 0.5) / n - 0.5) / sigma for n in (h, w))
+    return (-0.5 * (ys[:, None] ** 2 + xs**2)).exp().expand(len(photos), 1, h, w).clone()
+
+
+def files(
+    photos: Tensor, classifier, targets: Tensor, names: list[str], folder: str, key: str = "saliency", resize: bool = False
+) -> Tensor:
+    """folder/<name>.npz, .npy or .png of each row: (H,W), dimensions of size 1 left out; a png is grey, its white 1.
+
+    key: which array of an npz, where it has several (a run's masks/ have their saliency). resize: maps of another size than
+    the photo's are interpolated.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"explainer.folder={folder!r} is not a folder: give the one that holds <name>.npz, .npy or .png")
+    return torch.cat([_read(root, name, key, photo[None], resize) for name, photo in zip(names, photos)])
+
+
+def _read(root: Path, name: str, key: str, photo: Tensor, resize: bool) -> Tensor:
+    """(1,1,H,W)."""
+    found = [root / f"{name}{suffix}" for suffix in SUFFIXES if (root / f"{name}{suffix}").is_file()]
+    if len(found) != 1:
+        there = " and ".join(path.name for path in found) or f"none of {', '.join(name + suffix for suffix in SUFFIXES)}"
+        raise ValueError(f"explainer.folder={str(root)!r} has {there}: it must hold one map for each image")
+    try:
+        cells = _png(found[0]) if found[0].suffix == ".png" else _numpy(found[0], key)
+    except Exception as error:  # zip, pickle, Pillow: many kinds
+        raise ValueError(f"cannot read the map {str(found[0])!r}: {' '.join(str(error).split())}") from error
+    cells = torch.from_numpy(np.asarray(cells, np.float32)).to(photo)
+    cells = cells.reshape([n for n in cells.shape if n > 1] if cells.ndim > 2 else cells.shape)
+    if cells.ndim != 2 or not cells.isfinite().all():
+        what = f"is of shape {tuple(cells.shape)}" if cells.ndim != 2 else "holds NaN or infinite values"
+        raise ValueError(f"the map {str(found[0])!r} {what}: it must be finite numbers (H,W)")
+    if cells.shape != photo.shape[2:] and not resize:
+        given, wanted = ("x".join(map(str, shape)) for shape in (cells.shape, photo.shape[2:]))
+        raise ValueError(
+            f"the map {str(found[0])!r} is of {given} px, and the network's picture of {wanted}: set explainer.resize=true "
+            "if it shows the whole of it"
+        )
+    return upsample(cells[None, None], photo)
+
+
+def _numpy(path: Path, key: str) -> np.ndarray:
+    loaded = np.load(path)  # without pickles: they may run code
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with loaded as file:
+        if key not in file.files and len(file.files) != 1:
+            raise ValueError(f"it has no array {key!r}, but {', '.join(file.files)}; set explainer.key=")
+        return file[key if key in file.files else file.files[0]]
+
+
+def _png(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        if image.mode not in ("1", "L", "I", "I;16", "I;16B"):
+            raise ValueError(f"it is of mode {image.mode}, not grey; save it with one channel")
+        return np.asarray(image, np.float32) / {"1": 1, "L": 255}.get(image.mode, 65535)

@@ -1,0 +1,40 @@
+"""How simple a map is, whatever it shows: no network is asked."""
+
+import torch
+from torch import Tensor
+
+
+def complexity(saliency: Tensor, eps: float = 1e-5, threshold: float = 0.5) -> dict[str, Tensor]:
+    """Gini index of the pixels, in [0,1): (B,), 0 for a constant map, nearly 1 where one pixel has all. Beside it:
+
+    entropy         nats, of the map as a distribution over pixels: 0 for one pixel, log HW for a constant map
+    effective_area  exp(entropy) / HW: the share of pixels that a region with this entropy would fill
+    sparsity        share of pixels of at most `eps`
+    area            share of pixels of at least `threshold`
+    mean            mean of the map
+    binarity        1 - 4 mean s(1 - s): 1 for a map of zeros and ones, 0 for one of halves
+    Gini: Chalasani et al. 2020, entropy: Bhatt et al. 2020. A map of zeros counts as a constant one in these.
+    """
+    s = saliency.flatten(1).double()
+    n = s.shape[1]
+    whole = torch.where(s.sum(1, keepdim=True) > 0, s, 1)
+    share = whole / whole.sum(1, keepdim=True)
+    rank = torch.arange(1, n + 1, device=s.device)
+    entropy = -torch.xlogy(share, share).sum(1)
+    return {
+        "": (share.sort(1)[0] * (2 * rank - n - 1)).sum(1) / n,
+        "entropy": entropy,
+        "effective_area": entropy.exp() / n,
+        "sparsity": (s <= eps).double().mean(1),
+        "area": (s >= threshold).double().mean(1),
+        "mean": s.mean(1),
+        "binarity": 1 - 4 * (s * (1 - s)).mean(1),
+    }
+
+
+complexity.protocol = {
+    "better": {
+        **{"": "higher", "entropy": "lower", "effective_area": "lower", "sparsity": "higher"},
+        **{"area": "lower", "mean": "lower", "binarity": "higher"},
+    }
+}

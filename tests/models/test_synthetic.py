@@ -1,0 +1,145 @@
+"""The synthetic images and their network: that the evidence is where it is said to be, and nowhere else."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from choices import PERTURBATIONS
+from torch.nn import functional
+
+from mpx import config, explain
+from mpx.data.images import read_image
+from mpx.data.regions import Place
+from mpx.data.synthetic import CELL, NAMES, NOISE, SHAPES, SMALL, _cells, draw, synthetic, textures
+from mpx.data.targets import region_of, resolve_targets
+from mpx.models import synthetic as models
+from mpx.models.synthetic import FULL, THRESHOLD
+from mpx.operators.perturbations import blend
+from mpx.solver.objective import Problem, Recipe
+
+NET = models.synthetic()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Items, photos (B,3,128,128), targets (B,), and masks (B,1,128,128) of the target's region."""
+    items = pickle.loads(pickle.dumps(synthetic(tmp_path_factory.mktemp("synthetic"), 16)))
+    photos = torch.stack([NET.preprocess(read_image(item.path)) for item in items])
+    targets = torch.tensor([NAMES.index(item.label) for item in items])
+    masks = torch.stack([Place(item.regions[item.label], (128, 128), NET.preprocess).mask() for item in items])[:, None]
+    return items, photos, targets, masks
+
+
+@torch.no_grad()
+def probability(photos, targets):
+    return NET(photos).softmax(1)[range(len(photos)), targets]
+
+
+def test_images_depend_on_size_seed_and_number_only(tmp_path):
+    def pictures(*arguments):
+        return [np.asarray(read_image(item.path)) for item in synthetic(*arguments)]
+
+    few, many, kept = pictures(tmp_path / "a", 3), pictures(tmp_path / "b", 8), pictures(tmp_path / "b", 8)
+    assert all((x == y).all() for x, y in zip(few + many, many[:3] + kept))
+    assert not (pictures(tmp_path / "a", 1, 128, 1)[0] == few[0]).all()
+    assert pictures(tmp_path / "a", 1, 96)[0].shape == (96, 96, 3)
+    items = synthetic(tmp_path / "b", 8)
+    assert [item.label for item in items] == [*NAMES, *NAMES] and len({item.name for item in items}) == 8
+    assert {len(item.regions) for item in items} == {1, 2}
+    with pytest.raises(ValueError, match="count=0"):
+        synthetic(tmp_path, 0)
+    with pytest.raises(ValueError, match="size=64"):
+        synthetic(tmp_path, 1, 64)
+
+
+def test_these_very_pixels(tmp_path):
+    """On every machine, so that numbers can be compared."""
+    (item,) = synthetic(tmp_path, 1)
+    pixels = np.asarray(read_image(item.path)).astype(int)
+    assert (pixels.sum(), pixels[0, 0].tolist()) == (6262774, [137, 145, 152])
+
+
+def test_textures():
+    for texture in textures():
+        assert (texture.sum((1, 2)) == 0).all() and set(np.unique(texture)) == {-1, 1}
+        assert (texture == texture[..., ::-1]).all()  # seen in a mirror it is the same
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, SMALL])
+@pytest.mark.parametrize("c", range(4))
+def test_whatever_the_ground_only_whole_cells_of_a_shape_are_counted(c, shape):
+    """The most that a filter can find in a shape and the worst ground there may be, out of step with its cells."""
+    cells = _cells(shape, 20, 20)
+    inside = torch.tensor(np.asarray(draw(cells, 72)), dtype=torch.float64)
+    weight = NET.network.filters.weight.detach().double()
+    tiled = torch.from_numpy(np.tile(textures()[c], (1, 9, 9))).double().roll((20 % CELL, 20 % CELL), (1, 2))
+    most_noise = max(127.5 - NOISE[0], NOISE[1] - 127.5) / 255
+    found = functional.conv2d((tiled * inside * FULL)[None], weight)
+    found += functional.conv2d(((1 - inside) * most_noise).expand(1, 3, 72, 72), weight.abs())
+    for x, y in cells:
+        assert abs(found[0, c, y, x] - FULL) < 1e-6
+        found[0, c, y, x] = 0
+    assert found.max() < THRESHOLD
+
+
+def test_the_network_knows_its_classes(data):
+    items, photos, targets, _ = data
+    p = probability(photos, targets)
+    assert p.min() > 0.96 and (NET(photos).argmax(1) == targets).all()
+    logits = NET(photos)
+    assert torch.allclose(logits[range(len(items)), targets], torch.tensor(8.0), atol=0.01)
+    for item, row in zip(items, logits):  # half a shape of the others' class, and a region for each
+        assert [round(row[NAMES.index(label)].item()) for label in item.regions] == [8, 4][: len(item.regions)]
+        assert resolve_targets("label", row, item.label, NET.categories) == [row.argmax()]
+        assert region_of(int(row.argmax()), item.regions, 5, NET.categories) is item.regions[item.label]
+        assert {region.difficult for region in item.regions.values()} == {len(item.regions) == 2}
+
+
+def test_a_logit_depends_on_its_shape_alone(data):
+    _, photos, targets, masks = data
+    x = photos.clone().requires_grad_()
+    logits = NET(x)[range(len(x)), targets]
+    gradient = torch.autograd.grad(logits.sum(), x)[0].abs().amax(1, keepdim=True)
+    assert ((gradient > 0) == masks).all()
+    elsewhere = torch.rand(photos.shape, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
+    assert torch.allclose(NET(photos.where(masks, elsewhere))[range(len(x)), targets], logits, atol=1e-5)
+    assert (probability(photos.where(masks, elsewhere), targets) > 0.96).all()
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_every_perturbation_takes_the_evidence_away(name, data):
+    _, photos, targets, masks = data
+    few = slice(0, 4)
+    recipe = Recipe(config.option("perturbation", name), config.option("mask", "grid", mask_size=8), lambda *_: 0)
+    problem = Problem(recipe, NET, photos[few], targets[few], list("abcd"))
+    levels = problem.site.draw(problem.rng.at("evaluation"))
+    deleted = blend(levels, (~masks[few]).float())
+    preserved = blend(levels, masks[few].float())
+    # where the ground is filled in with what is around it, the shape may be smeared a little; none is left of its texture
+    assert probability(deleted, targets[few]).max() < 0.05
+    assert probability(preserved, targets[few]).min() > 0.95
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
+def test_a_shape_that_is_cut_out_and_enlarged_is_still_known(mode, data):
+    items, photos, targets, _ = data
+    for item, photo, target in zip(items, photos, targets):
+        x0, y0, x1, y1 = item.regions[item.label].boxes[0]
+        crop = functional.interpolate(photo[None, :, y0:y1, x0:x1], (128, 128), mode=mode).clamp(0, 1)
+        assert probability(crop, target[None]) > 0.95
+
+
+def test_the_default_search_finds_it(data):
+    _, photos, targets, masks = data
+    found = explain(NET, photos[:4], targets[:4], steps=60).saliency
+    inside = (found * masks[:4]).sum((1, 2, 3)) / found.sum((1, 2, 3))
+    assert inside.min() > 0.5, inside  # of which a random map has 0.05
+    assert all(mask.flatten()[row.flatten().argmax()] for row, mask in zip(found, masks))
+
+
+def test_by_the_menu(tmp_path):
+    cfg = config.compose("model=synthetic", "dataset=synthetic", f"dataset.root={tmp_path}", "dataset.count=2")
+    classifier = config.classifier(cfg, torch.device("cpu"))
+    items = config.build(cfg.dataset, "dataset")
+    assert len(items) == 2 and classifier(classifier.preprocess(read_image(items[0].path))[None]).argmax() == 0

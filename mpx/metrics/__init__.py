@@ -121,9 +121,14 @@ def average(values: Tensor, groups: Tensor | None = None) -> dict:
         torch.zeros(len(values), dtype=torch.long) if groups is None else groups[finite].cpu().unique(return_inverse=True)[1]
     )
     random = torch.Generator().manual_seed(0)
-    drawn = [torch.randint(len(values), (1, len(values)), generator=random) for _ in range(DRAWS)]
-    means = torch.cat([_mean(values[draw], groups[draw]) for draw in drawn])
-    interval = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist() if len(values) > 1 else None
+    at_once = max(1, 2**20 // len(values))
+    means = []
+    for start in range(0, DRAWS, at_once):
+        draw = torch.randint(len(values), (min(at_once, DRAWS - start), len(values)), generator=random)
+        means.append(_mean(values[draw], groups[draw]))
+    interval = (
+        torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist() if len(values) > 1 else None
+    )
     return {"value": _mean(values[None], groups[None]).item(), "interval95": interval, "n": len(values)}
 
 

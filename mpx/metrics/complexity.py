@@ -32,9 +32,4 @@ def complexity(saliency: Tensor, eps: float = 1e-5, threshold: float = 0.5) -> d
     }
 
 
-complexity.protocol = {
-    "better": {
-        **{"": "higher", "entropy": "lower", "effective_area": "lower", "sparsity": "higher"},
-        **{"area": "lower", "mean": "lower", "binarity": "higher"},
-    }
-}
+complexity.protocol = {"better": "higher"}  # the others describe

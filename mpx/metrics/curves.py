@@ -57,8 +57,6 @@ def curve(
     when = order(saliency) // step  # (B,1,H,W): the step that turns a pixel
 
     def make(row: Tensor, point: Tensor) -> Tensor:
-        if row[0] == row[-1]:  # one row's: nothing to gather
-            return torch.where(when[row[:1]] < point.view(-1, 1, 1, 1), finish[row[:1]], start[row[:1]])
         return torch.where(when[row] < point.view(-1, 1, 1, 1), finish[row], start[row])
 
     return ask(classifier, make, targets, -(-size // step) + 1, pictures)
@@ -67,5 +65,5 @@ def curve(
 def order(saliency: Tensor) -> Tensor:
     """(B,1,H,W) int64: each pixel's place, the most salient 0; of equal ones the first in reading order."""
     places = torch.arange(saliency[0].numel(), device=saliency.device).expand(len(saliency), -1)
-    best = saliency.flatten(1).sort(1, descending=True, stable=True)[1]
+    best = saliency.flatten(1).sort(dim=1, descending=True, stable=True)[1]
     return torch.empty_like(best).scatter_(1, best, places).view_as(saliency)

@@ -53,9 +53,9 @@ def max_sensitivity(
         noise = torch.stack([torch.rand(x.shape[1:], generator=next(draws)) for _ in range(copies)])
         return (x + radius * (2 * noise - 1).to(x).repeat(len(images), 1, 1, 1)).clamp(0, 1)
 
-    def explained(x, target: Tensor) -> Tensor:
+    def explained(x, target: Tensor) -> tuple[Tensor]:  # Captum gives the pictures in a tuple and the noisy ones without
         with torch.enable_grad():
-            return explain(classifier, x if isinstance(x, Tensor) else x[0], target, seed).detach()
+            return (explain(classifier, x if isinstance(x, Tensor) else x[0], target, seed).detach(),)
 
     batch = max(min(pictures, samples * len(images)), len(images))
     return captum.sensitivity_max(

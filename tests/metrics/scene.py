@@ -1,0 +1,47 @@
+"""What metrics are tested on: two photos for SquareNet, whose evidence is its square."""
+
+import torch
+from planted import SquareNet, square_photo
+
+from mpx.data.preprocess import Preprocess
+from mpx.data.regions import Place, Region
+from mpx.models.classifier import Classifier
+from mpx.operators.perturbations import blur_gaussian
+
+SIDE, BOX = 32, (16, 8, 24, 16)  # the square, (x0,y0,x1,y1)
+
+
+def classifier() -> Classifier:
+    found = Classifier(SquareNet(), mean=0.5, std=0.25).eval()
+    return found.requires_grad_(False)
+
+
+def photos(count: int = 2) -> torch.Tensor:
+    return torch.stack([square_photo(SquareNet(), seed) for seed in range(count)])
+
+
+def targets(count: int = 2) -> torch.Tensor:
+    return torch.ones(count, dtype=torch.long)
+
+
+def place(*boxes, size=(SIDE, SIDE), preprocess=None, **region) -> Place:
+    return Place(Region(boxes or (BOX,), **region), size, preprocess or Preprocess((SIDE, SIDE)))
+
+
+def square(value: float = 1.0) -> torch.Tensor:
+    """(1,1,H,W) the evidence."""
+    map = torch.zeros(1, 1, SIDE, SIDE)
+    map[..., BOX[1] : BOX[3], BOX[0] : BOX[2]] = value
+    return map
+
+
+def random_maps(count: int = 2, side: int = SIDE, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def perturbations() -> dict:
+    return {
+        "blur": lambda x: blur_gaussian(x, 3.0),
+        "mean": lambda x: x.mean((2, 3), keepdim=True).expand_as(x),
+        "noise": lambda x: torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(1)).expand_as(x),
+    }

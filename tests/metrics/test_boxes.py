@@ -1,0 +1,115 @@
+"""Weak localisation and MaxBoxAccV2 by brute force, and against pycocotools and scikit-image."""
+
+import numpy as np
+import pytest
+import torch
+from scene import BOX, SIDE, place, random_maps, square
+
+from mpx.metrics import Metric, rows, summarise
+from mpx.metrics.boxes import GRIDS, best_iou, components, localisation, max_box_acc_v2, scaled, thresholds, tight
+from mpx.operators.perturbations import blur_gaussian
+
+
+def around(pixels):
+    """Of (H,W) bool, in loops; the whole picture where there is none."""
+    found = [(x, y) for y in range(pixels.shape[0]) for x in range(pixels.shape[1]) if pixels[y, x]]
+    if not found:
+        return [0, 0, pixels.shape[1], pixels.shape[0]]
+    xs, ys = zip(*found)
+    return [min(xs), min(ys), max(xs) + 1, max(ys) + 1]
+
+
+def left(map, rule, alpha):
+    """(H,W) bool, each rule written out."""
+    map = map.double()
+    if rule == "value":
+        return map >= map.min() + alpha * (map.max() - map.min())
+    if rule == "mean":
+        return map >= alpha * map.mean()
+    total, least = 0.0, None
+    for value in sorted(map.flatten().tolist(), reverse=True):
+        total, least = total + value, value
+        if total >= alpha * map.sum().item() * (1 - 1e-12):
+            break
+    return map >= least
+
+
+@pytest.mark.parametrize("kind", ["random", "peaked", "ties", "zeros", "constant", "one"])
+def test_boxes_are_what_loops_find(kind):
+    one = torch.zeros(1, 1, SIDE, SIDE)
+    one[..., 20, 3] = 1
+    maps = {
+        **{"random": random_maps(1), "peaked": random_maps(1) ** 30, "ties": (random_maps(1) * 3).round() / 3},
+        **{"zeros": one * 0, "constant": one * 0 + 0.3, "one": one},
+    }[kind]
+    boxes = iter(tight(maps, thresholds(maps))[0].tolist())
+    for rule, grid in GRIDS.items():
+        for alpha in grid:
+            box = next(boxes)
+            if kind == "constant" and rule == "mean" and alpha == 1:
+                continue  # a sum's rounding decides
+            assert box == around(left(maps[0, 0], rule, alpha)), (rule, alpha)
+
+
+def test_overlap_is_pycocotools():
+    mask = pytest.importorskip("pycocotools.mask")
+    random = np.random.default_rng(0)
+    corner, size = random.integers(0, 16, (2, 9, 2))
+    boxes = torch.from_numpy(np.concatenate([corner, corner + size + 1], 1)).float()
+    where = place(*(tuple(b) for b in boxes[6:].tolist()))
+    xywh = np.concatenate([corner, size + 1], 1).astype(float)
+    theirs = mask.iou(xywh[:6], xywh[6:], [0] * 3).max(1)
+    assert np.allclose(best_iou(boxes[None, :6], [where])[0].numpy(), theirs, atol=1e-6)
+
+
+def test_the_threshold_is_tuned_on_rows_that_do_not_count():
+    """Rows that tune want a low threshold and rows that count a high one: tuned on the latter, the error would be 0."""
+    halo = (square() + 0.2 * blur_gaussian(square(), 4.0).gt(0.01)).clamp(0, 1)
+    wide = around(halo[0, 0] > 0)
+    maps = torch.cat([halo, halo] * 3)
+    where = [place(tuple(wide)), place(BOX)] * 3
+    metric = Metric(localisation)
+    metric.update(maps, places=where)
+    found = metric.compute()["parts"]["value"]
+    assert found["value"] == 1 and found["n"] == 3 and found["tuned_on"] == 3 and found["threshold"] <= 0.2
+    tuned_by_both = Metric(localisation)
+    tuned_by_both.update(torch.cat([halo] * 4), places=[place(BOX)] * 4)
+    assert tuned_by_both.compute()["parts"]["value"]["value"] == 0
+
+
+def test_rows_without_a_box_neither_tune_nor_count():
+    columns = rows(localisation, square().expand(4, -1, -1, -1), places=[place(), None, None, place()])
+    found = summarise(localisation, columns, torch.zeros(4, dtype=torch.long))
+    assert found["n"] == 1 and found["value"] == 0 and found["parts"]["energy"]["tuned_on"] == 1
+    single = summarise(localisation, {k: v[:1] for k, v in columns.items()}, torch.zeros(1, dtype=torch.long))
+    assert single["n"] == 0 and single["value"] is None  # one row cannot both tune and count
+
+
+@pytest.mark.parametrize(
+    "wrong, match", [({"rule": "top"}, "rule='top' must be one"), ({"tuned": 1.0}, "tuned=1.0 is the share")]
+)
+def test_wrong_options_are_one_sentence(wrong, match):
+    with pytest.raises(ValueError, match=match):
+        localisation(square(), [place()], **wrong)
+
+
+def test_components_are_scikit_images():
+    measure = pytest.importorskip("skimage.measure")
+    for seed in range(3):
+        pixels = random_maps(1, 32, seed)[0, 0].numpy() > 0.8
+        theirs = [p.bbox for p in measure.regionprops(measure.label(pixels, connectivity=2))]
+        assert {tuple(b) for b in components(pixels).int().tolist()} == {(x0, y0, x1, y1) for y0, x0, y1, x1 in theirs}
+    assert components(np.zeros((4, 4), bool)).tolist() == [[0, 0, 0, 0]]
+
+
+def test_max_box_acc_by_hand():
+    two = square() + 0.5 * square().flip(3)  # the second object, fainter
+    maps = torch.cat([two, square(), 1 - square()])
+    metric = Metric(max_box_acc_v2)
+    metric.update(maps, places=[place(), place(), place()])
+    found = metric.compute()
+    assert found["parts"]["50"]["value"] == pytest.approx(2 / 3) and found["value"] == pytest.approx(2 / 3)
+    assert scaled(torch.full((1, 1, 4, 4), 0.7)).sum() == 0
+    none = Metric(max_box_acc_v2)
+    none.update(square(), places=[None])
+    assert none.compute()["value"] is None

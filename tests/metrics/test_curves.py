@@ -1,0 +1,106 @@
+"""Deletion and insertion against RISE's loop written out, Quantus, and by hand."""
+
+import numpy as np
+import pytest
+import torch
+from scene import SIDE, classifier, photos, random_maps, square, targets
+from scipy.ndimage import convolve, gaussian_filter
+from torch import nn
+
+from mpx.metrics.asking import ask, filled
+from mpx.metrics.curves import area, curve, deletion, insertion, order
+
+
+def rise(network, image, saliency, target, mode, step):
+    """One picture at a time, in normalised space, as the published loop goes."""
+    mean = np.full((3, 1, 1), 0.5)
+    x = (image.double().numpy() - mean) / 0.25
+    dirac = np.zeros((11, 11))
+    dirac[5, 5] = 1
+    kernel = gaussian_filter(dirac, 5)
+    blurred = np.stack([convolve(channel, kernel, mode="constant") for channel in x])
+    start, finish = (x, np.zeros_like(x)) if mode == "deletion" else (blurred, x)
+    start, size = start.copy(), x[0].size
+    ranked = np.argsort(-saliency.numpy().ravel(), kind="stable")
+    scores = []
+    for i in range((size + step - 1) // step + 1):
+        logits = network(torch.from_numpy(start)[None].float())
+        scores.append(logits.softmax(1)[0, target].item())
+        where = ranked[i * step : (i + 1) * step]
+        start.reshape(3, -1)[:, where] = finish.reshape(3, -1)[:, where]
+    scores = np.array(scores)
+    return (scores.sum() - scores[0] / 2 - scores[-1] / 2) / (len(scores) - 1), scores
+
+
+@pytest.mark.parametrize("step", [None, 50])
+@pytest.mark.parametrize("metric", [deletion, insertion])
+def test_is_rise(metric, step):
+    model, images, maps = classifier(), photos(), random_maps()
+    maps[1] = (maps[1] * 4).round() / 4  # ties
+    found = metric(maps, model, images, targets(), step=step, pictures=7)
+    for row in range(2):
+        expected = rise(model.network, images[row], maps[row], 1, metric.__name__, step or SIDE)[0]
+        assert found[row].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_photo_of_224_has_225_points_and_its_ends_are_the_photo_and_the_fill():
+    class Mean(nn.Module):
+        def forward(self, x):
+            return torch.stack([x.mean((1, 2, 3)), -x.mean((1, 2, 3))], 1)
+
+    images = torch.rand(1, 3, 224, 224)
+    points = curve(random_maps(1, 224), Mean(), images, torch.zeros_like(images), torch.tensor([0]))
+    assert points.shape == (1, 225)
+    assert points[0, 0] == pytest.approx(torch.sigmoid(2 * images.mean()).item(), abs=1e-6)
+    assert points[0, -1] == 0.5
+
+
+def test_area_of_a_line_is_its_mean():
+    assert area(torch.linspace(1, 0, 11)[None]).item() == pytest.approx(0.5)
+    assert area(torch.tensor([[1.0, 0.0]])).item() == 0.5
+
+
+def test_ties_go_in_reading_order():
+    assert order(torch.zeros(1, 1, 2, 3)).flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    assert order(torch.tensor([[[[0.0, 1.0], [1.0, 0.5]]]])).flatten().tolist() == [3, 0, 1, 2]
+
+
+def test_mean_fill_is_normalised_zero():
+    model = classifier()
+    blank = filled(photos(), model, "mean")
+    assert torch.allclose(torch.addcmul(model.shift, blank, model.scale), torch.zeros(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("fill", ["grey", 2.0, True])
+def test_an_unknown_fill_is_one_sentence(fill):
+    with pytest.raises(ValueError, match="must be mean, photo, blur or a number"):
+        deletion(square(), classifier(), photos(1), targets(1), fill=fill)
+
+
+def test_a_plain_function_has_no_mean_colour():
+    with pytest.raises(ValueError, match="wrap it in mpx's Classifier"):
+        deletion(square(), lambda x: x.mean((2, 3)), photos(1), targets(1))
+
+
+def test_forwards_are_few():
+    calls = []
+
+    def model(x):
+        calls.append(len(x))
+        return x.mean((2, 3))
+
+    found = ask(model, lambda row, which: photos()[row], targets(), 33, 20)
+    assert found.shape == (2, 33) and calls == [20, 20, 20, 6]
+
+
+def test_is_quantus():
+    quantus = pytest.importorskip("quantus")
+    model, image, maps = classifier(), photos(1)[:, :1], random_maps(1)  # one colour: Quantus flips colours one by one
+    points = curve(maps, model, image, torch.zeros_like(image), targets(1), 32)
+    flips = quantus.PixelFlipping(
+        features_in_step=32, perturb_baseline=0.0, abs=True, normalise=False, disable_warnings=True
+    )
+    theirs = flips(
+        model=model, x_batch=image.numpy(), y_batch=np.array([1]), a_batch=maps.numpy(), device="cpu", softmax=True
+    )
+    assert np.allclose(np.array(theirs)[0], points[0, 1:].numpy(), atol=1e-5)

@@ -1,0 +1,131 @@
+"""Pointing, mass, overlap and keypoints against TorchRay, Quantus, scikit-learn and by hand; degenerate maps and regions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scene import BOX, SIDE, place, random_maps, square
+
+from mpx.data.preprocess import Preprocess
+from mpx.metrics import Metric
+from mpx.metrics.regions import iou, keypoints, mass, pointing
+
+ONE = torch.zeros(1, 1, SIDE, SIDE)  # one pixel at x=3, y=20
+ONE[..., 20, 3] = 1.0
+OUTSIDE = place((0, 0, 20, 20), size=(96, 32), preprocess=Preprocess((32, 32)))  # left of the crop
+EMPTY = [None, OUTSIDE]
+
+
+@pytest.mark.parametrize("metric", [pointing, mass, iou, keypoints])
+def test_no_region_is_no_value(metric):
+    found = metric(random_maps(3), [*EMPTY, place()])
+    found = found if isinstance(found, dict) else {"": found}
+    assert found[""].isnan().tolist() == [True, True, metric is keypoints]  # whose region has no points
+
+
+def test_pointing_counts_pixels_of_the_original():
+    twice = place((32, 16, 48, 32), size=(64, 64), preprocess=Preprocess((32, 32), resize=32))
+    for x, y, hit in [
+        (16, 8, 1),
+        (9, 8, 1),
+        (8, 8, 0),
+        (30, 15, 1),
+        (31, 15, 0),
+        (30, 22, 0),
+    ]:  # twice as far in the original
+        maps = torch.zeros(1, 1, 32, 32)
+        maps[..., y, x] = 1
+        assert pointing(maps, [twice])[""].item() == hit, (x, y)
+    near = torch.zeros(1, 1, 32, 32)
+    near[..., 8, 9] = 1
+    assert pointing(near, [twice], tolerance=12)[""].item() == 0
+
+
+def test_ties_point_at_the_first_pixel():
+    assert pointing(torch.ones(1, 1, 32, 32), [place((0, 0, 1, 1))], tolerance=1)[""].item() == 1
+    assert pointing(torch.ones(1, 1, 32, 32), [place((1, 0, 2, 1))], tolerance=1)[""].item() == 0
+
+
+def test_a_drawn_region_comes_before_its_boxes():
+    def draw():
+        picture = Image.new("1", (32, 32))
+        picture.putpixel((3, 20), 1)
+        return picture
+
+    drawn = place((0, 0, 32, 32), draw=draw)
+    assert mass(ONE, [drawn]).item() == 1 and iou(ONE, [drawn]).item() == 1
+    assert pointing(ONE.flip(3), [drawn], tolerance=5)[""].item() == 0
+
+
+def test_pointing_is_torchray():
+    theirs = pytest.importorskip("torchray.benchmark.pointing_game").PointingGame(3)
+    ours, classes = Metric(pointing), torch.tensor([0, 1, 1, 0, 2, 2, 2, 1])
+    random = np.random.default_rng(0)
+    for seed, label in enumerate(classes.tolist()):
+        map = random_maps(1, 64, seed)
+        x, y = random.integers(0, 58, 2).tolist()
+        where = place((x, y, x + 6, y + 6), size=(64, 64), preprocess=Preprocess((64, 64)))
+        peak = map.argmax().item()
+        theirs.aggregate(theirs.evaluate(where.original(), (peak % 64, peak // 64)), label)
+        ours.update(map, places=[where], targets=classes[seed : seed + 1])
+    found = ours.compute()
+    assert 0 < found["value"] < 1 and found["n"] == 8
+    assert found["value"] == pytest.approx(theirs.accuracy.item())
+
+
+def test_difficult_is_of_difficult_regions_only():
+    found = pointing(square().expand(3, -1, -1, -1), [place(), place(difficult=True), None])
+    assert found[""][:2].tolist() == [1, 1] and found["difficult"].isnan().tolist() == [True, False, True]
+
+
+def test_mass_is_quantus():
+    quantus = pytest.importorskip("quantus")
+    maps, where = (
+        random_maps(4),
+        [place(), place((0, 0, 5, 9)), place((1, 1, 3, 4), (10, 10, 30, 30)), place((0, 0, 32, 32))],
+    )
+    theirs = quantus.RelevanceMassAccuracy(abs=False, normalise=False, disable_warnings=True)(
+        model=None, x_batch=maps.numpy(), y_batch=np.zeros(4, int), a_batch=maps.numpy(),
+        s_batch=torch.stack([p.mask()[None] for p in where]).numpy(),
+    )  # fmt: skip
+    assert np.allclose(mass(maps, where).numpy(), theirs, atol=1e-6)
+
+
+def test_mass_of_degenerate_maps():
+    share = 64 / 1024
+    for constant in (0.0, 0.3):
+        assert mass(torch.full((1, 1, 32, 32), constant), [place()]).item() == pytest.approx(share)
+    assert mass(ONE, [place()]).item() == 0 and mass(ONE, [place((3, 20, 4, 21))]).item() == 1
+
+
+def test_iou_is_scikit_learns():
+    metrics = pytest.importorskip("sklearn.metrics")
+    maps = random_maps(1)
+    low, high = maps.min(), maps.max()
+    found = (maps[0, 0] - low) / (high - low) >= 0.5
+    theirs = metrics.jaccard_score(place().mask().flatten().numpy(), found.flatten().numpy())
+    assert iou(maps, [place()]).item() == pytest.approx(theirs)
+
+
+def test_iou_by_hand():
+    assert iou(square(), [place()]).item() == 1 and iou(1 - square(), [place()]).item() == 0
+    assert iou(torch.ones(1, 1, 32, 32), [place()]).item() == 64 / 1024  # a constant map finds all
+
+
+def test_keypoints_are_means_of_windows():
+    maps = random_maps(2)
+    points = {"eye": (10.5, 7.5), "foot": (0.2, 31.9)}
+    found = keypoints(maps, [place(points=points), place(points={"eye": (99.0, 7.0)})])
+    assert found["eye"][0].item() == pytest.approx(maps[0, 0, 5:10, 8:13].mean().item())
+    assert found["foot"][0].item() == pytest.approx(maps[0, 0, 29:, :3].mean().item())  # what is left of it at a corner
+    assert found[""][0].item() == pytest.approx((found["eye"][0] + found["foot"][0]).item() / 2)
+    assert math.isnan(found["eye"][1]) and math.isnan(found[""][1])  # not in the picture
+    with pytest.raises(ValueError, match="window=4 must be odd"):
+        keypoints(maps, [place(points=points)] * 2, window=4)
+
+
+def test_a_region_of_another_size_is_one_sentence():
+    with pytest.raises(ValueError, match="does not fit a saliency"):
+        mass(torch.ones(1, 1, 16, 16), [place(BOX)])

@@ -1,0 +1,60 @@
+"""ROAD against grad-cam's imputation and score, and where the answer is known."""
+
+import numpy as np
+import pytest
+import torch
+from scene import classifier, photos, random_maps, square, targets
+
+from mpx.metrics.road import impute, road
+
+
+def test_a_ramp_is_filled_in_exactly():
+    """The mean of a linear function's neighbours is its value."""
+    ramp = (torch.arange(16.0) / 16).expand(3, 16, 16).contiguous()
+    removed = torch.zeros(16, 16, dtype=torch.bool)
+    removed[4:10, 5:12] = True
+    assert torch.allclose(impute(ramp, removed, torch.zeros(3, 16, 16)), ramp, atol=1e-5)
+
+
+def test_what_is_kept_stays_and_noise_is_only_where_it_is_not():
+    image, removed = photos(1)[0], random_maps(1)[0, 0] < 0.4
+    plain, noisy = impute(image, removed, torch.zeros_like(image)), impute(image, removed, torch.full_like(image, 0.25))
+    assert torch.equal(plain[:, ~removed], image[:, ~removed])
+    assert torch.allclose(noisy - plain, 0.25 * removed.float().expand(3, -1, -1), atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_imputation_is_grad_cams(share):
+    theirs = pytest.importorskip("pytorch_grad_cam.metrics.road").NoisyLinearImputer(noise=0.0)
+    image, removed = photos(1)[0], random_maps(1)[0, 0] < share
+    removed[0, :5] = True  # at an edge
+    expected = theirs(image, (~removed).float())
+    assert torch.allclose(impute(image, removed, torch.zeros_like(image)), expected, atol=1e-5)
+
+
+def test_the_score_is_grad_cams():
+    imputer = pytest.importorskip("pytorch_grad_cam.metrics.road").NoisyLinearImputer(noise=0.0)
+    model, image, maps = classifier(), photos(1), random_maps(1)
+    means = []
+    for map in (maps, 1 - maps):  # as its RemoveMostRelevantFirst keeps what is below a percentile
+        kept = [np.float32(map.numpy() < np.percentile(map.numpy(), 100 - p)) for p in (20, 50, 80)]
+        shown = torch.stack([imputer(image[0], torch.from_numpy(k[0, 0])) for k in kept])
+        means.append(model(shown).softmax(1)[:, 1].mean().item())
+    found = road(maps, model, image, targets(1), percentiles=[20, 50, 80], noise=0.0)
+    assert [found["morf"].item(), found["lerf"].item()] == pytest.approx(means, abs=2e-3)
+    assert found[""].item() == pytest.approx((means[1] - means[0]) / 2, abs=2e-3)
+
+
+def test_a_row_is_its_own_and_constant_maps_are_fair():
+    model = classifier()
+    both = road(torch.cat([square(), 1 - square()]), model, photos(), targets())[""]
+    alone = road(1 - square(), model, photos()[1:], targets(1))[""]
+    assert both[1].item() == pytest.approx(alone.item(), abs=1e-6)
+    assert both[0] > 0 > both[1]
+    assert road(torch.zeros(1, 1, 32, 32), model, photos(1), targets(1))[""].item() == 0  # both orders are the same
+
+
+@pytest.mark.parametrize("percentiles", [[0, 50], [100], []])
+def test_percentiles_leave_something(percentiles):
+    with pytest.raises(ValueError, match="must be above 0 and below 100"):
+        road(square(), classifier(), photos(1), targets(1), percentiles=percentiles)

@@ -35,7 +35,7 @@ def naming(classes: str | os.PathLike | Mapping | None, known: Iterable[str] = (
 def _label(classes: dict, category: str) -> int | str | None:
     if category not in classes and "*" not in classes:
         raise ValueError(
-            f'classes: category {category!r} has no class: give it one, or null to leave it out ("*": null for all others)'
+            f"classes: category {category!r} has no class: give it one, or null to leave it out (*: null for all others)"
         )
     return classes.get(category, classes.get("*"))
 

@@ -106,6 +106,8 @@ def test_classes_by_map(voc, tmp_path):
     for classes in (tmp_path / "map.json", {"dog": 207, "*": None}):
         item = annotated.voc(voc, classes=classes)[1]
         assert item.label == 207 and list(boxes(item)) == [207] and item.regions[207].difficult  # the person is still there
+    cfg = config.compose("dataset=voc", f"dataset.root={voc}", "dataset.classes={dog: 207, *: null}")
+    assert config.build(cfg.dataset, "dataset")[1].label == 207
     merged = annotated.voc(voc, classes={"dog": "animal", "person": "animal"})[1]
     assert len(merged.regions["animal"].boxes) == 3 and not merged.regions["animal"].difficult
     text(tmp_path / "list.json", "[]")

@@ -1,11 +1,11 @@
 """Backward passes with rules of their own. Nothing is put on the network: torch's functions are changed while it is asked.
 
     guided_backprop      a ReLU passes back only what is positive                     (Springenberg et al. 2015)
-    excitation_backprop  a neuron's share goes to its inputs by their positive parts  (Zhang et al. 2016, equation 10)
+    excitation_backprop  a neuron's share goes to its inputs by their positive parts  (Zhang et al. 2016)
 
 Excitation backprop wants inputs that are not negative, as after a ReLU. Where one is (a bottleneck without activation, a sum
 of branches), the part of an input is the positive part of weight times input, which is the same for the others. Biases get
-nothing, a batch norm passes all on as it is (so do the authors, and torchray), and so every layer passes on all it gets.
+nothing, a batch norm passes all on as it is (as in torchray), and so all is passed on where some part is positive.
 """
 
 from contextlib import contextmanager
@@ -83,6 +83,10 @@ def _unfolded(classifier):
         classifier.folded = folded
 
 
+def _name(function) -> str:
+    return getattr(function, "__name__", str(function))
+
+
 def _rectifies(name: str, args: tuple, kwargs: dict) -> bool:
     return name in ("relu", "relu_", "relu6") or name == "hardtanh" and [*args, kwargs.get("min_val", -1.0)][1] == 0
 
@@ -92,7 +96,7 @@ class Guided(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        if _rectifies(function.__name__, args, kwargs or {}):
+        if _rectifies(_name(function), args, kwargs or {}):
             self.found += 1
             if out.requires_grad:
                 out.register_hook(lambda slope: slope.clamp(min=0))
@@ -107,12 +111,12 @@ class Excitation(TorchFunctionMode):
         self.model = model
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs, name = kwargs or {}, function.__name__
+        kwargs, name = kwargs or {}, _name(function)
         if not self.on or name in PLAIN | QUESTIONS:
             return function(*args, **kwargs)
         with torch.no_grad():
-            copied = [value.clone() if isinstance(value, Tensor) else value for value in args]
-            out = function(*copied, **kwargs)  # which may work in place
+            first = (value.clone() if isinstance(value, Tensor) else value for value in args[:1])  # it may work in place
+            out = function(*first, *args[1:], **kwargs)
         x = args[0] if args else kwargs["input"]
         if _rectifies(name, args, kwargs) or name == "batch_norm":
             return _as(out, x)

@@ -1,7 +1,7 @@
 """Maps of a layer's channels A (B,C,h,w), weighted by the mean gradient w (B,C,1,1) of the target's logit to them.
 
-    gradcam    relu(sum_c w_c A_c)                                                     (Selvaraju et al. 2017, eq. 1 and 2)
-    group_cam  sum over groups of channels of what their map, as a mask, does for p    (Zhang, Rao & Yang 2021, algorithm 1)
+    gradcam    relu(sum_c w_c A_c)                                                   (Selvaraju et al. 2017, eq. 1 and 2)
+    group_cam  sum over groups of channels of their map times what it keeps of p     (Zhang, Rao & Yang 2021)
 
 The layer: the last that everything passes through and whose map is as fine as that of the last layer with weights, so
 that it comes before any pooling; in a transformer, the middle block. mpx.operators.network says more.
@@ -36,7 +36,7 @@ def group_cam(
     pictures: int = 64,
 ) -> Tensor:
     """groups: of neighbouring channels; share: of each map's cells, its lowest, that become 0; sigma, kernel_size: px, of
-    the blur that a mask takes away."""
+    the blurred photo, which a map, stretched to [0,1], keeps sharp. All as the authors' code."""
     at_least(1, groups=groups, pictures=pictures)
     if not 0 <= share < 1:
         raise ValueError(f"explainer.share={share} must be at least 0 and below 1")
@@ -86,7 +86,7 @@ def find(photos: Tensor, classifier, layer: str | int | None, side: float | None
     try:
         if layer is None and side is None:
             side = once(classifier, ("last map", tuple(photos.shape[2:])), lambda: _last(photos, classifier))
-        return Layer(classifier, layer, side or 1.0, photos)
+        return Layer(classifier, layer, 1.0 if side is None else side, photos)
     except ValueError as error:
         raise ValueError(str(error).replace("perturbation.", "explainer.")) from None
 

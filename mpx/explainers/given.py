@@ -26,16 +26,22 @@ def center(photos: Tensor, classifier, targets: Tensor, sigma: float = 0.25) -> 
 
 
 def files(
-    photos: Tensor, classifier, targets: Tensor, names: list[str], folder: str, key: str = "saliency", resize: bool = False
+    photos: Tensor,
+    classifier,
+    targets: Tensor,
+    names: list[str],
+    folder: str | None = None,
+    key: str = "saliency",
+    resize: bool = False,
 ) -> Tensor:
-    """folder/<name>.npz, .npy or .png of each row: (H,W), dimensions of size 1 left out; a png is grey, its white 1.
+    """folder/<name>.npz, .npy or .png of each image: (H,W), dimensions of size 1 left out; a png is grey, its white 1.
 
     key: which array of an npz, where it has several (a run's masks/ have their saliency). resize: maps of another size than
     the photo's are interpolated.
     """
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise ValueError(f"explainer.folder={folder!r} is not a folder: give the one that holds <name>.npz, .npy or .png")
+    root = Path(str(folder)).expanduser()  # a folder may be called 2012
+    if folder is None or not root.is_dir():
+        raise ValueError(f"explainer.folder={folder!r} is not a folder: give the one with <name>.npz, .npy or .png")
     return torch.cat([_read(root, name, key, photo[None], resize) for name, photo in zip(names, photos)])
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from mpx import config
-from mpx.explainers import backward, cam, given, masked, to_saliency
+from mpx.explainers import backward, cam, masked, to_saliency
 from mpx.operators import offer
 from mpx.operators.rng import Draws
 
@@ -31,7 +31,7 @@ CHEAP = {
     "excitation_backprop": {"side": 0.5},
 }
 EXPLAINERS = config.options("explainer")
-OPTIONS = {name: partial(given.files) if name == "files" else config.option("explainer", name) for name in EXPLAINERS}
+OPTIONS = {name: config.option("explainer", name) for name in EXPLAINERS}
 NETWORKS = [name for name in EXPLAINERS if name not in ("center", "files")]
 PIXELS = ["gradient", "smoothgrad", "integrated_gradients", "occlusion", "rise"]  # that ask for no layer
 
@@ -44,7 +44,7 @@ def maps(tmp_path):
 
 
 def ask(name, classifier, photos=PHOTOS, targets=TARGETS, rows=(0, 1, 2), folder=None, **options) -> Tensor:
-    options = CHEAP.get(name, {}) | ({"folder": str(folder)} if name == "files" else {}) | options
+    options = CHEAP.get(name, {}) | ({"folder": folder and str(folder)} if name == "files" else {}) | options
     function = partial(OPTIONS[name], **options)
     rng = Draws([100 + row for row in rows])
     return offer(function, photos, classifier, targets, rng=rng, names=[NAMES[row] for row in rows])
@@ -69,6 +69,14 @@ def test_evidence_is_found_in_the_square(name):
 def test_a_network_without_layers_can_be_asked_too(name):
     saliency = to_saliency(ask(name, frozen(SquareNet())))
     assert INSIDE.flatten()[saliency.flatten(1).argmax(1)].all() and (found(saliency) > 0.2).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_callers_gradient_mode_is_the_same_to_it(name):
+    with torch.no_grad():
+        without = ask(name, frozen(Checkers()))
+        assert not torch.is_grad_enabled()
+    assert torch.equal(without, ask(name, frozen(Checkers())))
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)
@@ -145,7 +153,7 @@ def test_folded_batch_norms_change_nothing(name):
     torch.testing.assert_close(folded, plain, atol=1e-4 * plain.abs().max().item(), rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, "center"])
+@pytest.mark.parametrize("name", EXPLAINERS)
 def test_yaml_defaults_are_the_functions(name):
     part = OPTIONS[name]
     defaults = {k: p.default for k, p in inspect.signature(part.func).parameters.items() if p.default is not p.empty}
@@ -262,6 +270,22 @@ def test_excitation_backprop_is_torchrays():
         ours = ask("excitation_backprop", classifier, layer=layer)
         torch.testing.assert_close(ours, cam.upsample(expected, PHOTOS), atol=1e-7, rtol=1e-4)
         assert ours.max() > ours.min()
+
+
+def test_excitation_backprop_is_nearly_torchrays_where_branches_are_summed():
+    """Its shares of a sum are negative where a branch is; after the last sum both do the same."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
+    theirs = pytest.importorskip("torchray.attribution.excitation_backprop")
+    torch.manual_seed(0)
+    classifier = frozen(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=3))
+    patched = copy.deepcopy(classifier)
+    theirs.update_resnet(patched.network)
+    photos = cam.upsample(PHOTOS, torch.zeros(1, 1, 64, 64))
+    for layer, least in (("layer4", 0.99999), ("layer3", 0.98), ("layer1", 0.95)):
+        expected = theirs.excitation_backprop(patched, photos, TARGETS, saliency_layer=f"network.{layer}").detach()
+        ours = backward._excitation(cam.find(photos, classifier, layer), photos, TARGETS)
+        assert np.corrcoef(ours.flatten(), expected.flatten())[0, 1] > least
 
 
 def test_excitation_is_shared_out_by_positive_parts():
@@ -527,6 +551,7 @@ def test_files_that_cannot_be_read_are_one_sentence(maps):
         ("group_cam", {"groups": 0}, "explainer.groups=0 must be at least 1"),
         ("excitation_backprop", {"side": 0.0}, "explainer.side=0.0 must be above 0"),
         ("center", {"sigma": 0.0}, "explainer.sigma=0.0 must be above 0"),
+        ("files", {"folder": None}, "explainer.folder=None is not a folder: give the one with <name>.npz, .npy or .png"),
     ],
 )
 def test_options_that_cannot_be_are_one_sentence(name, options, text):

@@ -48,7 +48,7 @@ def imagenet(
     the devkit's list of images to leave out, its number.
     """
     root = _folder(root)
-    files = sorted(path for path in _folder(root / images).rglob("*") if path.name.lower().endswith(SUFFIXES))
+    files = sorted(path for path in _folder(root / images).rglob("[!.]*") if path.name.lower().endswith(SUFFIXES))
     source = root / Path(annotations).expanduser()
     if not source.exists():
         raise ValueError(f"annotations={str(source)!r} does not exist: give LOC_val_solution.csv or the folder of XML files")

@@ -9,7 +9,8 @@ places         a list of B: `Place` (data/regions.py), or None where the dataset
 mask           (B,1,H,W) 1 keeps, 0 perturbs, and
 game           what it was learnt for
 perturbations  name -> function (images -> perturbed images), first the one that the mask was learnt with
-explain        (classifier, images, targets, seed) -> saliency, for metrics of the method and not of one map
+explain        (classifier, images, targets, seed) -> saliency, for metrics of the method and not of one map; it is always
+               asked for all B rows, in their order, of changed images, targets or parameters
 
 It returns (B,), or a dict of suffix -> (B,) whose "" is the main value; NaN where a row has no such value. A suffix with
 an @ is one point of a curve or a grid, from which a summary is made. A function may carry two attributes: `protocol`, what
@@ -86,7 +87,7 @@ def rows(function: Callable, saliency: Tensor, **available) -> dict[str, Tensor]
         raise ValueError(f"metric {_name(function)} needs {' and '.join(missing)}, not given here: leave the metric out")
     found = offer(function, saliency, **{name: value for name, value in available.items() if value is not None})
     found = found if isinstance(found, dict) else {"": found}
-    return {suffix: values.to(saliency.device, torch.float32) for suffix, values in found.items()}
+    return {suffix: values.float().to(saliency.device) for suffix, values in found.items()}
 
 
 def measure(metrics: dict[str, Callable], saliency: Tensor, **available) -> dict[str, Tensor]:
@@ -114,7 +115,7 @@ def summarise(function: Callable, columns: dict[str, Tensor], targets: Tensor, s
 def average(values: Tensor, groups: Tensor | None = None) -> dict:
     """The mean of the finite values (N,), or of their groups' means, and the middle 95 % of its bootstrap (seed 0)."""
     finite = values.isfinite()
-    values = values[finite].double().cpu()
+    values = values[finite].cpu().double()
     if not len(values):
         return {"value": None, "interval95": None, "n": 0}
     groups = (

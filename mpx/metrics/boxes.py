@@ -96,8 +96,8 @@ def scaled(saliency: Tensor) -> Tensor:
 
 
 def thresholds(saliency: Tensor) -> Tensor:
-    """(B,A) the values from which on a pixel is left, for all of GRIDS one after the other."""
-    flat = saliency.flatten(1).double()
+    """(B,A) float64, on the CPU: the values from which on a pixel is left, for all of GRIDS one after the other."""
+    flat = saliency.flatten(1).cpu().double()
     value, energy, mean = (flat.new_tensor(grid) for grid in GRIDS.values())
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
     ranked = flat.sort(1, descending=True)[0]
@@ -108,7 +108,7 @@ def thresholds(saliency: Tensor) -> Tensor:
 
 def tight(saliency: Tensor, thresholds: Tensor) -> Tensor:
     """(B,A,4) boxes around all pixels at or above each threshold (B,A); the whole picture where there is none."""
-    sides = [saliency.double().amax(axis)[:, 0] for axis in (2, 3)]  # (B,W), (B,H): a column's most, a row's most
+    sides = [saliency.amax(axis)[:, 0].cpu().double() for axis in (2, 3)]  # (B,W), (B,H): a column's most, a row's most
     ends = []
     for line in sides:
         left = line[:, None] >= thresholds[..., None]  # (B,A,side)

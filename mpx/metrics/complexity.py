@@ -15,7 +15,7 @@ def complexity(saliency: Tensor, eps: float = 1e-5, threshold: float = 0.5) -> d
     binarity        1 - 4 mean s(1 - s): 1 for a map of zeros and ones, 0 for one of halves
     Gini: Chalasani et al. 2020, entropy: Bhatt et al. 2020. A map of zeros counts as a constant one in these.
     """
-    s = saliency.flatten(1).double()
+    s = saliency.flatten(1).cpu().double()
     n = s.shape[1]
     whole = torch.where(s.sum(1, keepdim=True) > 0, s, 1)
     share = whole / whole.sum(1, keepdim=True)

@@ -23,7 +23,7 @@ def minimality(
     levels = (80, 90, 95, 99)
     if level not in levels:
         raise ValueError(f"level={level} must be one of {', '.join(map(str, levels))}")
-    grid = torch.linspace(0, 1, thresholds, device=images.device, dtype=torch.float64).expand(len(images), -1)
+    grid = torch.linspace(0, 1, thresholds, dtype=torch.float64).expand(len(images), -1)
     boxes = tight(scaled(saliency), grid)  # (B,A,4)
     blurred = blur_gaussian(images, sigma)
     nothing = boxes.new_zeros(len(boxes), 1, 4)
@@ -51,7 +51,7 @@ def saliency_metric(
     share of the picture.
     """
     size = images.shape[-2:]
-    boxes = tight(scaled(saliency), torch.full((len(images), 1), threshold, device=images.device, dtype=torch.float64))[:, 0]
+    boxes = tight(scaled(saliency), torch.full((len(images), 1), threshold, dtype=torch.float64))[:, 0]
     area = share(boxes, size)
 
     def make(row: Tensor, which: Tensor) -> Tensor:

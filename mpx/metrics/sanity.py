@@ -88,7 +88,7 @@ def _iou(a: Tensor, b: Tensor) -> Tensor:  # (B,1,H,W) bool both; of two empty o
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:
     """(B,1,H,W) both -> (B,) in [-1,1], equal values sharing their mean rank; 0 where a map is constant."""
-    a, b = (torch.stack([_ranks(row) for row in maps.flatten(1)]) for maps in (a, b))
+    a, b = (torch.stack([_ranks(row) for row in maps.flatten(1).cpu()]) for maps in (a, b))
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     norm = (a.square().sum(1) * b.square().sum(1)).sqrt()
     return torch.where(norm > 0, (a * b).sum(1) / norm.clamp(min=1e-300), 0.0).float()
@@ -104,6 +104,8 @@ def randomised(classifier: nn.Module, share: float, how: str = "shuffle", seed: 
     if how not in ("shuffle", "reset"):
         raise ValueError(f"how={how!r} must be shuffle or reset")
     other = copy.deepcopy(classifier)
+    if hasattr(other, "folded"):  # a folded convolution has weights of its own (models/fold.py)
+        other.unfold(*list(other.folded))
     layers = [(name, module) for name, module in other.named_modules() if [*module.parameters(recurse=False)]]
     with torch.no_grad(), torch.random.fork_rng():
         for name, module in layers[len(layers) - math.ceil(share * len(layers)) :]:

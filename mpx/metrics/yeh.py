@@ -39,27 +39,24 @@ def infidelity(
 
 def max_sensitivity(
     saliency: Tensor, classifier, images: Tensor, targets: Tensor, explain, radius: float = 0.02, samples: int = 10,
-    seed: int = 0, pictures: int = 64,
+    seed: int = 0,
 ) -> Tensor:  # fmt: skip
     """Largest change of the saliency, as a share of its norm, with uniform noise of at most `radius` on the picture.
 
     (B,), low is good. `samples` + 1 explanations of each row, all with the same seed; the same noise for every row.
     """
     captum = _captum("max_sensitivity")
-    draws = (torch.Generator().manual_seed(seed * samples + i) for i in range(samples))
+    random = torch.Generator().manual_seed(seed)
 
-    def noisy(x: Tensor) -> Tensor:  # the copies of a row are one after the other
-        copies = len(x) // len(images)
-        noise = torch.stack([torch.rand(x.shape[1:], generator=next(draws)) for _ in range(copies)])
-        return (x + radius * (2 * noise - 1).to(x).repeat(len(images), 1, 1, 1)).clamp(0, 1)
+    def noisy(x: Tensor) -> Tensor:
+        return (x + radius * (2 * torch.rand(x.shape[1:], generator=random) - 1).to(x)).clamp(0, 1)
 
     def explained(x, target: Tensor) -> tuple[Tensor]:  # Captum gives the pictures in a tuple and the noisy ones without
         with torch.enable_grad():
             return (explain(classifier, x if isinstance(x, Tensor) else x[0], target, seed).detach(),)
 
-    batch = max(min(pictures, samples * len(images)), len(images))
     return captum.sensitivity_max(
-        explained, images, noisy, n_perturb_samples=samples, max_examples_per_batch=batch, target=targets
+        explained, images, noisy, n_perturb_samples=samples, max_examples_per_batch=len(images), target=targets
     )
 
 

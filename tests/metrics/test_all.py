@@ -1,4 +1,4 @@
-"""All metrics at once, by the files in configs/metric: a perfect map is best, an inverted one worst, a random one by chance."""
+"""All metrics at once, by the files in configs/metric: perfect maps are best, inverted ones worst, random ones by chance."""
 
 import pytest
 import torch

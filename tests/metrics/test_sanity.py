@@ -8,6 +8,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from mpx.metrics.sanity import agreement, randomised, sanity, spearman, stability
+from mpx.models.classifier import Classifier
 
 
 def test_spearman_is_scipys():
@@ -49,6 +50,21 @@ def test_randomising_starts_at_the_logits_and_leaves_the_network(how):
         assert torch.equal(half.head.weight.flatten().sort()[0], net.head.weight.flatten().sort()[0])
     with pytest.raises(ValueError, match="must be shuffle or reset"):
         randomised(net, 1.0, "zero")
+
+
+def test_a_folded_classifier_is_randomised_too():
+    """Whose convolutions do not use their own weights (models/fold.py)."""
+    found, images = Classifier(Net()), photos()
+    found.network.norm.running_var.fill_(4.0)
+    with torch.no_grad():
+        with found.frozen():
+            plain = randomised(found, 1.0)(images)
+        with found.frozen((32, 32)):
+            assert found.folded
+            before = found(images)
+            other = randomised(found, 1.0)
+            assert torch.allclose(other(images), plain, atol=1e-5)
+            assert torch.equal(found(images), before) and not torch.allclose(before, plain, atol=1e-2)
 
 
 def gradient(classifier, images, targets, seed):

@@ -48,15 +48,15 @@ def test_infidelity_of_a_row_is_its_own():
     assert both[1].item() == pytest.approx(infidelity(maps[1:], classifier(), photos()[1:], targets(1), samples=8).item())
 
 
-@pytest.mark.parametrize("pictures", [2, 6, 64])
-def test_max_sensitivity_in_loops(pictures):
+def test_max_sensitivity_in_loops():
     def explain(classifier, images, targets, seed):
-        assert torch.is_grad_enabled() and len(images) == len(targets)
+        assert torch.is_grad_enabled() and targets.tolist() == [1, 2]  # all rows, in their order
         return images.mean(1, keepdim=True) * targets.view(-1, 1, 1, 1)
 
     images, classes = photos(), torch.tensor([1, 2])
-    found = max_sensitivity(square(), classifier(), images, classes, explain, samples=5, radius=0.1, pictures=pictures)
-    noise = torch.stack([torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in range(5)])
+    found = max_sensitivity(square(), classifier(), images, classes, explain, samples=5, radius=0.1, seed=3)
+    random = torch.Generator().manual_seed(3)
+    noise = torch.stack([torch.rand(3, 32, 32, generator=random) for _ in range(5)])
     for row in range(2):
         noisy = (images[row] + 0.1 * (2 * noise - 1)).clamp(0, 1).mean(1)
         change = (noisy - images[row].mean(0)).flatten(1).norm(dim=1).max() / images[row].mean(0).norm()

@@ -82,7 +82,10 @@ def most_boxes(columns: dict[str, Tensor]) -> dict:
 
 
 localisation.summary, max_box_acc_v2.summary = least_error, most_boxes
-localisation.protocol = {"pixels": "the network's", "box": "around all that is left", "better": "lower"}
+localisation.protocol = {
+    **{"pixels": "the network's", "box": "around all that is left", "better": "lower"},
+    "threshold": "tuned on rows that do not count, and fixed in the interval",
+}
 max_box_acc_v2.protocol = {
     **{"pixels": "the network's", "box": "of each component", "better": "higher"},
     "threshold": "the best on the rows scored, as published",

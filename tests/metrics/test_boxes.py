@@ -6,7 +6,17 @@ import torch
 from scene import BOX, SIDE, place, random_maps, square
 
 from mpx.metrics import Metric, rows, summarise
-from mpx.metrics.boxes import GRIDS, best_iou, components, localisation, max_box_acc_v2, scaled, thresholds, tight
+from mpx.metrics.boxes import (
+    GRIDS,
+    best_iou,
+    components,
+    least_error,
+    localisation,
+    max_box_acc_v2,
+    scaled,
+    thresholds,
+    tight,
+)
 from mpx.operators.perturbations import blur_gaussian
 
 
@@ -77,8 +87,17 @@ def test_the_threshold_is_tuned_on_rows_that_do_not_count():
     assert tuned_by_both.compute()["parts"]["value"]["value"] == 0
 
 
+@pytest.mark.parametrize("tuned, on", [(0.5, 4), (0.25, 2), (0.75, 6), (0.1, 1)])
+def test_a_share_of_the_rows_tunes(tuned, on):
+    columns = rows(localisation, random_maps(8), places=[place()] * 8)
+    found = least_error(columns, "mean", tuned)["mean"]
+    assert found.note["tuned_on"] == on and found.values.isfinite().sum() == 8 - on
+
+
 def test_rows_without_a_box_neither_tune_nor_count():
-    columns = rows(localisation, square().expand(4, -1, -1, -1), places=[place(), None, None, place()])
+    outside = place((0, 0, 20, 20), size=(96, 32))  # left of the crop
+    columns = rows(localisation, square().expand(4, -1, -1, -1), places=[place(), None, outside, place()])
+    assert max_box_acc_v2(square(), [outside])["@0.5"].isnan().all()
     found = summarise(localisation, columns, torch.zeros(4, dtype=torch.long))
     assert found["n"] == 1 and found["value"] == 0 and found["parts"]["energy"]["tuned_on"] == 1
     single = summarise(localisation, {k: v[:1] for k, v in columns.items()}, torch.zeros(1, dtype=torch.long))

@@ -43,6 +43,13 @@ def test_pointing_counts_pixels_of_the_original():
     assert pointing(near, [twice], tolerance=12)[""].item() == 0
 
 
+def test_15_pixels_are_too_far():
+    for x, hit in [(5, 0), (6, 1)]:
+        maps = torch.zeros(1, 1, SIDE, SIDE)
+        maps[..., 10, x] = 1
+        assert pointing(maps, [place((20, 10, 21, 11))])[""].item() == hit
+
+
 def test_ties_point_at_the_first_pixel():
     assert pointing(torch.ones(1, 1, 32, 32), [place((0, 0, 1, 1))], tolerance=1)[""].item() == 1
     assert pointing(torch.ones(1, 1, 32, 32), [place((1, 0, 2, 1))], tolerance=1)[""].item() == 0

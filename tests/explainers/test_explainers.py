@@ -312,10 +312,10 @@ def test_excitation_is_shared_out_by_positive_parts():
     expected = z / z.sum() * torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # where nothing is positive, nobody gets it
     torch.testing.assert_close(p[0, 0], expected)
     x, weight = torch.tensor([[0.5, -0.25, -4.0, 1.0]]).requires_grad_(), torch.tensor([[2.0, -1.0, 3.0, 0.0]])
-    rules = backward.Excitation("net")
+    bias, rules = torch.tensor([7.0]), backward.Excitation("net")
     with rules:
         rules.on = True
-        out = F.linear(x, weight, torch.tensor([7.0]))
+        out = F.linear(x, weight, bias)
     assert out.item() == 1 + 0.25 - 12 + 7
     torch.testing.assert_close(torch.autograd.grad(out.sum(), x)[0], torch.tensor([[0.8, 0.2, 0.0, 0.0]]))
     a, b = torch.tensor([[3.0, -1.0, -1.0]]).requires_grad_(), torch.tensor([[1.0, 2.0, -2.0]]).requires_grad_()

@@ -128,6 +128,11 @@ def test_max_box_acc_by_hand():
     metric.update(maps, places=[place(), place(), place()])
     found = metric.compute()
     assert found["parts"]["50"]["value"] == pytest.approx(2 / 3) and found["value"] == pytest.approx(2 / 3)
+    wider = Metric(max_box_acc_v2)
+    wider.update(square(), places=[place((16, 8, 24, 19))])  # IoU 8/11
+    assert [wider.compute()["parts"][part]["value"] for part in ("30", "50", "70")] == [1, 1, 1]
+    steps = max_box_acc_v2((square() + 0.5 * square().roll(8, 3)).clamp(0, 1), [place()], levels=4)
+    assert steps["@0.25"].item() == 0.5 and steps["@0.5"].item() == 1  # a half is not above a half
     assert scaled(torch.full((1, 1, 4, 4), 0.7)).sum() == 0
     none = Metric(max_box_acc_v2)
     none.update(square(), places=[None])

@@ -36,6 +36,12 @@ def test_constant_maps(constant):
     assert found["binarity"].item() == pytest.approx(1 - 4 * constant * (1 - constant))
 
 
+def test_what_counts_as_none_and_as_evidence():
+    maps = torch.tensor([0.0, 0.9e-5, 1.1e-5, 0.49, 0.5, 1.0]).view(1, 1, 2, 3)
+    found = complexity(maps)
+    assert found["sparsity"].item() == pytest.approx(2 / 6) and found["area"].item() == pytest.approx(2 / 6)
+
+
 def test_one_pixel_and_a_square():
     one = torch.zeros(1, 1, 32, 32)
     one[..., 3, 5] = 0.5

@@ -71,6 +71,18 @@ def test_mean_fill_is_normalised_zero():
     assert torch.allclose(torch.addcmul(model.shift, blank, model.scale), torch.zeros(1), atol=1e-6)
 
 
+def test_blur_is_scipys_in_normalised_space():
+    dirac = np.zeros((11, 11))
+    dirac[5, 5] = 1
+    model, image = classifier(), photos(1)
+    normalised = torch.addcmul(model.shift, image, model.scale)[0].numpy()
+    expected = np.stack([convolve(channel, gaussian_filter(dirac, 5), mode="constant") for channel in normalised])
+    blurred = filled(image, model, "blur")
+    assert np.allclose(torch.addcmul(model.shift, blurred, model.scale)[0].numpy(), expected, atol=1e-5)
+    assert torch.allclose(filled(image, model, "photo")[0, :, 3, 4], image[0].mean((1, 2)))
+    assert (filled(image, model, 0.25) == 0.25).all()
+
+
 @pytest.mark.parametrize("fill", ["grey", 2.0, True])
 def test_an_unknown_fill_is_one_sentence(fill):
     with pytest.raises(ValueError, match="must be mean, photo, blur or a number"):

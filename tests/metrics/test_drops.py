@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from planted import SquareNet
 from scene import classifier, perturbations, photos, random_maps, square, targets
 
 from mpx.metrics.drops import average_drop, crossed, normalised_drop
 from mpx.metrics.minimal import minimality, saliency_metric
 from mpx.metrics.transfer import representativeness
+from mpx.models.classifier import Classifier
 from mpx.operators.perturbations import blur_gaussian
 
 
@@ -82,6 +84,10 @@ def test_average_drop_by_hand():
     found = average_drop(maps, classifier(), images, targets())
     assert torch.allclose(found[""], ((y - kept) / y).clamp(min=0), atol=1e-6)
     assert torch.equal(found["increase"], (kept > y).float())
+    # where whatever is taken away helps
+    y, kept = ((-classifier()(x) / 10).softmax(1)[:, 1] for x in (images, maps * images + (1 - maps) * 0.0))
+    flip = average_drop(maps, lambda x: -classifier()(x) / 10, images, targets(), fill=0.0)
+    assert torch.allclose(flip["gain"], (kept - y) / (1 - y), atol=1e-5) and (flip["gain"] > 0.01).all()
     all_ = average_drop(torch.ones_like(maps), classifier(), images, targets())
     assert all(value.abs().max() == 0 for value in all_.values())  # the photo itself is no increase
     grey = torch.full((1, 3, 32, 32), 0.5)  # any pattern increases it
@@ -129,6 +135,9 @@ def test_saliency_metric_by_hand():
 
 def test_representativeness_is_a_curve_from_the_photo():
     images = photos(1)
+    faint = Classifier(SquareNet(gain=2.0), mean=0.5, std=0.25).eval()
+    points = representativeness(square(), faint, images, targets(1), perturbations(), sigma=3.0)
+    assert all(points[f"{name}@0"].item() == 1 for name in perturbations())  # alpha 0 takes nothing, not the least pixel
     found = representativeness(square(), classifier(), images, targets(1), perturbations(), sigma=3.0)
     soft = blur_gaussian(1 - square(), 3.0)
     soft = (soft - soft.min()) / (soft.max() - soft.min())

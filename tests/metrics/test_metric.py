@@ -43,6 +43,11 @@ def test_the_mean_over_classes_is_scikit_learns():
     assert found["value"] == pytest.approx(metrics.balanced_accuracy_score(classes, pointed))
 
 
+def test_a_class_that_a_draw_lacks_does_not_count_in_it():
+    found = average(torch.ones(6), torch.tensor([0, 0, 0, 0, 0, 1]))
+    assert found["value"] == 1 and found["interval95"] == [1, 1]
+
+
 def test_batches_are_one_dataset():
     maps, where = random_maps(6), [place(), None, place((0, 0, 9, 9)), place(), place((1, 2, 3, 4)), None]
     whole, parts = Metric(mass), Metric(mass)

@@ -34,7 +34,7 @@ CONFIGS = _beside if _beside.is_dir() else Path(__file__).parents[1] / "configs"
 
 # the types of config.yaml's keys; an option's type is its function's signature
 SCHEMA = {
-    **{key: AnyNode() for key in ("images", "target", "area", "mask_size", "pictures")},
+    **{key: AnyNode() for key in ("images", "target", "area", "mask_size", "pictures", "crossing")},
     **{key: StringNode() for key in ("name", "game", "device", "precision", "parallel", "share")},
     **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "batch_size", "threads", "log_images", "frames")},
     **{key: FloatNode() for key in ("lr", "dual_weight", "enough")},
@@ -159,6 +159,11 @@ def preset(experiment: str, *overrides: str) -> Recipe:
         raise ValueError(sentence(error)) from error
 
 
+def metrics(cfg: DictConfig) -> dict[str, Callable]:
+    """What finished masks are measured by: name -> function."""
+    return {name: build(node, f"metrics.{name}") for name, node in (cfg.get("metrics") or {}).items()}
+
+
 def number(cfg: DictConfig, key: str) -> float:
     value = cfg.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
@@ -201,7 +206,8 @@ def keep(cfg: DictConfig, folder: Path, free: Iterable[str], overrides: list[str
     path, text = folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True)
     if path.exists() and (joins or any(folder.glob("masks/*.npz"))):
         old, new = (OmegaConf.to_container(c) for c in (OmegaConf.load(path), OmegaConf.create(text)))
-        differing = [f"{key} was {a} and is {b}" for key, a, b in _differences(old, new) if key not in free]
+        found = [(key, a, b) for key, a, b in _differences(old, new) if not any(f"{key}.".startswith(f"{f}.") for f in free)]
+        differing = [f"{key} was {a} and is {b}" for key, a, b in found]
         if differing:
             raise ValueError(
                 f"{folder} holds a run with another configuration: {', '.join(differing)}; give the same values to "
@@ -231,7 +237,7 @@ def pictures(cfg: DictConfig) -> float:
 def check_keys(cfg: DictConfig) -> None:
     """Refuses root keys that nothing reads, which `+key=value` could bring in."""
     groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-    known = set(SCHEMA) | groups | {"regularizers", "under_mask", "over_mask"} | set(options("augment"))
+    known = set(SCHEMA) | groups | {"regularizers", "metrics", "under_mask", "over_mask"} | set(options("augment"))
     for key in cfg:
         name = key.removeprefix("lambda_")
         if name != key and name not in (cfg.get("regularizers") or {}):

@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mpx.data.regions import Place
 from mpx.report import areas, render, results
-from mpx.solver.objective import Problem, Recipe
 from mpx.solver.attribution import Attribution
+from mpx.solver.objective import Problem, Recipe
 from mpx.solver.search import Search
 
 
@@ -106,6 +107,7 @@ class Row:
     image: str  # its name
     area: float | None = None  # asked
     place: int = 0  # of the image in its dataset
+    region: Place | None = None  # where the class is, if the dataset says so
     stamp: dict = field(default_factory=dict)  # what is stored with it, by which a session knows it again
 
     @property
@@ -117,7 +119,9 @@ class Row:
 def solve(
     recipe: Recipe, classifier, rows: Sequence[Row], frames: int, run: Callable, pad: int = 0, samples=None
 ) -> tuple[Explanation, dict]:
-    """Explains a batch of rows; `run(search)` does the steps and returns it. Returns the sound rows, and row -> sentence for the others.
+    """Explains a batch of rows; `run(search)` does the steps and returns it.
+
+    Returns the sound rows, and row -> sentence for the others.
 
     pad: the batch is filled up to this size by repeating its last row, and the copies are dropped.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from mpx import config
+from mpx import config, measure
 from mpx.data import datasets
 from mpx.report import results
 from mpx.report.folder import held
@@ -21,7 +21,7 @@ from mpx.work import work
 log = logging.getLogger("mpx")
 PRINTED = 20  # rows of the table at the end
 # keys that may differ when a run is continued; those of the second line only where bits may differ
-FREE = ("name", "limit", "trainer.devices", "share", "log_images", "enough")
+FREE = ("name", "limit", "trainer.devices", "share", "log_images", "enough", "metrics", "crossing")
 FREE_BITS = ("batch_size", "device", "threads", "parallel")
 
 
@@ -55,6 +55,7 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
         try:
             if session.todo or group and len(where) == 1:  # of torchrun: the others wait to hear that there is nothing
                 _explain(session, cfg, folder, share, where, group)
+            measure.again(session, cfg, where[0])
         except (Stopped, ValueError):
             if session.rows:
                 sum_up(stopped=True)
@@ -74,6 +75,7 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
         raise ValueError(f"{whole.missing()} of {len(items)} images are still missing in {folder}: give the command again")
     table = whole.table()
     log.info(results.format_table(table[:PRINTED]) + f"\n... {len(table) - PRINTED} more" * (len(table) > PRINTED))
+    log.info(results.format_metrics(whole.said["metrics"]))
     pictures = f"pictures  {folder}/panels  {folder}/evolution\n" if config.pictures(cfg) else ""
     log.info(f"\n{pictures}numbers   {folder}/results.csv\ncurves    tensorboard --logdir {folder}")
     return len(whole.skipped)
@@ -90,9 +92,10 @@ def _sum_up(session: Session, cfg, choices: dict, command: str, start: float, st
         f"reference and mask's operator: {choices['perturbation']}",
     }
     texts = {"config": f"```yaml\n{OmegaConf.to_yaml(cfg, resolve=True)}\n```", "command": f"```\n{command}\n```"}
+    measured = partial(measure.summary, config.metrics(cfg))
     with session.whole() as whole:
         if whole:
-            whole.close(hparams(cfg, choices), texts, cfg.log_images, protocol, cfg.enough)
+            whole.said = whole.close(hparams(cfg, choices), texts, cfg.log_images, protocol, cfg.enough, measured)
     if stopped:
         log.error(f"{session.counted(len(session.mine) - session.missing())} are done and kept in {session.folder}")
     return whole
@@ -102,6 +105,7 @@ def _check(cfg: DictConfig) -> None:
     """What is wrong with the config stops here, before anything is locked, loaded or started."""
     config.recipe(cfg)
     config.trainer(cfg)
+    config.metrics(cfg)
     for key, least in (("batch_size", 1), ("limit", 1), ("log_images", 0), ("frames", 2)):
         if cfg[key] is None and key != "limit" or cfg[key] is not None and cfg[key] < least:
             raise ValueError(f"{key}={cfg[key]} must be at least {least}")
@@ -121,7 +125,7 @@ def _items(cfg: DictConfig, choices: dict) -> list[datasets.Item]:
     files = OmegaConf.to_container(cfg.images) if OmegaConf.is_list(cfg.images) else cfg.images
     if not all(isinstance(file, str) for file in (files if isinstance(files, list) else [files])):
         raise ValueError(f"images={cfg.images} must be a file, a folder, a glob or a list of these")
-    return datasets.images(files)
+    return datasets.images(files, cfg.dataset.get("boxes"))
 
 
 def _group(cfg: DictConfig, share: shares.Share, where: list[torch.device]) -> workers.Group | None:
@@ -168,7 +172,9 @@ def _work_here(session, cfg: DictConfig, folder: Path, share, where: torch.devic
 def hparams(cfg: DictConfig, choices: dict) -> dict:
     """The axes of an ablation, flat and short: group choices and root keys."""
     groups = {
-        k: str(v) for k, v in choices.items() if k in ("model", "explainer", "perturbation", "mask", "score", "gradient", "optimizer")
+        k: str(v)
+        for k, v in choices.items()
+        if k in ("model", "explainer", "perturbation", "mask", "score", "gradient", "optimizer")
     }
     for part in ("perturbation", "mask"):
         groups |= {f"{part}.{k}": str(v) for k, v in cfg[part].items() if not k.startswith("_") and k not in cfg}

@@ -21,6 +21,7 @@ from mpx import config
 from mpx.data.images import read_image
 from mpx.data.targets import resolve_targets
 from mpx.explanation import Explanation, Row, place_matters, solve, solve_all
+from mpx.measure import Measures, place
 from mpx.report import results
 from mpx.report.tensorboard import Means
 from mpx.solver import shares, workers
@@ -48,6 +49,7 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
     with same_bits(cfg.deterministic), classifier.frozen(classifier.preprocess.crop):
         take = Supply(session, classifier, cfg.target, recipe.areas) if session else None
         samples = group.samples(recipe.samples) if group else None
+        measures = Measures(cfg, recipe, classifier)
         solve_batch = partial(_solve, cfg, recipe, classifier, run=run, samples=samples)
         if session:
             session.say(f"{classifier.name} on {where}")
@@ -57,7 +59,7 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
             if session and recipe.explainer:  # it has no steps to tell of
                 session.step(len({row.image for row in rows}))
             if session:
-                keep(session, cfg, folder, rows, explanation, failures, where)
+                keep(session, cfg, folder, rows, explanation, failures, where, measures)
 
 
 def _solve(cfg, recipe, classifier, rows: list[Row], **options):
@@ -78,7 +80,7 @@ class Supply:
         while len(self.waiting) < number:
             wanted = math.ceil((number - len(self.waiting)) / self.each)
             items = self.session.take(wanted)
-            for place, item, done in items:
+            for n, item, done in items:
                 if item.problem:
                     self.session.skip(item.name, item.problem)
                     continue
@@ -91,11 +93,11 @@ class Supply:
                     self.session.skip(item.name, fault)
                     continue
                 try:
-                    targets = self._targets(photo, item.label)
+                    targets = {t: place(self.classifier, item, t) for t in self._targets(photo, item.label)}
                 except ValueError as error:
                     self.session.skip(item.name, str(error))
                     continue
-                rows = [Row(photo, t, item.name, area, place) for t in targets for area in self.areas]
+                rows = [Row(photo, t, item.name, area, n, at) for t, at in targets.items() for area in self.areas]
                 problems = np.array([row.problem for row in rows], np.str_)
                 stamp = {"problems": problems, "label": str(item.label), "file_bytes": size}
                 self.waiting += [
@@ -131,19 +133,27 @@ class Supply:
         return tuple(resolve_targets(self.target, logits, label, self.classifier.categories))
 
 
-def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: dict, where: torch.device) -> None:
-    """Writes the sound rows of a batch and tells the session."""
+def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: dict, where: torch.device, measures) -> None:
+    """Measures the sound rows of a batch, writes them and tells the session."""
     for i, sentence in failures.items():
         session.skip(rows[i].image, sentence.removeprefix(f"{rows[i].image}: "))
     sound = [row for i, row in enumerate(rows) if i not in failures]
     versions = [f"{name} {version}" for name, version in results.versions().items()]
     made_by = ", ".join([*versions, f"{where}", f"{torch.get_num_threads()} threads", f"batch {e.batch_size}"])
+    measured, by, fault = ["{}"] * len(sound), "", None
+    try:
+        measured, by = measures(sound, e.saliency, e.p_normalised) if sound else [], measures.stamp
+    except ValueError as error:  # the masks are kept, and measured when the run is continued
+        fault = error
     for i, row in enumerate(sound):  # one by one, so that a kill between takes no picture from TensorBoard
         stamp = row.stamp | {"made_by": made_by, "pictures": row.place < config.pictures(cfg)}
+        stamp |= {"metrics": measured[i], "measured_by": by}
         results.save_row(folder, e, i, **stamp)
         means, one = Means(), e.only([i])
         means.add(one.curves)
         session.found(results.scalars(e, i) | stamp, means.sums, one if row.place < cfg.log_images else None)
+    if fault:
+        raise fault
 
 
 class Progress(pl.Callback):

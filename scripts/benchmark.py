@@ -8,9 +8,9 @@ workers: images per second of two worker processes and of one, each with one thr
 images, in turn; their difference leaves out what a command costs however many images it has.
 
 torchray: experiment=extremal2019 beside torchray's extremal_perturbation (pip install torchray) on the same network at equal
-iterations and areas, one and four, in turn in one process: torchray takes an image at a time with its areas, mpx eight
-images with theirs in one batch. Memory is what the process of one image's explanation needs at most, above network and
-libraries.
+iterations and areas, one and four, in turn, each in a process of its own: torchray takes an image at a time with its areas,
+mpx eight images with theirs in one batch. Memory is what the process of one image's explanation needs at most, above network
+and libraries.
 
 Machines are noisy: quote the median of the ratios, with the machine and the versions.
 """
@@ -49,8 +49,9 @@ def main() -> None:
         two_workers(sys.argv[2:])
     elif sys.argv[1:2] == ["torchray"]:
         torchray(sys.argv[2:])
-    elif sys.argv[1:2] == ["memory"]:
-        memory(sys.argv[2], sys.argv[3:])
+    elif sys.argv[1:2] in (["seconds"], ["memory"]):  # a process of `torchray`
+        areas = tuple(map(float, sys.argv[3].split(",")))
+        print({"seconds": seconds, "memory": memory}[sys.argv[1]](sys.argv[2], sys.argv[4:], areas))
     else:
         iteration(sys.argv[1:])
 
@@ -139,34 +140,41 @@ def extremal(overrides: list[str], areas: tuple, iterations: int, images: int) -
 
 
 def torchray(overrides: list[str]) -> None:
-    shares.keep_freed_memory()
+    """Each in a process of its own, in turn, as its users run it: mpx's workers keep freed memory."""
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, ms per iteration and image")
     for areas in (AREAS[2:3], AREAS):
-        runs = {n: extremal(overrides, areas, n, IMAGES) for n in ITERATIONS}
-        pairs = [(per_iteration(runs, "mpx", IMAGES), per_iteration(runs, "torchray", 1)) for _ in range(TURNS)]
+        pairs = [[float(apart("seconds", which, overrides, areas)) for which in ("mpx", "torchray")] for _ in range(TURNS)]
         print(f"areas {', '.join(map(str, areas))}")
         report("mpx", [1e3 * a for a, _ in pairs])
         report("torchray", [1e3 * b for _, b in pairs])
         report("ratio, pair by pair", [a / b for a, b in pairs])
     for which in ("mpx", "torchray"):
-        command = [sys.executable, __file__, "memory", which, *overrides]
-        print(f"{which}, one image: {subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()}")
+        print(f"{which}, one image: {apart('memory', which, overrides, AREAS)}")
 
 
-def per_iteration(runs: dict, which: str, images: int) -> float:
-    """Seconds of one image; the difference of two runs leaves out what is prepared once."""
-    spent = []
-    for n in ITERATIONS:
+def apart(what: str, which: str, overrides: list[str], areas: tuple) -> str:
+    command = [sys.executable, __file__, what, which, ",".join(map(str, areas)), *overrides]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def seconds(which: str, overrides: list[str], areas: tuple) -> float:
+    """Of an iteration of one image; the difference of two runs leaves out what is prepared once."""
+    images = 1
+    if which == "mpx":
+        images = IMAGES
+        shares.keep_freed_memory()
+    runs, spent = [extremal(overrides, areas, n, images)[which] for n in (1, *ITERATIONS)], []
+    for run in runs:  # the first is not counted
         start = time.perf_counter()
-        runs[n][which]()
+        run()
         spent.append(time.perf_counter() - start)
-    return (spent[1] - spent[0]) / (ITERATIONS[1] - ITERATIONS[0]) / images
+    return (spent[2] - spent[1]) / (ITERATIONS[1] - ITERATIONS[0]) / images
 
 
-def memory(which: str, overrides: list[str]) -> None:
-    run, before = extremal(overrides, AREAS, 2, 1)[which], _peak()
+def memory(which: str, overrides: list[str], areas: tuple) -> str:
+    run, before = extremal(overrides, areas, 2, 1)[which], _peak()
     run()
-    print(f"peak memory {(_peak() - before) / 1024:.0f} MiB")
+    return f"peak memory {(_peak() - before) / 1024:.0f} MiB"
 
 
 def _peak() -> int:

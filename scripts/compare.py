@@ -1,7 +1,7 @@
-"""Finished runs beside each other: python scripts/compare.py outputs/a outputs/b ... [out=outputs/compare]
+"""Finished runs beside each other: python scripts/compare.py outputs/a outputs/b ... [out=folder] [metrics=deletion,area]
 
-Prints methods x metrics with intervals and a paired test against the first, and writes table.md, table.csv, table.tex and
-cost.png, every metric against what it cost, into `out`.
+Prints methods x metrics (those named, or all) with intervals and a paired test against the first, and writes table.md,
+table.csv, table.tex and cost.png, every metric against what it cost, into `out`.
 """
 
 import sys
@@ -10,10 +10,13 @@ from pathlib import Path
 from mpx.report import compare
 
 if __name__ == "__main__":
-    folders = [a for a in sys.argv[1:] if not a.startswith("out=")]
-    out = next((a.removeprefix("out=") for a in sys.argv[1:] if a.startswith("out=")), "outputs/compare")
+    folders = [a for a in sys.argv[1:] if "=" not in a]
+    options = {"out": "outputs/compare", "metrics": ""} | dict(a.split("=", 1) for a in sys.argv[1:] if "=" in a)
+    out, wanted = options.pop("out"), options.pop("metrics")
+    if options:
+        sys.exit(f"{', '.join(options)}: the options are out= and metrics=")
     try:
-        print(compare.write(folders, Path(out)))
+        print(compare.write(folders, Path(out), wanted.split(",") if wanted else ()))
     except (ValueError, OSError) as error:
         sys.exit(f"{error}")
     print(f"written to {out}/: table.md, table.csv, table.tex, cost.png")

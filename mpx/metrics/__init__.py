@@ -8,7 +8,8 @@ targets        (B,) the class that each row explains
 places         a list of B: `Place` (data/regions.py), or None where the dataset does not say where the class is
 mask           (B,1,H,W) 1 keeps, 0 perturbs, and
 game           what it was learnt for
-perturbations  name -> function (images -> perturbed images), first the one that the mask was learnt with
+perturbations  name -> function (images -> perturbed images), first the one that the mask was learnt with, and
+p_normalised   (B,) the probability under it, between that of the photo, 1, and that of the perturbed photo, 0
 explain        (classifier, images, targets, seed) -> saliency, for metrics of the method and not of one map; it is always
                asked for all B rows, in their order, of changed images, targets or parameters
 
@@ -31,7 +32,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from mpx.operators import asks, offer
 
-AVAILABLE = ("saliency", "classifier", "images", "targets", "places", "mask", "game", "perturbations", "explain")
+AVAILABLE = ("saliency", "classifier", "images", "targets", "places", "mask", "game", "perturbations",
+             "p_normalised", "explain")  # fmt: skip
 DRAWS = 1000  # of the bootstrap
 
 

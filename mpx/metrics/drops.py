@@ -23,15 +23,19 @@ def normalised_drop(
 
 def crossed(
     saliency: Tensor, classifier, images: Tensor, targets: Tensor, perturbations: dict, mask: Tensor | None = None,
-    game: str = "deletion", works: float = 0.9, fails: float = 0.5, least: float = 0.01, pictures: int = 64,
+    game: str = "deletion", p_normalised: Tensor | None = None, works: float = 0.9, fails: float = 0.5, least: float = 0.01,
+    pictures: int = 64,
 ) -> dict[str, Tensor]:  # fmt: skip
     """How well a mask does what it was learnt for, by perturbation and, as main value, under all but its own: (B,) each.
 
     Under a perturbation a deletion does 1 - p', a preservation p' (`normalised_drop`). `only_own` is 1 for a mask that does
     at least `works` under its own perturbation and less than `fails` under every other one: it shows the perturbation's
-    traces rather than evidence.
+    traces rather than evidence. p_normalised (B,): p' under the own one as the search has it, where that is no blend of two
+    pictures.
     """
     kept = scores(classifier, images, targets, _mask(saliency, mask, game), perturbations, least, pictures)
+    if p_normalised is not None:
+        kept[next(iter(kept))] = p_normalised
     done = {name: p if game == "preservation" else 1 - p for name, p in kept.items()}
     own, *others = done.values()
     if not others:

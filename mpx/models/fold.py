@@ -18,8 +18,10 @@ NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)  # timm's are the former with an act
 
 
 def fold(classifier, size: Sequence[int]) -> dict[nn.Module, nn.Module]:
-    """Folds what can be; returns convolution -> batch norm, for `unfold`. All is undone where the logits of a random picture of
-    `size` (H,W) are not the same to within 1e-4 of the largest."""
+    """Folds what can be; returns convolution -> batch norm, for `unfold`.
+
+    All is undone where the logits of a random picture of `size` (H,W) are not the same to within 1e-4 of the largest.
+    """
     random = torch.Generator().manual_seed(0)
     picture = torch.rand(1, 3, *size, generator=random).to(classifier.device)
     with torch.no_grad():

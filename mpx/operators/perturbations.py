@@ -135,14 +135,17 @@ def noise(x: Tensor, rng, sigma: float = 0.2, fresh: bool = True, mean: float = 
     return draw if fresh else draw(rng)
 
 
-def inpaint(x: Tensor, tile: int = 28) -> Tensor:
+def inpaint(x: Tensor, tile: int | None = None) -> Tensor:
     """Classical in-fill: each `tile` x `tile` square as scikit-image's biharmonic equation predicts it from around it.
+
+    tile: px; None: an eighth of the shorter side.
 
     Four passes, each with every second square of every second row unknown, so that an unknown square always has known
     neighbours. The reference is fixed before the mask is known, as everything prepared once per batch must be.
     """
     from skimage.restoration import inpaint_biharmonic
 
+    tile = max(1, min(x.shape[-2:]) // 8) if tile is None else tile
     if not 1 <= tile < min(x.shape[-2:]) / 2:
         raise ValueError(f"tile={tile} must be at least 1 and below half the image's side ({min(x.shape[-2:])} px)")
     rows, cols = (torch.arange(n) // tile % 2 for n in x.shape[-2:])

@@ -53,14 +53,16 @@ def _plain(statistics: dict) -> dict:
     return {"value": statistics["mean"], "interval95": statistics["interval95"], "n": statistics["n"], "protocol": ""}
 
 
-def compare(runs: Sequence[Run]) -> list[dict]:
-    """COLUMNS of every method and metric; `first` is the mean paired difference to the first method."""
+def compare(runs: Sequence[Run], wanted: Sequence[str] = ()) -> list[dict]:
+    """COLUMNS of every method and metric, or those wanted; `first` is the mean paired difference to the first method."""
     if len({run.name for run in runs}) < len(runs):
         raise ValueError(f"two runs are called {sorted(run.name for run in runs)}: give each folder a name of its own")
     names = dict.fromkeys(name for run in runs for name in run.metrics)
+    if unknown := [name for name in wanted if name not in names]:
+        raise ValueError(f"metrics={','.join(unknown)}: no run has it; they have {', '.join(names)}")
     table = []
     for run in runs:
-        for name in names:
+        for name in wanted or names:
             if name not in run.metrics:
                 continue
             found = run.metrics[name]
@@ -136,8 +138,10 @@ def _text(text: str, tex: bool) -> str:
 def notes(runs: Sequence[Run], table: list[dict]) -> list[str]:
     """What a reader must know: how many rows, what * means, where protocols differ."""
     counts = ", ".join(f"{run.name} {len(run.rows)}" for run in runs)
-    said = [f"Rows: {counts}. In brackets 95 % bootstrap intervals of the mean; the best value of a column is bold; "
-            f"* differs from {runs[0].name}, row by row (sign flips, p < 0.05, not corrected for the number of tests)."]  # fmt: skip
+    said = [
+        f"Rows: {counts}. In brackets 95 % bootstrap intervals of the mean; the best value of a column is bold; * differs "
+        f"from {runs[0].name}, row by row (sign flips, p < 0.05, not corrected for the number of tests)."
+    ]
     for name in dict.fromkeys(line["metric"] for line in table):
         protocols = {line["protocol"] for line in table if line["metric"] == name and line["protocol"]}
         if len(protocols) > 1:
@@ -188,12 +192,12 @@ def figure(table: list[dict], path: Path) -> None:
     draft.replace(path)
 
 
-def write(folders: Sequence[str], out: Path) -> str:
+def write(folders: Sequence[str], out: Path, wanted: Sequence[str] = ()) -> str:
     """table.md, table.csv, table.tex and cost.png in `out`; returns the Markdown."""
     if len(folders) < 2:
         raise ValueError("give at least two folders of finished runs")
     runs = [read(folder) for folder in folders]
-    table, out = compare(runs), Path(out)
+    table, out = compare(runs, wanted), Path(out)
     out.mkdir(parents=True, exist_ok=True)
     text = markdown(runs, table)
     results.write(out / "table.md", text)

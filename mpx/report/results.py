@@ -27,7 +27,15 @@ from mpx.report import render
 COLUMNS = ("image", "target", "class", "area_asked", "p_before", "p_after", "p_reference", "p_normalised", "area", "passes",
            "forwards", "seconds", "mask")  # fmt: skip
 NUMBERS = ("p_before", "p_after", "p_reference", "area", "passes", "forwards", "seconds")
-STAMP = {"problems", "label", "file_bytes", "made_by", "pictures"}  # by which a session knows a row again
+STAMP = {
+    "problems",
+    "label",
+    "file_bytes",
+    "made_by",
+    "pictures",
+    "metrics",
+    "measured_by",
+}  # by which a session knows a row again
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mpx")
 
 
@@ -77,6 +85,13 @@ def save_row(folder, e, i: int, pictures: bool = True, **stamp) -> None:
     write(folder / "masks" / f"{name}.npz", mask.getvalue())
 
 
+def rewrite(path: Path, row: dict) -> None:
+    """A row on disk as `load_row` gave it, changed."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **row)
+    write(path, file.getvalue())
+
+
 def load_row(path: Path, mine: Callable[[str], bool] = lambda image: True) -> dict | None:
     """What a run's masks/<name>.npz holds, or None where it is not whole, or its image not mine.
 
@@ -114,12 +129,17 @@ def table_row(row: dict) -> dict:
     normalised = (after - reference) / (before - reference) if before != reference else math.nan
     asked = row["area_asked"] if row["area_asked"] == row["area_asked"] else ""  # NaN: none
     row = row | {"p_normalised": normalised, "mask": f"masks/{row['name']}.npz", "area_asked": asked}
-    return {column: row[column] for column in COLUMNS} | json.loads(row.get("metrics", "{}"))
+    measured = {
+        f"{name}_{suffix}" if suffix else name: value
+        for name, found in json.loads(row.get("metrics", "{}")).items()
+        for suffix, value in found.items()
+    }
+    return {column: row[column] for column in COLUMNS} | measured
 
 
 def columns(rows: list[dict]) -> tuple[str, ...]:
-    """COLUMNS, then those of the rows' metrics."""
-    return tuple(dict.fromkeys([*COLUMNS, *(column for row in rows for column in row)]))
+    """COLUMNS, then those of the rows' metrics, without the points of curves."""
+    return tuple(dict.fromkeys([*COLUMNS, *(column for row in rows for column in row if "@" not in column)]))
 
 
 def write_csv(path, rows: list[dict], columns: Sequence[str] = COLUMNS) -> None:
@@ -234,6 +254,16 @@ def format_table(rows: list[dict], width: int = 100) -> str:
         texts = [render.shorten(t, w, _cells) for t, w in zip(line[:2], widths)]
         texts = [t + " " * (w - _cells(t)) for t, w in zip(texts, widths)]
         lines.append("  ".join(texts + [t.rjust(w) for t, w in zip(line[2:], widths[2:])]))
+    return "\n".join(lines)
+
+
+def format_metrics(metrics: dict[str, dict]) -> str:
+    """A line for each number of a summary's metrics: its mean and interval."""
+    lines = []
+    for name, found in metrics.items():
+        if found["value"] is not None:
+            low, high = found["interval95"] or (math.nan, math.nan)
+            lines.append(f"{name:<28} {found['value']:8.3f}  [{low:.3f}, {high:.3f}]  of {found['n']} rows")
     return "\n".join(lines)
 
 

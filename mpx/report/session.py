@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -37,6 +37,7 @@ class Session:
         self.rows = []  # (place of the image, of the problem, row of the results table)
         self.done = {}  # image -> its problems (target, area) that are done, None for all
         self.skipped = {}  # image -> why
+        self.measured_by = {}  # row -> its metrics and their protocols
         self.made_by = Counter()  # versions, device and batch size -> rows
         self.means, self.board, self.bar = tensorboard.Means(), tensorboard.Rows(folder), None
         if count > 1:
@@ -87,7 +88,7 @@ class Session:
         self._keep(row)
         self.means.add_sums(sums)
         line = results.table_row(row)
-        if set(line) <= set(self.columns):
+        if set(results.columns([line])) <= set(self.columns):
             results.append_csv(self.csv, [line], self.columns)
         else:  # the first that was measured
             self._write_csv()
@@ -125,7 +126,18 @@ class Session:
             done.add(problem)
             self.done[image] = done if set(problems) - done else None
         self.rows.append((self.places[image], problems.index(problem), results.table_row(row)))
+        self.measured_by[row["name"]] = row["measured_by"]
         self.made_by[row["made_by"]] += 1
+
+    # ---- what is measured later
+
+    def behind(self, stamp: str) -> list[str]:
+        """The files in masks/ that were measured otherwise."""
+        return [row["mask"] for *_, row in self.rows if self.measured_by[Path(row["mask"]).stem] != stamp]
+
+    def measured(self, row: dict) -> None:
+        line = results.table_row(row)
+        self.rows = [(a, b, line if old["mask"] == line["mask"] else old) for a, b, old in self.rows]
 
     # ---- the end
 
@@ -168,15 +180,17 @@ class Session:
     def _merging(self):
         return lock(self.folder / ".lock-merge", "the merging of its parts", patience=math.inf)
 
-    def close(self, config: dict, texts: dict, log_images: int, protocol: dict, enough: float) -> None:
+    def close(self, config: dict, texts: dict, log_images: int, protocol: dict, enough: float, measured: Callable) -> dict:
         """Writes what is said of the whole run: the tables, the summary, TensorBoard's means.
 
-        enough: see `areas.smallest`; of no account where no areas were asked.
+        enough: see `areas.smallest`; of no account where no areas were asked. measured: table -> what metrics say of it.
+        Returns the summary.
         """
         table, skipped = self.table(), [(name, self.skipped[name]) for name in sorted(self.skipped, key=self.places.get)]
         self._write_csv()
         results.write_skipped(self.folder / "skipped.csv", skipped)
         summary = results.summary(table, len(skipped), self.missing(), protocol) | {"made_by": self.made_by}
+        summary["metrics"] = measured(table)
         if table and table[0]["area_asked"]:
             best = areas.smallest(table, enough, protocol["game"] == "preservation")
             results.write_csv(self.folder / "smallest.csv", best, areas.COLUMNS)
@@ -188,8 +202,9 @@ class Session:
         if self.bar:
             self.bar.close()
         sweep(self.folder)
-        tensorboard.write_whole(self.folder, table, self.means(), shown, config, texts)
+        tensorboard.write_whole(self.folder, table, self.means(), shown, config, texts, summary["metrics"])
         for part in (self.folder / "parts").glob("*-of-*.*"):
             part.unlink()
         with suppress(OSError):  # something of others may be there
             (self.folder / "parts").rmdir()
+        return summary

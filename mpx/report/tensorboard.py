@@ -88,11 +88,13 @@ class Rows:
             self.writer.close()
 
 
-def write_whole(folder: Path, rows: list[dict], means: dict, shown: list[str], config: dict, texts: dict[str, str]) -> None:
+def write_whole(
+    folder: Path, rows: list[dict], means: dict, shown: list[str], config: dict, texts: dict[str, str], metrics: dict
+) -> None:
     """What is said of the run as a whole. A run that is continued says it again, so its file is replaced.
 
     rows: of the results table; means: term -> (steps,) over all; shown: names of the rows that have a group;
-    config: flat hyper-parameters, the axes of a comparison; texts: under run/, as markdown.
+    config: flat hyper-parameters, the axes of a comparison; texts: under run/, as markdown; metrics: name -> its "value".
     """
     try:
         for old in folder.glob("events.out.tfevents.*" + WHOLE):
@@ -102,12 +104,13 @@ def write_whole(folder: Path, rows: list[dict], means: dict, shown: list[str], c
             curve(writer, tag("mean", term), values)
         # what Lightning's log_hyperparams writes, but without placeholder values
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in config.items() if v is not None}
-        for part in hparams(plain, {f"metric/{name}": 0 for name in METRICS}):
+        values = {name: results.statistics((row[name] for row in rows), draws=0)["mean"] for name in METRICS}
+        values |= {name: metric["value"] for name, metric in metrics.items()}
+        for part in hparams(plain, {f"metric/{name}": 0 for name in values}):
             writer.file_writer.add_summary(part)
-        for name in METRICS:
-            mean = results.statistics((row[name] for row in rows), draws=0)["mean"]
-            if mean is not None:
-                writer.add_scalar(f"metric/{name}", mean)
+        for name, value in values.items():
+            if value is not None:
+                writer.add_scalar(f"metric/{name}", value)
         for name, text in {**texts, "summary": markdown(rows)}.items():  # a file name may not be text
             writer.add_text(f"run/{name}", text.encode("utf-8", "backslashreplace").decode())
         objective = [term for term in means if term not in ("probability", "area")]
@@ -174,8 +177,8 @@ def chosen(iterations: list[int], most: int = IMAGES) -> list[int]:
 
 def markdown(rows: list[dict]) -> str:
     """The results table, its mask column and what is beyond TABLE rows left out."""
-    columns = [c for c in (rows[0] if rows else results.COLUMNS) if c != "mask"]
-    cells = [[f"{v:.4g}" if isinstance(v := row[c], float) else str(v) for c in columns] for row in rows[:TABLE]]
+    columns = [c for c in results.columns(rows) if c != "mask"]
+    cells = [[f"{v:.4g}" if isinstance(v := row.get(c), float) else str(v) for c in columns] for row in rows[:TABLE]]
     cells = [[results.printable(c).replace("|", "\\|") for c in line] for line in cells]
     lines = [columns, ["---"] * len(columns), *cells]
     rest = f"\n\n{len(rows) - TABLE} more rows in results.csv" if len(rows) > TABLE else ""

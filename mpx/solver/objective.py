@@ -94,8 +94,7 @@ class Problem:
         self.samples = range(recipe.samples) if samples is None else samples
         self.recipe, self.classifier, self.photos, self.targets, self.names = recipe, classifier, photos, targets, names
         self.areas, self.spent = areas, {"passes": 0.0, "forwards": 0.0}  # of each row, in the search
-        pixels = (photos.detach().cpu() * 255).round().byte().numpy()
-        self.rng = Draws([key(recipe.seed, p.tobytes(), t) for p, t in zip(pixels, targets.tolist())], photos.device)
+        self.rng = draws(recipe.seed, photos, targets)
         self.views = [
             (k, c, w * (recipe.dual_weight if c and recipe.game == "dual" else 1)) for k, c, w in GAMES[recipe.game]
         ]
@@ -245,6 +244,12 @@ class Problem:
         pictures, inner = self.site.show(draw(self.rng.at("evaluation")), mask)
         with self.site.inside(*inner):
             return pictures, probability(self.classifier(pictures).float(), self.targets)
+
+
+def draws(seed: int, photos: Tensor, targets: Tensor) -> Draws:
+    """The random numbers of rows, by what they are of: photos (B,3,H,W), targets (B,)."""
+    pixels = (photos.detach().cpu() * 255).round().byte().numpy()
+    return Draws([key(seed, p.tobytes(), t) for p, t in zip(pixels, targets.tolist())], photos.device)
 
 
 class _Part(torch.autograd.Function):

@@ -30,7 +30,8 @@ def record(folder, *batches, limit=8):
     board.close()
     shown = [row["mask"][6:-4] for row in rows]
     for text in ("once", "a: 1"):  # the whole is said again when a run goes on
-        write_whole(folder, rows, means(), shown, CONFIG, {"config": text, "command": "mpx a=1"})
+        texts = {"config": text, "command": "mpx a=1"}
+        write_whole(folder, rows, means(), shown, CONFIG, texts, {"deletion": {"value": 0.25}, "road": {"value": None}})
     events = EventAccumulator(str(folder), size_guidance=KEEP_ALL)
     events.Reload()
     return events
@@ -50,7 +51,7 @@ def test_curves_of_rows_and_their_mean(tmp_path, explanation):
     events = record(tmp_path, e)
     names = {"loss_total", "loss_score", "loss_l1", "loss_tv", "probability", "area"}
     groups = ("mean", "row cup-1-mug", "row cat-2-tabby")
-    metrics = {f"metric/{k}" for k in ("p_after", "p_normalised", "area", "passes", "seconds")}
+    metrics = {f"metric/{k}" for k in ("p_after", "p_normalised", "area", "passes", "seconds", "deletion")}
     assert set(events.Tags()["scalars"]) == {f"{g}/{n}" for g in groups for n in names} | metrics
     for group, values in (("mean", e.curves["probability"].mean(1)), ("row cat-2-tabby", e.curves["probability"][:, 1])):
         curve = events.Scalars(f"{group}/probability")
@@ -59,6 +60,7 @@ def test_curves_of_rows_and_their_mean(tmp_path, explanation):
         assert all(s.value == pytest.approx(values[s.step].item(), rel=1e-5) for s in curve)
     assert events.Scalars("mean/area")[0].value == pytest.approx(e.curves["area"][0, 0].item())
     assert events.Scalars("metric/p_after")[-1].value == pytest.approx(0.2)
+    assert events.Scalars("metric/deletion")[-1].value == 0.25
 
 
 def test_the_mean_is_over_all_rows_of_all_batches_logged_or_not(tmp_path, explanation):

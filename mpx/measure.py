@@ -1,0 +1,152 @@
+"""What metrics ask for, made of what is known of a batch of rows: in a run after each batch, or of masks found before.
+
+They see the saliency as it is stored, so both give the same numbers. These are kept with a row as JSON, metric -> suffix ->
+number; their columns in results.csv are metric or metric_suffix.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from mpx import config
+from mpx.data.images import read_image
+from mpx.data.regions import Place
+from mpx.data.targets import region_of
+from mpx.explanation import Row, solve
+from mpx.metrics import protocol, rows, summarise
+from mpx.operators import offer
+from mpx.report import results
+from mpx.solver.objective import Recipe, draws
+from mpx.solver.search import minimise
+
+log = logging.getLogger("mpx")
+
+
+class Measures:
+    """The metrics that a config chooses, for rows of one classifier."""
+
+    def __init__(self, cfg, recipe: Recipe, classifier):
+        self.metrics, self.recipe, self.classifier = config.metrics(cfg), recipe, classifier
+        others = {name: config.option("perturbation", name) for name in cfg.crossing or ()}
+        self.perturbations = {"own": recipe.perturbation} | others
+        self.stamp = stamp(cfg)
+
+    def __call__(self, found: list[Row], saliency: Tensor, p_normalised: Tensor) -> list[str]:
+        """JSON of each row's metrics. saliency: (B,1,H,W); p_normalised: (B,), as it was judged when the mask was found."""
+        where, saliency = self.classifier.device, saliency.half().float()
+        targets = torch.tensor([row.target for row in found], device=where)
+        available = {
+            "classifier": self.classifier,
+            "images": torch.stack([row.photo for row in found]).to(where),
+            "targets": targets,
+            "places": [row.region for row in found],
+            "mask": (saliency if self.recipe.game == "preservation" else 1 - saliency).to(where),
+            "game": self.recipe.game,
+            "perturbations": {k: partial(self._perturbed, operator, targets) for k, operator in self.perturbations.items()},
+            "p_normalised": p_normalised.to(where),
+            "explain": partial(self._explain, [row.area for row in found]),
+        }
+        values = {name: rows(metric, saliency.to(where), **available) for name, metric in self.metrics.items()}
+        lists = {name: {suffix: _plain(column) for suffix, column in some.items()} for name, some in values.items()}
+        return [json.dumps({n: {s: v[i] for s, v in some.items()} for n, some in lists.items()}) for i in range(len(found))]
+
+    @torch.no_grad()
+    def _perturbed(self, operator: Callable, targets: Tensor, images: Tensor) -> Tensor:
+        """The images (B,3,H,W) with everything perturbed."""
+        rng = draws(self.recipe.seed, images, targets)
+        prepared = offer(operator, images, rng=rng, classifier=self.classifier, targets=targets)
+        if hasattr(prepared, "to_pixels"):
+            site, nothing = prepared, images.new_zeros(len(images), *prepared.shape)
+            pictures, inner = site.show(site.draw(rng.at("evaluation")), nothing)
+            return images if inner else pictures  # what is masked inside the network has no picture of its own
+        if callable(prepared):
+            return prepared(rng.at("evaluation"))
+        return prepared[:, 0] if prepared.ndim == 5 else prepared
+
+    def _explain(self, areas: list, classifier, images: Tensor, targets: Tensor, seed: int) -> Tensor:
+        problems = [Row(x, t, f"row {i}", a) for i, (x, t, a) in enumerate(zip(images, targets.tolist(), areas))]
+        e, failures = solve(replace(self.recipe, seed=seed), classifier, problems, 2, minimise)
+        for sentence in failures.values():
+            raise ValueError(sentence)
+        return e.saliency.to(images)
+
+
+def stamp(cfg) -> str:
+    """What a row was measured by: where it is another, it is measured again."""
+    said = {name: protocol(metric) for name, metric in config.metrics(cfg).items()}
+    return json.dumps({"metrics": said, "crossing": list(cfg.crossing or ())}, default=str)
+
+
+def again(session, cfg, where: torch.device) -> None:
+    """Measures the session's rows that were found before these metrics were asked for."""
+    behind = session.behind(stamp(cfg))
+    if not behind:
+        return
+    log.info(f"measuring {len(behind)} masks that were found before")
+    classifier = config.classifier(cfg, where)
+    with classifier.frozen(classifier.preprocess.crop):
+        measures = Measures(cfg, config.recipe(cfg), classifier)
+        for k in range(0, len(behind), cfg.batch_size):
+            paths = [session.folder / name for name in behind[k : k + cfg.batch_size]]
+            stored = [results.load_row(path) for path in paths]
+            found = [_row(session.items[session.places[row["image"]]], row, classifier) for row in stored]
+            saliency = torch.stack([torch.from_numpy(row["saliency"])[None] for row in stored])
+            p = torch.tensor([results.table_row(row)["p_normalised"] for row in stored])
+            for path, row, measured in zip(paths, stored, measures(found, saliency, p)):
+                row |= {"metrics": measured, "measured_by": measures.stamp}
+                results.rewrite(path, row)
+                session.measured(row)
+
+
+def _row(item, row: dict, classifier) -> Row:
+    area = None if math.isnan(row["area_asked"]) else row["area_asked"]
+    photo = classifier.preprocess(read_image(item.path))
+    return Row(photo, row["target"], row["image"], area, region=place(classifier, item, row["target"]))
+
+
+def place(classifier, item, target: int) -> Place | None:
+    """Where an item's class is, if its dataset says so."""
+    if not item.regions:
+        return None
+    classes = len(classifier.categories) if classifier.categories else 10**9
+    region = region_of(target, item.regions, classes, classifier.categories)
+    return region and Place(region, read_image(item.path).size, classifier.preprocess)
+
+
+def summary(metrics: dict[str, Callable], table: list[dict]) -> dict[str, dict]:
+    """Column -> value, interval95, n, better and protocol, over the rows of a results table."""
+    said = {}
+    targets = torch.tensor([row["target"] for row in table])
+    for name, metric in metrics.items():
+        columns = {
+            column.removeprefix(name).removeprefix("_"): torch.tensor([_number(row.get(column)) for row in table])
+            for column in dict.fromkeys(key for row in table for key in row)
+            if _owner(column, metrics) == name
+        }
+        if not columns:
+            continue
+        found, about = summarise(metric, columns, targets), protocol(metric)
+        better = about.pop("better", "lower")
+        for suffix, one in {"": found, **found.pop("parts", {})}.items():
+            of = better if isinstance(better, str) else better.get(suffix, better[""])
+            said[f"{name}_{suffix}" if suffix else name] = one | {"better": of, "protocol": about}
+    return said
+
+
+def _owner(column: str, metrics) -> str | None:
+    """The metric that a column of the table is of."""
+    return max((name for name in metrics if column == name or column.startswith(f"{name}_")), key=len, default=None)
+
+
+def _plain(column: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in column.tolist()]
+
+
+def _number(value) -> float:
+    return math.nan if value is None else value

@@ -28,7 +28,9 @@ ALLOWED = {
     "data": {"data"},
     "models": {"data", "models"},
     "operators": {"operators"},
-    "solver": {"operators", "solver"},
+    "explainers": {"data", "models", "operators", "explainers"},
+    "solver": {"operators", "explainers", "solver"},
+    "metrics": {"operators", "metrics"},
     "report": {"report"},
 }
 

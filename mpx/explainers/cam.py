@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpx.explainers import at_least
-from mpx.operators.network import Layer, _runs, once
+from mpx.operators.network import Layer, runs_of, once
 from mpx.operators.perturbations import blur_gaussian
 
 
@@ -92,7 +92,7 @@ def find(photos: Tensor, classifier, layer: str | int | None, side: float | None
 
 
 def _last(photos: Tensor, classifier) -> float:
-    runs = _runs(classifier, photos)
+    runs = runs_of(classifier, photos)
     weights = {
         name for name, module in classifier.named_modules() if next(module.parameters(recurse=False), None) is not None
     }

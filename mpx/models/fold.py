@@ -27,7 +27,7 @@ def fold(classifier, size: Sequence[int]) -> dict[nn.Module, nn.Module]:
     with torch.no_grad():
         pairs, before = _pairs(classifier, picture)
         for pair in pairs:
-            _put(*pair)
+            put(*pair)
         if pairs and not (classifier(picture) - before).abs().max() <= 1e-4 * before.abs().max():
             for pair in pairs:
                 unfold(*pair)
@@ -70,7 +70,7 @@ def _pairs(classifier, picture: Tensor) -> tuple[list[tuple[nn.Module, nn.Module
     return [(conv, norm) for conv, norm in pairs if runs[conv] == runs[norm] == 1], logits
 
 
-def _put(conv: nn.Conv2d, norm: nn.Module) -> None:
+def put(conv: nn.Conv2d, norm: nn.Module) -> None:
     twin = copy.copy(conv)
     weights = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias

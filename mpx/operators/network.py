@@ -92,7 +92,7 @@ def choose(classifier, x: Tensor, side: float) -> str:
     give a map: the last whose map has sides of at least `side` of the picture's, or else the last of the finest. In a
     transformer, where most modules give tokens: of those in a Sequential or ModuleList, the one nearest to the middle.
     """
-    runs = [(name, *shapes[0]) for name, shapes in _runs(classifier, x).items() if len(shapes) == 1 and shapes[0]]
+    runs = [(name, *shapes[0]) for name, shapes in runs_of(classifier, x).items() if len(shapes) == 1 and shapes[0]]
     tokens = [name for name, ndim, _ in runs if ndim == 3]
     sides = {name: min(h / x.shape[2], w / x.shape[3]) for name, ndim, (h, w) in runs if ndim == 4}
     least = min(side, max(sides.values(), default=side))
@@ -119,7 +119,7 @@ def _named(classifier, x: Tensor, name: str) -> str:
         near = ", ".join(difflib.get_close_matches(name, names, 3, 0.4) or [n for n in names if "." not in n][:12])
         raise ValueError(f"perturbation.layer={name!r} is not a module of model {_title(classifier)}; near it: {near}")
     module = modules[full]
-    shapes = _runs(classifier, x, [(full, module)]).get(full, [])
+    shapes = runs_of(classifier, x, [(full, module)]).get(full, [])
     if len(shapes) != 1:
         raise ValueError(f"perturbation.layer={name!r} runs {len(shapes)} times for a picture: choose one that runs once")
     if not shapes[0]:
@@ -134,7 +134,7 @@ def _title(classifier) -> str:
 
 
 @torch.no_grad()
-def _runs(classifier, x: Tensor, modules=None) -> dict[str, list[tuple | None]]:
+def runs_of(classifier, x: Tensor, modules=None) -> dict[str, list[tuple | None]]:
     """Of each module, in the order in which they end: its runs for a picture, as (dimensions, (h,w)) where it gave a map."""
     runs, handles = {}, []
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpx import config, measure
 from mpx.data import datasets
+from mpx.operators import asks
 from mpx.report import results
 from mpx.report.folder import held
 from mpx.report.session import Session
@@ -46,6 +47,12 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
         return 0
     index, count = (0, 1) if group else (share.index, share.count)
     items = _items(cfg, choices)[: cfg.limit]
+    needy = [name for name, metric in config.metrics(cfg).items() if asks(metric, "places")]
+    if needy and not any(item.regions for item in items):
+        raise ValueError(
+            f"metric={needy[0]} compares with where the class is, and dataset={choices['dataset']} does not say: take "
+            "dataset=imagenet, voc, coco, pets, cub or synthetic, or give boxes (dataset=images dataset.boxes=boxes.csv)"
+        )
     free = FREE + (() if cfg.deterministic else FREE_BITS)
     with held(folder, index, count, partial(config.keep, cfg, folder, free, overrides)):
         session = Session(folder, items, index, count)

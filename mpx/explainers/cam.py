@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpx.explainers import at_least
-from mpx.operators.network import Layer, runs_of, once
+from mpx.operators.network import Layer, once, runs_of
 from mpx.operators.perturbations import blur_gaussian
 
 

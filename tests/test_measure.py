@@ -1,0 +1,101 @@
+"""Metrics and baselines in the main job: the same numbers at once or later, and masks that outlive a metric's fault."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from planted import SQUARE
+
+from mpx import config
+
+GIVEN = [*SQUARE, "images=photos", "pictures=none", "log_images=0", "threads=1"]
+THREE = "metric=[deletion,insertion,complexity]"
+BOX = "image,label,x0,y0,x1,y1\n" + "".join(f"photos/p{i}.png,checker board,16,8,24,16\n" for i in range(3))
+
+
+def rows(name: str) -> list[dict]:
+    with open(f"outputs/{name}/results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(name: str, *metrics: str) -> np.ndarray:
+    return np.array([[float(v) for k, v in row.items() if k.startswith(metrics)] for row in rows(name)])
+
+
+def test_measured_later_is_measured_at_once(folder, mpx):
+    assert mpx(*GIVEN, THREE, "name=once")[0] == 0
+    assert mpx(*GIVEN, "name=later")[0] == 0
+    assert "crossed_only_own" in rows("later")[0] and "deletion" not in rows("later")[0]
+    before = {path.name: np.load(path)["parameter"] for path in (folder / "outputs/later/masks").iterdir()}
+    code, out, _ = mpx(*GIVEN, THREE, "name=later")
+    assert code == 0 and "3 of 3 images are done" in out and "measuring 3 masks that were found before" in out
+    assert "crossed" not in rows("later")[0]
+    found = numbers("later", "deletion", "insertion", "complexity")
+    assert found.shape[1] > 5 and np.array_equal(found, numbers("once", "deletion", "insertion", "complexity"))
+    assert all(np.array_equal(np.load(folder / "outputs/later/masks" / k)["parameter"], v) for k, v in before.items())
+    assert "measuring" not in mpx(*GIVEN, THREE, "name=later")[1]
+    said = json.loads((folder / "outputs/later/summary.json").read_text())["metrics"]["deletion"]
+    assert said["n"] == 3 and said["better"] == "lower" and said["protocol"]["options"]["fill"] == "mean"
+    assert said["value"] == pytest.approx(numbers("later", "deletion").mean(), abs=1e-5)
+
+
+def test_options_of_a_metric_count(folder, mpx):
+    assert mpx(*GIVEN, THREE, "name=a")[0] == 0
+    assert "measuring 3 masks" in mpx(*GIVEN, THREE, "metrics.deletion.step=1", "name=a")[1]
+    assert "measuring 3 masks" in mpx(*GIVEN, "crossing=[noise]", "name=a")[1]
+    assert [k for k in rows("a")[0] if k.startswith("crossed")] == [
+        "crossed",
+        "crossed_own",
+        "crossed_noise",
+        "crossed_only_own",
+    ]
+
+
+def test_masks_outlive_the_fault_of_a_metric(folder, mpx):
+    code, _, err = mpx(*GIVEN, "metric=[deletion]", "metrics.deletion.fill=purple", "name=a")
+    assert code == 1 and err.count("\n") == 1 and "fill='purple'" in err
+    assert len(list((folder / "outputs/a/masks").glob("*.npz"))) == 3
+    code, out, _ = mpx(*GIVEN, "metric=[deletion]", "name=a")
+    assert code == 0 and "3 of 3 images are done" in out and np.isfinite(numbers("a", "deletion")).all()
+
+
+def test_regions_reach_the_metrics(folder, mpx):
+    (folder / "boxes.csv").write_text(BOX)
+    where = ["dataset=images", "dataset.boxes=boxes.csv", "target=label", "metric=[mass,pointing,iou]", "name=a"]
+    assert mpx(*GIVEN, "steps=40", *where)[0] == 0
+    assert (numbers("a", "mass") > 4 * 64 / 32**2).all() and (numbers("a", "pointing") == 1).all()
+
+
+def test_metrics_that_need_regions_say_so_before_anything_is_done(folder, mpx):
+    code, _, err = mpx(*GIVEN, "metric=[mass]", "name=a")
+    assert code == 1 and err.startswith("mpx: metric=mass compares with where the class is") and not rows_exist(folder)
+
+
+def rows_exist(folder) -> bool:
+    return any((folder / "outputs").rglob("results.csv"))
+
+
+def test_a_baseline_is_a_run_as_any_other(folder, mpx):
+    (folder / "boxes.csv").write_text(BOX)
+    where = [
+        "dataset=images",
+        "dataset.boxes=boxes.csv",
+        "target=label",
+        "metric=[mass,deletion]",
+        "pictures=1",
+        "log_images=1",
+    ]
+    code, out, _ = mpx(*GIVEN, "explainer=gradient", *where, "name=a")
+    assert code == 0 and "p0" in out
+    assert (numbers("a", "mass") == 1).all()  # the network's gradient is in its square alone
+    assert all(float(row["passes"]) == 1 and float(row["forwards"]) == 0 for row in rows("a"))
+    assert len(list((folder / "outputs/a/panels").iterdir())) == len(list((folder / "outputs/a/evolution").iterdir())) == 1
+    assert "3 of 3 images are done" in mpx(*GIVEN, "explainer=gradient", *where, "name=a")[1]
+    assert "explainer" in mpx(*GIVEN, "explainer=center", *where, "name=a")[2]  # another configuration
+
+
+@pytest.mark.parametrize("name", config.options("protocol"))
+def test_protocols_compose(name):
+    cfg = config.compose(f"protocol={name}", "dataset.root=here")
+    assert config.metrics(cfg) and cfg.target in ("label", "top1")

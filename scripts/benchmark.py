@@ -1,4 +1,4 @@
-"""What mpx costs: python scripts/benchmark.py [workers | torchray] [key=value ...]
+"""What mpx costs: python scripts/benchmark.py [workers | metrics | torchray] [key=value ...]
 
 By default, what an iteration costs beside the network's own forward and backward. Both are timed in turn in one process,
 on the same network, memory format and batch size: mpx's iteration as the main job runs it (Lightning, jitter, mask,
@@ -6,6 +6,8 @@ regularizers, optimizer, history) and a bare loop of forward and backward to the
 
 workers: images per second of two worker processes and of one, each with one thread. Whole commands on more and on fewer
 images, in turn; their difference leaves out what a command costs however many images it has.
+
+metrics: deletion and insertion of one image beside the forwards that they need, in batches of the same size, in turn.
 
 torchray: experiment=extremal2019 beside torchray's extremal_perturbation (pip install torchray) on the same network at equal
 iterations and areas, one and four, in turn, each in a process of its own: torchray takes an image at a time with its areas,
@@ -15,6 +17,7 @@ and libraries.
 Machines are noisy: quote the median of the ratios, with the machine and the versions.
 """
 
+import math
 import os
 import platform
 import re
@@ -33,6 +36,7 @@ import torch
 from mpx import config
 from mpx.data import datasets
 from mpx.explanation import Row, solve
+from mpx.metrics import measure
 from mpx.solver import shares, workers
 from mpx.solver.module import fit
 from mpx.solver.objective import Problem
@@ -47,6 +51,8 @@ FIXED = ("threads=1", "device=cpu", "steps=20", "batch_size=4", "pictures=none",
 def main() -> None:
     if sys.argv[1:2] == ["workers"]:
         two_workers(sys.argv[2:])
+    elif sys.argv[1:2] == ["metrics"]:
+        metrics(sys.argv[2:])
     elif sys.argv[1:2] == ["torchray"]:
         torchray(sys.argv[2:])
     elif sys.argv[1:2] in (["seconds"], ["memory"]):  # a process of `torchray`
@@ -117,6 +123,37 @@ def two_workers(overrides: list[str]) -> None:
     print(f"{os.cpu_count()} cores, torch {torch.__version__}, {platform.machine()}, images of 20 steps per second")
     report("two workers", [a for a, _ in pairs])
     report("one worker", [b for _, b in pairs])
+    report("ratio, pair by pair", [a / b for a, b in pairs])
+
+
+def metrics(overrides: list[str]) -> None:
+    cfg = config.compose("metric=[deletion,insertion]", *overrides)
+    where, chosen = shares.device(cfg.device), config.metrics(cfg)
+    classifier = config.classifier(cfg, where)
+    size, target = classifier.preprocess.crop, torch.zeros(1, dtype=torch.long, device=where)
+    photo, saliency = torch.rand(1, 3, *size, device=where), torch.rand(1, 1, *size, device=where)
+    most, count = cfg.metrics.deletion.pictures, math.ceil(math.prod(size) / size[1]) + 1
+    batches = [photo.repeat(min(most, count - k), 1, 1, 1) for k in range(0, count, most)]
+
+    def ours() -> None:
+        measure(chosen, saliency, classifier=classifier, images=photo, targets=target)
+
+    def bare() -> None:
+        with torch.no_grad():
+            for batch in 2 * batches:
+                classifier(batch).softmax(1)[:, 0].tolist()  # waits for the device
+
+    def seconds(call: Callable) -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    with classifier.frozen(size):
+        bare()
+        pairs = [(seconds(ours), seconds(bare)) for _ in range(TURNS)]
+    print(f"{classifier.name}, {2 * count} pictures, {where}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    report("deletion + insertion, s", [a for a, _ in pairs])
+    report("forwards, s", [b for _, b in pairs])
     report("ratio, pair by pair", [a / b for a, b in pairs])
 
 

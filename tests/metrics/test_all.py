@@ -116,7 +116,7 @@ def test_the_best_possible_values(scene):
         **{"mass": 1, "iou": 1, "pointing": 1, "keypoints": 1, "localisation": 0, "max_box_acc_v2": 1},
         **{"normalised_drop": 1, "minimality": 32**2 / 128**2, "crossed": 1},
     }.items():
-        assert scene.score(name, scene.perfect).compute()["value"] == pytest.approx(value, abs=0.02), name
+        assert scene.score(name, scene.perfect).compute()["value"] == pytest.approx(value, abs=0.05), name
 
 
 def test_rows_do_not_depend_on_each_other(scene):

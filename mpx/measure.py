@@ -21,7 +21,7 @@ from mpx.data.targets import region_of
 from mpx.explanation import Row, solve
 from mpx.metrics import protocol, rows, summarise
 from mpx.operators import offer
-from mpx.report import results
+from mpx.report import areas, results
 from mpx.solver.objective import Recipe, draws
 from mpx.solver.search import minimise
 
@@ -102,6 +102,28 @@ def again(session, cfg, where: torch.device) -> None:
                 row |= {"metrics": measured, "measured_by": measures.stamp}
                 results.rewrite(path, row)
                 session.measured(row)
+
+
+def summed(session, cfg, where: torch.device) -> list[dict]:
+    """Of each image and class with masks of several areas: the metrics of their sum, for summed.csv (`areas.summed`)."""
+    table = session.table()
+    found = [places for places in areas.groups([(row["image"], row["target"]) for row in table]).values() if len(places) > 1]
+    if not found or not config.metrics(cfg):
+        return []
+    classifier, lines = config.classifier(cfg, where), []
+    with classifier.frozen(classifier.preprocess.crop):
+        measures = Measures(cfg, config.recipe(cfg), classifier)
+        for k in range(0, len(found), cfg.batch_size):
+            files = [[session.folder / table[p]["mask"] for p in places] for places in found[k : k + cfg.batch_size]]
+            stored = [[results.load_row(file) for file in some] for some in files]
+            sums = [
+                areas.summed(torch.stack([torch.from_numpy(r["saliency"]).float()[None] for r in some])) for some in stored
+            ]
+            saliency = torch.stack([x / x.max().clamp(min=1e-6) for x in sums])
+            these = [_row(session.items[session.places[some[0]["image"]]], some[-1], classifier) for some in stored]
+            for some, measured in zip(stored, measures(these, saliency, torch.full((len(stored),), torch.nan))):
+                lines.append({key: some[0][key] for key in ("image", "target", "class")} | results.measured(measured))
+    return lines
 
 
 def _row(item, row: dict, classifier) -> Row:

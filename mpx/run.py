@@ -58,7 +58,7 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
         session = Session(folder, items, index, count)
         command = shlex.join(["mpx", *overrides])
         log.info(f"{command}\n{session.counted(len(session.mine) - len(session.todo))} are done in {folder}")
-        sum_up = partial(_sum_up, session, cfg, choices, command, time.perf_counter())
+        sum_up = partial(_sum_up, session, cfg, choices, command, time.perf_counter(), where[0])
         try:
             if session.todo or group and len(where) == 1:  # of torchrun: the others wait to hear that there is nothing
                 _explain(session, cfg, folder, share, where, group)
@@ -83,12 +83,14 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
     table = whole.table()
     log.info(results.format_table(table[:PRINTED]) + f"\n... {len(table) - PRINTED} more" * (len(table) > PRINTED))
     log.info(results.format_metrics(whole.said["metrics"]))
+    if "summed" in whole.said:
+        log.info("the sum of the masks of all areas:\n" + results.format_metrics(whole.said["summed"]))
     pictures = f"pictures  {folder}/panels  {folder}/evolution\n" if config.pictures(cfg) else ""
     log.info(f"\n{pictures}numbers   {folder}/results.csv\ncurves    tensorboard --logdir {folder}")
     return len(whole.skipped)
 
 
-def _sum_up(session: Session, cfg, choices: dict, command: str, start: float, stopped: bool) -> Session | None:
+def _sum_up(session: Session, cfg, choices: dict, command: str, start: float, where, stopped: bool) -> Session | None:
     """Writes what is said of the whole run; None where other shares still work."""
     protocol = {
         "command": command,
@@ -102,7 +104,8 @@ def _sum_up(session: Session, cfg, choices: dict, command: str, start: float, st
     measured = partial(measure.summary, config.metrics(cfg))
     with session.whole() as whole:
         if whole:
-            whole.said = whole.close(hparams(cfg, choices), texts, cfg.log_images, protocol, cfg.enough, measured)
+            summed = () if stopped else measure.summed(whole, cfg, where)
+            whole.said = whole.close(hparams(cfg, choices), texts, cfg.log_images, protocol, cfg.enough, measured, summed)
     if stopped:
         log.error(f"{session.counted(len(session.mine) - session.missing())} are done and kept in {session.folder}")
     return whole

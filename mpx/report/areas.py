@@ -46,5 +46,5 @@ def summed(saliency: Tensor, smooth: float = 0.09) -> Tensor:
     sigma = smooth * min(total.shape[1:])
     if not sigma:
         return total
-    radius = min(math.ceil(3 * sigma), min(total.shape[1:]) - 1)
-    return gaussian_blur(total, [2 * radius + 1] * 2, [sigma] * 2)
+    size = 2 * min(math.ceil(3 * sigma), min(total.shape[1:]) - 1) + 1
+    return gaussian_blur(gaussian_blur(total, [1, size], [sigma] * 2), [size, 1], [sigma] * 2)

@@ -129,12 +129,16 @@ def table_row(row: dict) -> dict:
     normalised = (after - reference) / (before - reference) if before != reference else math.nan
     asked = row["area_asked"] if row["area_asked"] == row["area_asked"] else ""  # NaN: none
     row = row | {"p_normalised": normalised, "mask": f"masks/{row['name']}.npz", "area_asked": asked}
-    measured = {
+    return {column: row[column] for column in COLUMNS} | measured(row.get("metrics", "{}"))
+
+
+def measured(metrics: str) -> dict[str, float | None]:
+    """The columns of a row's metrics, from what is stored of them."""
+    return {
         f"{name}_{suffix}" if suffix else name: value
-        for name, found in json.loads(row.get("metrics", "{}")).items()
+        for name, found in json.loads(metrics).items()
         for suffix, value in found.items()
     }
-    return {column: row[column] for column in COLUMNS} | measured
 
 
 def columns(rows: list[dict]) -> tuple[str, ...]:

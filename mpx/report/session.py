@@ -180,7 +180,9 @@ class Session:
     def _merging(self):
         return lock(self.folder / ".lock-merge", "the merging of its parts", patience=math.inf)
 
-    def close(self, config: dict, texts: dict, log_images: int, protocol: dict, enough: float, measured: Callable) -> dict:
+    def close(
+        self, config: dict, texts: dict, log_images: int, protocol: dict, enough: float, measured: Callable, summed=()
+    ) -> dict:
         """Writes what is said of the whole run: the tables, the summary, TensorBoard's means.
 
         enough: see `areas.smallest`; of no account where no areas were asked. measured: table -> what metrics say of it.
@@ -191,6 +193,9 @@ class Session:
         results.write_skipped(self.folder / "skipped.csv", skipped)
         summary = results.summary(table, len(skipped), self.missing(), protocol) | {"made_by": self.made_by}
         summary["metrics"] = measured(table)
+        if summed:
+            results.write_csv(self.folder / "summed.csv", summed, tuple(k for k in summed[0] if "@" not in k))
+            summary["summed"] = measured(summed)
         if table and table[0]["area_asked"]:
             best = areas.smallest(table, enough, protocol["game"] == "preservation")
             results.write_csv(self.folder / "smallest.csv", best, areas.COLUMNS)

@@ -1,5 +1,7 @@
-"""All metrics at once, by the files in configs/metric, on dataset=synthetic and model=synthetic, whose evidence is known: perfect
-maps are best, inverted ones worst, random ones by chance."""
+"""All metrics at once, by the files in configs/metric, on the synthetic dataset, whose evidence is known.
+
+Perfect maps are best, inverted ones worst, random ones score by chance.
+"""
 
 from dataclasses import dataclass, replace
 

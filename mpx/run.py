@@ -82,9 +82,10 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
         raise ValueError(f"{whole.missing()} of {len(items)} images are still missing in {folder}: give the command again")
     table = whole.table()
     log.info(results.format_table(table[:PRINTED]) + f"\n... {len(table) - PRINTED} more" * (len(table) > PRINTED))
-    log.info(results.format_metrics(whole.said["metrics"]))
+    if config.metrics(cfg):
+        log.info("\n" + results.format_metrics(whole.said["metrics"]))
     if "summed" in whole.said:
-        log.info("the sum of the masks of all areas:\n" + results.format_metrics(whole.said["summed"]))
+        log.info("\nthe sum of the masks of all areas:\n" + results.format_metrics(whole.said["summed"]))
     pictures = f"pictures  {folder}/panels  {folder}/evolution\n" if config.pictures(cfg) else ""
     log.info(f"\n{pictures}numbers   {folder}/results.csv\ncurves    tensorboard --logdir {folder}")
     return len(whole.skipped)

@@ -83,12 +83,9 @@ def weighted(where: Layer, x: Tensor, targets: Tensor) -> Tensor:
 def find(photos: Tensor, classifier, layer: str | int | None, side: float | None = None) -> Layer:
     """The layer named, or else the last that is fine enough: with sides of at least `side` of the photo's, by default as
     those of the last map that weights made."""
-    try:
-        if layer is None and side is None:
-            side = once(classifier, ("last map", tuple(photos.shape[2:])), lambda: _last(photos, classifier))
-        return Layer(classifier, layer, 1.0 if side is None else side, photos)
-    except ValueError as error:
-        raise ValueError(str(error).replace("perturbation.", "explainer.")) from None
+    if layer is None and side is None:
+        side = once(classifier, ("last map", tuple(photos.shape[2:])), lambda: _last(photos, classifier))
+    return Layer(classifier, layer, 1.0 if side is None else side, photos, of="explainer")
 
 
 def _last(photos: Tensor, classifier) -> float:

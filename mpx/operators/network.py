@@ -19,16 +19,19 @@ _found = weakref.WeakKeyDictionary()  # classifier -> its weights' state, and wh
 
 
 class Layer:
-    """A module of the network whose output can be looked at and changed, as a map (B,C,h,w). x: (B,3,H,W)."""
+    """A module of the network whose output can be looked at and changed, as a map (B,C,h,w). x: (B,3,H,W).
 
-    def __init__(self, classifier, name: str | int | None, side: float, x: Tensor):
+    of: the group whose option `layer` the name is.
+    """
+
+    def __init__(self, classifier, name: str | int | None, side: float, x: Tensor, of: str = "perturbation"):
         self.classifier, self.size = classifier, tuple(x.shape[2:])
         if name is None and not 0 < side <= 1:
-            raise ValueError(f"perturbation.side={side} must be above 0 and at most 1")
+            raise ValueError(f"{of}.side={side} must be above 0 and at most 1")
         name = None if name is None else str(name)  # a Sequential's are numbers
         key = ("layer", name, side, self.size)
         self.name = once(
-            classifier, key, lambda: choose(classifier, x, side) if name is None else _named(classifier, x, name)
+            classifier, key, lambda: choose(classifier, x, side, of) if name is None else _named(classifier, x, name, of)
         )
         self.module = classifier.get_submodule(self.name)
         if hasattr(classifier, "unfold"):
@@ -85,7 +88,7 @@ def as_map(out, size: Sequence[int]) -> tuple[Tensor, Callable[[Tensor], Tensor]
     return None
 
 
-def choose(classifier, x: Tensor, side: float) -> str:
+def choose(classifier, x: Tensor, side: float, of: str = "perturbation") -> str:
     """The name of the layer that is taken where none is named.
 
     Of all modules that everything passes through (with their output cut off, nothing reaches the network's), run once and
@@ -106,26 +109,24 @@ def choose(classifier, x: Tensor, side: float) -> str:
             return name
     raise ValueError(
         f"model {_title(classifier)} has no layer that everything passes through and that gives a map (B,C,h,w) or tokens "
-        "(B,N,C): name one with perturbation.layer="
+        f"(B,N,C): name one with {of}.layer="
     )
 
 
-def _named(classifier, x: Tensor, name: str) -> str:
+def _named(classifier, x: Tensor, name: str, of: str) -> str:
     """The name within the classifier of the module `name` of the user's network."""
     modules = dict(classifier.named_modules(remove_duplicate=False))
     full = next((n for n in (f"network.{name}", name) if name and n in modules), None)
     if full is None:
         names = [n.removeprefix("network.") for n in modules if n not in ("", "network")]
         near = ", ".join(difflib.get_close_matches(name, names, 3, 0.4) or [n for n in names if "." not in n][:12])
-        raise ValueError(f"perturbation.layer={name!r} is not a module of model {_title(classifier)}; near it: {near}")
+        raise ValueError(f"{of}.layer={name!r} is not a module of model {_title(classifier)}; near it: {near}")
     module = modules[full]
     shapes = runs_of(classifier, x, [(full, module)]).get(full, [])
     if len(shapes) != 1:
-        raise ValueError(f"perturbation.layer={name!r} runs {len(shapes)} times for a picture: choose one that runs once")
+        raise ValueError(f"{of}.layer={name!r} runs {len(shapes)} times for a picture: choose one that runs once")
     if not shapes[0]:
-        raise ValueError(
-            f"perturbation.layer={name!r} gives neither a map (B,C,h,w) nor tokens (B,N,C): choose one that does"
-        )
+        raise ValueError(f"{of}.layer={name!r} gives neither a map (B,C,h,w) nor tokens (B,N,C): choose one that does")
     return full
 
 

@@ -164,32 +164,34 @@ def latex(table: list[dict]) -> str:
                       r"\bottomrule", r"\end{tabular}", ""])  # fmt: skip
 
 
-def figure(table: list[dict], path: Path) -> None:
-    """Each metric against the cost of a row: passes, a forward counted as a third of one."""
+def figure(runs: Sequence[Run], table: list[dict], path: Path) -> None:
+    """Each metric against what a row cost: passes, a forward counted as a third of one."""
     from matplotlib.figure import Figure  # slow to import
 
-    cells = {(line["method"], line["metric"]): line for line in table}
-    methods = list(dict.fromkeys(line["method"] for line in table))
-    names = [n for n in dict.fromkeys(line["metric"] for line in table) if n not in COST]
-    across = min(4, len(names))
-    down = math.ceil(len(names) / across)
-    page = Figure(figsize=(4 * across, 3.2 * down), layout="constrained")
-    for k, name in enumerate(names):
-        axes = page.add_subplot(down, across, k + 1)
-        for j, method in enumerate(methods):
-            line, passes, forwards = (cells.get((method, n)) for n in (name, "passes", "forwards"))
-            if line is None or line["value"] is None:
-                continue
-            cost = max(0.1, (passes["value"] or 0) + (forwards["value"] or 0) / 3)  # a logarithm knows no 0
-            spread = [[line["value"] - line["low"]], [line["high"] - line["value"]]] if math.isfinite(line["low"]) else None
-            axes.errorbar(cost, line["value"], spread, fmt="o", color=f"C{j % 10}", label=method, capsize=2)
-        axes.set(title=f"{name} ({'higher' if _better(table, name) == 'higher' else 'lower'} is better)", xscale="log")
-        axes.set_xlabel("passes (a forward is a third)")
-    handles, labels = page.axes[0].get_legend_handles_labels()
-    page.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    names = [name for name in dict.fromkeys(line["metric"] for line in table) if name not in COST]
+    across = max(1, min(4, len(names)))
+    page = Figure(figsize=(4 * across, 3.2 * math.ceil(len(names) / across) + 0.5), layout="constrained")
+    panels = page.subplots(math.ceil(len(names) / across), across, sharex=True, squeeze=False).flatten()
+    for name, axes in zip(names, panels):
+        for j, run in enumerate(runs):
+            for line in table:
+                if line["method"] == run.name and line["metric"] == name and line["value"] is not None:
+                    ends = [[line["value"] - line["low"]], [line["high"] - line["value"]]]
+                    spread = ends if math.isfinite(line["low"]) else None
+                    axes.errorbar(_cost(run), line["value"], spread, fmt="o", color=f"C{j % 10}", capsize=2)
+        axes.set(title=f"{name} ({_better(table, name)} is better)", xscale="log", xlabel="passes (a forward is a third)")
+    for axes in panels[len(names) :]:
+        axes.set_axis_off()
+    marks = [panels[0].plot([], [], "o", color=f"C{j % 10}", label=run.name)[0] for j, run in enumerate(runs)]
+    page.legend(handles=marks, loc="outside lower center", ncols=min(4, len(runs)))
     draft = path.with_name(f".{path.name}.tmp.png")
     page.savefig(draft, dpi=120)
     draft.replace(path)
+
+
+def _cost(run: Run) -> float:
+    passes, forwards = ((run.metrics[name]["value"] or 0) for name in ("passes", "forwards"))
+    return max(0.1, passes + forwards / 3)  # a logarithm knows no 0
 
 
 def write(folders: Sequence[str], out: Path, wanted: Sequence[str] = ()) -> str:
@@ -203,5 +205,5 @@ def write(folders: Sequence[str], out: Path, wanted: Sequence[str] = ()) -> str:
     results.write(out / "table.md", text)
     results.write_csv(out / "table.csv", table, COLUMNS)
     results.write(out / "table.tex", latex(table))
-    figure(table, out / "cost.png")
+    figure(runs, table, out / "cost.png")
     return text

@@ -141,8 +141,8 @@ def place(classifier, item, target: int) -> Place | None:
     return region and Place(region, read_image(item.path).size, classifier.preprocess)
 
 
-def summary(metrics: dict[str, Callable], table: list[dict]) -> dict[str, dict]:
-    """Column -> value, interval95, n, better and protocol, over the rows of a results table."""
+def summary(metrics: dict[str, Callable], learnt_with: str, table: list[dict]) -> dict[str, dict]:
+    """Column -> value, interval95, n, better, protocol and learnt_with, over the rows of a results table."""
     said = {}
     targets = torch.tensor([row["target"] for row in table])
     for name, metric in metrics.items():
@@ -157,7 +157,7 @@ def summary(metrics: dict[str, Callable], table: list[dict]) -> dict[str, dict]:
         better = about.pop("better", "lower")
         for suffix, one in {"": found, **found.pop("parts", {})}.items():
             of = better if isinstance(better, str) else better.get(suffix, better[""])
-            said[f"{name}_{suffix}" if suffix else name] = one | {"better": of, "protocol": about}
+            said[f"{name}_{suffix}" if suffix else name] = one | {"better": of, "protocol": about, "learnt_with": learnt_with}
     return said
 
 

@@ -102,7 +102,7 @@ def _sum_up(session: Session, cfg, choices: dict, command: str, start: float, wh
         f"reference and mask's operator: {choices['perturbation']}",
     }
     texts = {"config": f"```yaml\n{OmegaConf.to_yaml(cfg, resolve=True)}\n```", "command": f"```\n{command}\n```"}
-    measured = partial(measure.summary, config.metrics(cfg))
+    measured = partial(measure.summary, config.metrics(cfg), choices["explainer"] or choices["perturbation"])
     with session.whole() as whole:
         if whole:
             summed = () if stopped else measure.summed(whole, cfg, where)

@@ -36,7 +36,7 @@ def test_measured_later_is_measured_at_once(folder, mpx):
     assert all(np.array_equal(np.load(folder / "outputs/later/masks" / k)["parameter"], v) for k, v in before.items())
     assert "measuring" not in mpx(*GIVEN, THREE, "name=later")[1]
     said = json.loads((folder / "outputs/later/summary.json").read_text())["metrics"]["deletion"]
-    assert said["n"] == 3 and said["better"] == "lower" and said["protocol"]["options"]["fill"] == "mean"
+    assert said["n"] == 3 and said["better"] == "lower" and said["learnt_with"] == "blur_gaussian" and said["protocol"]["options"]["fill"] == "mean"
     assert said["value"] == pytest.approx(numbers("later", "deletion").mean(), abs=1e-5)
 
 

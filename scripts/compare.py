@@ -10,8 +10,9 @@ from pathlib import Path
 from mpx.report import compare
 
 if __name__ == "__main__":
-    folders = [a for a in sys.argv[1:] if "=" not in a]
-    options = {"out": "outputs/compare", "metrics": ""} | dict(a.split("=", 1) for a in sys.argv[1:] if "=" in a)
+    folders = [a for a in sys.argv[1:] if "=" not in a or Path(a).is_dir()]  # a sweep's are called 0_explainer=rise
+    given = (a.split("=", 1) for a in sys.argv[1:] if a not in folders)
+    options = {"out": "outputs/compare", "metrics": ""} | dict(given)
     out, wanted = options.pop("out"), options.pop("metrics")
     if options:
         sys.exit(f"{', '.join(options)}: the options are out= and metrics=")

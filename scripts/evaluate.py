@@ -1,7 +1,7 @@
 """Measures masks that were found before: python scripts/evaluate.py run=outputs/a metric=[deletion,insertion] [key=value]
 
-The run's own command is continued with these metrics: nothing is explained again that is done. Metrics, their options
-(metrics.deletion.steps=100), crossing=, device=, batch_size= and threads= may be given.
+The run's own command is continued with these metrics in the place of its own: nothing is explained again that is done.
+Metrics, their options (metrics.deletion.step=448), crossing=, device= and batch_size= may be given.
 """
 
 import sys
@@ -16,6 +16,10 @@ if __name__ == "__main__":
     run = next((Path(a.removeprefix("run=")) for a in sys.argv[1:] if a.startswith("run=")), None)
     if run is None or not (run / ".hydra" / "overrides.yaml").is_file():
         sys.exit(f"run={run} is not the folder of a run, which holds .hydra/overrides.yaml: give run=outputs/<name>")
-    kept = [o for o in OmegaConf.load(run / ".hydra" / "overrides.yaml") if not o.startswith(("metric=", "name="))]
-    sys.argv[1:] = [*kept, *given, f"hydra.run.dir={run}"]
+    replaced = ("name=", "share=")  # all of the run's rows are measured here
+    if any(a.startswith("metric=") for a in given):
+        replaced += ("metric=", "metrics.")  # the options are those of other metrics
+    kept = [o for o in OmegaConf.load(run / ".hydra" / "overrides.yaml") if not o.startswith(replaced)]
+    folder = str(run).replace("\\", "\\\\").replace("'", "\\'")  # quoted: a sweep's are called 0_explainer=rise
+    sys.argv[1:] = [*kept, *given, f"hydra.run.dir='{folder}'"]
     main()

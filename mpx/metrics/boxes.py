@@ -61,6 +61,8 @@ def max_box_acc_v2(saliency: Tensor, places: list, levels: int = 100) -> dict:
     at least 0.3, 0.5 and 0.7, each at the threshold that is best for it on these very rows, as the definition has it; the
     main value is their mean. Unlike that paper's code, a component's holes give no boxes.
     """
+    if levels < 1:
+        raise ValueError(f"levels={levels} must be 1 or larger: it is the number of thresholds")
     maps = scaled(saliency)[:, 0].cpu().numpy()
     best = torch.full((len(maps), levels), torch.nan)
     for row, (pixels, place) in enumerate(zip(maps, places)):

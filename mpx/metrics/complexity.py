@@ -32,4 +32,6 @@ def complexity(saliency: Tensor, eps: float = 1e-5, threshold: float = 0.5) -> d
     }
 
 
-complexity.protocol = {"better": "higher"}  # the others describe
+complexity.protocol = {
+    "better": {"": "higher", **dict.fromkeys(("entropy", "effective_area", "area", "mean"), "lower")},
+}

@@ -23,6 +23,8 @@ def minimality(
     levels = (80, 90, 95, 99)
     if level not in levels:
         raise ValueError(f"level={level} must be one of {', '.join(map(str, levels))}")
+    if thresholds < 1:
+        raise ValueError(f"thresholds={thresholds} must be 1 or larger: each gives a box")
     grid = torch.linspace(0, 1, thresholds, dtype=torch.float64).expand(len(images), -1)
     boxes = tight(scaled(saliency), grid)  # (B,A,4)
     blurred = blur_gaussian(images, sigma)

@@ -5,6 +5,8 @@ or not: a sparse linear system for all of them. Beyond the edges nothing counts.
 tell the network is hidden that way.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from scipy.sparse import coo_matrix
@@ -26,10 +28,10 @@ def road(
     morf, lerf: mean probability of the class where the given percentages of pixels are imputed, the most relevant first or
     the least; noise: standard deviation, in units of [0,1]; the same draw for every row, so that a row is its own.
     """
-    wrong = [p for p in percentiles if not 0 < p < 100]
-    if wrong or not len(percentiles):
+    listed = isinstance(percentiles, Sequence) and len(percentiles)
+    if not listed or not all(isinstance(p, (int, float)) and 0 < p < 100 for p in percentiles):
         raise ValueError(
-            f"percentiles={list(percentiles)} must be above 0 and below 100: something goes and something stays"
+            f"percentiles={percentiles} must be a list of numbers above 0 and below 100: something goes and something stays"
         )
     most = order(saliency)[:, 0].cpu().numpy()  # (B,H,W)
     size = most[0].size

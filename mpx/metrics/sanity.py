@@ -31,6 +31,8 @@ def sanity(
     how: shuffle, each parameter's values in a random order, which keeps the outputs' scale; or reset, drawn anew as at
     construction (the paper's), with which deep networks' outputs may become constant.
     """
+    if stages < 1:
+        raise ValueError(f"stages={stages} must be 1 or larger: at the last all layers are random")
     found = {}
     for stage in range(1, stages + 1):
         other = explain(randomised(classifier, stage / stages, how, seed), images, targets, seed)

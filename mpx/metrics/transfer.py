@@ -19,9 +19,10 @@ def representativeness(
 
     Fong & Vedaldi 2017, section 5.2: the mask (1 - saliency) blurred by `sigma` px and scaled to [0,1], deleted where it is
     below alpha = 0, 0.05, ..., 0.95; p' = (p - p_b) / (p_0 - p_b), with p_b of the picture perturbed everywhere, NaN where
-    p_0 - p_b is below `least`. `name@alpha` are the curve's points.
+    p_0 - p_b is below `least`. `name@alpha` are the curve's points. A constant map points at nothing and deletes nothing.
     """
-    keep = scaled(blur_gaussian(1 - saliency, sigma))
+    constant = saliency.amax((1, 2, 3), keepdim=True) == saliency.amin((1, 2, 3), keepdim=True)
+    keep = torch.where(constant, 1.0, scaled(blur_gaussian(1 - saliency, sigma)))
     alphas = torch.tensor([*ALPHAS, 2.0], device=images.device)  # the last: everything
     found = {}
     for name, perturb in perturbations.items():

@@ -15,6 +15,8 @@ def infidelity(
     What is perturbed is the presence of pixels, from 1 to 0 in a square of `side` times the picture's, which is replaced by
     `fill`; f is the softmax of the row's class. The same squares for every row.
     """
+    if samples < 1 or not 0 < side <= 1:
+        raise ValueError(f"samples={samples}, side={side}: there must be a square, with a side above 0 and at most 1")
     captum = _captum("infidelity")
     blank = filled(images, classifier, fill)
     found = []
@@ -45,6 +47,8 @@ def max_sensitivity(
 
     (B,), low is good. `samples` + 1 explanations of each row, all with the same seed; the same noise for every row.
     """
+    if samples < 1:
+        raise ValueError(f"samples={samples} must be 1 or larger: it is the number of noisy pictures")
     captum = _captum("max_sensitivity")
     random = torch.Generator().manual_seed(seed)
 

@@ -63,17 +63,18 @@ class Classifier(nn.Module):
         """
         modes = [(module, module.training) for module in self.modules()]
         flags = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
+        folded = {}  # here: one `frozen` may be inside another
         try:
             for module, _ in modes:  # the flag itself: a network's own train() may do more than set it
                 module.training = False
             for parameter, _ in flags:
                 parameter.requires_grad_(False)
             if size is not None:
-                self.folded = fold(self, size)
+                folded = fold(self, size)
+                self.folded |= folded
             yield self
         finally:
-            if size is not None:
-                self.unfold(*self.folded)
+            self.unfold(*folded)
             for module, mode in modes:
                 module.training = mode
             for parameter, flag in flags:

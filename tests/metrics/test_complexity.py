@@ -53,3 +53,10 @@ def test_one_pixel_and_a_square():
     for name in ("effective_area", "area", "mean"):
         assert found[name].item() == pytest.approx(share)
     assert found["sparsity"].item() == pytest.approx(1 - share)
+
+
+def test_the_simpler_map_is_the_better():
+    simple, rich = complexity(square()), complexity(random_maps(1))
+    for suffix, value in simple.items():
+        higher = complexity.protocol["better"].get(suffix, "higher") == "higher"
+        assert (value > rich[suffix]).item() == higher

@@ -144,3 +144,15 @@ def test_representativeness_is_a_curve_from_the_photo():
         assert found[f"{name}@0.5"].item() == pytest.approx(points[10].item(), abs=1e-4)
         assert found[name].item() == pytest.approx(torch.stack(points).mean().item(), abs=1e-4)
     assert found[""].item() == pytest.approx(sum(found[name].item() for name in perturbations()) / 3)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_a_constant_map_represents_nothing(value):
+    maps = torch.full((1, 1, 32, 32), value)
+    found = representativeness(maps, classifier(), photos()[:1], targets(1), perturbations(), sigma=3.0)
+    assert found[""].item() == pytest.approx(1)
+
+
+def test_minimality_needs_a_threshold():
+    with pytest.raises(ValueError, match="thresholds=0"):
+        minimality(square(), classifier(), photos()[:1], targets(1), thresholds=0)

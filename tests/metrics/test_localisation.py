@@ -137,3 +137,8 @@ def test_max_box_acc_by_hand():
     none = Metric(max_box_acc_v2)
     none.update(square(), places=[None])
     assert none.compute()["value"] is None
+
+
+def test_max_box_acc_needs_a_threshold():
+    with pytest.raises(ValueError, match="levels=0"):
+        max_box_acc_v2(square(), [place()], levels=0)

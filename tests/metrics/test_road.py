@@ -54,7 +54,7 @@ def test_a_row_is_its_own_and_constant_maps_are_fair():
     assert road(torch.zeros(1, 1, 32, 32), model, photos(1), targets(1))[""].item() == 0  # both orders are the same
 
 
-@pytest.mark.parametrize("percentiles", [[0, 50], [100], []])
+@pytest.mark.parametrize("percentiles", [[0, 50], [100], [], 50, ["a"], "50"])
 def test_percentiles_leave_something(percentiles):
-    with pytest.raises(ValueError, match="must be above 0 and below 100"):
+    with pytest.raises(ValueError, match="must be a list of numbers above 0 and below 100"):
         road(square(), classifier(), photos(1), targets(1), percentiles=percentiles)

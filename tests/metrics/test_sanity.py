@@ -119,3 +119,8 @@ def test_stability_by_hand():
     assert blank[""].item() == blank["agreed"].item() == 1  # the same each time
     with pytest.raises(ValueError, match="seeds=1 must be 2"):
         stability(square(), classifier(), photos(1), targets(1), gradient, seeds=1)
+
+
+def test_sanity_needs_a_stage():
+    with pytest.raises(ValueError, match="stages=0"):
+        sanity(square(), classifier(), photos(1), targets(1), gradient, stages=0)

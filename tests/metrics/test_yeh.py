@@ -68,3 +68,14 @@ def test_a_map_that_never_changes_is_not_sensitive():
         square(), classifier(), photos(), targets(), lambda c, x, t, s: square().expand(len(x), -1, -1, -1), samples=3
     )
     assert found.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("options", [{"samples": 0}, {"side": 2.0}, {"side": 0.0}])
+def test_no_square_is_refused(options):
+    with pytest.raises(ValueError, match="there must be a square"):
+        infidelity(square(), classifier(), photos(1), targets(1), **options)
+
+
+def test_no_noisy_picture_is_refused():
+    with pytest.raises(ValueError, match="samples=0"):
+        max_sensitivity(square(), classifier(), photos(1), targets(1), lambda *_: square(), samples=0)

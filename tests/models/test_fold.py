@@ -135,3 +135,12 @@ def test_a_copy_can_be_unfolded():
         other.network.conv.bias.data.zero_()
         assert not other.network.norm(other.network.conv(X)).var((0, 2, 3)).any() and classifier.folded
         assert torch.equal(classifier(X), before)
+
+
+def test_frozen_inside_frozen():
+    classifier = lived(Net())
+    with classifier.frozen(X.shape[2:]):
+        with classifier.frozen(X.shape[2:]):
+            pass
+        assert "forward" in vars(classifier.network.conv)
+    assert not any("forward" in vars(module) for module in classifier.modules())

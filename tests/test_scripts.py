@@ -1,0 +1,42 @@
+"""What scripts/ make of their arguments."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def told(monkeypatch, script: str, function: str, *arguments: str) -> list:
+    """What a script gives to the function that does its work: its arguments, or sys.argv's."""
+    calls = []
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    monkeypatch.setattr(function, lambda *given: calls.append(given or sys.argv[1:]) or "")
+    runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    return calls[0]
+
+
+@pytest.mark.parametrize("name", ["a", "0_explainer=rise", "0_a=1,b=2", "it's (1)"])
+def test_evaluate_continues_the_runs_command(tmp_path, monkeypatch, name):
+    hydra = tmp_path / name / ".hydra"
+    hydra.mkdir(parents=True)
+    old = ["images=photos", "metric=[deletion]", "metrics.deletion.step=448", "share=0/2", "name=a"]
+    (hydra / "overrides.yaml").write_text("".join(f"- {o}\n" for o in old))
+    *kept, where = told(monkeypatch, "evaluate.py", "mpx.cli.main", f"run={tmp_path / name}", "crossing=[black]")
+    assert kept == [*old[:3], "crossing=[black]"]  # its metrics, where no others are asked for
+    assert OverridesParser.create().parse_override(where).value() == str(tmp_path / name)
+    *kept, where = told(monkeypatch, "evaluate.py", "mpx.cli.main", f"run={tmp_path / name}", "metric=[road]")
+    assert kept == ["images=photos", "metric=[road]"]
+
+
+def test_compare_takes_the_folders_of_a_sweep(tmp_path, monkeypatch):
+    folders = [str(tmp_path / f"{k}_explainer={name}") for k, name in enumerate(("rise", "center"))]
+    for folder in folders:
+        Path(folder).mkdir()
+    given = told(monkeypatch, "compare.py", "mpx.report.compare.write", *folders, "out=both", "metrics=deletion,area")
+    assert given == (folders, Path("both"), ["deletion", "area"])
+    with pytest.raises(SystemExit, match="metric: the options are out= and metrics="):
+        told(monkeypatch, "compare.py", "mpx.report.compare.write", *folders, "metric=deletion")

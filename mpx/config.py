@@ -164,6 +164,14 @@ def metrics(cfg: DictConfig) -> dict[str, Callable]:
     return {name: build(node, f"metrics.{name}") for name, node in (cfg.get("metrics") or {}).items()}
 
 
+def crossing(cfg: DictConfig) -> dict[str, Callable]:
+    """Perturbations beside its own under which a mask is judged: name -> function."""
+    names = cfg.crossing if cfg.crossing is not None else []
+    if not OmegaConf.is_list(names) and not isinstance(names, list):
+        raise ValueError(f"crossing={cfg.crossing!r} must be a list of perturbations, e.g. crossing=[mean_color,noise]")
+    return {name: option("perturbation", name) for name in names}
+
+
 def number(cfg: DictConfig, key: str) -> float:
     value = cfg.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
@@ -204,6 +212,8 @@ def keep(cfg: DictConfig, folder: Path, free: Iterable[str], overrides: list[str
     free: keys that may differ.
     """
     path, text = folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True)
+    if joins:  # who works at the same time measures the same
+        free = [key for key in free if key not in ("metrics", "crossing")]
     if path.exists() and (joins or any(folder.glob("masks/*.npz"))):
         old, new = (OmegaConf.to_container(c) for c in (OmegaConf.load(path), OmegaConf.create(text)))
         found = [(key, a, b) for key, a, b in _differences(old, new) if not any(f"{key}.".startswith(f"{f}.") for f in free)]

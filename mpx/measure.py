@@ -20,7 +20,7 @@ from mpx.data.regions import Place
 from mpx.data.targets import region_of
 from mpx.explanation import Row, solve
 from mpx.metrics import protocol, rows, summarise
-from mpx.operators import offer
+from mpx.operators import asks, offer
 from mpx.report import areas, results
 from mpx.solver.objective import Recipe, draws
 from mpx.solver.search import minimise
@@ -33,12 +33,13 @@ class Measures:
 
     def __init__(self, cfg, recipe: Recipe, classifier):
         self.metrics, self.recipe, self.classifier = config.metrics(cfg), recipe, classifier
-        others = {name: config.option("perturbation", name) for name in cfg.crossing or ()}
-        self.perturbations = {"own": recipe.perturbation} | others
+        others = config.crossing(cfg).items()
+        own = recipe.perturbation.func
+        self.perturbations = {"own": recipe.perturbation} | {name: other for name, other in others if other.func is not own}
         self.stamp = stamp(cfg)
 
-    def __call__(self, found: list[Row], saliency: Tensor, p_normalised: Tensor) -> list[str]:
-        """JSON of each row's metrics. saliency: (B,1,H,W); p_normalised: (B,), as it was judged when the mask was found."""
+    def __call__(self, found: list[Row], saliency: Tensor, judged: Tensor | None) -> list[str]:
+        """JSON of each row's metrics. saliency: (B,1,H,W); judged: (3,B) p_before, p_after, p_reference, if searched for."""
         where, saliency = self.classifier.device, saliency.half().float()
         targets = torch.tensor([row.target for row in found], device=where)
         available = {
@@ -49,7 +50,7 @@ class Measures:
             "mask": (saliency if self.recipe.game == "preservation" else 1 - saliency).to(where),
             "game": self.recipe.game,
             "perturbations": {k: partial(self._perturbed, operator, targets) for k, operator in self.perturbations.items()},
-            "p_normalised": p_normalised.to(where),
+            "judged": None if judged is None else judged.to(where),
             "explain": partial(self._explain, [row.area for row in found]),
         }
         values = {name: rows(metric, saliency.to(where), **available) for name, metric in self.metrics.items()}
@@ -79,8 +80,12 @@ class Measures:
 
 def stamp(cfg) -> str:
     """What a row was measured by: where it is another, it is measured again."""
-    said = {name: protocol(metric) for name, metric in config.metrics(cfg).items()}
-    return json.dumps({"metrics": said, "crossing": list(cfg.crossing or ())}, default=str)
+    said = {}
+    for name, metric in config.metrics(cfg).items():
+        about = protocol(metric)
+        about["options"] = {k: v for k, v in about["options"].items() if k != "pictures"}
+        said[name] = {k: v for k, v in about.items() if k != "better"}
+    return json.dumps({"metrics": said, "crossing": list(config.crossing(cfg))}, default=str)
 
 
 def again(session, cfg, where: torch.device) -> None:
@@ -95,24 +100,26 @@ def again(session, cfg, where: torch.device) -> None:
         for k in range(0, len(behind), cfg.batch_size):
             paths = [session.folder / name for name in behind[k : k + cfg.batch_size]]
             stored = [results.load_row(path) for path in paths]
-            found = [_row(session.items[session.places[row["image"]]], row, classifier) for row in stored]
+            found = [_row(cfg, session.items[session.places[row["image"]]], row, classifier) for row in stored]
             saliency = torch.stack([torch.from_numpy(row["saliency"])[None] for row in stored])
-            p = torch.tensor([results.table_row(row)["p_normalised"] for row in stored])
-            for path, row, measured in zip(paths, stored, measures(found, saliency, p)):
+            judged = torch.tensor([[row[p] for row in stored] for p in ("p_before", "p_after", "p_reference")])
+            for path, row, measured in zip(paths, stored, measures(found, saliency, judged)):
                 row |= {"metrics": measured, "measured_by": measures.stamp}
                 results.rewrite(path, row)
-                session.measured(row)
+            session.measured(stored)
 
 
 def summed(session, cfg, where: torch.device) -> list[dict]:
     """Of each image and class with masks of several areas: the metrics of their sum, for summed.csv (`areas.summed`)."""
     table = session.table()
     found = [places for places in areas.groups([(row["image"], row["target"]) for row in table]).values() if len(places) > 1]
-    if not found or not config.metrics(cfg):
+    of_maps = {name: metric for name, metric in config.metrics(cfg).items() if not asks(metric, "explain")}
+    if not found or not of_maps:
         return []
     classifier, lines = config.classifier(cfg, where), []
     with classifier.frozen(classifier.preprocess.crop):
         measures = Measures(cfg, config.recipe(cfg), classifier)
+        measures.metrics = of_maps  # the sum is of no search that could be done again
         for k in range(0, len(found), cfg.batch_size):
             files = [[session.folder / table[p]["mask"] for p in places] for places in found[k : k + cfg.batch_size]]
             stored = [[results.load_row(file) for file in some] for some in files]
@@ -120,16 +127,23 @@ def summed(session, cfg, where: torch.device) -> list[dict]:
                 areas.summed(torch.stack([torch.from_numpy(r["saliency"]).float()[None] for r in some])) for some in stored
             ]
             saliency = torch.stack([x / x.max().clamp(min=1e-6) for x in sums])
-            these = [_row(session.items[session.places[some[0]["image"]]], some[-1], classifier) for some in stored]
-            for some, measured in zip(stored, measures(these, saliency, torch.full((len(stored),), torch.nan))):
+            these = [_row(cfg, session.items[session.places[some[0]["image"]]], some[-1], classifier) for some in stored]
+            for some, measured in zip(stored, measures(these, saliency, None)):
                 lines.append({key: some[0][key] for key in ("image", "target", "class")} | results.measured(measured))
     return lines
 
 
-def _row(item, row: dict, classifier) -> Row:
+def _row(cfg, item, row: dict, classifier) -> Row:
     area = None if math.isnan(row["area_asked"]) else row["area_asked"]
     photo = classifier.preprocess(read_image(item.path))
-    return Row(photo, row["target"], row["image"], area, region=place(classifier, item, row["target"]))
+    return Row(
+        photo, row["target"], row["image"], area, region=place(classifier, item, row["target"]) if wanted(cfg) else None
+    )
+
+
+def wanted(cfg) -> bool:
+    """Whether a metric asks for places."""
+    return any(asks(metric, "places") for metric in config.metrics(cfg).values())
 
 
 def place(classifier, item, target: int) -> Place | None:
@@ -145,6 +159,8 @@ def summary(metrics: dict[str, Callable], learnt_with: str, table: list[dict]) -
     """Column -> value, interval95, n, better, protocol and learnt_with, over the rows of a results table."""
     said = {}
     targets = torch.tensor([row["target"] for row in table])
+    numbers = {image: n for n, image in enumerate(dict.fromkeys(row["image"] for row in table))}
+    images = torch.tensor([numbers[row["image"]] for row in table])
     for name, metric in metrics.items():
         columns = {
             column.removeprefix(name).removeprefix("_"): torch.tensor([_number(row.get(column)) for row in table])
@@ -153,11 +169,15 @@ def summary(metrics: dict[str, Callable], learnt_with: str, table: list[dict]) -
         }
         if not columns:
             continue
-        found, about = summarise(metric, columns, targets), protocol(metric)
+        found, about = summarise(metric, columns, targets, images=images), protocol(metric)
         better = about.pop("better", "lower")
         for suffix, one in {"": found, **found.pop("parts", {})}.items():
             of = better if isinstance(better, str) else better.get(suffix, better[""])
-            said[f"{name}_{suffix}" if suffix else name] = one | {"better": of, "protocol": about, "learnt_with": learnt_with}
+            said[f"{name}_{suffix}" if suffix else name] = one | {
+                "better": of,
+                "protocol": about,
+                "learnt_with": learnt_with,
+            }
     return said
 
 

@@ -4,6 +4,7 @@ import logging
 import shlex
 import tempfile
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
         try:
             if session.todo or group and len(where) == 1:  # of torchrun: the others wait to hear that there is nothing
                 _explain(session, cfg, folder, share, where, group)
-            measure.again(session, cfg, where[0])
+            with _alone(cfg, share):
+                measure.again(session, cfg, where[0])
         except (Stopped, ValueError):
             if session.rows:
                 sum_up(stopped=True)
@@ -103,9 +105,10 @@ def _sum_up(session: Session, cfg, choices: dict, command: str, start: float, wh
     }
     texts = {"config": f"```yaml\n{OmegaConf.to_yaml(cfg, resolve=True)}\n```", "command": f"```\n{command}\n```"}
     measured = partial(measure.summary, config.metrics(cfg), choices["explainer"] or choices["perturbation"])
-    with session.whole() as whole:
+    with session.whole(stopped) as whole:
         if whole:
-            summed = () if stopped else measure.summed(whole, cfg, where)
+            with _alone(cfg, shares.share(cfg.share)):
+                summed = () if stopped else measure.summed(whole, cfg, where)
             whole.said = whole.close(hparams(cfg, choices), texts, cfg.log_images, protocol, cfg.enough, measured, summed)
     if stopped:
         log.error(f"{session.counted(len(session.mine) - session.missing())} are done and kept in {session.folder}")
@@ -117,6 +120,7 @@ def _check(cfg: DictConfig) -> None:
     config.recipe(cfg)
     config.trainer(cfg)
     config.metrics(cfg)
+    config.crossing(cfg)
     for key, least in (("batch_size", 1), ("limit", 1), ("log_images", 0), ("frames", 2)):
         if cfg[key] is None and key != "limit" or cfg[key] is not None and cfg[key] < least:
             raise ValueError(f"{key}={cfg[key]} must be at least {least}")
@@ -172,10 +176,18 @@ def _explain(session: Session, cfg: DictConfig, folder: Path, share, where: list
 
 
 def _work_here(session, cfg: DictConfig, folder: Path, share, where: torch.device, group) -> None:
+    with _alone(cfg, share):
+        work(session, cfg, folder, where, group)
+
+
+@contextmanager
+def _alone(cfg: DictConfig, share: shares.Share):
+    """The threads and algorithms of a single worker, in this process."""
     before = torch.get_num_threads()
     torch.set_num_threads(shares.threads(cfg.threads, 1, share, cfg.deterministic))
     try:
-        work(session, cfg, folder, where, group)
+        with shares.same_bits(cfg.deterministic):
+            yield
     finally:
         torch.set_num_threads(before)
 

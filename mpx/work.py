@@ -6,7 +6,6 @@ A row is on disk before the session (mpx.report.session) hears of it.
 import math
 import os
 import time
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,8 @@ from torch import Tensor
 from mpx import config
 from mpx.data.images import read_image
 from mpx.data.targets import resolve_targets
-from mpx.explanation import Explanation, Row, place_matters, solve, solve_all
-from mpx.measure import Measures, place
+from mpx.explanation import Explanation, Row, out_of_memory, place_matters, solve, solve_all
+from mpx.measure import Measures, place, wanted
 from mpx.report import results
 from mpx.report.tensorboard import Means
 from mpx.solver import shares, workers
@@ -46,8 +45,8 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
         return search
 
     classifier = config.classifier(cfg, where)
-    with same_bits(cfg.deterministic), classifier.frozen(classifier.preprocess.crop):
-        take = Supply(session, classifier, cfg.target, recipe.areas) if session else None
+    with shares.same_bits(cfg.deterministic), classifier.frozen(classifier.preprocess.crop):
+        take = Supply(session, classifier, cfg.target, recipe.areas, wanted(cfg)) if session else None
         samples = group.samples(recipe.samples) if group else None
         measures = Measures(cfg, recipe, classifier)
         solve_batch = partial(_solve, cfg, recipe, classifier, run=run, samples=samples)
@@ -71,8 +70,8 @@ def _solve(cfg, recipe, classifier, rows: list[Row], **options):
 class Supply:
     """take(n): at most n rows of the session's next images; none at the end. Images that cannot be explained are skipped."""
 
-    def __init__(self, session, classifier, target, areas: tuple):
-        self.session, self.classifier, self.target, self.areas = session, classifier, target, areas
+    def __init__(self, session, classifier, target, areas: tuple, places: bool = False):
+        self.session, self.classifier, self.target, self.areas, self.places = session, classifier, target, areas, places
         self.each = len(areas) * (len(target) if OmegaConf.is_list(target) else 1)  # rows of an image, at most
         self.waiting, self.checked = [], False
 
@@ -93,7 +92,9 @@ class Supply:
                     self.session.skip(item.name, fault)
                     continue
                 try:
-                    targets = {t: place(self.classifier, item, t) for t in self._targets(photo, item.label)}
+                    targets = {t: None for t in self._targets(photo, item.label)}
+                    if self.places:
+                        targets = {t: place(self.classifier, item, t) for t in targets}
                 except ValueError as error:
                     self.session.skip(item.name, str(error))
                     continue
@@ -142,8 +143,9 @@ def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: 
     made_by = ", ".join([*versions, f"{where}", f"{torch.get_num_threads()} threads", f"batch {e.batch_size}"])
     measured, by, fault = ["{}"] * len(sound), "", None
     try:
-        measured, by = measures(sound, e.saliency, e.p_normalised) if sound else [], measures.stamp
-    except ValueError as error:  # the masks are kept, and measured when the run is continued
+        if sound:
+            measured, by = measures(sound, e.saliency, torch.stack([e.p_before, e.p_after, e.p_reference])), measures.stamp
+    except BaseException as error:  # the masks are kept, and measured when the run is continued
         fault = error
     for i, row in enumerate(sound):  # one by one, so that a kill between takes no picture from TensorBoard
         stamp = row.stamp | {"made_by": made_by, "pictures": row.place < config.pictures(cfg)}
@@ -152,6 +154,10 @@ def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: 
         means, one = Means(), e.only([i])
         means.add(one.curves)
         session.found(results.scalars(e, i) | stamp, means.sums, one if row.place < cfg.log_images else None)
+    if isinstance(fault, RuntimeError) and out_of_memory(fault):
+        raise ValueError(
+            "out of memory while measuring: fewer pictures at once need less, e.g. metrics.deletion.pictures=16"
+        ) from fault
     if fault:
         raise fault
 
@@ -170,24 +176,3 @@ class Progress(pl.Callback):
             images = len(set(search.problem.names))
             self.session.step(self.steps / search.steps * images, f"score {p:.3f} area {area:.3f}")
             self.told, self.steps = time.perf_counter(), 0
-
-
-@contextmanager
-def same_bits(wanted: bool):
-    """Algorithms whose result does not depend on the order in which a GPU's threads finish."""
-    if not wanted:
-        yield
-        return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-    try:
-        yield
-    except RuntimeError as error:
-        if "deterministic" not in str(error):
-            raise
-        raise ValueError(f"deterministic=true: {str(error).splitlines()[0]} (device=cpu has one)") from error
-    finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]

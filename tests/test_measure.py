@@ -36,7 +36,12 @@ def test_measured_later_is_measured_at_once(folder, mpx):
     assert all(np.array_equal(np.load(folder / "outputs/later/masks" / k)["parameter"], v) for k, v in before.items())
     assert "measuring" not in mpx(*GIVEN, THREE, "name=later")[1]
     said = json.loads((folder / "outputs/later/summary.json").read_text())["metrics"]["deletion"]
-    assert said["n"] == 3 and said["better"] == "lower" and said["learnt_with"] == "blur_gaussian" and said["protocol"]["options"]["fill"] == "mean"
+    assert (
+        said["n"] == 3
+        and said["better"] == "lower"
+        and said["learnt_with"] == "blur_gaussian"
+        and said["protocol"]["options"]["fill"] == "mean"
+    )
     assert said["value"] == pytest.approx(numbers("later", "deletion").mean(), abs=1e-5)
 
 
@@ -113,3 +118,24 @@ def test_the_sum_of_several_areas_is_measured(folder, mpx):
     said = json.loads((folder / "outputs/a/summary.json").read_text())
     assert said["summed"]["pointing"]["n"] == 3 and said["metrics"]["pointing"]["n"] == 6
     assert said["summed"]["mass"]["value"] == pytest.approx(np.mean([float(line["mass"]) for line in lines]), abs=1e-5)
+
+
+def test_a_masks_own_perturbation_is_no_other(folder, mpx):
+    assert mpx(*GIVEN, "perturbation=noise", "crossing=[mean_color,noise]", "name=a")[0] == 0
+    assert [k for k in rows("a")[0] if k.startswith("crossed")] == [
+        "crossed", "crossed_own", "crossed_mean_color", "crossed_only_own"
+    ]  # fmt: skip
+
+
+def test_labels_that_are_no_class_matter_to_metrics_of_places_alone(folder, mpx):
+    (folder / "boxes.csv").write_text(BOX.replace("checker board", "zebra"))
+    where = ["dataset=images", "dataset.boxes=boxes.csv", "name=a"]
+    assert mpx(*GIVEN, *where)[0] == 0 and len(rows("a")) == 3
+    code, _, err = mpx(*GIVEN, *where, "metric=[mass]")
+    assert code == 1 and err.count("\n") == 1 and "'zebra' is not a class" in err
+
+
+@pytest.mark.parametrize("given", ["crossing=5", "crossing=mean_color", "crossing=[blurr]"])
+def test_crossing_is_checked_first(folder, mpx, given):
+    code, _, err = mpx(*GIVEN, given, "name=a")
+    assert code == 1 and err.count("\n") == 1 and ("crossing=" in err or "'blurr'" in err) and not rows_exist(folder)

@@ -55,8 +55,7 @@ def rise(
 ) -> Tensor:
     """masks: of each row, its own; cells: of a mask's side; keep: the probability of each; color: see `fill`.
 
-    The published sum_k p_k M_k / (masks * keep), less the mean p of all masks: a pixel has no evidence where keeping it
-    leaves the probability as it is on average. That moves all pixels alike, so their order is the published one.
+    The published sum_k p_k M_k / (masks * keep), less its smallest value in the picture: so all pixels keep their order.
     """
     at_least(1, masks=masks, cells=cells, pictures=pictures)
     if not 0 < keep < 1:
@@ -66,7 +65,7 @@ def rise(
     rng = rng.at("rise")
     grids = (rng.uniform(masks, cells, cells) < keep).to(photos)  # (B,masks,cells,cells)
     shifts = torch.stack([rng.integers(0, side - 1, masks) for side in cell], 2).to(photos.device)  # (B,masks,2)
-    total, mean = torch.zeros_like(photos[:, 0]), torch.zeros_like(photos[:, 0, 0, 0])
+    total = torch.zeros_like(photos[:, 0])
     for rows in torch.arange(len(photos), device=photos.device).split(pictures):
         for some in torch.arange(masks, device=photos.device).split(max(1, pictures // len(rows))):
             grid, shift = grids[rows][:, some], shifts[rows][:, some]
@@ -75,8 +74,8 @@ def rise(
             of = targets[rows, None].expand(grid.shape[:2]).reshape(-1, 1)
             p = classifier(shown.flatten(0, 1)).softmax(1).gather(1, of).view(grid.shape[:2]).to(photos)
             total[rows] += torch.einsum("bk,bkhw->bhw", p, kept[:, :, 0])
-            mean[rows] += p.sum(1) / masks
-    return (total / (masks * keep) - mean[:, None, None])[:, None]
+    total = total[:, None] / (masks * keep)
+    return total - total.amin((1, 2, 3), keepdim=True)
 
 
 def shifted(grids: Tensor, cell: list[int], shifts: Tensor, size) -> Tensor:

@@ -9,7 +9,7 @@ places         a list of B: `Place` (data/regions.py), or None where the dataset
 mask           (B,1,H,W) 1 keeps, 0 perturbs, and
 game           what it was learnt for
 perturbations  name -> function (images -> perturbed images), first the one that the mask was learnt with, and
-p_normalised   (B,) the probability under it, between that of the photo, 1, and that of the perturbed photo, 0
+judged         (3,B) the class's probability on the photo, under the mask and with all perturbed, as the search has them
 explain        (classifier, images, targets, seed) -> saliency, for metrics of the method and not of one map; it is always
                asked for all B rows, in their order, of changed images, targets or parameters
 
@@ -33,7 +33,7 @@ from torchmetrics.utilities import dim_zero_cat
 from mpx.operators import asks, offer
 
 AVAILABLE = ("saliency", "classifier", "images", "targets", "places", "mask", "game", "perturbations",
-             "p_normalised", "explain")  # fmt: skip
+             "judged", "explain")  # fmt: skip
 DRAWS = 1000  # of the bootstrap
 
 
@@ -102,13 +102,17 @@ def measure(metrics: dict[str, Callable], saliency: Tensor, **available) -> dict
     return found
 
 
-def summarise(function: Callable, columns: dict[str, Tensor], targets: Tensor, summary: Callable | None = None) -> dict:
-    """A metric over N rows, from its columns (suffix -> (N,)), as `Metric.compute` returns it."""
+def summarise(function: Callable, columns: dict[str, Tensor], targets: Tensor, summary=None, images=None) -> dict:
+    """A metric over N rows, from its columns (suffix -> (N,)), as `Metric.compute` returns it.
+
+    images: (N,) a number for each row's image; None: each row has its own.
+    """
+    images = torch.arange(len(targets)) if images is None else images
     summary = summary or getattr(_plain(function), "summary", None)
     if summary is None:
         scored = {suffix: Scored(values) for suffix, values in columns.items() if "@" not in suffix}
     else:
-        scored = offer(summary, columns, **{**_options(function), "targets": targets})
+        scored = offer(summary, columns, **{**_options(function), "targets": targets, "images": images})
     found = {suffix: {**average(s.values, s.groups), **s.note} for suffix, s in scored.items()}
     main = found.pop("", {"value": None, "interval95": None, "n": 0})
     return {**main, "parts": found} if found else main

@@ -24,25 +24,27 @@ def localisation(saliency: Tensor, places: list, rule: str = "energy", tuned: fl
 
     The box is around all pixels that are left, not the largest component of them; the whole picture where none is.
     Summarised as the error, the share of rows with an IoU below `overlap`, at the threshold with the least error on the rows
-    that tune it: a share `tuned` of all, every other one by default; they do not count in the error. `rule` is the main
-    value's.
+    that tune it: those of a share `tuned` of the images, every other one by default; they do not count in the error. `rule`
+    is the main value's.
     """
     if rule not in GRIDS:
         raise ValueError(f"rule={rule!r} must be one of {', '.join(GRIDS)}")
     if not 0 < tuned < 1:
-        raise ValueError(f"tuned={tuned} is the share of rows that tune the threshold: it must be above 0 and below 1")
+        raise ValueError(
+            f"tuned={tuned} is the share of images whose rows tune the threshold: it must be above 0 and below 1"
+        )
     names = [f"{rule}@{alpha:g}" for rule, grid in GRIDS.items() for alpha in grid]
     return dict(zip(names, best_iou(tight(saliency, thresholds(saliency)), places).T))
 
 
-def least_error(columns: dict[str, Tensor], rule: str = "energy", tuned: float = 0.5, overlap: float = 0.5) -> dict:
+def least_error(columns: dict[str, Tensor], images: Tensor, rule: str = "energy", tuned: float = 0.5, overlap: float = 0.5):
     found = {}
     for name in GRIDS:
         grid = {suffix: values for suffix, values in columns.items() if suffix.startswith(f"{name}@")}
         iou = torch.stack(list(grid.values()))  # (thresholds, N)
         error = (iou < overlap).double().where(iou.isfinite(), torch.nan)
         rows = error[0].isfinite().nonzero()[:, 0]  # those that have a box
-        tunes = torch.arange(len(rows)) * tuned % 1 < tuned
+        tunes = images[rows].unique(return_inverse=True)[1] * tuned % 1 < tuned
         tuning, scored = rows[tunes], rows[~tunes]
         if not len(scored):  # a single row cannot both tune and count
             found[name] = Scored(torch.full_like(error[0], torch.nan))

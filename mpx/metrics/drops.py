@@ -8,7 +8,7 @@ from mpx.metrics.asking import ask_stack, filled
 
 def normalised_drop(
     saliency: Tensor, classifier, images: Tensor, targets: Tensor, perturbations: dict, mask: Tensor | None = None,
-    game: str = "deletion", least: float = 0.01, pictures: int = 64,
+    game: str = "deletion", judged: Tensor | None = None, least: float = 0.01, pictures: int = 64,
 ) -> Tensor:  # fmt: skip
     """Share of the drop that perturbing everything causes which perturbing the evidence causes: (B,), 1 is all of it.
 
@@ -16,6 +16,8 @@ def normalised_drop(
     with: p_0 of the photo, p_b of the perturbed one. The evidence is perturbed by the mask of a deletion, else by
     1 - saliency. NaN where p_0 - p_b is below `least`, for there is nothing to lose.
     """
+    if judged is not None and game != "preservation":
+        return 1 - normalised(judged[1], judged[0], judged[2], least)
     keeps = 1 - saliency if mask is None or game == "preservation" else mask
     name, perturb = next(iter(perturbations.items()))
     return 1 - scores(classifier, images, targets, keeps, {name: perturb}, least, pictures)[name]
@@ -23,19 +25,18 @@ def normalised_drop(
 
 def crossed(
     saliency: Tensor, classifier, images: Tensor, targets: Tensor, perturbations: dict, mask: Tensor | None = None,
-    game: str = "deletion", p_normalised: Tensor | None = None, works: float = 0.9, fails: float = 0.5, least: float = 0.01,
+    game: str = "deletion", judged: Tensor | None = None, works: float = 0.9, fails: float = 0.5, least: float = 0.01,
     pictures: int = 64,
 ) -> dict[str, Tensor]:  # fmt: skip
     """How well a mask does what it was learnt for, by perturbation and, as main value, under all but its own: (B,) each.
 
     Under a perturbation a deletion does 1 - p', a preservation p' (`normalised_drop`). `only_own` is 1 for a mask that does
     at least `works` under its own perturbation and less than `fails` under every other one: it shows the perturbation's
-    traces rather than evidence. p_normalised (B,): p' under the own one as the search has it, where that is no blend of two
-    pictures.
+    traces rather than evidence.
     """
     kept = scores(classifier, images, targets, _mask(saliency, mask, game), perturbations, least, pictures)
-    if p_normalised is not None:
-        kept[next(iter(kept))] = p_normalised
+    if judged is not None:  # under the own one as the search has it, which need not be a blend of two pictures
+        kept[next(iter(kept))] = normalised(judged[1], judged[0], judged[2], least)
     done = {name: p if game == "preservation" else 1 - p for name, p in kept.items()}
     own, *others = done.values()
     if not others:

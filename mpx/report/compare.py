@@ -1,7 +1,8 @@
 """Several runs beside each other: methods x metrics with intervals, a paired test against the first, and what each cost.
 
 A run's folder gives all: results.csv its rows, summary.json the metrics' values, intervals and protocols. Rows are paired by
-image, class and area asked. The test is of paired differences whose signs are flipped by chance (two-sided, 9,999 flips).
+image and class, and by the area asked where a run has several. The test is of paired differences whose signs are flipped by
+chance (two-sided, 9,999 flips).
 """
 
 import csv
@@ -27,9 +28,13 @@ class Run:
     """What a finished run's folder says."""
 
     name: str
-    rows: dict[tuple, dict[str, str]]  # (image, target, area asked) -> line of results.csv
+    rows: list[dict[str, str]]  # lines of results.csv
     metrics: dict[str, dict]  # column -> value, interval95, n, better, protocol
     protocol: dict
+    missing: int  # images
+
+    def by(self, *columns: str) -> dict[tuple, dict[str, str]]:
+        return {tuple(row[column] for column in columns): row for row in self.rows}
 
 
 def read(folder: str | Path) -> Run:
@@ -40,13 +45,12 @@ def read(folder: str | Path) -> Run:
         summary = json.loads((folder / "summary.json").read_text("utf-8"))
         metrics = {k: _plain(summary[k]) | {"better": better} for k, better in ALWAYS.items()}
         metrics |= summary.get("metrics", {})
-        rows = {(line["image"], line["target"], line["area_asked"]): line for line in lines}
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{str(folder)!r} is not the folder of a finished run ({type(error).__name__}: {error}): give those that hold "
             "results.csv and summary.json"
         ) from error
-    return Run(folder.name or str(folder), rows, metrics, summary["protocol"])
+    return Run(folder.name or str(folder), lines, metrics, summary["protocol"], summary["n_missing"])
 
 
 def _plain(statistics: dict) -> dict:
@@ -77,7 +81,11 @@ def compare(runs: Sequence[Run], wanted: Sequence[str] = ()) -> list[dict]:
 
 def paired(run: Run, first: Run, name: str) -> tuple[float, int, float]:
     """Mean difference over the rows that both have, how many these are, and the p value."""
-    both = [[_number(r.rows[key].get(name)) for r in (run, first)] for key in run.rows if key in first.rows]
+    key = ("image", "target")
+    if any(len(r.by(*key)) < len(r.rows) for r in (run, first)):
+        key += ("area_asked",)
+    mine, others = run.by(*key), first.by(*key)
+    both = [[_number(rows[k].get(name)) for rows in (mine, others)] for k in mine if k in others]
     differences = np.array([a - b for a, b in both if math.isfinite(a - b)])
     if len(differences) < 2:
         return math.nan, len(differences), math.nan
@@ -99,8 +107,8 @@ def grid(table: list[dict], tex: bool = False) -> list[list[str]]:
     by p < 0.05."""
     methods, names = (list(dict.fromkeys(line[k] for line in table)) for k in ("method", "metric"))
     cells = {(line["method"], line["metric"]): line for line in table}
-    up, down = (r"$\uparrow$", r"$\downarrow$") if tex else ("↑", "↓")
-    head = [""] + [f"{_text(n, tex)} {up if _better(table, n) == 'higher' else down}" for n in names]
+    signs = dict(zip(("higher", "lower", "near 0"), (r"$\uparrow$", r"$\downarrow$", r"$\to 0$") if tex else "↑↓0"))
+    head = [""] + [f"{_text(n, tex)} {signs[_better(table, n)]}" for n in names]
     lines = [head]
     for method in methods:
         lines.append([_text(method, tex)])
@@ -124,7 +132,8 @@ def _better(table: list[dict], name: str) -> str:
 
 def _is_best(table: list[dict], line: dict) -> bool:
     values = [other["value"] for other in table if other["metric"] == line["metric"] and other["value"] is not None]
-    return line["value"] == (max(values) if line["better"] == "higher" else min(values))
+    best = {"higher": max, "lower": min, "near 0": lambda v: min(v, key=abs)}[line["better"]]
+    return line["value"] == best(values)
 
 
 def _short(x: float) -> str:
@@ -142,6 +151,13 @@ def notes(runs: Sequence[Run], table: list[dict]) -> list[str]:
         f"Rows: {counts}. In brackets 95 % bootstrap intervals of the mean; the best value of a column is bold; * differs "
         f"from {runs[0].name}, row by row (sign flips, p < 0.05, not corrected for the number of tests)."
     ]
+    for run in runs:
+        if run.missing or run.protocol.get("stopped"):
+            said.append(f"{run.name} is not finished: {run.missing} images are missing.")
+    for name in dict.fromkeys(line["metric"] for line in table):
+        others = [line for line in table if line["metric"] == name and line["method"] != runs[0].name]
+        if others and not any(line["pairs"] for line in others):
+            said.append(f"{name} is not a number of single rows, or no row is in both: no test.")
     for name in dict.fromkeys(line["metric"] for line in table):
         protocols = {line["protocol"] for line in table if line["metric"] == name and line["protocol"]}
         if len(protocols) > 1:
@@ -176,7 +192,7 @@ def figure(runs: Sequence[Run], table: list[dict], path: Path) -> None:
         for j, run in enumerate(runs):
             for line in table:
                 if line["method"] == run.name and line["metric"] == name and line["value"] is not None:
-                    ends = [[line["value"] - line["low"]], [line["high"] - line["value"]]]
+                    ends = [[max(0.0, line["value"] - line["low"])], [max(0.0, line["high"] - line["value"])]]
                     spread = ends if math.isfinite(line["low"]) else None
                     axes.errorbar(_cost(run), line["value"], spread, fmt="o", color=f"C{j % 10}", capsize=2)
         axes.set(title=f"{name} ({_better(table, name)} is better)", xscale="log", xlabel="passes (a forward is a third)")

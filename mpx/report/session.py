@@ -135,9 +135,9 @@ class Session:
         """The files in masks/ that were measured otherwise."""
         return [row["mask"] for *_, row in self.rows if self.measured_by[Path(row["mask"]).stem] != stamp]
 
-    def measured(self, row: dict) -> None:
-        line = results.table_row(row)
-        self.rows = [(a, b, line if old["mask"] == line["mask"] else old) for a, b, old in self.rows]
+    def measured(self, rows: list[dict]) -> None:
+        new = {line["mask"]: line for line in map(results.table_row, rows)}
+        self.rows = [(a, b, new.get(line["mask"], line)) for a, b, line in self.rows]
 
     # ---- the end
 
@@ -154,13 +154,13 @@ class Session:
         return sum(self._open(place) and self.items[place].name not in self.skipped for place in self.mine)
 
     @contextmanager
-    def whole(self) -> Iterator["Session | None"]:
+    def whole(self, stopped: bool = False) -> Iterator["Session | None"]:
         """This session, or the one that merges all shares where this is the last of them to finish: to be closed here."""
         if self.count == 1:
             yield self
             return
         names = sha256("\n".join(self.places).encode()).hexdigest()
-        if not self.missing():
+        if not self.missing() and not stopped:
             results.write_json(self._part(self.index, "json"), {"images": names, "skipped": self.skipped})
         with self._merging():  # held until all is written: of two that end together, the second must look after the first
             parts = [self._part(index, "json") for index in range(self.count)]

@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -127,3 +127,24 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(-4, 0)  # M_MMAP_MAX: no block is a mapping of its own
         libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap does not shrink
+
+
+@contextmanager
+def same_bits(wanted: bool):
+    """Algorithms whose result does not depend on the order in which a GPU's threads finish."""
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise ValueError(f"deterministic=true: {str(error).splitlines()[0]} (device=cpu has one)") from error
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]

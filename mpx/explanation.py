@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mpx.data.regions import Place
+from mpx.metrics.asking import out_of_memory
 from mpx.report import areas, render, results
 from mpx.solver.attribution import Attribution
 from mpx.solver.objective import Problem, Recipe
@@ -207,13 +208,6 @@ def place_matters(classifier, size: Sequence[int], batch_size: int, pictures: in
         if not all(map(torch.equal, *found)):
             return True
     return False
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """torch has a class of error for CUDA only."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    )
 
 
 @torch.no_grad()

@@ -19,8 +19,9 @@ from torch import Tensor
 from mpx import config
 from mpx.data.images import read_image
 from mpx.data.targets import resolve_targets
-from mpx.explanation import Explanation, Row, out_of_memory, place_matters, solve, solve_all
+from mpx.explanation import Explanation, Row, place_matters, solve, solve_all
 from mpx.measure import Measures, place, wanted
+from mpx.metrics.asking import out_of_memory
 from mpx.report import results
 from mpx.report.tensorboard import Means
 from mpx.solver import shares, workers
@@ -155,9 +156,7 @@ def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: 
         means.add(one.curves)
         session.found(results.scalars(e, i) | stamp, means.sums, one if row.place < cfg.log_images else None)
     if isinstance(fault, RuntimeError) and out_of_memory(fault):
-        raise ValueError(
-            "out of memory while measuring: fewer pictures at once need less, e.g. metrics.deletion.pictures=16"
-        ) from fault
+        raise ValueError("out of memory while measuring: the masks are kept; a smaller batch_size needs less") from fault
     if fault:
         raise fault
 

@@ -311,7 +311,7 @@ def hungry(home: Path, most: int, error: str) -> None:
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(home, error, same):
     """The rows are those of a run whose batches fit from the start."""
     hungry(home, 3, error)
-    some = [*LONG, "limit=11", "steps=12", "pictures=none", "log_images=0", f"deterministic={same}"]
+    some = [*LONG, "limit=11", "steps=12", "pictures=none", "log_images=0", f"deterministic={same}", "metric=[]"]
     command = done(home, *some, "model.network=hungry.py:Hungry", "batch_size=8", f"name=hungry-{same}{len(error)}")
     sizes = [int(line) for line in (home / "sizes.txt").read_text().split()]
     assert [size for size in sizes if size > 3] == [8, 4] and sizes.index(4) < sizes.index(2)

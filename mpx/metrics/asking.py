@@ -12,17 +12,31 @@ from torch import Tensor
 def ask(classifier, make: Callable[[Tensor, Tensor], Tensor], targets: Tensor, count: int, pictures: int = 64) -> Tensor:
     """(B,count) softmax probability of each row's class in `count` pictures of it.
 
-    make: rows (n,), which of the row's pictures (n,) -> (n,3,H,W); pictures: most of one batch, whose rows may differ.
+    make: rows (n,), which of the row's pictures (n,) -> (n,3,H,W); pictures: most of one batch, whose rows may differ; halved
+    where they do not fit into memory.
     """
     if not pictures >= 1:
         raise ValueError(f"pictures={pictures} must be 1 or larger: it is the most that one pass of the network is given")
     row = torch.arange(len(targets), device=targets.device).repeat_interleave(count)
     which = torch.arange(count, device=targets.device).repeat(len(targets))
-    found = [
-        classifier(make(r, k)).float().softmax(1).gather(1, targets[r, None])[:, 0]
-        for r, k in zip(row.split(pictures), which.split(pictures))
-    ]
+    found, done = [], 0
+    while done < len(row):
+        r, k = row[done : done + pictures], which[done : done + pictures]
+        try:
+            found.append(classifier(make(r, k)).float().softmax(1).gather(1, targets[r, None])[:, 0])
+            done += len(r)
+        except RuntimeError as error:
+            if not out_of_memory(error) or pictures == 1:
+                raise
+            pictures = max(1, len(r) // 2)
     return torch.cat(found).view(len(targets), count)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """torch has a class of error for CUDA only."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    )
 
 
 def ask_stack(classifier, stack: Tensor, targets: Tensor, pictures: int = 64) -> Tensor:

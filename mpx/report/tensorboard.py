@@ -105,7 +105,7 @@ def write_whole(
         # what Lightning's log_hyperparams writes, but without placeholder values
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in config.items() if v is not None}
         values = {name: results.statistics((row[name] for row in rows), draws=0)["mean"] for name in METRICS}
-        values |= {name: metric["value"] for name, metric in metrics.items()}
+        values |= {name: metric["value"] for name, metric in metrics.items() if metric["value"] is not None}
         for part in hparams(plain, {f"metric/{name}": 0 for name in values}):
             writer.file_writer.add_summary(part)
         for name, value in values.items():

@@ -116,3 +116,22 @@ def test_is_quantus():
         model=model, x_batch=image.numpy(), y_batch=np.array([1]), a_batch=maps.numpy(), device="cpu", softmax=True
     )
     assert np.allclose(np.array(theirs)[0], points[0, 1:].numpy(), atol=1e-5)
+
+
+def test_pictures_that_do_not_fit_are_halved():
+    sizes = []
+
+    class Hungry(torch.nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            if len(x) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return classifier()(x)
+
+    def make(row, which):
+        return photos()[row] * (which + 1).view(-1, 1, 1, 1) / 7
+
+    found = ask(Hungry(), make, targets(), 7, pictures=8)
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2] and torch.equal(found, ask(classifier(), make, targets(), 7, pictures=2))
+    with pytest.raises(torch.OutOfMemoryError):
+        ask(lambda x: Hungry()(x.repeat(4, 1, 1, 1)), make, targets(), 7, pictures=8)

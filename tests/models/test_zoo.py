@@ -1,5 +1,6 @@
 """Real networks: preprocessing, names and weights belong together. Photos in ../shared are used where present."""
 
+import importlib
 import inspect
 import json
 from functools import partial
@@ -138,7 +139,7 @@ def test_every_yaml_names_a_function_and_its_keys(path):
     options = yaml.safe_load(path.read_text())
     module, _, function = options.pop("_target_").rpartition(".")
     options.pop("_convert_", None)
-    assert module == "mpx.models.zoo"
-    inspect.signature(getattr(zoo, function)).bind(**options)
+    assert module in ("mpx.models.zoo", "mpx.models.synthetic")
+    inspect.signature(getattr(importlib.import_module(module), function)).bind(**options)
     if options.get("weights", "DEFAULT") not in ("DEFAULT", None):
         assert options["weights"] in tv.get_model_weights(options["name"]).__members__

@@ -105,7 +105,8 @@ def test_hyperparameters_and_their_metrics_are_in_the_same_file(tmp_path, explan
     started = read["_hparams_/session_start_info"].session_start_info.hparams
     assert started["lambda_tv"].number_value == 0.2 and started["mask"].string_value == "grid" and "none" not in started
     metrics = {m.name.tag for m in read["_hparams_/experiment"].experiment.metric_infos}
-    assert metrics == {f"metric/{k}" for k in ("p_after", "p_normalised", "area", "passes", "seconds")}
+    names = ("p_after", "p_normalised", "area", "passes", "seconds", "deletion")  # road has no value
+    assert metrics == {f"metric/{k}" for k in names}
     assert metrics <= set(events.Tags()["scalars"]) and all(len(events.Scalars(m)) == 1 for m in metrics)
 
 
@@ -136,7 +137,7 @@ def test_names_that_are_not_text(tmp_path, explanation):
     board = Rows(tmp_path)
     e = explanation(names=["\udcff-1"], classes=["\udcff"])
     board.show(e)
-    write_whole(tmp_path, results.table_rows(e), {}, e.names, {}, {"command": "mpx \udcff"})
+    write_whole(tmp_path, results.table_rows(e), {}, e.names, {}, {"command": "mpx \udcff"}, {})
     assert not board.failed
 
 
@@ -155,7 +156,7 @@ import resource, sys
 from pathlib import Path
 from mpx.report.tensorboard import write_whole
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-write_whole(Path(sys.argv[1]), [], {}, [], {}, {"config": "x" * 100_000})
+write_whole(Path(sys.argv[1]), [], {}, [], {}, {"config": "x" * 100_000}, {})
 print("alive")
 """
 

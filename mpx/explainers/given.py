@@ -4,6 +4,7 @@ center  a Gaussian at the centre, as photographers aim: what any method must bea
 files   maps that were computed before, with mpx or without
 """
 
+from glob import escape
 from pathlib import Path
 
 import numpy as np
@@ -34,20 +35,30 @@ def files(
     key: str = "saliency",
     resize: bool = False,
 ) -> Tensor:
-    """folder/<name>.npz, .npy or .png of each image: (H,W), dimensions of size 1 left out; a png is grey, its white 1.
+    """folder/<name>.npz, .npy or .png of each image, or of its class, <name>-<target> and maybe more, as in a run's masks/:
+    (H,W), dimensions of size 1 left out; a png is grey, its white 1.
 
-    key: which array of an npz, where it has several (a run's masks/ have their saliency). resize: maps of another size than
+    key: which array of an npz, where it has several. resize: maps of another size than
     the photo's are interpolated.
     """
     root = Path(str(folder)).expanduser()  # a folder may be called 2012
     if folder is None or not root.is_dir():
         raise ValueError(f"explainer.folder={folder!r} is not a folder: give the one with <name>.npz, .npy or .png")
-    return torch.cat([_read(root, name, key, photo[None], resize) for name, photo in zip(names, photos)])
+    return torch.cat([
+        _read(root, name, target, key, photo[None], resize) for name, target, photo in zip(names, targets.tolist(), photos)
+    ])  # fmt: skip
 
 
-def _read(root: Path, name: str, key: str, photo: Tensor, resize: bool) -> Tensor:
+def _read(root: Path, name: str, target: int, key: str, photo: Tensor, resize: bool) -> Tensor:
     """(1,1,H,W)."""
-    found = [root / f"{name}{suffix}" for suffix in SUFFIXES if (root / f"{name}{suffix}").is_file()]
+    patterns = (
+        f"{escape(name)}-{target}-*",
+        f"{escape(name)}-{target}",
+        escape(name),
+    )  # the later ones only where none is yet
+    found = []
+    for pattern in patterns:
+        found = found or [path for suffix in SUFFIXES for path in sorted(root.glob(pattern + suffix))]
     if len(found) != 1:
         there = " and ".join(path.name for path in found) or f"none of {', '.join(name + suffix for suffix in SUFFIXES)}"
         raise ValueError(f"explainer.folder={str(root)!r} has {there}: it must hold one map for each image")

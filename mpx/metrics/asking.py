@@ -12,8 +12,8 @@ from torch import Tensor
 def ask(classifier, make: Callable[[Tensor, Tensor], Tensor], targets: Tensor, count: int, pictures: int = 64) -> Tensor:
     """(B,count) softmax probability of each row's class in `count` pictures of it.
 
-    make: rows (n,), which of the row's pictures (n,) -> (n,3,H,W); pictures: most of one batch, whose rows may differ; halved
-    where they do not fit into memory.
+    make: rows (n,), which of the row's pictures (n,) -> (n,3,H,W); pictures: most of one batch, whose rows may differ;
+    halved where they do not fit into memory.
     """
     if not pictures >= 1:
         raise ValueError(f"pictures={pictures} must be 1 or larger: it is the most that one pass of the network is given")

@@ -17,6 +17,7 @@ from torchvision.models import VisionTransformer
 
 from mpx import config
 from mpx.explainers import backward, cam, masked, to_saliency
+from mpx.explainers.given import files
 from mpx.operators import offer
 from mpx.operators.rng import Draws
 
@@ -571,3 +572,11 @@ def test_captum_is_optional(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum", None)
     with pytest.raises(ValueError, match=f'explainer={name} needs Captum: pip install "mpx\\[baselines\\]"'):
         ask(name, frozen(Checkers()))
+
+
+def test_files_of_a_run_are_found_by_image_and_class(tmp_path):
+    for target in (0, 1):
+        np.savez(tmp_path / f"a-{target}-name.npz", saliency=np.full((32, 32), target, np.float16), curves=np.zeros((2, 3)))
+    photos, targets = PHOTOS[:1].repeat(2, 1, 1, 1), torch.tensor([1, 0])
+    found = files(photos, None, targets, ["a", "a"], folder=str(tmp_path))
+    assert found.mean((1, 2, 3)).tolist() == [1, 0]

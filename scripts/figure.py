@@ -24,7 +24,7 @@ from mpx.report import render, results
 
 README = Path(__file__).parent / "readme"
 LIGHTER = {
-    "cartoonx2022": ["samples=4", "steps=300", "lr=0.01"],
+    "cartoonx2022": ["samples=2", "steps=100", "lr=0.02"],
     "fido2019_sdr": ["samples=2"],
     "fido2019_ssr": ["samples=2"],
     "rde2019": ["samples=4"],

@@ -27,15 +27,7 @@ from mpx.report import render
 COLUMNS = ("image", "target", "class", "area_asked", "p_before", "p_after", "p_reference", "p_normalised", "area", "passes",
            "forwards", "seconds", "mask")  # fmt: skip
 NUMBERS = ("p_before", "p_after", "p_reference", "area", "passes", "forwards", "seconds")
-STAMP = {
-    "problems",
-    "label",
-    "file_bytes",
-    "made_by",
-    "pictures",
-    "metrics",
-    "measured_by",
-}  # by which a session knows a row again
+STAMP = {"problems", "label", "file_bytes", "made_by", "pictures"}  # by which a session knows a row again
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mpx")
 
 

@@ -126,7 +126,7 @@ class Session:
             done.add(problem)
             self.done[image] = done if set(problems) - done else None
         self.rows.append((self.places[image], problems.index(problem), results.table_row(row)))
-        self.measured_by[row["name"]] = row["measured_by"]
+        self.measured_by[row["name"]] = row.get("measured_by", "")
         self.made_by[row["made_by"]] += 1
 
     # ---- what is measured later

@@ -5,6 +5,7 @@ stopped it (130 Ctrl-C, 143 SIGTERM): what was finished is kept, and the same co
 """
 
 import logging
+import math
 import os
 import re
 import shlex
@@ -15,15 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from mpx import config, menu
-from mpx.run import Stopped, run
+from mpx import config, menu, sweeper
+from mpx.report import results
+from mpx.run import Stopped, objective, run
 from mpx.solver import shares, workers
 
+log = logging.getLogger("mpx")
 FAILED, SKIPPED = 1, 3
 NAMES = ("name=", "hydra.run.dir=", "hydra.sweep.dir=")  # what says where a run is
 
@@ -36,30 +40,48 @@ def main() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry; the sentence says enough
     sys.path.append(os.getcwd())  # so that model.network=my_module:build finds the user's own
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in ("-m", "--multirun"))  # Hydra wants it first
-    codes = []
+    typed, sweeps, codes = sys.argv[1:], _sweeps(sys.argv[1:]), []
+    if sweeps and not any(given.startswith(NAMES) for given in typed):
+        where = f"outputs/sweeps/{sweeper.name(typed)}"  # by what it is, not by the clock: the same command goes on
+        sys.argv.append(f"hydra.sweep.dir='{where}'")
 
     @hydra.main(version_base="1.3", config_path=str(config.CONFIGS), config_name="config")
-    def job(cfg: DictConfig) -> None:
+    def job(cfg: DictConfig) -> float | None:
         this = HydraConfig.get()
+        folder = Path(this.runtime.output_dir)
         try:
-            skipped = run(cfg, Path(this.runtime.output_dir), dict(this.runtime.choices), list(this.overrides.task))
-            codes.append(SKIPPED if skipped else 0)
+            (folder / results.FAILED).unlink(missing_ok=True)
+            with sweeper.gpu(folder.parent, torch.cuda.device_count()):
+                said = run(cfg, folder, dict(this.runtime.choices), list(this.overrides.task))
+            codes.append(SKIPPED if said and said["n_skipped"] else 0)
+            return objective(cfg, said)
         except Stopped:
-            named = any(given.startswith(NAMES) for given in sys.argv)
-            again = shlex.join(["mpx", *sys.argv[1:], *([] if named else [f"name={cfg.name}"])])
+            named = any(given.startswith(NAMES) for given in typed)
+            again = shlex.join(["mpx", *typed, *([] if named or sweeps else [f"name={cfg.name}"])])
             print(f"mpx: stopped; to go on: {again}", file=sys.stderr)
             raise
         except (ValueError, OSError, OmegaConfBaseException) as error:
-            if asked_for_traceback:
+            if asked_for_traceback and not sweeps:
                 raise
             codes.append(_complain(error))
+            if sweeps:  # the others go on; a sweeper that searches sees that there is no number
+                results.write(folder / results.FAILED, f"{_sentence(error)}\n")
+            return math.nan
+        except Exception as error:
+            if not sweeps:
+                raise
+            log.exception("this job failed")
+            results.write(folder / results.FAILED, f"{type(error).__name__}: {config.first_line(error)}\n")
+            return math.nan
 
     before = os.environ.get("HYDRA_FULL_ERROR")
     asked_for_traceback = before == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra would print several lines of its own and exit
     try:
         with stoppable():
-            _check(sys.argv[1:])
+            _check(typed, sweeps)
+            if sweeps:
+                sweeper.register()
             job()
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if asked_for_traceback:
@@ -72,7 +94,13 @@ def main() -> None:
     sys.exit(max(codes, default=0, key=lambda code: (code > 128, code == FAILED, code)))
 
 
-def _check(arguments: list[str]) -> None:
+def _sweeps(arguments: list[str]) -> bool:
+    """Whether many runs are asked for."""
+    presets = any(re.match("(sweep|cluster)=(?!null$)", given) for given in arguments)
+    return presets or bool({"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments))
+
+
+def _check(arguments: list[str], sweeps: bool) -> None:
     """What must be told before Hydra makes a folder."""
     for given in arguments:
         if re.match(r"--(?!config-|hydra-|cfg|package|experimental|shell|info)[a-z0-9_.]+=", given):
@@ -80,10 +108,10 @@ def _check(arguments: list[str]) -> None:
     launched = shares.launched(os.environ)
     if launched.count == 1 and not any(given.startswith("share=") and given != "share=auto" for given in arguments):
         return
-    if {"-m", "--multirun"} & set(arguments):
+    if sweeps:
         raise ValueError(
-            f"-m with {launched.launcher or 'share='} would start every job of the sweep in every process: start the sweep "
-            "alone, its jobs with trainer.devices=N, or one run each"
+            f"a sweep with {launched.launcher or 'share='} would start every job of the sweep in every process: start the "
+            "sweep alone, its jobs with trainer.devices=N, or one run each"
         )
     if not any(given.startswith(NAMES) for given in arguments):
         raise ValueError("processes that share a run must know its folder: give each the same name=, e.g. name=night1")
@@ -113,9 +141,13 @@ def stoppable():
 
 
 def _complain(error: Exception) -> int:
-    hydras = isinstance(error, (HydraException, OmegaConfBaseException))
-    text = config.sentence(error) if hydras else str(error)
-    if isinstance(error, OSError) and error.filename and not hydras:
-        text = f"cannot use {error.filename}: {error.strerror}"
-    print(f"mpx: {text}", file=sys.stderr)
+    print(f"mpx: {_sentence(error)}", file=sys.stderr)
     return FAILED
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        return config.sentence(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot use {error.filename}: {error.strerror}"
+    return str(error)

@@ -7,19 +7,19 @@ ill-typed option is refused when the part is built, not when it is first called.
 import difflib
 import inspect
 import math
+import os
 import re
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.utils import instantiate
 from omegaconf import AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
@@ -35,23 +35,36 @@ CONFIGS = _beside if _beside.is_dir() else Path(__file__).parents[1] / "configs"
 # the types of config.yaml's keys; an option's type is its function's signature
 SCHEMA = {
     **{key: AnyNode() for key in ("images", "target", "area", "mask_size", "pictures", "crossing")},
-    **{key: StringNode() for key in ("name", "game", "device", "precision", "parallel", "share")},
+    **{key: StringNode() for key in ("name", "game", "device", "precision", "parallel", "share", "objective")},
     **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "batch_size", "threads", "log_images", "frames")},
     **{key: FloatNode() for key in ("lr", "dual_weight", "enough")},
-    "deterministic": BooleanNode(),
+    **{key: BooleanNode() for key in ("deterministic", "force")},
 }
 ConfigStore.instance().store("mpx_schema", SCHEMA)
 
 
-def _axes(number: int, overrides: list[str]) -> str:
-    """A sweep job's folder name: its number and the overrides that vary, which are not those typed with one value."""
-    typed = OverridesParser.create().parse_overrides([a for a in sys.argv[1:] if "=" in a and not a.startswith("-")])
-    fixed = {override.get_key_element() for override in typed if not override.is_sweep_override()}
-    varied = ",".join(override for override in overrides if override.partition("=")[0] not in fixed)
-    return f"{number}_{re.sub(r'[^A-Za-z0-9_.,=-]+', '-', varied)[:100]}"
+def folder_name(varied: dict[str, str]) -> str:
+    """A sweep job's folder by what varies: "mask_size=14,perturbation=black"; report.sweep reads it back."""
+    plain = {
+        re.sub(r"^[+~]+", "", k): re.sub(r"[^\w.+=-]+", "-", str(v).strip("[]").replace(",", "+")) for k, v in varied.items()
+    }
+    name = ",".join(f"{k}={v}" for k, v in plain.items())
+    return name if len(name.encode()) <= 200 else f"{name[:60]}-{sha256(name.encode()).hexdigest()[:8]}"
 
 
-OmegaConf.register_new_resolver("mpx_axes", _axes, replace=True)
+def _job(overrides: list[str]) -> str:
+    """The same for a sweeper that does not say what it varies."""
+    pairs = (override.partition("=")[::2] for override in overrides)
+    return folder_name({key: value for key, value in pairs if key not in ("name", "sweep")})
+
+
+def _slots() -> int:
+    """Jobs at once on this machine: a GPU each, else a core."""
+    return torch.cuda.device_count() or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+OmegaConf.register_new_resolver("mpx_slots", _slots, replace=True)
+OmegaConf.register_new_resolver("mpx_job", _job, replace=True)
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -98,7 +111,7 @@ def build(node: DictConfig, name: str):
         if isinstance(cause, MissingMandatoryValue):
             key = cause.full_key
             raise ValueError(f"{key} has no value: give {key}=...") from None
-        raise ValueError(f"{name}: {_first_line(cause)}") from error
+        raise ValueError(f"{name}: {first_line(cause)}") from error
     if not isinstance(part, partial):
         return part
     _check_options(part, name)
@@ -263,7 +276,7 @@ def sentence(error: Exception) -> str:
         return f"{error.override}: an argument is key=value or group=option (--help lists all)"
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override}: {_first_line(error)}; quote what holds brackets, commas or spaces, e.g. 'images=\"a,b.jpg\"'"
+            f"{error.override}: {first_line(error)}; quote what holds brackets, commas or spaces, e.g. 'images=\"a,b.jpg\"'"
         )
     missing = getattr(error, "missing_cfg_file", None)
     if missing:
@@ -274,7 +287,7 @@ def sentence(error: Exception) -> str:
         if key.startswith("lambda_"):
             return _not_chosen(key)
         return _unknown(key, [k for k in cause.parent_node or [] if k != "hydra"])
-    text = (f"{key}: " if key else "") + _first_line(cause)
+    text = (f"{key}: " if key else "") + first_line(cause)
     return f"{text}; quote a value that holds a comma, 'key=\"a,b\"', or add -m to sweep" if "Ambiguous" in text else text
 
 
@@ -290,5 +303,5 @@ def _not_chosen(key: str) -> str:
     return f"{key}: there is no regularizer {name}{near(name, options('regularizer'))}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

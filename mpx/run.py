@@ -15,7 +15,7 @@ from mpx import config, measure
 from mpx.data import datasets
 from mpx.operators import asks
 from mpx.report import results
-from mpx.report.folder import held
+from mpx.report.folder import clear, held
 from mpx.report.session import Session
 from mpx.solver import shares, workers
 from mpx.work import work
@@ -23,7 +23,7 @@ from mpx.work import work
 log = logging.getLogger("mpx")
 PRINTED = 20  # rows of the table at the end
 # keys that may differ when a run is continued; those of the second line only where bits may differ
-FREE = ("name", "limit", "trainer.devices", "share", "log_images", "enough", "metrics", "crossing")
+FREE = ("name", "force", "limit", "trainer.devices", "share", "log_images", "enough", "metrics", "crossing", "objective")
 FREE_BITS = ("batch_size", "device", "threads", "parallel")
 
 
@@ -34,8 +34,9 @@ class Stopped(BaseException):
         self.signum = signum
 
 
-def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> int:
-    """Explains the dataset of a composed config into `folder`, or goes on doing so; returns how many images were skipped.
+def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> dict | None:
+    """Explains the dataset of a composed config into `folder`, or goes on doing so; returns its summary.json, None where
+    other shares still work.
 
     Raises ValueError or OSError where it cannot, and Stopped where a signal came; all leave what is done.
     """
@@ -45,7 +46,7 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
     group = _group(cfg, share, where)
     if group and group.rank:  # of torchrun: the leader alone has a session
         _work_here(None, cfg, folder, share, where[0], group)
-        return 0
+        return None
     index, count = (0, 1) if group else (share.index, share.count)
     items = _items(cfg, choices)[: cfg.limit]
     needy = [name for name, metric in config.metrics(cfg).items() if asks(metric, "places")]
@@ -55,7 +56,9 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
             "dataset=imagenet, voc, coco, pets, cub or synthetic, or give boxes (dataset=images dataset.boxes=boxes.csv)"
         )
     free = FREE + (() if cfg.deterministic else FREE_BITS)
-    with held(folder, index, count, partial(config.keep, cfg, folder, free, overrides)):
+    if cfg.force and count > 1:
+        raise ValueError("force=true would remove what other shares have done: give another name=, or remove the folder")
+    with held(folder, index, count, partial(_keep, cfg, folder, free, overrides)):
         session = Session(folder, items, index, count)
         command = shlex.join(["mpx", *overrides])
         log.info(f"{command}\n{session.counted(len(session.mine) - len(session.todo))} are done in {folder}")
@@ -72,7 +75,7 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
         whole = sum_up(stopped=False)
     if whole is None:
         log.info(f"share {share} is done; it is summed up when all are")
-        return 0  # who sums up tells what was skipped: torchrun and srun end all their processes when one ends otherwise
+        return None  # who sums up tells what was skipped: torchrun and srun end all their processes when one ends otherwise
     for name, reason in whole.skipped.items():
         log.warning(f"skipped {name}: {reason}")
     if not whole.rows:
@@ -90,7 +93,27 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> i
         log.info("\nthe sum of the masks of all areas:\n" + results.format_metrics(whole.said["summed"]))
     pictures = f"pictures  {folder}/panels  {folder}/evolution\n" if config.pictures(cfg) else ""
     log.info(f"\n{pictures}numbers   {folder}/results.csv\ncurves    tensorboard --logdir {folder}")
-    return len(whole.skipped)
+    return whole.said
+
+
+def objective(cfg: DictConfig, said: dict | None) -> float | None:
+    """What a sweeper makes small (objective=...), of a run's summary."""
+    if said is None:
+        return None
+    known = {k: v["mean"] for k, v in said.items() if isinstance(v, dict) and "mean" in v}
+    known |= {name: metric["value"] for name, metric in said["metrics"].items()}
+    if cfg.objective is None:
+        p = known["p_normalised"]
+        return (1 - p if cfg.game == "preservation" else p) + known["area"]
+    if cfg.objective not in known:
+        raise ValueError(f"objective={cfg.objective!r} is not a number of this run: choose one of {', '.join(known)}")
+    return known[cfg.objective]
+
+
+def _keep(cfg: DictConfig, folder: Path, free: tuple, overrides: list[str], joins: bool) -> None:
+    if cfg.force:
+        clear(folder)
+    config.keep(cfg, folder, free, overrides, joins)
 
 
 def _sum_up(session: Session, cfg, choices: dict, command: str, start: float, where, stopped: bool) -> Session | None:

@@ -271,17 +271,16 @@ def test_ctrl_c_in_a_terminal_reaches_the_workers_too(home):
 
 
 def test_ctrl_c_stops_a_sweep_that_goes_on_where_it_was(home):
-    """Its name was given by the clock: the message says it."""
-    sweep = [*LONG, "limit=2", "batch_size=1", "-m", "hydra.sweep.subdir=${seed}", "seed=0,1"]
+    sweep = [*LONG, "limit=2", "batch_size=1", "-m", "seed=0,1"]
     sweeps = run(home, "sweeps")
-    command = Command(home, *sweep).until(lambda: any(sweeps.glob("*/0/masks/*.npz")))
+    command = Command(home, *sweep).until(lambda: any(sweeps.glob("*/seed=0/masks/*.npz")))
     assert command.signal(signal.SIGINT).end(5) == 130 and just_stopped(command), command.err
     (folder,) = sweeps.iterdir()
-    kept = rows(folder / "0")
-    assert len(kept) == 1 and not (folder / "1").exists()
+    kept = rows(folder / "seed=0")
+    assert len(kept) == 1 and not (folder / "seed=1").exists()
     go_on(home, command)
-    assert list(sweeps.iterdir()) == [folder] and kept.items() <= rows(folder / "0").items()
-    assert len(rows(folder / "0")) == len(rows(folder / "1")) == 2
+    assert list(sweeps.iterdir()) == [folder] and kept.items() <= rows(folder / "seed=0").items()
+    assert len(rows(folder / "seed=0")) == len(rows(folder / "seed=1")) == 2
 
 
 # ---- memory

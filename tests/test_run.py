@@ -119,8 +119,8 @@ def test_the_same_command_gives_the_same_masks(mpx, folder):
 
 
 def test_an_interrupt_keeps_what_there_is_and_stops_a_sweep(folder):
-    sweep = ["-m", "seed=0,1", "hydra.sweep.dir=sweep", "hydra.sweep.subdir=${seed}"]
-    run = folder / "sweep" / "0"
+    sweep = ["-m", "seed=0,1", "hydra.sweep.dir=sweep"]
+    run = folder / "sweep" / "seed=0"
     command = [sys.executable, str(RUN), *SQUARE, "images=photos", "batch_size=1", "steps=3000", *sweep]
     process = subprocess.Popen(
         command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -135,7 +135,7 @@ def test_an_interrupt_keeps_what_there_is_and_stops_a_sweep(folder):
     rows = table(run)
     assert 1 <= len(rows) < 3 and all((run / row["mask"]).exists() for row in rows)
     assert json.loads((run / "summary.json").read_text())["protocol"]["stopped"] is True
-    assert not (folder / "sweep" / "1").exists()
+    assert not (folder / "sweep" / "seed=1").exists()
 
 
 def test_help_is_a_menu_and_cfg_shows_the_config(mpx, folder):

@@ -432,9 +432,9 @@ def test_no_threads_are_refused():
 @pytest.mark.parametrize(
     "arguments, environment, names",
     [
-        (["-m", "seed=0,1", "name=refused"], SRUN, "-m with srun"),
-        (["-m", "seed=0,1", "name=refused"], TORCHRUN, "-m with torchrun"),
-        (["-m", "seed=0,1", "share=0/2", "name=refused"], {}, "-m with share="),
+        (["-m", "seed=0,1", "name=refused"], SRUN, "a sweep with srun"),
+        (["-m", "seed=0,1", "name=refused"], TORCHRUN, "a sweep with torchrun"),
+        (["-m", "seed=0,1", "share=0/2", "name=refused"], {}, "a sweep with share="),
         ([], SRUN, "same name="),
         ([], TORCHRUN, "same name="),
         (["share=0/2"], {}, "same name="),

@@ -91,6 +91,14 @@ def _pictured(folder: Path, row: dict) -> bool:
     return not row["pictures"] or all(file.is_file() for file in files)
 
 
+def clear(folder: Path) -> None:
+    """Removes what a run has written, and nothing else that may be there."""
+    written = ("masks/*.npz", "panels/*.png", "evolution/*.gif", "events.out.tfevents.*", ".hydra/*.yaml", "results.csv",
+               "summary.json", "skipped.csv", "smallest.csv", "summed.csv", "report.html", results.FAILED)  # fmt: skip
+    for path in [path for pattern in written for path in folder.glob(pattern)]:
+        path.unlink()
+
+
 def sweep(folder: Path) -> None:
     """Removes the drafts that killed processes left."""
     for part in (".", ".hydra", "masks", "panels", "evolution", "parts"):

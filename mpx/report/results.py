@@ -28,6 +28,7 @@ COLUMNS = ("image", "target", "class", "area_asked", "p_before", "p_after", "p_r
            "forwards", "seconds", "mask")  # fmt: skip
 NUMBERS = ("p_before", "p_after", "p_reference", "area", "passes", "forwards", "seconds")
 STAMP = {"problems", "label", "file_bytes", "made_by", "pictures"}  # by which a session knows a row again
+FAILED = "failed.txt"  # in the folder of a sweep's job: why it could not be done
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mpx")
 
 

@@ -78,7 +78,9 @@ def devices(name: str, count, share: Share) -> list[torch.device]:
     here = [first]
     if first.type == "cuda" and ":" not in name:
         here = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
-        if not share.bound:
+        if beside := os.environ.get("MPX_GPU"):  # of several jobs at once, each has one: sweeper.gpu
+            here = [here[int(beside)]]
+        elif not share.bound:
             here = here[share.local :: share.local_count] or [here[share.local % len(here)]]
     if count == "all":
         if first.type != "cuda":

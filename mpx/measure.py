@@ -85,7 +85,9 @@ def stamp(cfg) -> str:
         about = protocol(metric)
         about["options"] = {k: v for k, v in about["options"].items() if k != "pictures"}
         said[name] = {k: v for k, v in about.items() if k != "better"}
-    return json.dumps({"metrics": said, "crossing": list(config.crossing(cfg))}, default=str)
+        if asks(metric, "perturbations"):
+            said[name]["crossing"] = list(config.crossing(cfg))
+    return json.dumps(said, default=str)
 
 
 def again(session, cfg, where: torch.device) -> None:
@@ -97,14 +99,19 @@ def again(session, cfg, where: torch.device) -> None:
     classifier = config.classifier(cfg, where)
     with classifier.frozen(classifier.preprocess.crop):
         measures = Measures(cfg, config.recipe(cfg), classifier)
+        chosen, now = measures.metrics, json.loads(measures.stamp)
         for k in range(0, len(behind), cfg.batch_size):
             paths = [session.folder / name for name in behind[k : k + cfg.batch_size]]
             stored = [results.load_row(path) for path in paths]
             found = [_row(cfg, session.items[session.places[row["image"]]], row, classifier) for row in stored]
             saliency = torch.stack([torch.from_numpy(row["saliency"])[None] for row in stored])
             judged = torch.tensor([[row[p] for row in stored] for p in ("p_before", "p_after", "p_reference")])
+            before = [json.loads(row.get("measured_by") or "{}") for row in stored]
+            kept = {name for name in chosen if all(old.get(name) == now[name] for old in before)}
+            measures.metrics = {name: metric for name, metric in chosen.items() if name not in kept}
             for path, row, measured in zip(paths, stored, measures(found, saliency, judged)):
-                row |= {"metrics": measured, "measured_by": measures.stamp}
+                values = json.loads(row.get("metrics", "{}")) | json.loads(measured)
+                row |= {"metrics": json.dumps({name: values[name] for name in chosen}), "measured_by": measures.stamp}
                 results.rewrite(path, row)
             session.measured(stored)
 

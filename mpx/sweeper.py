@@ -53,11 +53,14 @@ class Jobs(Sweeper):
             overrides = [*overrides, f"hydra.sweep.subdir='{name}'"]
             if not done(loader.load_sweep_config(self.config, overrides), folder / name):
                 todo.append(overrides)
+        before = sweep.order(folder)
+        results.write(folder / sweep.ORDER, "".join(f"{name}\n" for name in dict.fromkeys([*before, *jobs])))
         log.info(f"{len(jobs) - len(todo)} of {len(jobs)} jobs are done in {folder}")
         try:
             returns = self.launcher.launch(todo, initial_job_idx=0) if todo else []
         except Exception as error:  # of the launcher: a job says what it has to say in its folder
-            log.info(f"\n{sweep.finish(folder)}")
+            if sweep.jobs(folder):
+                log.info(f"\n{sweep.finish(folder)}")
             raise ValueError(f"the jobs could not all be started or ended ({config.first_line(error)}): the same command "
                              "starts those again that are missing") from error  # fmt: skip
         log.info(f"\n{sweep.finish(folder)}")

@@ -1,6 +1,6 @@
 """Measures masks that were found before: python scripts/evaluate.py run=outputs/a metric=[deletion,insertion] [key=value]
 
-The run's own command is continued with these metrics in the place of its own: nothing is explained again that is done.
+The run's own command is continued with these metrics beside its own: nothing is explained or measured again that is done.
 Metrics, their options (metrics.deletion.step=448), crossing=, device= and batch_size= may be given.
 """
 
@@ -16,9 +16,13 @@ if __name__ == "__main__":
     run = next((Path(a.removeprefix("run=")) for a in sys.argv[1:] if a.startswith("run=")), None)
     if run is None or not (run / ".hydra" / "overrides.yaml").is_file():
         sys.exit(f"run={run} is not the folder of a run, which holds .hydra/overrides.yaml: give run=outputs/<name>")
-    replaced = ("name=", "share=")  # all of the run's rows are measured here
-    if any(a.startswith("metric=") for a in given):
-        replaced += ("metric=", "metrics.")  # the options are those of other metrics
+    replaced = ("name=", "share=", "force=")  # all of the run's rows are measured here
+    asked = next((a.removeprefix("metric=").strip("[]").split(",") for a in given if a.startswith("metric=")), None)
+    if asked:
+        before = OmegaConf.load(run / ".hydra" / "config.yaml").get("metrics") or {}
+        given = [a for a in given if not a.startswith("metric=")]
+        given.insert(0, f"metric=[{','.join(dict.fromkeys([*before, *map(str.strip, asked)]))}]")
+        replaced += ("metric=",)
     kept = [o for o in OmegaConf.load(run / ".hydra" / "overrides.yaml") if not o.startswith(replaced)]
     folder = str(run).replace("\\", "\\\\").replace("'", "\\'")  # quoted: a sweep's are called 0_explainer=rise
     sys.argv[1:] = [*kept, *given, f"hydra.run.dir='{folder}'"]

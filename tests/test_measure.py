@@ -1,6 +1,7 @@
 """Metrics and baselines in the main job: the same numbers at once or later, and masks that outlive a metric's fault."""
 
 import csv
+import functools
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from planted import SQUARE
 
 from mpx import config
+from mpx.metrics.complexity import complexity
 
 GIVEN = [*SQUARE, "images=photos", "pictures=none", "log_images=0", "threads=1"]
 THREE = "metric=[deletion,insertion,complexity]"
@@ -55,6 +57,20 @@ def test_options_of_a_metric_count(folder, mpx):
         "crossed_noise",
         "crossed_only_own",
     ]
+
+
+def test_only_what_is_new_is_measured(folder, mpx, monkeypatch):
+    """Under a metric that fails where it is called again; with another option of its own it is."""
+    assert mpx(*GIVEN, "metric=[complexity,deletion]", "name=a")[0] == 0
+    before = numbers("a", "complexity")
+    monkeypatch.setattr("mpx.metrics.complexity.complexity", functools.wraps(complexity)(_fails))
+    code, _, err = mpx(*GIVEN, "metric=[complexity,deletion,insertion]", "metrics.deletion.step=1", "name=a")
+    assert code == 0 and np.array_equal(numbers("a", "complexity"), before) and numbers("a", "insertion").size, err
+    assert mpx(*GIVEN, "metric=[complexity]", "name=b")[0] == 1
+
+
+def _fails(*_, **__):
+    raise ValueError("called again")
 
 
 def test_masks_outlive_the_fault_of_a_metric(folder, mpx):

@@ -23,13 +23,14 @@ def told(monkeypatch, script: str, function: str, *arguments: str) -> list:
 def test_evaluate_continues_the_runs_command(tmp_path, monkeypatch, name):
     hydra = tmp_path / name / ".hydra"
     hydra.mkdir(parents=True)
+    (hydra / "config.yaml").write_text("metrics:\n  deletion:\n    step: 448\n")
     old = ["images=photos", "metric=[deletion]", "metrics.deletion.step=448", "share=0/2", "name=a"]
     (hydra / "overrides.yaml").write_text("".join(f"- {o}\n" for o in old))
     *kept, where = told(monkeypatch, "evaluate.py", "mpx.cli.main", f"run={tmp_path / name}", "crossing=[black]")
     assert kept == [*old[:3], "crossing=[black]"]  # its metrics, where no others are asked for
     assert OverridesParser.create().parse_override(where).value() == str(tmp_path / name)
     *kept, where = told(monkeypatch, "evaluate.py", "mpx.cli.main", f"run={tmp_path / name}", "metric=[road]")
-    assert kept == ["images=photos", "metric=[road]"]
+    assert kept == ["images=photos", "metrics.deletion.step=448", "metric=[deletion,road]"]  # nothing measured is lost
 
 
 def test_compare_takes_the_folders_of_a_sweep(tmp_path, monkeypatch):

@@ -39,23 +39,26 @@ def regions(found: Iterable[tuple], pixels: float, others: Iterable = ()) -> dic
 def imagenet(
     root: str | os.PathLike,
     images: str | os.PathLike = "images",
-    annotations: str | os.PathLike = "LOC_val_solution.csv",
+    annotations: str | os.PathLike | None = "LOC_val_solution.csv",
     exclude: str | os.PathLike | None = None,
 ) -> list[Item]:
-    """ILSVRC validation images at any depth below root/images, boxes in Kaggle's CSV or in a folder of the devkit's XML.
+    """ILSVRC validation images at any depth below root/images, boxes in Kaggle's CSV or in a folder of the devkit's XML;
+    annotations=None: neither boxes nor labels.
 
     Labels are wnids; boxes are as they are written. exclude: a text file with an image on each line, by its name or, as in
     the devkit's list of images to leave out, its number.
     """
     root = _folder(root)
     files = sorted(path for path in _folder(root / images).rglob("[!.]*") if path.name.lower().endswith(SUFFIXES))
-    source = root / Path(annotations).expanduser()
+    source = root if annotations is None else root / Path(annotations).expanduser()
     if not source.exists():
         raise ValueError(f"annotations={str(source)!r} does not exist: give LOC_val_solution.csv or the folder of XML files")
     out = _excluded(exclude) if exclude is not None else set()
     files = [path for path in files if path.stem not in out]
     if not files:
         raise ValueError(f"images={str(root / images)!r} holds no image that is not excluded")
+    if annotations is None:
+        return _items(files)
     boxes = None if source.is_dir() else _solution(source)
     found, problems = [], []
     for path in files:
@@ -157,11 +160,22 @@ def cub(root: str | os.PathLike, split: str = "test", classes: str | os.PathLike
         for name in ("images.txt", "bounding_boxes.txt", "image_class_labels.txt", "classes.txt", "train_test_split.txt",
                      "parts/parts.txt")
     )  # fmt: skip
+    try:
+        rows = _birds(root, split, classes, images, boxes, of_class, names, training, parts)
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"the lists in {str(root)!r} do not fit together ({type(error).__name__}: {error}): unpack CUB_200_2011 again"
+        ) from error
+    return _rows(rows, root)
+
+
+def _birds(root: Path, split: str, classes, images, boxes, of_class, names, training, parts) -> list[tuple]:
+    """(path, label, problem, regions) of each image of the split."""
     names = {number: name[0].partition(".")[2] for number, name in names.items()}
     label_of = naming(classes, names.values())
     points = defaultdict(dict)
     for line in _split(root / "parts" / "part_locs.txt"):
-        image, part, x, y, visible = line
+        image, part, x, y, visible = (*line, None)[:5]
         if float(visible):
             points[image][" ".join(parts[part])] = (float(x), float(y))
     rows = []
@@ -177,7 +191,7 @@ def cub(root: str | os.PathLike, split: str = "test", classes: str | os.PathLike
         x, y, width, height = map(float, boxes[number])
         box = as_box((x, y, x + width, y + height), f"bounding_boxes.txt, image {number}")
         rows.append((path, label, None, {label: Region((box,), points=points[number])}))
-    return _rows(rows, root)
+    return rows
 
 
 def _rows(rows: list[tuple], root) -> list[Item]:
@@ -217,7 +231,7 @@ def _objects(file: str | os.PathLike) -> tuple[tuple[int, int], list[tuple]]:
                 as_box([one["bndbox"][key] for key in ("xmin", "ymin", "xmax", "ymax")], f"annotation {str(file)!r}"),
                 one.get("difficult", "0") == "1",
             )
-            for one in tree["object"]
+            for one in tree.get("object", [])
         ]
         return (int(size.get("width", 0)), int(size.get("height", 0))), objects
     except OSError as error:

@@ -27,11 +27,16 @@ COST = ("passes", "forwards", "seconds")
 class Run:
     """What a finished run's folder says."""
 
-    name: str
+    folder: Path
+    axes: dict[str, str]  # what heads its line in a table: column -> cell; in a sweep what varies, else its name
     rows: list[dict[str, str]]  # lines of results.csv
     metrics: dict[str, dict]  # column -> value, interval95, n, better, protocol
     protocol: dict
     missing: int  # images
+
+    @property
+    def name(self) -> str:
+        return self.folder.name or str(self.folder)
 
     def by(self, *columns: str) -> dict[tuple, dict[str, str]]:
         return {tuple(row[column] for column in columns): row for row in self.rows}
@@ -44,13 +49,15 @@ def read(folder: str | Path) -> Run:
             lines = list(csv.DictReader(file))
         summary = json.loads((folder / "summary.json").read_text("utf-8"))
         metrics = {k: _plain(summary[k]) | {"better": better} for k, better in ALWAYS.items()}
+        if summary["protocol"].get("game") == "preservation":
+            metrics["p_normalised"]["better"] = "higher"
         metrics |= summary.get("metrics", {})
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(
             f"{str(folder)!r} is not the folder of a finished run ({type(error).__name__}: {error}): give those that hold "
             "results.csv and summary.json"
         ) from error
-    return Run(folder.name or str(folder), lines, metrics, summary["protocol"], summary["n_missing"])
+    return Run(folder, {"": folder.name or str(folder)}, lines, metrics, summary["protocol"], summary["n_missing"])
 
 
 def _plain(statistics: dict) -> dict:
@@ -58,7 +65,8 @@ def _plain(statistics: dict) -> dict:
 
 
 def compare(runs: Sequence[Run], wanted: Sequence[str] = ()) -> list[dict]:
-    """COLUMNS of every method and metric, or those wanted; `first` is the mean paired difference to the first method."""
+    """COLUMNS of every method and metric, or those wanted, and its axes; `first` is the mean paired difference to the first
+    method."""
     if len({run.name for run in runs}) < len(runs):
         raise ValueError(f"two runs are called {sorted(run.name for run in runs)}: give each folder a name of its own")
     names = dict.fromkeys(name for run in runs for name in run.metrics)
@@ -71,9 +79,10 @@ def compare(runs: Sequence[Run], wanted: Sequence[str] = ()) -> list[dict]:
                 continue
             found = run.metrics[name]
             low, high = found["interval95"] or (math.nan, math.nan)
-            line = {"method": run.name, "metric": name, "better": found["better"], "value": found["value"], "low": low}
+            line = {"method": run.name, "axes": run.axes, "metric": name, "better": found["better"]}
+            line |= {"value": found["value"], "low": low, "high": high}
             difference, pairs, p = paired(run, runs[0], name) if run is not runs[0] else (math.nan, 0, math.nan)
-            line |= {"high": high, "n": found["n"], "first": difference, "pairs": pairs, "p_value": p}
+            line |= {"n": found["n"], "first": difference, "pairs": pairs, "p_value": p}
             protocol = found["protocol"]
             table.append(line | {"protocol": protocol if isinstance(protocol, str) else json.dumps(protocol)})
     return table
@@ -105,38 +114,45 @@ def _number(text: str | None) -> float:
 def grid(table: list[dict], tex: bool = False) -> list[list[str]]:
     """Lines of cells: a method each, "value [low, high]", the best of a column marked, * where it differs from the first
     by p < 0.05."""
-    methods, names = (list(dict.fromkeys(line[k] for line in table)) for k in ("method", "metric"))
+    methods = {line["method"]: line["axes"] for line in table}
+    names = dict.fromkeys(line["metric"] for line in table)
     cells = {(line["method"], line["metric"]): line for line in table}
-    signs = dict(zip(("higher", "lower", "near 0"), (r"$\uparrow$", r"$\downarrow$", r"$\to 0$") if tex else "↑↓0"))
-    head = [""] + [f"{_text(n, tex)} {signs[_better(table, n)]}" for n in names]
-    lines = [head]
-    for method in methods:
-        lines.append([_text(method, tex)])
+    signs = dict(zip(("higher", "lower", "near 0", ""), (r"$\uparrow$", r"$\downarrow$", r"$\to 0$", "") if tex else "↑↓0 "))
+    head = [_text(axis, tex) for axis in table[0]["axes"]]
+    lines = [head + [f"{_text(n, tex)} {signs[better(table, n)]}".rstrip() for n in names]]
+    for method, axes in methods.items():
+        lines.append([_text(value, tex) for value in axes.values()])
         for name in names:
             line = cells.get((method, name))
             if line is None or line["value"] is None:
                 lines[-1].append("–" if not tex else "--")
                 continue
-            text = _short(line["value"])
-            if name not in COST and _is_best(table, line):
+            text = short(line["value"])
+            if name not in COST and is_best(table, line):
                 text = rf"\textbf{{{text}}}" if tex else f"**{text}**"
             if math.isfinite(line["low"]) and name not in COST:
-                text += f" [{_short(line['low'])}, {_short(line['high'])}]"
+                text += f" [{short(line['low'])}, {short(line['high'])}]"
             lines[-1].append(text + ("*" if line["p_value"] < 0.05 and name not in COST else ""))
     return lines
 
 
-def _better(table: list[dict], name: str) -> str:
-    return next(line["better"] for line in table if line["metric"] == name)
+def better(table: list[dict], name: str) -> str:
+    """higher, lower or near 0; nothing where the methods do not agree: a deletion beside a preservation."""
+    found = {line["better"] for line in table if line["metric"] == name}
+    return found.pop() if len(found) == 1 else ""
 
 
-def _is_best(table: list[dict], line: dict) -> bool:
+def title(table: list[dict], name: str) -> str:
+    return f"{name} ({way} is better)" if (way := better(table, name)) else name
+
+
+def is_best(table: list[dict], line: dict) -> bool:
     values = [other["value"] for other in table if other["metric"] == line["metric"] and other["value"] is not None]
-    best = {"higher": max, "lower": min, "near 0": lambda v: min(v, key=abs)}[line["better"]]
-    return line["value"] == best(values)
+    best = {"higher": max, "lower": min, "near 0": lambda v: min(v, key=abs)}.get(better(table, line["metric"]))
+    return best is not None and line["value"] == best(values)
 
 
-def _short(x: float) -> str:
+def short(x: float) -> str:
     return f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}" if abs(x) >= 1 else f"{x:.3f}"
 
 
@@ -146,7 +162,8 @@ def _text(text: str, tex: bool) -> str:
 
 def notes(runs: Sequence[Run], table: list[dict]) -> list[str]:
     """What a reader must know: how many rows, what * means, where protocols differ."""
-    counts = ", ".join(f"{run.name} {len(run.rows)}" for run in runs)
+    same = len({len(run.rows) for run in runs}) == 1
+    counts = f"{len(runs[0].rows)} each" if same else ", ".join(f"{run.name} {len(run.rows)}" for run in runs)
     said = [
         f"Rows: {counts}. In brackets 95 % bootstrap intervals of the mean; the best value of a column is bold; * differs "
         f"from {runs[0].name}, row by row (sign flips, p < 0.05, not corrected for the number of tests)."
@@ -175,7 +192,8 @@ def latex(table: list[dict]) -> str:
     """For the booktabs package."""
     head, *lines = grid(table, tex=True)
     body = [" & ".join(row) + r" \\" for row in lines]
-    columns = "l" + "r" * (len(head) - 1)
+    axes = len(table[0]["axes"])
+    columns = "l" * axes + "r" * (len(head) - axes)
     return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", " & ".join(head) + r" \\", r"\midrule", *body,
                       r"\bottomrule", r"\end{tabular}", ""])  # fmt: skip
 
@@ -194,8 +212,8 @@ def figure(runs: Sequence[Run], table: list[dict], path: Path) -> None:
                 if line["method"] == run.name and line["metric"] == name and line["value"] is not None:
                     ends = [[max(0.0, line["value"] - line["low"])], [max(0.0, line["high"] - line["value"])]]
                     spread = ends if math.isfinite(line["low"]) else None
-                    axes.errorbar(_cost(run), line["value"], spread, fmt="o", color=f"C{j % 10}", capsize=2)
-        axes.set(title=f"{name} ({_better(table, name)} is better)", xscale="log", xlabel="passes (a forward is a third)")
+                    axes.errorbar(cost(run), line["value"], spread, fmt="o", color=f"C{j % 10}", capsize=2)
+        axes.set(title=title(table, name), xscale="log", xlabel="passes (a forward is a third)")
     for axes in panels[len(names) :]:
         axes.set_axis_off()
     marks = [panels[0].plot([], [], "o", color=f"C{j % 10}", label=run.name)[0] for j, run in enumerate(runs)]
@@ -205,9 +223,19 @@ def figure(runs: Sequence[Run], table: list[dict], path: Path) -> None:
     draft.replace(path)
 
 
-def _cost(run: Run) -> float:
+def cost(run: Run) -> float:
     passes, forwards = ((run.metrics[name]["value"] or 0) for name in ("passes", "forwards"))
     return max(0.1, passes + forwards / 3)  # a logarithm knows no 0
+
+
+def save(runs: Sequence[Run], table: list[dict], out: Path, *more: str) -> str:
+    """table.md, with more paragraphs, table.csv and table.tex in `out`; returns the Markdown."""
+    text = "\n".join([markdown(runs, table), *more])
+    heads = ["method"] if "" in runs[0].axes else list(runs[0].axes)
+    results.write(out / "table.md", text)
+    results.write_csv(out / "table.csv", [line["axes"] | line for line in table], heads + list(COLUMNS[1:]))
+    results.write(out / "table.tex", latex(table))
+    return text
 
 
 def write(folders: Sequence[str], out: Path, wanted: Sequence[str] = ()) -> str:
@@ -216,10 +244,6 @@ def write(folders: Sequence[str], out: Path, wanted: Sequence[str] = ()) -> str:
         raise ValueError("give at least two folders of finished runs")
     runs = [read(folder) for folder in folders]
     table, out = compare(runs, wanted), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    text = markdown(runs, table)
-    results.write(out / "table.md", text)
-    results.write_csv(out / "table.csv", table, COLUMNS)
-    results.write(out / "table.tex", latex(table))
+    text = save(runs, table, out)
     figure(runs, table, out / "cost.png")
     return text

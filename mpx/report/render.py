@@ -169,6 +169,14 @@ def to_image(x: Tensor) -> Image.Image:
     return Image.fromarray(to_bytes(x).movedim(0, -1).contiguous().numpy())
 
 
+def small_jpeg(x: Tensor, most: int = 320) -> bytes:
+    """(3,H,W) -> a JPEG file, reduced to `most` pixels."""
+    image, file = to_image(x), io.BytesIO()
+    image.thumbnail((most, most), Image.Resampling.LANCZOS)
+    image.save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
 def scale(width: int, height: int) -> Image.Image:
     """The overlay's colours from 0 to 1, as they look on a mid-grey photo."""
     ramp = torch.linspace(0, 1, width).expand(1, height, width)

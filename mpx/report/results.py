@@ -68,6 +68,7 @@ def save_row(folder, e, i: int, pictures: bool = True, **stamp) -> None:
         **scalars(e, i),
         game=e.game,
         pictures=pictures,
+        **({"photo": np.frombuffer(render.small_jpeg(e.photos[i]), np.uint8)} if pictures else {}),
         **stamp,
     )
     if pictures:

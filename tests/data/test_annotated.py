@@ -162,6 +162,9 @@ def test_imagenet(imagenet):
     assert "no annotation" in by_xml[2].problem
     text(imagenet / "out.txt", "3", "ILSVRC2012_val_00000002.JPEG", "900")
     assert annotated.imagenet(imagenet, exclude=imagenet / "out.txt") == [one]
+    assert [(item.label, item.regions) for item in annotated.imagenet(imagenet, annotations=None)] == [(None, {})] * 3
+    text(imagenet / "xml/ILSVRC2012_val_00000003.xml", xml())
+    assert "no box for ILSVRC2012_val_00000003" in annotated.imagenet(imagenet, annotations="xml")[2].problem
 
 
 def test_imagenet_says_what_is_wrong(imagenet):
@@ -237,6 +240,9 @@ def test_cub(tmp_path):
     assert by_name(annotated.cub(tmp_path, "all")).keys() == {"1", "2", "3"}
     with pytest.raises(ValueError, match="split='val' must be"):
         annotated.cub(tmp_path, "val")
+    text(tmp_path / "classes.txt", "1 001.Black_footed_Albatross")
+    with pytest.raises(ValueError, match="do not fit together .KeyError: '2'"):
+        annotated.cub(tmp_path)
     (tmp_path / "parts/part_locs.txt").unlink()
     with pytest.raises(ValueError, match="there is no .*part_locs.txt"):
         annotated.cub(tmp_path)

@@ -1,6 +1,7 @@
 """Laws of the files: whole or not at all, no formula, no NaN, a table that fits."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -49,6 +50,7 @@ def test_a_mask_says_that_the_row_is_complete(tmp_path, explanation, monkeypatch
         assert np.array_equal(z["saliency"], e.saliency[1, 0].half().numpy())
         assert [str(z[k]) for k in ("name", "image", "class", "game")] == ["cat-2-tabby", "cat", "tabby cat", "deletion"]
         assert int(z["target"]) == 2
+        assert Image.open(io.BytesIO(z["photo"].tobytes())).size == (56, 40)
         assert float(z["p_before"]) == pytest.approx(0.9) and float(z["p_reference"]) == pytest.approx(0.1)
 
 

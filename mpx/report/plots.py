@@ -1,0 +1,149 @@
+"""Curves of a sweep, of compare's lines: each metric against the axes, and which jobs no other one beats."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mpx.report import results
+from mpx.report.compare import COST, Run, better, cost, short, title
+
+WIDTH, HEIGHT = 4.2, 3.2  # inches of a panel
+
+
+def number(text: str) -> float:
+    """NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def metrics(table: list[dict], path: Path) -> None:
+    """A panel for each metric: one axis of numbers as a line with its 95 % band, one of names as points, two as a heat map,
+    more as a line for each combination of the others against the first."""
+    names = [name for name in dict.fromkeys(line["metric"] for line in table) if name not in COST]
+    axes = list(table[0]["axes"])
+    values = [list(dict.fromkeys(line["axes"][axis] for line in table)) for axis in axes]
+    draw = _heat if len(axes) == 2 and min(map(len, values)) > 1 else _lines
+    across = min(3, len(names))
+    down = math.ceil(len(names) / across)
+    wide = max(1.0, len(values[0]) / 8) if draw is _lines else max(1.0, len(values[-1]) / 5)
+    page = _page(WIDTH * across * wide, HEIGHT * down + 0.4)
+    panels = page.subplots(down, across, squeeze=False).flatten()
+    for name, panel in zip(names, panels):
+        lines = [line for line in table if line["metric"] == name and line["value"] is not None]
+        draw(panel, lines, axes, values)
+        panel.set_title(title(table, name), fontsize=10)
+    for panel in panels[len(names) :]:
+        panel.set_axis_off()
+    handles, labels = panels[0].get_legend_handles_labels()
+    if labels:
+        page.legend(
+            handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8, title=", ".join(axes[1:])
+        )
+    _write(page, path)
+
+
+def _lines(panel, lines: list[dict], axes: list[str], values: list[list[str]]) -> None:
+    first, *others = axes
+    numbers = [number(value) for value in values[0]]
+    is_number = np.isfinite(numbers).all()
+    at = dict(zip(values[0], numbers if is_number else range(len(numbers))))
+    groups = {}
+    for line in sorted(lines, key=lambda line: at[line["axes"][first]]):
+        groups.setdefault(tuple(line["axes"][axis] for axis in others), []).append(line)
+    for k, (other, of) in enumerate(groups.items()):
+        x = [at[line["axes"][first]] for line in of]
+        y, low, high = (np.array([line[key] for line in of], float) for key in ("value", "low", "high"))
+        look = {"color": f"C{k % 10}", "label": ", ".join(other) or None}
+        if is_number:
+            panel.plot(x, y, "o-", ms=4, **look)
+            panel.fill_between(x, low, high, color=look["color"], alpha=0.15, lw=0)
+        else:
+            panel.errorbar(x, y, [np.nan_to_num(y - low), np.nan_to_num(high - y)], fmt="o", capsize=2, **look)
+    panel.set_xlabel(first)
+    panel.grid(alpha=0.3)
+    if is_number:
+        if min(numbers) > 0 and max(numbers) >= 8 * min(numbers):
+            panel.set_xscale("log")
+        panel.set_xticks(numbers, values[0])
+        panel.minorticks_off()
+    else:
+        panel.set_xticks(range(len(numbers)), values[0], fontsize=8, rotation=30, ha="right", rotation_mode="anchor")
+
+
+def _heat(panel, lines: list[dict], axes: list[str], values: list[list[str]]) -> None:
+    cells, texts = np.full([len(v) for v in values], np.nan), {}
+    for line in lines:
+        place = tuple(v.index(line["axes"][axis]) for axis, v in zip(axes, values))
+        cells[place] = line["value"]
+        spread = f"\n[{short(line['low'])}, {short(line['high'])}]" if math.isfinite(line["low"]) else ""
+        texts[place] = short(line["value"]) + spread
+    panel.set_facecolor("white")
+    panel.patch.set(hatch="////", edgecolor="lightgrey")  # seen where there is no number
+    shown = panel.imshow(np.ma.masked_invalid(cells), aspect="auto", cmap="viridis")
+    for (i, j), text in texts.items():
+        ink = "white" if shown.norm(cells[i, j]) < 0.6 else "black"
+        panel.text(j, i, text, ha="center", va="center", fontsize=7, color=ink)
+    panel.set(xlabel=axes[1], ylabel=axes[0])
+    turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, values[1])) > 5 else {}
+    panel.set_xticks(range(len(values[1])), values[1], fontsize=8, **turned)
+    panel.set_yticks(range(len(values[0])), values[0], fontsize=8)
+
+
+def pareto(runs: Sequence[Run], table: list[dict], path: Path) -> None:
+    """The chance that is left against the area, and quality against passes; those that nothing beats are joined."""
+    found = {name: {line["method"]: line["value"] for line in table if line["metric"] == name} for name in _names(table)}
+    quality = "deletion" if "deletion" in found else "p_normalised"
+    costs = {run.name: cost(run) for run in runs}
+    page = _page(2 * 5.2, 4.2)
+    left, right = page.subplots(1, 2)
+    if "p_normalised" in found and "area" in found:
+        _front(left, found["area"], found["p_normalised"], better(table, "p_normalised"), runs)
+        left.set(xlabel="area of the evidence", ylabel=title(table, "p_normalised"))
+    if quality in found:
+        _front(right, costs, found[quality], better(table, quality), runs)
+        right.set(xlabel="passes (a forward is a third)", ylabel=title(table, quality), xscale="log")
+    _write(page, path)
+
+
+def _names(table: list[dict]) -> list[str]:
+    return list(dict.fromkeys(line["metric"] for line in table))
+
+
+def _front(panel, across: dict, up: dict, way: str, runs: Sequence[Run]) -> None:
+    there = [run for run in runs if None not in (across.get(run.name), up.get(run.name))]
+    points = np.array([[across[run.name], up[run.name]] for run in there]).reshape(-1, 2)
+    panel.plot(*points.T, "o", color="lightgrey")
+    panel.grid(alpha=0.3)
+    if way not in ("lower", "higher"):
+        return
+    best = front(points * [1, -1 if way == "higher" else 1])
+    panel.plot(*points[best].T, "o-", color="C0")
+    for i in best[:12]:
+        label = ", ".join(there[i].axes.values()) or there[i].name
+        panel.annotate(label, points[i], fontsize=7, xytext=(4, 4), textcoords="offset points")
+
+
+def front(points: np.ndarray) -> list[int]:
+    """Of (N,2) the points that no other one is below in both, from the left."""
+    best = []
+    for i in np.lexsort((points[:, 1], points[:, 0])):
+        if not best or points[i, 1] < points[best[-1], 1]:
+            best.append(int(i))
+    return best
+
+
+def _page(width: float, height: float):
+    from matplotlib.figure import Figure  # slow to import
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _write(page, path: Path) -> None:
+    file = io.BytesIO()
+    page.savefig(file, dpi=120, format="png")
+    results.write(path, file.getvalue())

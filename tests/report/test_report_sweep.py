@@ -1,0 +1,134 @@
+"""A sweep's folder as a table and pictures: the numbers are its jobs', in an order that no file system has a say in."""
+
+import csv
+import itertools
+import math
+import shutil
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mpx.report import plots, results, sweep
+
+TERMS = {"made_by": "test", "label": "", "file_bytes": 1, "problems": np.array(["1", "2"])}
+
+
+@pytest.fixture
+def job(tmp_path, explanation):
+    """job(name, p_after, area, game) -> the folder of a finished job."""
+
+    def make(name, p_after=0.2, game="deletion", pictures=True, where=tmp_path):
+        e, folder = explanation(game=game), where / name
+        e.p_after[:] = p_after
+        for i in range(len(e)):
+            results.save_row(folder, e, i, pictures, problem="1", **TERMS)
+        rows = results.table_rows(e)
+        results.write_csv(folder / "results.csv", rows)
+        said = results.summary(rows, 0, 0, {"game": game, "stopped": False})
+        results.write_json(folder / "summary.json", said | {"metrics": {}})
+        return folder
+
+    return make
+
+
+def lines(folder) -> list[dict]:
+    with open(folder / "table.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_name_says_the_axes():
+    assert sweep.axes("mask_size=14,perturbation=blur_median") == {"mask_size": "14", "perturbation": "blur_median"}
+    assert sweep.axes("area=0.1+0.2,lr=1e-3") == {"area": "0.1+0.2", "lr": "1e-3"}
+    assert sweep.axes("alone") == {"job": "alone"}
+
+
+def test_numbers_by_size_and_names_as_they_were_asked_for(tmp_path):
+    names = [f"mask_size={m},blur={b}" for m, b in itertools.product((28, 7, 112), ("wide", "narrow"))]
+    for name in reversed(names):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+    (tmp_path / "notes").mkdir()
+    expected = [f"mask_size={m},blur={b}" for m, b in itertools.product((7, 28, 112), ("wide", "narrow"))]
+    (tmp_path / sweep.ORDER).write_text("\n".join(names))
+    assert sweep.jobs(tmp_path) == expected
+    (tmp_path / sweep.ORDER).unlink()
+    assert sweep.jobs(tmp_path) == [
+        f"mask_size={m},blur={b}" for m, b in itertools.product((7, 28, 112), ("narrow", "wide"))
+    ]
+
+
+def test_the_table_has_the_jobs_numbers_and_marks_the_best(tmp_path, job):
+    for size, left in ((7, 0.5), (14, 0.2), (28, 0.4)):
+        job(f"mask_size={size},seed=0", left)
+    text = sweep.finish(tmp_path)
+    table = {line["mask_size"]: line for line in lines(tmp_path) if line["metric"] == "p_normalised"}
+    assert {k: float(v["value"]) for k, v in table.items()} == pytest.approx({"7": 0.5, "14": 0.125, "28": 0.375})
+    assert list(table) == ["7", "14", "28"] and "seed" not in table["7"]  # what does not vary is no axis
+    (best,) = [line for line in text.splitlines() if "**0.125**" in line]
+    assert best.startswith("| 14 |")
+    for name in ("table.tex", "grid.png", "plots.png", "pareto.png"):
+        assert (tmp_path / name).is_file()
+    assert Image.open(tmp_path / "grid.png").width > 4 * sweep.CELL
+
+
+def test_a_failed_job_takes_nothing_away(tmp_path, job):
+    job("target=mug")
+    job("target=cup")
+    results.write(tmp_path / "target=nosuch" / results.FAILED, "there is no class nosuch\n")
+    (tmp_path / "target=begun" / ".hydra").mkdir(parents=True)
+    text = sweep.finish(tmp_path)
+    assert "- target=nosuch failed: there is no class nosuch" in text and "target=begun is not finished" in text
+    assert {line["target"] for line in lines(tmp_path)} == {"mug", "cup"}
+    shutil.rmtree(tmp_path / "target=cup")
+    assert "| mug |" in sweep.finish(tmp_path)  # one is enough
+    shutil.rmtree(tmp_path / "target=mug")
+    assert "No job is finished" in sweep.finish(tmp_path)
+
+
+def test_what_is_no_sweep(tmp_path):
+    with pytest.raises(ValueError, match="not the folder of a sweep"):
+        sweep.finish(tmp_path)
+
+
+def test_a_preservation_wants_the_chance_high(tmp_path, job):
+    for size, left in ((7, 0.3), (14, 0.8)):
+        job(f"mask_size={size}", left, "preservation")
+    (best,) = [line for line in sweep.finish(tmp_path).splitlines() if "**0.875**" in line]
+    assert best.startswith("| 14 |") and {x["better"] for x in lines(tmp_path) if x["metric"] == "p_normalised"} == {
+        "higher"
+    }
+
+
+def test_the_grid_shows_each_jobs_own_saliency(tmp_path, job):
+    """Of rows with and without a photo."""
+    for pictures in (True, False):
+        for size in (7, 14):
+            job(f"{pictures}/mask_size={size}", pictures=pictures)
+        page = sweep.grid(sweep.read(tmp_path / str(pictures)).runs)
+        cells = np.asarray(page)[60:100, 8 : 8 + 3 * (sweep.CELL + 8)].astype(int)
+        first, second, third = np.split(cells, 3, 1)
+        assert np.array_equal(second, third) and not np.array_equal(first, second)
+        assert (first.std() > 10) == pictures
+
+
+def test_no_point_of_the_front_is_beaten():
+    points = np.random.default_rng(0).integers(0, 12, (200, 2)).astype(float)
+    front = plots.front(points)
+    for i, point in enumerate(points):
+        beaten = ((points <= point).all(1) & (points < point).any(1)).any()
+        assert beaten or any((points[j] == point).all() for j in front)
+        assert not (i in front and beaten)
+    assert (np.diff(points[front, 0]) > 0).all()
+
+
+def test_a_cell_without_a_job_stays_blank():
+    axes, values = ["a", "b"], [["1", "2"], ["x", "y"]]
+    table = [
+        {"axes": {"a": a, "b": b}, "value": 0.5 if a == "1" else 0.25, "low": math.nan, "high": math.nan}
+        for a, b in (("1", "x"), ("1", "y"), ("2", "x"))
+    ]
+    panel = Figure().subplots()
+    plots._heat(panel, table, axes, values)
+    assert panel.images[0].get_array().mask.tolist() == [[False, False], [False, True]]
+    assert sorted(text.get_text() for text in panel.texts) == ["0.250", "0.500", "0.500"]

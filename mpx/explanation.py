@@ -34,6 +34,7 @@ class Explanation:
     areas: Tensor  # (B,) asked; NaN where the method asks for none
     photos: Tensor  # (B,3,H,W) in [0,1]
     perturbed: Tensor  # (B,3,H,W) the photo without its evidence (deletion, dual) or with nothing else (preservation)
+    complement: Tensor | None  # (B,3,H,W) and under 1-mask; None where the mask acts inside the network, on no picture
     parameter: Tensor  # (B,...) what was learnt; (B,1,h,w) the mask's cells, but for special masks
     mask: Tensor  # (B,1,H,W) 1 keeps a pixel, 0 perturbs it; of a mask in other domains, its image
     saliency: Tensor  # (B,1,H,W) in [0,1], high where the evidence is: 1-mask, in a preservation the mask
@@ -224,12 +225,14 @@ def read_off(search: Search, images: list[str], classes: list[str], keep: list[i
     frames, frame_saliency, frame_p = [], [], []
     for parameter in snapshots:
         mask = problem.mask(parameter)
-        perturbed, p = problem.judge(problem.shown(parameter))
+        shown = problem.shown(parameter)
+        perturbed, p = problem.judge(shown)
         saliency = problem.site.to_pixels(problem.evidence(mask)).clamp(0, 1)  # rounding may leave [0,1]
         frames.append(bytes_(perturbed))
         frame_saliency.append(bytes_(saliency))
         frame_p.append(rows(p))
     result, final = rows(perturbed), rows(saliency)  # what is returned, shown and stored is what was evaluated last
+    rest = problem.opposite(shown)
     targets = rows(problem.targets)
     areas = torch.full(targets.shape, torch.nan) if problem.areas is None else rows(problem.areas)
     tags = [f"-area-{area:g}" if area == area else "" for area in areas.tolist()]
@@ -243,6 +246,7 @@ def read_off(search: Search, images: list[str], classes: list[str], keep: list[i
         areas=areas,
         photos=rows(problem.photos),
         perturbed=result,
+        complement=None if rest is None else rows(rest),
         parameter=rows(snapshots[-1]),
         mask=problem.evidence(final),
         saliency=final,
@@ -271,7 +275,7 @@ def class_name(target: int, categories: Sequence[str] | None) -> str:
 
 
 def _pick(name: str, value, rows: list[int]):
-    if name in ("iterations", "game", "seconds", "batch_size", "passes", "forwards"):
+    if value is None or name in ("iterations", "game", "seconds", "batch_size", "passes", "forwards"):
         return value
     if name == "curves":
         return {term: values[:, rows] for term, values in value.items()}
@@ -288,7 +292,7 @@ def join(parts: list[Explanation]) -> Explanation:
     for name in Explanation.__dataclass_fields__:
         values = [getattr(part, name) for part in parts]
         first = values[0]
-        if name in ("iterations", "game", "batch_size", "passes", "forwards"):
+        if first is None or name in ("iterations", "game", "batch_size", "passes", "forwards"):
             joined[name] = first
         elif name == "curves":
             joined[name] = {term: torch.cat([v[term] for v in values], 1) for term in first}

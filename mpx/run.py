@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from mpx import config, measure
 from mpx.data import datasets
 from mpx.operators import asks
-from mpx.report import results
+from mpx.report import html, results
 from mpx.report.folder import clear, held
 from mpx.report.session import Session
 from mpx.solver import shares, workers
@@ -73,6 +73,7 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> d
                 sum_up(stopped=True)
             raise
         whole = sum_up(stopped=False)
+        report = _report(folder) if whole and whole.rows and config.pictures(cfg) else ""
     if whole is None:
         log.info(f"share {share} is done; it is summed up when all are")
         return None  # who sums up tells what was skipped: torchrun and srun end all their processes when one ends otherwise
@@ -92,7 +93,7 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> d
     if "summed" in whole.said:
         log.info("\nthe sum of the masks of all areas:\n" + results.format_metrics(whole.said["summed"]))
     pictures = f"pictures  {folder}/panels  {folder}/evolution\n" if config.pictures(cfg) else ""
-    log.info(f"\n{pictures}numbers   {folder}/results.csv\ncurves    tensorboard --logdir {folder}")
+    log.info(f"\n{report}{pictures}numbers   {folder}/results.csv\ncurves    tensorboard --logdir {folder}")
     return whole.said
 
 
@@ -136,6 +137,15 @@ def _sum_up(session: Session, cfg, choices: dict, command: str, start: float, wh
     if stopped:
         log.error(f"{session.counted(len(session.mine) - session.missing())} are done and kept in {session.folder}")
     return whole
+
+
+def _report(folder: Path) -> str:
+    """Where report.html is, to be told."""
+    try:
+        return f"report    {html.write(folder)}\n"
+    except Exception as error:  # a full disk, or a fault of its own: the run is whole without it
+        log.warning(f"there is no report.html: {type(error).__name__}: {error}")
+        return ""
 
 
 def _check(cfg: DictConfig) -> None:

@@ -9,6 +9,7 @@ import torch
 from captum.metrics import infidelity, sensitivity_max
 from PIL import Image
 from planted import PlaceNet, RoundingNet, SquareNet, square_photo
+from torch import nn
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from mpx import Classifier, MeaningfulPerturbation, explain
@@ -46,6 +47,20 @@ def test_batches_are_joined_as_if_they_were_one():
     for name in ("parameter", "saliency", "p_after", "perturbed", "frame_masks"):
         torch.testing.assert_close(getattr(whole, name), getattr(parts, name), atol=1e-4, rtol=0)
     assert whole.names == parts.names and parts.frames.shape == whole.frames.shape
+
+
+@pytest.mark.parametrize("game", ["deletion", "preservation", "dual"])
+def test_what_is_perturbed_and_its_complement_are_the_photo(game):
+    """Black: what one leaves, the other has."""
+    e = quick(PHOTOS, target=1, perturbation="black", game=game, batch_size=2)
+    torch.testing.assert_close(e.perturbed + e.complement, e.photos)
+    assert (e.complement - e.photos).abs().max() > 0.05 and torch.equal(e.only([2]).complement, e.complement[2:])
+
+
+def test_what_acts_inside_the_network_has_no_complement():
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+    e = explain(net, PHOTOS, 1, perturbation="channels", mask="elements", steps=3, jitter=0, batch_size=2)
+    assert e.complement is None and e.only([0]).complement is None and len(e) == 3
 
 
 def test_tensors_pictures_and_paths_are_the_same(tmp_path):

@@ -47,6 +47,19 @@ def test_a_run_leaves_its_folder(mpx, folder):
     )
     assert len(list(run.glob("events.out.tfevents.*"))) == 2 and (run / ".hydra" / "overrides.yaml").exists()
     assert "checker board" in out and str(run) in out and not list(run.rglob("*.tmp"))
+    assert "checker board" in (run / "report.html").read_text() and f"report    {run}/report.html" in out
+
+
+def test_a_report_that_cannot_be_written_costs_a_warning(mpx, folder, monkeypatch):
+    def fail(_):
+        raise OSError(28, "No space left on device", "report.html")
+
+    monkeypatch.setattr("mpx.report.html.write", fail)
+    code, out, err = mpx(*SQUARE, "images=photos", "limit=1")
+    assert code == 0 and (out + err).count("No space left") == 1 and len(table(result(folder))) == 1
+    assert "numbers   " in out and "report    " not in out
+    code, out, err = mpx(*SQUARE, "images=photos", "limit=1", "pictures=none", "hydra.run.dir=outputs/none")
+    assert code == 0 and "report.html" not in out + err  # nor is one without pictures
 
 
 def test_what_cannot_be_read_is_skipped_and_counted(mpx, folder):

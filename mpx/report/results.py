@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -29,18 +30,25 @@ COLUMNS = ("image", "target", "class", "area_asked", "p_before", "p_after", "p_r
 NUMBERS = ("p_before", "p_after", "p_reference", "area", "passes", "forwards", "seconds")
 STAMP = {"problems", "label", "file_bytes", "made_by", "pictures"}  # by which a session knows a row again
 FAILED = "failed.txt"  # in the folder of a sweep's job: why it could not be done
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text starts that a spreadsheet would run
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mpx")
 
 
 def write(path, data: bytes | str) -> None:
     """Writes the file whole or leaves what was there. Text is UTF-8, what cannot be is escaped."""
-    path = Path(path)
+    with writing(Path(path)) as file:
+        file.write(data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace"))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file for bytes, which appears at its place when all are written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # of its own on each machine that shares the folder
     try:
         with _naming(path):
             with open(draft, "wb") as file:
-                file.write(data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace"))
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, path)
@@ -68,7 +76,7 @@ def save_row(folder, e, i: int, pictures: bool = True, **stamp) -> None:
         **scalars(e, i),
         game=e.game,
         pictures=pictures,
-        **({"photo": np.frombuffer(render.small_jpeg(e.photos[i]), np.uint8)} if pictures else {}),
+        **(render.views(e, i) if pictures else {}),
         **stamp,
     )
     if pictures:
@@ -145,6 +153,13 @@ def write_csv(path, rows: list[dict], columns: Sequence[str] = COLUMNS) -> None:
     write(path, csv_text([dict(zip(columns, columns)), *rows], columns))
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The lines of a table as they were before `_cell` made their texts safe."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{k: v[1:] if v[:1] == "'" and v[1:].startswith(FORMULA) else v for k, v in line.items()}
+                for line in csv.DictReader(file, restval="")]  # fmt: skip
+
+
 def append_csv(path: Path, rows: list[dict], columns: Sequence[str] = COLUMNS) -> None:
     """In one write, so that who reads meanwhile sees whole lines."""
     if not path.exists():
@@ -174,7 +189,7 @@ def write_skipped(path: Path, skipped: list[tuple[str, str]]) -> None:
 def _cell(value):
     if isinstance(value, float):
         return f"{value:.6g}"
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def write_json(path, values: dict) -> None:

@@ -5,6 +5,7 @@ from. jobs.txt, if there, has their order. A job that failed left a failed.txt; 
 """
 
 import io
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +15,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mpx.report import compare, plots, render, results
+from mpx.report import compare, html, plots, render, results
 from mpx.report.compare import Run
 
+log = logging.getLogger("mpx")
 ORDER = "jobs.txt"
 PHOTOS, COLUMNS, CELL = 8, 12, 160  # of the grid, at most, and pixels
 
@@ -30,9 +32,9 @@ class Sweep:
 
 
 def finish(folder: str | Path, out: str | Path | None = None, wanted: Sequence[str] = ()) -> str:
-    """table.md, .csv and .tex, grid.png, plots.png and pareto.png in `out` (the sweep's folder); returns the Markdown.
+    """table.md, .csv, .tex, grid.png, plots.png, pareto.png and report.html in the sweep's folder; returns the Markdown.
 
-    wanted: metrics, by default the chance left, the area, each metric's main number, passes and seconds.
+    out: another place, for all but the report. wanted: metrics, by default the chance left, the area, each metric's main number, passes and seconds.
     """
     sweep, out = read(folder), Path(out or folder)
     said = [f"- {job} failed: {reason}" for job, reason in sweep.failed.items()]
@@ -46,6 +48,11 @@ def finish(folder: str | Path, out: str | Path | None = None, wanted: Sequence[s
     _save(grid(sweep.runs), out / "grid.png")
     plots.metrics(table, out / "plots.png")
     plots.pareto(sweep.runs, table, out / "pareto.png")
+    if out == Path(folder):
+        try:
+            html.write_sweep(folder, jobs(folder))
+        except Exception as error:  # the numbers are there without it
+            log.warning(f"there is no report.html: {type(error).__name__}: {error}")
     return text
 
 

@@ -240,10 +240,18 @@ class Problem:
 
         Always in 32 bits, so that `precision` changes the search and not what is reported.
         """
-        draw = getattr(self.site, "still", self.site.draw)
-        pictures, inner = self.site.show(draw(self.rng.at("evaluation")), mask)
+        pictures, inner = self.site.show(self._still(), mask)
         with self.site.inside(*inner):
             return pictures, probability(self.classifier(pictures).float(), self.targets)
+
+    @torch.no_grad()
+    def opposite(self, mask: Tensor) -> Tensor | None:
+        """The pictures (B,3,H,W) under 1-mask, drawn as `judge` draws them; None where the mask acts inside the network."""
+        pictures, inner = self.site.show(self._still(), 1 - mask)
+        return None if inner else pictures
+
+    def _still(self):
+        return getattr(self.site, "still", self.site.draw)(self.rng.at("evaluation"))
 
 
 def draws(seed: int, photos: Tensor, targets: Tensor) -> Draws:

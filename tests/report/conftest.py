@@ -28,6 +28,7 @@ def explanation():
             game=game,
             photos=photos,
             perturbed=photos * masks[-1],
+            complement=photos * (1 - masks[-1]),
             parameter=masks[-1][..., ::8, ::8],
             mask=masks[-1],
             saliency=disc,

@@ -1,0 +1,452 @@
+"use strict";
+// What comes from a run is text: it is set as textContent or as an attribute, and never read as HTML.
+// A row is a picture, a class and an area; it has a cell in each job (one job: a run, several: a sweep).
+
+const $ = (id) => document.getElementById(id);
+const { jobs, rows, columns, colours, aspect } = JSON.parse($("page").textContent);
+const place = Object.fromEntries(columns.map((name, k) => [name, k]));
+const number = (cell, name) => cell.values[place[name]] ?? null;
+const FIXED = ["target", "area_asked", "p_before", "p_after", "p_reference", "p_normalised", "area", "passes", "forwards", "seconds"];
+const metrics = columns.filter((name) => !FIXED.includes(name));
+
+function make(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+// ---- numbers, as mpx.report.render writes them
+
+const probability = (p) => (p === null ? "–" : p > 0 && p < 0.0005 ? "<0.001" : p.toFixed(3));
+const percent = (a) => (a === null ? "–" : `${(100 * a).toFixed(1)} %`);
+function short(x) {
+  if (x === null) return "–";
+  if (Number.isInteger(x) || Math.abs(x) >= 100) return x.toFixed(0);
+  return x !== 0 && Math.abs(x) < 0.0005 ? x.toExponential(1) : Math.abs(x) >= 1 ? x.toPrecision(3) : x.toFixed(3);
+}
+const written = { area: percent, area_asked: percent, p_before: probability, p_after: probability, p_reference: probability };
+const kept = (j) => (jobs[j].game === "preservation" ? ["kept", "deleted"] : ["deleted", "kept"]);
+
+// ---- pictures: a block of JSON for each cell, read when it is looked at and forgotten after
+
+const whole = (block) => block && (block.nextSibling || document.readyState !== "loading"); // else it is being read
+
+function stored(r, j) {
+  const block = $(`d${r}-${j}`);
+  return whole(block) ? JSON.parse(block.textContent) : null;
+}
+
+async function decoded(base64) {
+  const image = new Image();
+  image.src = `data:image/jpeg;base64,${base64}`;
+  await image.decode();
+  return image;
+}
+
+async function opened(data) {
+  const names = ["perturbed", "complement", "frames", "final"].filter((name) => name in data);
+  const [photo, ...others] = await Promise.all(
+    [JSON.parse($(data.photo).textContent), ...names.map((name) => data[name])].map(decoded));
+  const width = photo.naturalWidth, height = photo.naturalHeight;
+  const view = { data, photo, width, height, last: data.iterations.length - 1 };
+  names.forEach((name, k) => { view[name] = others[k]; });
+  view.pixels = pixels(photo, width, height);
+  return view;
+}
+
+function pixels(image, width, height, top = 0, tall = image.naturalHeight) {
+  const canvas = make("canvas", { width, height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.imageSmoothingQuality = "high";
+  context.drawImage(image, 0, top, image.naturalWidth, tall, 0, 0, width, height);
+  return context.getImageData(0, 0, width, height).data;
+}
+
+// the saliency (RGBA, all the same) of a recorded iteration; the last one is kept at the photo's size
+function saliency(view, frame) {
+  if (frame === view.last) return pixels(view.final, view.width, view.height);
+  const tall = view.frames.naturalHeight / (view.last + 1);
+  return pixels(view.frames, view.width, view.height, frame * tall, tall);
+}
+
+// mpx.report.render.overlay at strength 1, the photo at 0: a screen blend of the colours over the half-dark grey photo
+function overlay(canvas, view, frame, strength) {
+  const heat = saliency(view, frame), photo = view.pixels, image = new ImageData(view.width, view.height), out = image.data;
+  let sum = 0;
+  for (let k = 0; k < out.length; k += 4) {
+    const colour = 3 * heat[k];
+    const grey = 0.299 * photo[k] + 0.587 * photo[k + 1] + 0.114 * photo[k + 2];
+    const light = strength * (0.45 + (0.55 * grey) / 255);
+    for (let c = 0; c < 3; c++) {
+      const dark = (1 - strength) * photo[k + c] + strength * 0.5 * grey;
+      out[k + c] = 255 - (255 - dark) * (1 - (light * colours[colour + c]) / 255);
+    }
+    out[k + 3] = 255;
+    sum += heat[k];
+  }
+  canvas.width = view.width;
+  canvas.height = view.height;
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return sum / (255 * view.width * view.height);
+}
+
+function paint(canvas, view, what) {
+  if (what === "evidence") return overlay(canvas, view, view.last, 1);
+  canvas.width = view.width;
+  canvas.height = view.height;
+  if (view[what]) canvas.getContext("2d").drawImage(view[what], 0, 0);
+}
+
+// ---- the gallery: cards are made as the end comes near, pictures painted where they are seen
+
+const gallery = $("gallery"), cards = new Map(), waiting = new Set(), seen = new Set();
+let order = [], shown = 0;
+
+function card(r) {
+  const row = rows[r], cells = make("div", { class: "cells" });
+  row.cells.forEach((cell, j) => cells.append(cell && cell.values ? small(r, j) : absent(j, cell)));
+  const name = make("div", { class: "name", title: `${row.class} – ${row.image}` }, make("b", {}, row.class));
+  const asked = row.area_asked === null ? "" : ` · area ${percent(row.area_asked)} asked`;
+  name.append(make("span", { class: "faint" }, row.image + asked));
+  const made = make("li", { class: "card" });
+  made.append(...(jobs.length > 1 ? [name, cells] : [cells, name, ...facts(r, 0)]));
+  return made;
+}
+
+function small(r, j) {
+  const cell = rows[r].cells[j], frame = make("a", { class: "frame", href: `#${address(r, j)}` });
+  const canvas = make("canvas", { "aria-hidden": "true" });
+  frame.setAttribute("aria-label", `${rows[r].class}, ${rows[r].image}${jobs.length > 1 ? `, ${jobs[j].name}` : ""}`);
+  frame.style.aspectRatio = aspect;
+  frame.append(make("span"), canvas);
+  canvas.at = [r, j];
+  watcher.observe(canvas);
+  const made = make("div", { class: "cell" });
+  if (jobs.length > 1) made.append(label(j));
+  made.append(frame, meter(cell));
+  if (jobs.length > 1) made.append(...facts(r, j));
+  return made;
+}
+
+function absent(j, cell) {
+  const frame = make("div", { class: "frame" }, make("span", {}, cell?.reason ?? jobs[j].fault ?? "not in this job"));
+  frame.style.aspectRatio = aspect;
+  return make("div", { class: "cell" }, label(j), frame);
+}
+
+const axes = (j) => jobs[j].name.replaceAll(/,(?=[^,[\]]*=)/g, "\n"); // a line for each thing that the sweep varies
+const lines = Math.max(...jobs.map((_, j) => axes(j).split("\n").length));
+
+function label(j) {
+  const made = make("div", { class: "job", title: jobs[j].name }, axes(j));
+  made.style.minHeight = `${1.35 * lines}em`;
+  return made;
+}
+
+function meter(cell) {
+  const bar = make("div", { class: "meter", title: "p before, light, and after, dark" });
+  for (const name of ["p_before", "p_after"]) {
+    const part = make("i");
+    part.style.width = `${100 * (number(cell, name) ?? 0)}%`;
+    bar.append(part);
+  }
+  return bar;
+}
+
+function verdict(cell) {
+  const [mark, text] = { true: ["good", "works"], false: ["bad", "fails"] }[cell.works] ?? ["", ""];
+  return make("span", { class: mark }, text);
+}
+
+function facts(r, j) {
+  const cell = rows[r].cells[j];
+  const line = (left, right, kind = "") =>
+    make("div", { class: `line ${kind}`, title: left }, make("span", {}, left), typeof right === "string" ? make("span", {}, right) : right);
+  return [
+    line(`p ${probability(number(cell, "p_before"))} → ${probability(number(cell, "p_after"))}`, verdict(cell)),
+    line("area", percent(number(cell, "area"))),
+    ...metrics.filter((name) => number(cell, name) !== null).map((name) => line(name, short(number(cell, name)), "small")),
+  ];
+}
+
+const watcher = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (isIntersecting) seen.add(target), show(target);
+    else seen.delete(target), waiting.delete(target), (target.width = target.height = 0);
+  }
+}, { rootMargin: "300px" });
+
+async function show(canvas) {
+  const data = stored(...canvas.at), what = $("picture").value, said = canvas.previousSibling;
+  if (!data?.photo) {
+    if (document.readyState === "loading") waiting.add(canvas);
+    else said.textContent = "no picture kept";
+    return;
+  }
+  try {
+    const view = await opened(data);
+    if (!seen.has(canvas) || what !== $("picture").value) return; // it has left meanwhile
+    said.textContent = view[what] || what === "evidence" ? "" : "not a picture";
+    paint(canvas, view, what);
+    if (!performance.getEntriesByName("first picture").length) performance.mark("first picture");
+  } catch {
+    said.textContent = "damaged picture";
+  }
+}
+
+function retry() {
+  const those = [...waiting];
+  waiting.clear();
+  those.forEach(show);
+}
+const timer = setInterval(() => (retry(), document.readyState !== "loading" && clearInterval(timer)), 50);
+
+function grow() {
+  const next = order.slice(shown, shown + 60);
+  shown += next.length;
+  gallery.append(...next.map((r) => cards.get(r) ?? (cards.set(r, card(r)), cards.get(r))));
+}
+new IntersectionObserver((entries) => entries[0].isIntersecting && grow(), { rootMargin: "1500px" }).observe($("end"));
+
+// ---- filters and sorting
+
+const mean = (values) => values.reduce((a, b) => a + b, 0) / (values.length || NaN);
+const over = (value) => (row) => mean(row.cells.filter((c) => c?.values).map(value).filter((x) => x !== null));
+const lost = (cell, j) => (jobs[j].game === "preservation" ? 1 - number(cell, "p_normalised") : number(cell, "p_normalised"));
+const SORTS = {
+  "order of the run": [null, 1],
+  "drop of p": [over((c) => number(c, "p_before") - number(c, "p_after")), -1],
+  area: [over((c) => number(c, "area")), 1],
+  class: [(row) => row.class, 1],
+  name: [(row) => row.image, 1],
+  failure: [(row) => mean(row.cells.map((c, j) => (c?.values && number(c, "p_normalised") !== null ? lost(c, j) : null)).filter((x) => x !== null)), -1],
+  ...Object.fromEntries(metrics.map((name) => [name, [over((c) => number(c, name)), -1]])),
+};
+const compare = new Intl.Collator(undefined, { numeric: true }).compare;
+let direction = 1;
+
+function arrange() {
+  const words = $("find").value.toLowerCase().split(/\s+/).filter(Boolean), which = $("which").value;
+  const works = which && which === "works";
+  const [key] = SORTS[$("sort").value];
+  order = rows.map((_, r) => r).filter((r) => {
+    const text = `${rows[r].image} ${rows[r].class}`.toLowerCase();
+    return words.every((word) => text.includes(word)) && (!which || rows[r].cells.some((c) => c?.works === works));
+  });
+  if (key) {
+    const values = new Map(order.map((r) => [r, key(rows[r])]));
+    const missing = (r) => Number.isNaN(values.get(r)); // at the end, whatever the direction
+    order.sort((a, b) => {
+      const [x, y] = [values.get(a), values.get(b)];
+      if (missing(a) || missing(b)) return missing(a) - missing(b);
+      return direction * (typeof x === "string" ? compare(x, y) : x - y);
+    });
+  } else if (direction < 0) order.reverse();
+  $("turn").textContent = direction > 0 ? "↑ rising" : "↓ falling";
+  $("count").textContent = `${order.length} of ${rows.length}`;
+  shown = 0;
+  gallery.replaceChildren(...(order.length ? [] : [make("li", { class: "none" }, "Nothing is like that.")]));
+  grow();
+}
+
+for (const name of Object.keys(SORTS)) $("sort").append(make("option", { value: name }, name));
+$("tools").addEventListener("submit", (event) => event.preventDefault());
+$("find").addEventListener("input", arrange);
+$("which").addEventListener("change", arrange);
+$("sort").addEventListener("change", () => ((direction = SORTS[$("sort").value][1]), arrange()));
+$("turn").addEventListener("click", () => ((direction = -direction), arrange()));
+$("picture").addEventListener("change", () => seen.forEach(show));
+
+// ---- one picture: its address is its name, behind it the job's
+
+const dialog = $("detail");
+let here = null; // {r, j, views, canvases, charts}
+
+const address = (r, j) => [rows[r].name, ...(jobs.length > 1 ? [jobs[j].name] : [])].map(encodeURIComponent).join("/");
+const addresses = new Map(rows.flatMap((row, r) => row.cells.flatMap((c, j) => (c?.values ? [[address(r, j), [r, j]]] : []))));
+
+async function open(r, j) {
+  stop();
+  const cells = rows[r].cells, visit = { r, j, views: [], canvases: [], charts: [] };
+  const share = here?.r === r ? $("iteration").value / Math.max(1, $("iteration").max) : 1;
+  const old = here;
+  here = visit;
+  $("class").textContent = rows[r].class;
+  $("image").textContent = rows[r].image + (jobs.length > 1 ? ` · ${jobs[j].name}` : "");
+  if (!dialog.open) dialog.showModal(), dialog.focus(); // so that the arrows turn pages
+  const same = old?.r === r;
+  const views = await Promise.all(cells.map(async (cell, k) => {
+    if (same && old.views[k]) return old.views[k];
+    const data = cell?.values && stored(r, k);
+    return data && data.photo ? opened(data).catch(() => null) : null;
+  }));
+  if (here !== visit) return;
+  visit.views = views;
+  const view = views[j], data = view?.data ?? stored(r, j);
+  figures(visit);
+  $("sliders").hidden = !view;
+  $("sliders").style.display = view ? "" : "none";
+  if (view) {
+    for (const control of ["iteration", "play"]) $(control).disabled = view.last === 0;
+    $("iteration").max = view.last;
+    $("iteration").value = Math.round(share * view.last);
+  }
+  charts(visit, data);
+  $("numbers").replaceChildren(...columns.filter((name) => number(cells[j], name) !== null).map((name) =>
+    make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, (written[name] ?? short)(number(cells[j], name))))));
+  draw();
+}
+
+function figures(visit) {
+  const { r, j, views } = visit, cell = rows[r].cells[j], view = views[j], sweep = jobs.length > 1;
+  const first = make("div"), rest = sweep ? make("div") : first; // a sweep's evidence has a line of its own
+  const figure = (where, picture, ...caption) => where.append(make("figure", {}, picture, make("figcaption", {}, ...caption)));
+  const image = (name, text, p) => {
+    if (!view?.[name]) return;
+    view[name].alt = `${rows[r].class}, ${text}`;
+    figure(rest, view[name], text + (p === undefined ? "" : ` · p\u00a0${probability(p)}`));
+  };
+  image("photo", "photo", number(cell, "p_before"));
+  views.forEach((one, k) => {
+    if (!one) return;
+    const canvas = make("canvas", { role: "img" }), said = make("span");
+    canvas.said = said;
+    visit.canvases[k] = canvas;
+    const pick = make("button", { type: "button", "aria-pressed": k === j }, axes(k));
+    pick.addEventListener("click", () => (location.hash = address(r, k)));
+    figure(first, canvas, ...(sweep ? [pick, said] : [said]));
+  });
+  const [under, opposite] = kept(j);
+  image("perturbed", `evidence ${under}, in the end`, number(cell, "p_after"));
+  image("complement", `evidence ${opposite}, in the end`);
+  $("views").replaceChildren(...new Set([first, rest]));
+}
+
+function draw() {
+  const { r, j, views, canvases, charts } = here, strength = $("opacity").value / 100, view = views[j];
+  $("strength").textContent = `${$("opacity").value} %`;
+  if (!view) return;
+  const frame = Number($("iteration").value), { iterations, p } = view.data;
+  $("iterated").textContent = `${iterations[frame]} of ${iterations[view.last]}`;
+  $("iteration").setAttribute("aria-valuetext", `iteration ${$("iterated").textContent}`);
+  views.forEach((one, k) => {
+    if (!one) return;
+    const f = Math.round((frame / Math.max(1, view.last)) * one.last);
+    const found = overlay(canvases[k], one, f, strength);
+    const area = f === one.last ? number(rows[r].cells[k], "area") : found;
+    canvases[k].said.textContent = `evidence · area\u00a0${percent(area)} · p\u00a0${probability(one.data.p[f])}`;
+    canvases[k].setAttribute("aria-label", `${rows[r].class}, ${canvases[k].said.textContent}`);
+  });
+  charts.forEach((move) => move(iterations[frame]));
+}
+
+// ---- curves
+
+const SVG = "http://www.w3.org/2000/svg";
+const COLOURS = 6;
+
+function charts(visit, data) {
+  $("charts").replaceChildren();
+  if (!data?.curves) return;
+  const names = Object.keys(data.curves), outcome = names.filter((n) => n === "probability" || n === "area");
+  if (outcome.length) chart(visit, "probability and area", outcome, data, [0, 1], outcome[0] === "probability" && data.p);
+  const terms = names.filter((n) => !outcome.includes(n));
+  if (terms.length) chart(visit, "objective", terms, data);
+}
+
+function chart(visit, title, names, data, range, dots) {
+  const at = data.at, values = names.flatMap((name) => data.curves[name]).filter((y) => y !== null);
+  if (!values.length) return;
+  let [low, high] = range ?? [Math.min(0, ...values), Math.max(0, ...values)];
+  if (low === high) high = low + 1;
+  const end = Math.max(1, data.iterations?.at(-1) ?? at.at(-1)), x = (i) => (100 * i) / end;
+  const y = (v) => (100 * (high - v)) / (high - low);
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "0 0 100 100");
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("role", "img");
+  svg.setAttribute("aria-label", `${title} over ${end} iterations: ${names.join(", ")}`);
+  const path = (d, kind) => {
+    const made = document.createElementNS(SVG, "path");
+    made.setAttribute("d", d);
+    made.setAttribute("class", kind);
+    svg.append(made);
+    return made;
+  };
+  const legend = make("div", { class: "legend" }), tell = [];
+  names.forEach((name, k) => {
+    const ys = data.curves[name];
+    path(ys.map((v, i) => (v === null ? "" : `${i && ys[i - 1] !== null ? "L" : "M"}${x(at[i])} ${y(v)}`)).join(""), `c${k % COLOURS}`);
+    const said = make("b");
+    legend.append(make("span", { class: `c${k % COLOURS}` }, `— ${name} `, said));
+    tell.push((now) => {
+      said.textContent = short(ys[at.findLastIndex((step) => step <= now)]); // step n, counted from 0, sees the mask after n
+    });
+  });
+  if (dots) {
+    const colour = `c${names.indexOf("probability") % COLOURS}`;
+    path(data.p.map((v, i) => (v === null ? "" : `M${x(data.iterations[i])} ${y(v)}h0`)).join(""), `dots ${colour}`);
+    legend.append(make("span", { class: colour }, "• without augment"));
+  }
+  const line = path("", "now");
+  const scale = (...texts) => make("div", { class: "scale" }, ...texts.map((text) => make("span", {}, text)));
+  $("charts").append(make("div", { class: "chart" }, scale(`${title}, from ${short(low)} to ${short(high)}`), svg, scale("0", `${end} iterations`), legend));
+  visit.charts.push((now) => (line.setAttribute("d", `M${x(now)} 0V100`), tell.forEach((say) => say(now))));
+}
+
+// ---- moving through it
+
+let playing = null;
+function stop() {
+  clearInterval(playing);
+  playing = null;
+  $("play").textContent = "play";
+}
+$("play").addEventListener("click", () => {
+  if (playing) return stop();
+  const slider = $("iteration");
+  if (slider.value === slider.max) slider.value = 0;
+  $("play").textContent = "stop";
+  playing = setInterval(() => {
+    slider.value = Number(slider.value) + 1;
+    draw();
+    if (slider.value === slider.max) stop();
+  }, 140);
+});
+for (const name of ["iteration", "opacity"]) $(name).addEventListener("input", () => (name === "iteration" && stop(), draw()));
+
+function step(by) {
+  const next = order[(order.indexOf(here.r) + by + order.length) % order.length];
+  if (next === undefined) return;
+  const j = rows[next].cells[here.j]?.values ? here.j : rows[next].cells.findIndex((c) => c?.values);
+  history.replaceState(null, "", `#${address(next, j)}`);
+  open(next, j);
+}
+$("previous").addEventListener("click", () => step(-1));
+$("next").addEventListener("click", () => step(1));
+$("close").addEventListener("click", () => dialog.close());
+dialog.addEventListener("click", (event) => event.target === dialog && dialog.close()); // on the backdrop
+dialog.addEventListener("close", () => {
+  stop();
+  here = null;
+  history.replaceState(null, "", location.pathname + location.search);
+});
+dialog.addEventListener("keydown", (event) => {
+  if (event.target.type !== "range" && ["ArrowLeft", "ArrowRight"].includes(event.key)) step(event.key === "ArrowLeft" ? -1 : 1);
+});
+
+function follow() {
+  const there = addresses.get(location.hash.slice(1));
+  if (there) whole($(`d${there[0]}-${there[1]}`)) || document.readyState !== "loading" ? open(...there) : setTimeout(follow, 50);
+  else if (dialog.open) dialog.close();
+}
+addEventListener("hashchange", follow);
+
+for (const part of [gallery, $("views")]) part.classList.toggle("sweep", jobs.length > 1);
+const fates = new Set(jobs.map((_, j) => kept(j).join()));
+["perturbed", "complement"].forEach((name, k) => {
+  $("picture").querySelector(`[value=${name}]`).textContent = fates.size > 1 ? name : `evidence ${kept(0)[k]}`;
+});
+arrange();
+follow();

@@ -34,23 +34,25 @@ class Sweep:
 def finish(folder: str | Path, out: str | Path | None = None, wanted: Sequence[str] = ()) -> str:
     """table.md, .csv, .tex, grid.png, plots.png, pareto.png and report.html in the sweep's folder; returns the Markdown.
 
-    out: another place, for all but the report. wanted: metrics, by default the chance left, the area, each metric's main number, passes and seconds.
+    out: another place, for all but the report. wanted: metrics, by default the chance left, the area, each metric's main
+    number and what it cost.
     """
-    sweep, out = read(folder), Path(out or folder)
-    said = [f"- {job} failed: {reason}" for job, reason in sweep.failed.items()]
-    said += [f"- {job} is not finished: the same command goes on." for job in sweep.open]
+    sweep = read(folder)
+    out = Path(out).expanduser() if out else sweep.folder
+    said = [f"- {job} failed: {results.printable(reason)}\n" for job, reason in sweep.failed.items()]
+    said += [f"- {job} is not finished: the same command goes on.\n" for job in sweep.open]
     if not sweep.runs:
-        text = "\n".join(["No job is finished.", "", *said, ""])
+        text = "\n".join(["No job is finished.\n", "".join(said)])
         results.write(out / "table.md", text)
         return text
     table = compare.compare(sweep.runs, wanted or _main(sweep.runs))
-    text = compare.save(sweep.runs, table, out, *said)
+    text = compare.save(sweep.runs, table, out, *(["".join(said)] if said else []))
     _save(grid(sweep.runs), out / "grid.png")
     plots.metrics(table, out / "plots.png")
     plots.pareto(sweep.runs, table, out / "pareto.png")
-    if out == Path(folder):
+    if out == sweep.folder:
         try:
-            html.write_sweep(folder, jobs(folder))
+            html.write_sweep(out, jobs(out))
         except Exception as error:  # the numbers are there without it
             log.warning(f"there is no report.html: {type(error).__name__}: {error}")
     return text

@@ -75,15 +75,24 @@ def test_the_table_has_the_jobs_numbers_and_marks_the_best(tmp_path, job):
 def test_a_failed_job_takes_nothing_away(tmp_path, job):
     job("target=mug")
     job("target=cup")
-    results.write(tmp_path / "target=nosuch" / results.FAILED, "there is no class nosuch\n")
+    results.write(tmp_path / "target=nosuch" / results.FAILED, "there is\nno class nosuch\n")
     (tmp_path / "target=begun" / ".hydra").mkdir(parents=True)
     text = sweep.finish(tmp_path)
-    assert "- target=nosuch failed: there is no class nosuch" in text and "target=begun is not finished" in text
+    assert "\n- target=nosuch failed: there is no class nosuch\n" in text and "\n- target=begun is not finished" in text
+    assert text.endswith(".\n") and text == (tmp_path / "table.md").read_text()
     assert {line["target"] for line in lines(tmp_path)} == {"mug", "cup"}
     shutil.rmtree(tmp_path / "target=cup")
     assert "| mug |" in sweep.finish(tmp_path)  # one is enough
     shutil.rmtree(tmp_path / "target=mug")
     assert "No job is finished" in sweep.finish(tmp_path)
+
+
+def test_a_folder_is_told_as_it_is_typed(tmp_path, job, monkeypatch, caplog):
+    """With a ~, and as text, as scripts/compare.py gives it."""
+    job("home/a/mask_size=7")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    sweep.finish("~/a")
+    assert (tmp_path / "home/a/table.md").is_file() and (tmp_path / "home/a/report.html").is_file() and not caplog.records
 
 
 def test_what_is_no_sweep(tmp_path):

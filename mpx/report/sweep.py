@@ -7,6 +7,7 @@ from. jobs.txt, if there, has their order. A job that failed left a failed.txt; 
 import io
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,15 +123,17 @@ def _main(runs: Sequence[Run]) -> list[str]:
 def grid(runs: Sequence[Run]) -> Image.Image:
     """Photos down, jobs across: the saliency over the photo, the class's probability before and after, and the area."""
     chosen = [runs[i] for i in np.unique(np.linspace(0, len(runs) - 1, min(len(runs), COLUMNS)).round().astype(int))]
-    keys = ("image", "target", "area_asked")
-    rows = {key: None for run in runs for key in run.by(*keys)}
-    stored = [
-        {run.name: results.load_row(run.folder / line["mask"]) for run in chosen if (line := run.by(*keys).get(key))}
-        for key in list(rows)[:PHOTOS]
-    ]
+    tables = [_numbered(run) for run in chosen]
+    every = dict.fromkeys(key for table in tables for key in table)
+    stored = [[_load(run, table.get(key)) for run, table in zip(chosen, tables)] for key in list(every)[:PHOTOS]]
+    stored = [row for row in stored if any(row)]  # masks/ may have been thinned out
+    shown = [[_first(row), *map(_evidence, row)] for row in stored]
+    heights = [max(picture.height for picture in row if picture) for row in shown]
     size, line, gap, axes = 13, 18, 8, list(runs[0].axes)
-    top, wide, high = gap + line * len(axes), CELL + gap, CELL + 2 * line + gap
-    page = Image.new("RGB", (gap + (len(chosen) + 1) * wide, top + len(stored) * high + line), render.PAPER)
+    top, wide = gap + line * len(axes), CELL + gap
+    page = Image.new(
+        "RGB", (gap + (len(chosen) + 1) * wide, top + sum(heights) + len(stored) * (2 * line + gap) + line), render.PAPER
+    )
 
     def write(x: int, y: int, text: str, ink: str = render.INK) -> None:
         render.write(page, (gap + x * wide, y, CELL), text, "", size, ink)
@@ -139,23 +142,45 @@ def grid(runs: Sequence[Run]) -> Image.Image:
         write(0, gap + k * line, axis, render.FAINT)
         for x, run in enumerate(chosen, 1):
             write(x, gap + k * line, run.axes[axis])
-    for y, row in enumerate(stored):
-        at = top + y * high
-        below = (at + CELL + 2, at + CELL + 2 + line)
-        photo = next((p for r in row.values() if r and (p := _photo(r)) is not None), None)
-        some = next(r for r in row.values() if r)
-        write(0, below[0], some["class"])
-        write(0, below[1], some["image"], render.FAINT)
-        if photo is not None:
-            page.paste(_fit(render.to_image(photo)), (gap, at))
-        for x, found in ((x, found) for x, run in enumerate(chosen, 1) if (found := row.get(run.name))):
-            saliency = torch.from_numpy(found["saliency"]).float()[None]
-            page.paste(_fit(render.to_image(_shown(photo, saliency))), (gap + x * wide, at))
-            write(x, below[0], " to ".join(render.probability(found[p]) for p in ("p_before", "p_after")))
-            write(x, below[1], f"area {render.percent(results.table_row(found)['area'])}", render.FAINT)
-    if len(chosen) < len(runs):
-        write(0, page.height - line, f"{len(chosen)} of {len(runs)} jobs", render.FAINT)
+    y = top
+    for row, pictures, height in zip(stored, shown, heights):
+        some = next(found for found in row if found)
+        for x, (found, picture) in enumerate(zip([some, *row], pictures)):
+            if picture:
+                page.paste(picture, (gap + x * wide, y))
+            if x == 0:
+                below = some["class"], some["image"]
+            elif found:
+                p = " to ".join(render.probability(found[p]) for p in ("p_before", "p_after"))
+                other = "" if found["class"] == some["class"] else f", {found['class']}"
+                below = p, f"area {render.percent(results.table_row(found)['area'])}{other}"
+            else:
+                below = "", "no mask"
+            write(x, y + height + 2, below[0])
+            write(x, y + height + 2 + line, below[1], render.FAINT)
+        y += height + 2 * line + gap
+    left_out = [f"{len(stored)} of {len(every)} rows"] if len(stored) < len(every) else []
+    left_out += [f"{len(chosen)} of {len(runs)} jobs"] if len(chosen) < len(runs) else []
+    render.write(page, (gap, page.height - line, page.width - 2 * gap), ", ".join(left_out), "", size, render.FAINT)
     return page
+
+
+def _numbered(run: Run) -> dict[tuple[str, int], dict]:
+    """(image, n) -> its n-th row: what varies may be the class, the area, or the model, which finds another class."""
+    rows, counts = {}, Counter()
+    for row in run.rows:
+        rows[row["image"], counts[row["image"]]] = row
+        counts[row["image"]] += 1
+    return rows
+
+
+def _load(run: Run, line: dict | None) -> dict | None:
+    return results.load_row(run.folder / line["mask"]) if line else None
+
+
+def _first(row: list[dict | None]) -> Image.Image | None:
+    photos = (_photo(found) for found in row if found)
+    return next((_fit(render.to_image(photo)) for photo in photos if photo is not None), None)
 
 
 def _photo(row: dict) -> torch.Tensor | None:
@@ -166,11 +191,15 @@ def _photo(row: dict) -> torch.Tensor | None:
     return torch.from_numpy(np.array(image)).movedim(-1, 0) / 255
 
 
-def _shown(photo: torch.Tensor | None, saliency: torch.Tensor) -> torch.Tensor:
+def _evidence(row: dict | None) -> Image.Image | None:
+    """Over the row's own photo: another job's model may have seen another part of it."""
+    if row is None:
+        return None
+    photo, saliency = _photo(row), torch.from_numpy(row["saliency"]).float()[None]  # (1,H,W)
     if photo is None:
-        return render.heatmap(saliency)
+        return _fit(render.to_image(render.heatmap(saliency)))
     sized = torch.nn.functional.interpolate(saliency[None], photo.shape[1:], mode="bilinear", antialias=True)[0]
-    return render.overlay(photo, sized.clamp(0, 1))
+    return _fit(render.to_image(render.overlay(photo, sized.clamp(0, 1))))
 
 
 def _fit(image: Image.Image) -> Image.Image:

@@ -4,9 +4,11 @@ import csv
 import itertools
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -17,11 +19,13 @@ TERMS = {"made_by": "test", "label": "", "file_bytes": 1, "problems": np.array([
 
 @pytest.fixture
 def job(tmp_path, explanation):
-    """job(name, p_after, area, game) -> the folder of a finished job."""
+    """job(name, p_after, game, ...) -> the folder of a finished job; `more` sets the explanation's attributes."""
 
-    def make(name, p_after=0.2, game="deletion", pictures=True, where=tmp_path):
-        e, folder = explanation(game=game), where / name
+    def make(name, p_after=0.2, game="deletion", pictures=True, size=(40, 56), **more):
+        e, folder = explanation(game=game, size=size), tmp_path / name
         e.p_after[:] = p_after
+        for key, value in more.items():
+            setattr(e, key, value)
         for i in range(len(e)):
             results.save_row(folder, e, i, pictures, problem="1", **TERMS)
         rows = results.table_rows(e)
@@ -111,6 +115,7 @@ def test_a_preservation_wants_the_chance_high(tmp_path, job):
 
 def test_the_grid_shows_each_jobs_own_saliency(tmp_path, job):
     """Of rows with and without a photo."""
+    seen = []
     for pictures in (True, False):
         for size in (7, 14):
             job(f"{pictures}/mask_size={size}", pictures=pictures)
@@ -119,6 +124,38 @@ def test_the_grid_shows_each_jobs_own_saliency(tmp_path, job):
         first, second, third = np.split(cells, 3, 1)
         assert np.array_equal(second, third) and not np.array_equal(first, second)
         assert (first.std() > 10) == pictures
+        seen.append(second)
+    assert not np.array_equal(*seen)  # over the photo, and alone
+
+
+def test_a_line_of_the_grid_is_one_photo_whatever_varies(tmp_path, job):
+    """The area that is asked, or a model that finds another class and sees another part."""
+    for n in (1, 2):
+        job(f"a/area=0.{n}", areas=torch.full((2,), n / 10))
+        job(f"b/model=m{n}", size=(40, 20 * n), targets=torch.tensor([n, 7]), classes=[f"class {n}", "tabby cat"])
+    areas, models = (sweep.grid(sweep.read(tmp_path / name).runs) for name in "ab")
+    assert areas.width == 3 * (sweep.CELL + 8) + 8 and areas.height < 2.5 * sweep.CELL  # two photos, wider than high
+    tall, square = (np.asarray(models)[30:180, 8 + k * (sweep.CELL + 8) :][:, : sweep.CELL] for k in (1, 2))
+    assert (tall[:, 85:] == 255).all() and (square[:, 85:] < 255).any()  # each over its own photo
+
+
+def test_rows_whose_masks_are_gone_take_no_picture_away(tmp_path, job):
+    for size in (7, 14):
+        job(f"mask_size={size}")
+    (tmp_path / "mask_size=7/masks/cup-1-mug.npz").unlink()
+    both = sweep.grid(sweep.read(tmp_path).runs)
+    (tmp_path / "mask_size=14/masks/cup-1-mug.npz").write_bytes(b"half")
+    one = sweep.grid(sweep.read(tmp_path).runs)
+    assert one.width == both.width and one.height < both.height
+    shutil.rmtree(tmp_path / "mask_size=7/masks")
+    shutil.rmtree(tmp_path / "mask_size=14/masks")
+    sweep.finish(tmp_path)
+    assert (tmp_path / "pareto.png").is_file()
+
+
+def test_of_many_jobs_some_are_shown(tmp_path, job):
+    runs = [replace(run, axes={"seed": str(k)}) for run in sweep.read(job("a/seed=0").parent).runs for k in range(30)]
+    assert sweep.grid(runs).width == (sweep.COLUMNS + 1) * (sweep.CELL + 8) + 8
 
 
 def test_no_point_of_the_front_is_beaten():

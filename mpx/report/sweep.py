@@ -34,7 +34,8 @@ class Sweep:
 def finish(folder: str | Path, out: str | Path | None = None, wanted: Sequence[str] = ()) -> str:
     """table.md, .csv, .tex, grid.png, plots.png, pareto.png and report.html in the sweep's folder; returns the Markdown.
 
-    out: another place, for all but the report. wanted: metrics, by default the chance left, the area, each metric's main number, passes and seconds.
+    out: another place, for all but the report. wanted: metrics, by default the chance left, the area, each metric's main
+    number, passes and seconds.
     """
     sweep, out = read(folder), Path(out or folder)
     said = [f"- {job} failed: {reason}" for job, reason in sweep.failed.items()]

@@ -41,9 +41,6 @@ def main() -> None:
     sys.path.append(os.getcwd())  # so that model.network=my_module:build finds the user's own
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda a: a not in ("-m", "--multirun"))  # Hydra wants it first
     typed, sweeps, codes = sys.argv[1:], _sweeps(sys.argv[1:]), []
-    if sweeps and not any(given.startswith(NAMES) for given in typed):
-        where = f"outputs/sweeps/{sweeper.name(typed)}"  # by what it is, not by the clock: the same command goes on
-        sys.argv.append(f"hydra.sweep.dir='{where}'")
 
     @hydra.main(version_base="1.3", config_path=str(config.CONFIGS), config_name="config")
     def job(cfg: DictConfig) -> float | None:
@@ -82,6 +79,9 @@ def main() -> None:
             _check(typed, sweeps)
             if sweeps:
                 sweeper.register()
+            if sweeps and not any(given.startswith(NAMES) for given in typed):
+                where = f"outputs/sweeps/{sweeper.name(typed)}"  # by what it is, not by the clock: the same command goes on
+                sys.argv.append(f"hydra.sweep.dir='{where}'")
             job()
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if asked_for_traceback:

@@ -32,6 +32,8 @@ from mpx.solver.objective import Recipe
 _beside = Path(__file__).parent / "configs"  # in a wheel; in a checkout they lie beside the package
 CONFIGS = _beside if _beside.is_dir() else Path(__file__).parents[1] / "configs"
 
+ENGINES = ("joblib", "slurm", "ray", "optuna")  # extras of pyproject.toml, each a plugin of Hydra's
+
 # the types of config.yaml's keys; an option's type is its function's signature
 SCHEMA = {
     **{key: AnyNode() for key in ("images", "target", "area", "mask_size", "pictures", "crossing")},
@@ -281,6 +283,9 @@ def sentence(error: Exception) -> str:
     missing = getattr(error, "missing_cfg_file", None)
     if missing:
         group, _, name = missing.rpartition("/")
+        extra = {"submitit_slurm": "slurm", "submitit_local": "slurm"}.get(name, name)
+        if group.startswith("hydra/") and extra in ENGINES:
+            return f"{group}={name} comes with a package that is not installed: pip install 'mpx[{extra}]'"
         return f"{group}={name} is not an option{near(name, options(group))} (--help lists all)"
     key = getattr(cause, "full_key", None)
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):

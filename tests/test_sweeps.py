@@ -9,6 +9,7 @@ import signal
 import pytest
 from commands import SAME, Command, done, masks, table, workplace
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from planted import SQUARE
 
@@ -165,6 +166,14 @@ def test_a_job_that_fails_is_listed_and_the_rest_is_whole(mpx, folder):
 def test_a_typing_mistake_stops_before_a_job_starts(mpx, folder):
     code, out, err = mpx(*QUICK, "-m", "score=logit,lgoit")
     assert code == 1 and "near it: logit" in err and "images are done" not in out
+
+
+def test_an_engine_that_is_not_installed():
+    error = HydraException("no such file")
+    error.missing_cfg_file = "hydra/launcher/submitit_slurm"
+    assert "pip install 'mpx[slurm]'" in config.sentence(error)
+    error.missing_cfg_file = "hydra/launcher/nosuch"
+    assert "hydra/launcher=nosuch is not an option" in config.sentence(error)
 
 
 def test_a_launcher_that_lacks_something_says_so(mpx, folder):

@@ -136,6 +136,8 @@ def test_no_picture_is_shown_of_what_acts_inside_the_network(tmp_path, explanati
 def test_rows_of_older_runs_and_without_pictures_have_their_numbers(tmp_path, explanation):
     for kind, more in (("older", {}), ("unseen", {"pictures": False})):
         folder = save(tmp_path / kind, explanation(), **more)
+        with np.load(folder / "masks/cup-1-mug.npz") as file:
+            assert ("photo" in file) == (kind == "older")
         older(folder)
         pieces = Pieces(html.write(folder))
         assert [row["class"] for row in pieces.blocks["page"]["rows"]] == ["mug", "tabby cat"]

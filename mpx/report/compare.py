@@ -231,9 +231,10 @@ def cost(run: Run) -> float:
 def save(runs: Sequence[Run], table: list[dict], out: Path, *more: str) -> str:
     """table.md, with more paragraphs, table.csv and table.tex in `out`; returns the Markdown."""
     text = "\n".join([markdown(runs, table), *more])
-    heads = ["method"] if "" in runs[0].axes else list(runs[0].axes)
+    heads = {axis: f"{axis}=" if axis in COLUMNS else axis or "method" for axis in runs[0].axes}  # metric= may vary, too
+    lines = [{heads[axis]: value for axis, value in line["axes"].items()} | line for line in table]
     results.write(out / "table.md", text)
-    results.write_csv(out / "table.csv", [line["axes"] | line for line in table], heads + list(COLUMNS[1:]))
+    results.write_csv(out / "table.csv", lines, [*heads.values(), *COLUMNS[1:]])
     results.write(out / "table.tex", latex(table))
     return text
 

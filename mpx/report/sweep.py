@@ -6,6 +6,7 @@ from. jobs.txt, if there, has their order. A job that failed left a failed.txt; 
 
 import io
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -108,16 +109,17 @@ def axes(name: str) -> dict[str, str]:
 
 
 def ordered(values: list[str]) -> list[str]:
-    """Numbers by size; others as they come."""
-    numbers = [plots.number(value) for value in values]
-    return [values[i] for i in np.argsort(numbers, kind="stable")] if np.isfinite(numbers).all() else values
+    """null, then numbers by size; names as they come."""
+    numbers = [-math.inf if value == "null" else plots.number(value) for value in values]
+    return values if np.isnan(numbers).any() else [values[i] for i in np.argsort(numbers, kind="stable")]
 
 
 def _main(runs: Sequence[Run]) -> list[str]:
     """Without the parts of metrics: "localisation", not "localisation_mean"."""
     names = dict.fromkeys(name for run in runs for name in run.metrics if name not in compare.ALWAYS)
     main = [name for name in names if not any(name.startswith(f"{other}_") for other in names)]
-    return ["p_normalised", "area", *main, "passes", "seconds"]
+    spent = any(run.metrics["forwards"]["value"] for run in runs)  # all that an explainer like rise costs
+    return ["p_normalised", "area", *main, "passes", *["forwards"] * spent, "seconds"]
 
 
 def grid(runs: Sequence[Run]) -> Image.Image:

@@ -76,6 +76,25 @@ def test_the_table_has_the_jobs_numbers_and_marks_the_best(tmp_path, job):
     assert Image.open(tmp_path / "grid.png").width > 4 * sweep.CELL
 
 
+def test_an_axis_may_be_called_like_a_column(tmp_path, job):
+    for name in ("[road]", "[deletion]"):
+        job(f"metric={name}")
+    sweep.finish(tmp_path)
+    found = {(line["metric="], line["metric"]) for line in lines(tmp_path)}
+    assert ("[road]", "area") in found and ("[deletion]", "p_normalised") in found
+
+
+def test_forwards_are_a_cost_where_there_are_any(tmp_path, job):
+    job("a/mask_size=7")
+    job("b/explainer=rise", forwards=4000.0)
+    assert "forwards" not in sweep.finish(tmp_path / "a") and "| 4000 |" in sweep.finish(tmp_path / "b")
+
+
+def test_null_is_before_the_numbers():
+    assert sweep.ordered(["14", "null", "7", "1e2"]) == ["null", "7", "14", "1e2"]
+    assert sweep.ordered(["b", "null", "7"]) == ["b", "null", "7"]
+
+
 def test_a_failed_job_takes_nothing_away(tmp_path, job):
     job("target=mug")
     job("target=cup")

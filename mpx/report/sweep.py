@@ -51,7 +51,7 @@ def finish(folder: str | Path, out: str | Path | None = None, wanted: Sequence[s
     text = compare.save(sweep.runs, table, out, *(["".join(said)] if said else []))
     _save(grid(sweep.runs), out / "grid.png")
     plots.metrics(table, out / "plots.png")
-    plots.pareto(sweep.runs, table, out / "pareto.png")
+    plots.pareto(sweep.runs, out / "pareto.png")
     if out == sweep.folder:
         try:
             html.write_sweep(out, jobs(out))

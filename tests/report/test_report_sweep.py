@@ -5,6 +5,7 @@ import itertools
 import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mpx.report import plots, results, sweep
+from mpx.report import compare, plots, results, sweep
 
 TERMS = {"made_by": "test", "label": "", "file_bytes": 1, "problems": np.array(["1", "2"])}
 
@@ -187,13 +188,88 @@ def test_no_point_of_the_front_is_beaten():
     assert (np.diff(points[front, 0]) > 0).all()
 
 
-def test_a_cell_without_a_job_stays_blank():
-    axes, values = ["a", "b"], [["1", "2"], ["x", "y"]]
+def heat(better: str, values: dict) -> tuple:
+    """The panel of a metric with these values, (a, b) -> value, where a is 1 or 2 and b is x or y."""
     table = [
-        {"axes": {"a": a, "b": b}, "value": 0.5 if a == "1" else 0.25, "low": math.nan, "high": math.nan}
-        for a, b in (("1", "x"), ("1", "y"), ("2", "x"))
+        {"axes": {"a": a, "b": b}, "metric": "m", "better": better, "value": value, "low": math.nan, "high": math.nan}
+        for (a, b), value in values.items()
     ]
     panel = Figure().subplots()
-    plots._heat(panel, table, axes, values)
+    plots._heat(panel, table, ["a", "b"], [["1", "2"], ["x", "y"]])
+    return panel, {text.get_text(): text for text in panel.texts}
+
+
+def test_a_cell_without_a_job_stays_blank():
+    panel, texts = heat("lower", {("1", "x"): 0.5, ("1", "y"): 0.25, ("2", "x"): 0.75})
     assert panel.images[0].get_array().mask.tolist() == [[False, False], [False, True]]
-    assert sorted(text.get_text() for text in panel.texts) == ["0.250", "0.500", "0.500"]
+    assert sorted(texts) == ["0.250", "0.500", "0.750"] and panel.patch.get_hatch()
+
+
+@pytest.mark.parametrize("better, best", [("lower", -0.5), ("higher", 0.75), ("near 0", 0.25)])
+def test_the_best_cell_is_the_brightest_and_bold(better, best):
+    values = {("1", "x"): 0.75, ("1", "y"): 0.25, ("2", "x"): -0.5, ("2", "y"): 0.5}
+    panel, texts = heat(better, values)
+    (image,) = panel.images
+    bright = {
+        value: image.to_rgba(image.get_array())[int(a) - 1, "xy".index(b), :3].sum() for (a, b), value in values.items()
+    }
+    assert max(bright, key=bright.get) == best
+    assert [float(text) for text, shown in texts.items() if shown.get_weight() == "bold"] == [best]
+
+
+def test_what_is_geometric():
+    assert all(map(plots.geometric, [(7, 14, 28), (5, 7, 14, 28, 56), (0.001, 0.01, 1), (0, 0.1, 0.2, 0.5, 1)]))
+    assert not any(map(plots.geometric, [(1, 2, 3), (10, 20, 30, 40, 50, 60), (1, 100), (-1, 1, 10, 100), (0, 1), (5,)]))
+
+
+def test_the_labels_of_an_axis_are_not_written_over_each_other():
+    panel = Figure().subplots()
+    panel.plot([0, 100], [0, 0])
+    assert plots._apart(panel, [1, 2, 50, 100], ["1", "2", "50", "100"]) == ["1", "", "50", "100"]
+
+
+def test_names_with_several_jobs_stand_beside_each_other():
+    axes = [{"blur": blur, "lr": lr, "tv": "1"} for blur in ("wide", "narrow") for lr in ("1", "2")]
+    table = [{"axes": a, "metric": "m", "better": "lower", "value": 0.5, "low": 0.4, "high": 0.6} for a in axes]
+    panel = Figure().subplots()
+    plots._lines(panel, table, ["blur", "lr", "tv"], [["wide", "narrow"], ["1", "2"], ["1"]])
+    places = [x for shown in panel.containers for x in shown[0].get_xdata()]
+    assert len(set(places)) == 4 and sorted(round(x) for x in places) == [0, 0, 1, 1]
+
+
+def test_only_what_it_cost_is_drawn_too(tmp_path, job):
+    for size in (7, 14):
+        job(f"mask_size={size}")
+    sweep.finish(tmp_path, tmp_path / "out", ["seconds"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"plots.png", "pareto.png", "grid.png"}
+
+
+def run(name: str, p: float, area: float, better: str = "lower") -> compare.Run:
+    numbers = {"p_normalised": p, "area": area, "passes": 30.0, "forwards": 0.0}
+    metrics = {
+        key: {"value": value, "better": better if key == "p_normalised" else "lower"} for key, value in numbers.items()
+    }
+    return compare.Run(Path(name), {"lr": name}, [], metrics, {}, 0)
+
+
+def drawn(monkeypatch, tmp_path, runs) -> Figure:
+    pages = []
+    monkeypatch.setattr(plots, "_write", lambda page, path: pages.append(page))
+    plots.pareto(runs, tmp_path / "pareto.png")
+    return pages[0]
+
+
+@pytest.mark.parametrize("better, labels", [("lower", ["a", "b"]), ("higher", ["b", "c"]), ("mixed", [])])
+def test_the_front_goes_the_way_of_the_game(tmp_path, monkeypatch, better, labels):
+    ways = ["lower", "lower", "higher"] if better == "mixed" else [better] * 3
+    runs = [run(*given, way) for given, way in zip((("a", 0.1, 0.3), ("b", 0.2, 0.1), ("c", 0.5, 0.2)), ways)]
+    left, _ = drawn(monkeypatch, tmp_path, runs).axes
+    assert sorted(text.get_text() for text in left.texts) == labels
+
+
+def test_labels_of_a_crowded_front_keep_apart(tmp_path, monkeypatch):
+    runs = [run(f"a long name, {k}", 0.5 - 0.01 * k, 0.2 + 0.01 * k) for k in range(8)]
+    left, _ = drawn(monkeypatch, tmp_path, runs).axes
+    boxes, frame = [text.get_window_extent() for text in left.texts], left.get_window_extent()
+    assert len(boxes) == 8 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)

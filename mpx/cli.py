@@ -80,7 +80,7 @@ def main() -> None:
             if sweeps:
                 sweeper.register()
             if sweeps and not any(given.startswith(NAMES) for given in typed):
-                where = f"outputs/sweeps/{sweeper.name(typed)}"  # by what it is, not by the clock: the same command goes on
+                where = f"outputs/sweeps/{sweeper.sweep_name(typed)}"  # not by the clock: the same command goes on
                 sys.argv.append(f"hydra.sweep.dir='{where}'")
             job()
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:

@@ -7,7 +7,6 @@ ill-typed option is refused when the part is built, not when it is first called.
 import difflib
 import inspect
 import math
-import os
 import re
 import types
 import typing
@@ -28,6 +27,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from mpx.models.classifier import Classifier
 from mpx.report.results import write
 from mpx.solver.objective import Recipe
+from mpx.solver.shares import cores
 
 _beside = Path(__file__).parent / "configs"  # in a wheel; in a checkout they lie beside the package
 CONFIGS = _beside if _beside.is_dir() else Path(__file__).parents[1] / "configs"
@@ -62,7 +62,7 @@ def _job(overrides: list[str]) -> str:
 
 def _slots() -> int:
     """Jobs at once on this machine: a GPU each, else a core."""
-    return torch.cuda.device_count() or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return torch.cuda.device_count() or cores()
 
 
 OmegaConf.register_new_resolver("mpx_slots", _slots, replace=True)

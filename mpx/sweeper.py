@@ -11,7 +11,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
@@ -99,6 +99,10 @@ def expand(params: list[Override], cases: dict[str, dict[str, list[str]]], typed
     jobs = {}
     for chosen in itertools.product(*(values.items() for values in axes.values())):
         name = config.folder_name(dict(zip(axes, (label for label, _ in chosen)))) or "run"
+        if name in jobs:
+            raise ValueError(
+                f"two jobs would be in the folder {name}: their values differ in what a folder cannot be called"
+            )
         jobs[name] = fixed + [given for _, overrides in chosen for given in overrides]
     return jobs
 
@@ -131,28 +135,27 @@ def done(cfg: DictConfig, folder: Path) -> bool:
     return not differing and said["n_missing"] == 0 and not said["protocol"]["stopped"]
 
 
-def name(arguments: list[str]) -> str:
+def sweep_name(arguments: list[str]) -> str:
     """A sweep's folder by its command: what it varies, then what it fixes, so that the same command goes on in it."""
     typed = [a for a in arguments if not a.startswith(("-", "hydra")) and "=" in a]
     overrides = {o.get_key_element(): o for o in OverridesParser.create().parse_overrides(typed)}
-    sweep = overrides.pop("sweep", None)
     varied, fixed = [], {}
-    if sweep := sweep and _label(sweep.get_value_element_as_str()):
-        overrides = {key: override for key, override in overrides.items() if key not in _replaceable(sweep)}
+    if "sweep" in overrides:
+        varied.append(_label(overrides.pop("sweep").get_value_element_as_str()))
+        overrides = {key: override for key, override in overrides.items() if key not in _replaceable(varied[0])}
     for key, override in overrides.items():
         if override.is_sweep_override():
             varied.append(key)
         elif key not in HOW:
             fixed[key] = _label(override.get_value_element_as_str())
-    names = ["_x_".join([*([sweep] if sweep else []), *varied]) or "run"]
-    return ",".join(names + [config.folder_name(fixed)] * bool(fixed))
+    return ",".join(["_x_".join(varied) or "run", *([config.folder_name(fixed)] if fixed else [])])
 
 
-def _replaceable(sweep: str) -> set[str]:
-    """The keys that configs/sweep/<sweep>.yaml varies."""
-    if sweep not in config.options("sweep"):
+def _replaceable(preset: str) -> set[str]:
+    """The keys that configs/sweep/<preset>.yaml varies."""
+    if preset not in config.options("sweep"):
         return set()  # Hydra says so in a moment
-    sweeper = OmegaConf.load(config.CONFIGS / "sweep" / f"{sweep}.yaml").hydra.sweeper
+    sweeper = OmegaConf.load(config.CONFIGS / "sweep" / f"{preset}.yaml").hydra.sweeper
     cases = (o for named in (sweeper.get("cases") or {}).values() for overrides in named.values() for o in overrides)
     return {*(sweeper.get("params") or {}), *(o.partition("=")[0] for o in cases)}
 
@@ -160,15 +163,16 @@ def _replaceable(sweep: str) -> set[str]:
 @contextmanager
 def gpu(folder: Path, count: int) -> Iterator[None]:
     """One of `count` GPUs for a job that has others beside it (cluster=joblib): the first that none of them has."""
-    for index in range(count if os.environ.get("MPX_JOBS", "1") != "1" else 0):
-        with suppress(ValueError), lock(folder / f".gpu-{index}", "one job"):
-            os.environ["MPX_GPU"] = str(index)
+    with ExitStack() as held:
+        for index in range(count if os.environ.get("MPX_JOBS", "1") != "1" else 0):
             try:
-                yield
-            finally:
-                del os.environ["MPX_GPU"]
-            return
-    yield
+                held.enter_context(lock(folder / f".gpu-{index}", "one job"))
+            except ValueError:  # another has it
+                continue
+            os.environ["MPX_GPU"] = str(index)
+            held.callback(os.environ.pop, "MPX_GPU", None)
+            break
+        yield
 
 
 def register() -> None:

@@ -50,6 +50,11 @@ def test_values_that_a_folder_cannot_be_called():
     assert len(long.encode()) < 200 and long != config.folder_name({f"key{i}": i for i in range(101)})
 
 
+def test_two_jobs_in_one_folder_are_refused():
+    with pytest.raises(ValueError, match="two jobs would be in the folder images=a-b"):
+        jobs("images=a/b,a-b")
+
+
 def test_an_interval_is_refused():
     with pytest.raises(ValueError, match="sweep=optuna"):
         jobs("lr=interval(0,1)")
@@ -76,7 +81,7 @@ def test_every_preset_has_jobs_that_could_be_run(name):
     ],
 )
 def test_a_sweep_is_called_by_what_it_is(arguments, name):
-    assert sweeper.name(arguments) == name
+    assert sweeper.sweep_name(arguments) == name
 
 
 # ---- what is done again
@@ -222,12 +227,14 @@ def test_jobs_beside_each_other_have_a_gpu_each(tmp_path, monkeypatch):
     monkeypatch.setenv("MPX_JOBS", "2")
     with sweeper.gpu(tmp_path, 2):
         assert os.environ["MPX_GPU"] == "0"
-        monkeypatch.delenv("MPX_GPU")  # of another process
+        del os.environ["MPX_GPU"]  # of another process
         with sweeper.gpu(tmp_path, 2):
             assert os.environ["MPX_GPU"] == "1"
         os.environ["MPX_GPU"] = "0"
-    with sweeper.gpu(tmp_path, 2):
+    with pytest.raises(ValueError, match="of the job"), sweeper.gpu(tmp_path, 2):
         assert os.environ["MPX_GPU"] == "0"
+        raise ValueError("of the job")
+    assert "MPX_GPU" not in os.environ
     monkeypatch.setenv("MPX_JOBS", "1")
     with sweeper.gpu(tmp_path, 2):
         assert "MPX_GPU" not in os.environ

@@ -275,8 +275,8 @@ def format_metrics(metrics: dict[str, dict]) -> str:
     lines = []
     for name, found in metrics.items():
         if found["value"] is not None:
-            low, high = found["interval95"] or (math.nan, math.nan)
-            lines.append(f"{name:<28} {found['value']:8.3f}  [{low:.3f}, {high:.3f}]  of {found['n']} rows")
+            spread = "[{:.3f}, {:.3f}]  ".format(*found["interval95"]) if found["interval95"] else ""
+            lines.append(f"{name:<28} {found['value']:8.3f}  {spread}of {found['n']} rows")
     return "\n".join(lines)
 
 

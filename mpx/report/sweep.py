@@ -30,7 +30,7 @@ class Sweep:
     folder: Path
     runs: list[Run]  # that have numbers, in order; their `axes` are those that vary
     failed: dict[str, str]  # job -> why
-    open: list[str]  # jobs that were begun and have no numbers yet
+    open: list[str]  # jobs that were begun and are not finished
 
 
 def finish(folder: str | Path, out: str | Path | None = None, wanted: Sequence[str] = ()) -> str:
@@ -77,6 +77,8 @@ def read(folder: str | Path) -> Sweep:
         try:
             run = compare.read(folder / name)
         except ValueError:
+            run = None
+        if run is None or run.missing or run.protocol.get("stopped"):  # fewer photos would make it better or worse
             unfinished.append(name)
         else:
             runs.append(replace(run, axes={key: varied[name].get(key, "") for key in keys}))

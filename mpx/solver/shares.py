@@ -116,10 +116,14 @@ def threads(asked: int | None, workers: int, share: Share, deterministic: bool) 
     """
     if asked is not None and asked < 1:
         raise ValueError(f"threads={asked} must be at least 1, or null to share out the cores")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    pinned = "OMP_NUM_THREADS" in os.environ or cores < os.cpu_count()  # by the launcher, to this process's part
+    pinned = "OMP_NUM_THREADS" in os.environ or cores() < os.cpu_count()  # by the launcher, to this process's part
     here = workers * (1 if pinned else share.local_count)
     return asked or (1 if deterministic else max(1, torch.get_num_threads() // here))
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def keep_freed_memory() -> None:

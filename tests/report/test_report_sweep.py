@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -109,6 +110,15 @@ def test_a_failed_job_takes_nothing_away(tmp_path, job):
     assert "| mug |" in sweep.finish(tmp_path)  # one is enough
     shutil.rmtree(tmp_path / "target=mug")
     assert "No job is finished" in sweep.finish(tmp_path)
+
+
+def test_a_job_that_was_stopped_does_not_compete(tmp_path, job):
+    job("mask_size=7")
+    said = json.loads((job("mask_size=14", 0.1) / "summary.json").read_text())
+    said["protocol"]["stopped"] = True
+    results.write_json(tmp_path / "mask_size=14" / "summary.json", said)
+    text = sweep.finish(tmp_path)
+    assert "mask_size=14 is not finished" in text and "| 14 |" not in text
 
 
 def test_a_folder_is_told_as_it_is_typed(tmp_path, job, monkeypatch, caplog):

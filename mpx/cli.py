@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from mpx import config, menu, sweeper
-from mpx.report import results
+from mpx.report import results, sweep
 from mpx.run import Stopped, objective, run
 from mpx.solver import shares, workers
 
@@ -49,7 +49,8 @@ def main() -> None:
         try:
             (folder / results.FAILED).unlink(missing_ok=True)
             with sweeper.gpu(folder.parent, torch.cuda.device_count()):
-                said = run(cfg, folder, dict(this.runtime.choices), list(this.overrides.task))
+                varied = sweep.axes(folder.name) if sweeps else {}
+                said = run(cfg, folder, dict(this.runtime.choices), list(this.overrides.task), varied)
             codes.append(SKIPPED if said and said["n_skipped"] else 0)
             return objective(cfg, said)
         except Stopped:

@@ -36,9 +36,9 @@ ENGINES = ("joblib", "slurm", "ray", "optuna")  # extras of pyproject.toml, each
 
 # the types of config.yaml's keys; an option's type is its function's signature
 SCHEMA = {
-    **{key: AnyNode() for key in ("images", "target", "area", "mask_size", "pictures", "crossing")},
+    **{key: AnyNode() for key in ("images", "target", "area", "mask_size", "pictures", "crossing", "batch_size")},
     **{key: StringNode() for key in ("name", "game", "device", "precision", "parallel", "share", "objective")},
-    **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "batch_size", "threads", "log_images", "frames")},
+    **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "threads", "log_images", "frames")},
     **{key: FloatNode() for key in ("lr", "dual_weight", "enough")},
     **{key: BooleanNode() for key in ("deterministic", "force")},
 }
@@ -159,7 +159,7 @@ def recipe(cfg: DictConfig) -> Recipe:
         **augments,
         areas=tuple(cfg.area) if OmegaConf.is_list(cfg.area) else (cfg.area,),
         optimizer=build(cfg.optimizer, "optimizer"),
-        **{key: build(cfg[key], key) if cfg.get(key) else None for key in ("explainer", "gradient", "scheduler")},
+        **{key: build(cfg[key], key) if cfg.get(key) else None for key in ("explainer", "gradient", "scheduler", "stop")},
         **{key: cfg[key] for key in ("game", "dual_weight", "samples", "steps", "precision", "seed")},
     )
 
@@ -249,6 +249,14 @@ def _differences(old, new, key: str = "") -> Iterator[tuple]:
             yield from _differences(old.get(k), new.get(k), f"{key}.{k}" if key else k)
     elif old != new:
         yield key, old, new
+
+
+def batch_size(cfg: DictConfig, where: torch.device) -> int:
+    """Rows at once; auto is where halving for want of memory starts from."""
+    size = {"auto": 16 if where.type == "cpu" else 256}.get(cfg.batch_size, cfg.batch_size)
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"batch_size={cfg.batch_size!r} must be a number of rows from 1, or auto")
+    return size
 
 
 def pictures(cfg: DictConfig) -> float:

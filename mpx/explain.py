@@ -23,7 +23,7 @@ from mpx import config
 from mpx.data import datasets
 from mpx.data.images import read_image, to_rgb
 from mpx.data.targets import resolve_targets
-from mpx.explanation import Explanation, Row, join, place_matters, solve, solve_all
+from mpx.explanation import Explanation, Row, begin, join, place_matters, solve_all
 from mpx.models.classifier import Classifier
 from mpx.solver.objective import Recipe
 from mpx.solver.search import minimise
@@ -56,6 +56,7 @@ def explain(
     lr: float = 0.1,
     optimizer: str | Callable = "adam",
     scheduler: str | Callable | None = None,
+    stop: str | Callable | None = None,
     seed: int = 0,
     precision: str = "32",
     recipe: Recipe | None = None,
@@ -72,7 +73,7 @@ def explain(
         Classifier says.
     target: None for each image's top class; an index, a name, "top2", or a list of these, one mask for each; or a tensor
         (B,) of indices, one for each image.
-    perturbation, mask, score, optimizer, scheduler: an option's name in configs/, or a function of the same contract.
+    perturbation, mask, score, optimizer, scheduler, stop: an option's name in configs/, or a function of the same contract.
     deterministic: fill every batch up to batch_size, so that a row's bits do not depend on its company. Threads and a GPU's
         algorithms are the caller's: torch.set_num_threads(1), torch.use_deterministic_algorithms(True).
     explainer: a baseline in the place of the learnt mask, e.g. "gradcam"; what concerns the search has no say then.
@@ -92,7 +93,7 @@ def explain(
     root = {"mask_size": mask_size, "steps": steps, "lr": lr, "jitter": jitter, "noise": noise, "flip": flip}
     option = partial(config.option, **root)
     weights = {"l1": lambda_l1, "tv": lambda_tv}
-    others = {"explainer": explainer, "gradient": gradient, "scheduler": scheduler}
+    others = {"explainer": explainer, "gradient": gradient, "scheduler": scheduler, "stop": stop}
     recipe = recipe or Recipe(
         perturbation=option("perturbation", perturbation),
         mask=option("mask", mask),
@@ -119,9 +120,9 @@ def explain(
         rows = _rows(classifier, photos, names, target, recipe.areas)
         left, parts = iter(rows), []
         places = partial(place_matters, classifier, photos.shape[2:]) if deterministic else None
-        solve_batch = partial(solve, recipe, classifier, frames=frames, run=partial(minimise, on_step=on_step))
+        start, run = partial(begin, recipe, classifier, frames=frames), partial(minimise, on_step=on_step)
         for _, explanation, failures in solve_all(
-            solve_batch, lambda n: list(islice(left, n)), batch_size, places, warnings.warn
+            start, run, lambda n: list(islice(left, n)), batch_size, places, warnings.warn
         ):
             for sentence in failures.values():
                 raise ValueError(sentence)

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from mpx.metrics.asking import out_of_memory
 from mpx.report import areas, render, results
 from mpx.solver.attribution import Attribution
 from mpx.solver.objective import Problem, Recipe
-from mpx.solver.search import Search
+from mpx.solver.search import Search, Seat, failures
 
 
 @dataclass
@@ -42,15 +43,16 @@ class Explanation:
     p_after: Tensor  # (B,) on `perturbed`, without augment,
     p_reference: Tensor  # (B,) and on the fully perturbed photo
     curves: dict[str, Tensor]  # term -> (steps,B): total and its weighted parts, probability, area
+    steps: Tensor  # (B,) iterations of each row; fewer than asked where it stopped, and then it stays as it was
     iterations: list[int]  # of the F snapshots: 0 is the start, the last one the result
     frames: Tensor  # (F,B,3,H,W) uint8, the perturbed photo at each
     frame_saliency: Tensor  # (F,B,1,H,W) uint8
     frame_masks: Tensor  # (F,B,...) the parameter
     frame_p: Tensor  # (F,B) softmax probability of the target on each
     game: str
-    seconds: float  # of the whole batch
-    passes: float  # forward and backward of one row through the network,
-    forwards: float  # and forward alone, that the search of each row took
+    seconds: Tensor  # (B,) of each row: the time of those that were optimized together, shared out
+    passes: Tensor  # (B,) forward and backward of the row through the network,
+    forwards: Tensor  # (B,) and forward alone, that its search took
     batch_size: int  # rows that were optimized together
 
     @property
@@ -65,7 +67,9 @@ class Explanation:
 
     def only(self, rows: list[int]) -> "Explanation":
         """The explanation of these rows."""
-        return replace(self, **{name: _pick(name, getattr(self, name), rows) for name in self.__dataclass_fields__})
+        picked = replace(self, **{name: _pick(name, getattr(self, name), rows) for name in self.__dataclass_fields__})
+        end = int(picked.steps.max()) if rows else 0
+        return _at(picked, [i for i in self.iterations if i < end] + [end])
 
     def panel(self, row: int = 0) -> Image.Image:
         """Photo | saliency over it | perturbed photo, with class, probabilities and area."""
@@ -118,14 +122,10 @@ class Row:
         return f"{self.target}" if self.area is None else f"{self.target} {self.area:g}"
 
 
-def solve(
-    recipe: Recipe, classifier, rows: Sequence[Row], frames: int, run: Callable, pad: int = 0, samples=None
-) -> tuple[Explanation, dict]:
-    """Explains a batch of rows; `run(search)` does the steps and returns it.
+def begin(recipe: Recipe, classifier, rows: Sequence[Row], frames: int, pad: int = 0, samples=None) -> Search | Attribution:
+    """A batch of rows prepared, its search to be run; an explainer's is done.
 
-    Returns the sound rows, and row -> sentence for the others.
-
-    pad: the batch is filled up to this size by repeating its last row, and the copies are dropped.
+    pad: the batch is filled up to this size by repeating its last row.
     """
     start, where = time.perf_counter(), classifier.device
     padded = [*rows, *[rows[-1]] * (pad - len(rows))]
@@ -133,50 +133,88 @@ def solve(
     targets = torch.tensor([row.target for row in padded], device=where)
     areas = None if rows[0].area is None else torch.tensor([row.area for row in padded], device=where)
     problem = Problem(recipe, classifier, photos, targets, [row.image for row in padded], areas, samples)
-    search = Attribution(problem) if recipe.explainer else run(Search(problem, frames))
-    failures = {i: sentence for i, sentence in search.failures().items() if i < len(rows)}
-    classes = [class_name(row.target, classifier.categories) for row in rows]
-    sound = [i for i in range(len(rows)) if i not in failures]
-    return read_off(search, [row.image for row in rows], classes, sound, time.perf_counter() - start), failures
+    search = Attribution(problem, len(rows)) if recipe.explainer else Search(problem, frames, len(rows))
+    for seat in search.seats:
+        seat.spent["seconds"] += (time.perf_counter() - start) / len(rows)
+    return search
+
+
+def go_on(search: Search, run: Callable) -> None:
+    """The search until it is paused, by `run(search)`, its time shared out."""
+    start, going = time.perf_counter(), [seat for seat in search.seats if not seat.over]
+    run(search)
+    for seat in going:
+        seat.spent["seconds"] += (time.perf_counter() - start) / len(going)
+
+
+def solve(
+    recipe: Recipe, classifier, rows: Sequence[Row], frames: int, run: Callable, **options
+) -> tuple[Explanation, dict]:
+    """Explains a batch of rows; `run(search)` does the steps. options: see `begin`.
+
+    Returns the sound rows, and row -> sentence for the others.
+    """
+    search = begin(recipe, classifier, rows, frames, **options)
+    while not search.over:
+        go_on(search, run)
+    return read_off(search.problem, search.seats, rows)
 
 
 def solve_all(
-    solve_batch: Callable,
-    take: Callable[[int], list[Row]],
-    batch_size: int,
-    places: Callable | None,
-    warn: Callable,
-    halve=True,
+    start: Callable, run: Callable, take: Callable, batch_size: int, places: Callable | None, warn: Callable, halve=True
 ) -> Iterator[tuple[list[Row], Explanation, dict]]:
     """Solves what `take(n)` gives, at most n rows at a time, until it gives none; yields each batch's rows and solution.
 
-    solve_batch(rows, pad=): see `solve`. places(batch_size): see `place_matters`; where given, batches are padded, and where
-    it says so, rows are solved one by one. A batch that does not fit into memory is halved and tried again from its start,
-    and the size that worked is kept; with halve=False it is an error. `warn` is told of both.
+    start(rows, pad=): see `begin`; run: see `go_on`. Where rows stop by themselves, the place of one that is over is taken
+    by the next (continuous batching): it goes through the same steps as in a batch that begins with it. A batch is yielded
+    when its last row is over, and is judged as it was prepared.
+
+    places(batch_size): see `place_matters`; where given, batches are padded, and where it says so, rows are solved one by
+    one. What does not fit into memory is begun again with half as many rows at a time, and the size that worked is kept;
+    with halve=False it is an error. `warn` is told of both.
     """
-    waiting, tried = [], None
-    while waiting := waiting or take(batch_size):
-        rows, rest = waiting[:batch_size], waiting[batch_size:]
-        solution = None
+    waiting, batches, staged, going, tried = [], [], [], None, None  # batches: on their way, (rows, search as it began)
+    while True:
+        live = [seat for seat in going.seats if not seat.over] if going else []
+        mix = not live or going.movable
+        room = batch_size - len(live) - len(staged)
+        if mix and room > 0 and not waiting:
+            waiting = take(batch_size)
+        if not (live or staged or waiting):
+            return
+        if places and tried != batch_size:
+            tried = batch_size
+            if places(batch_size):
+                batch_size = 1
+                warn("deterministic=true: the network rounds a row by its place in a batch: rows are solved one by one")
+                continue
+        size, solutions, pad = batch_size, None, batch_size if places else 0
         try:
-            if places and tried != batch_size:
-                tried = batch_size
-                if places(batch_size):
-                    batch_size = 1
-                    warn("deterministic=true: the network rounds a row by its place in a batch: rows are solved one by one")
-                    continue
-            solution = solve_batch(rows, pad=batch_size if places else 0)
+            if mix and room > 0 and waiting:
+                rows, size = waiting[:batch_size], pad or min(batch_size, len(waiting))
+                batches.append((rows, start(rows, pad=pad)))
+                waiting, staged = waiting[batch_size:], staged + batches[-1][1].seats
+            entering = staged[: batch_size - len(live)] if mix else []
+            if entering or mix and len(live) < len(going.seats):
+                fresh = batches[-1][1]
+                going = fresh if entering == fresh.seats and not live else Search.of(live + entering, pad)
+                staged = staged[len(entering) :]
+            size = pad or len(going.seats)
+            if not going.over:
+                go_on(going, run)
+            ended = list(takewhile(lambda batch: all(seat.over for seat in batch[1].seats), batches))  # in their order
+            solutions = [(rows, *read_off(search.problem, search.seats, rows)) for rows, search in ended]
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-        if solution is None:  # tried again outside the except block, which holds the failed batch in its traceback
-            size = batch_size if places else len(rows)
+        if solutions is None:  # begun again outside the except block, which holds what failed in its traceback
             if size == 1 or not halve:
                 raise ValueError(
                     f"out of memory with {size} rows at once: batch_size={max(1, size // 2)}, precision=bf16, fewer samples "
                     "or a smaller model need less"
                 )
-            batch_size = size // 2
+            batch_size, waiting = size // 2, [row for rows, _ in batches for row in rows] + waiting
+            batches, staged, going, live, entering, fresh = [], [], None, None, None, None
             gc.collect()
             torch.cuda.empty_cache()
             warn(
@@ -184,8 +222,8 @@ def solve_all(
                 + ("; their bits differ from those of the larger batch" if places else "")
             )
             continue
-        waiting = rest
-        yield rows, *solution
+        batches = batches[len(solutions) :]
+        yield from solutions
 
 
 def place_matters(classifier, size: Sequence[int], batch_size: int, pictures: int = 128) -> bool:
@@ -212,9 +250,12 @@ def place_matters(classifier, size: Sequence[int], batch_size: int, pictures: in
 
 
 @torch.no_grad()
-def read_off(search: Search, images: list[str], classes: list[str], keep: list[int], seconds: float) -> Explanation:
-    """The explanation that a finished search found, of the rows in `keep`."""
-    problem, snapshots = search.problem, search.snapshots
+def read_off(problem: Problem, seats: list[Seat], given: Sequence[Row]) -> tuple[Explanation, dict[int, str]]:
+    """What rows that are over found, a batch as it was prepared: the sound ones, and row -> sentence for the others."""
+    start, wrong = time.perf_counter(), failures(problem, seats)
+    keep = [i for i in range(len(seats)) if i not in wrong]
+    end = max(seat.at for seat in seats)
+    iterations = [i for i in seats[0].iterations if i < end] + [end]
 
     def rows(x: Tensor) -> Tensor:
         return x.detach().cpu()[keep]
@@ -222,10 +263,12 @@ def read_off(search: Search, images: list[str], classes: list[str], keep: list[i
     def bytes_(x: Tensor) -> Tensor:
         return rows((x * 255).round().clamp(0, 255).byte())
 
-    frames, frame_saliency, frame_p = [], [], []
-    for parameter in snapshots:
-        mask = problem.mask(parameter)
-        shown = problem.shown(parameter)
+    snapshots, frames, frame_saliency, frame_p = [], [], [], []
+    for k, iteration in enumerate(iterations):  # a row that was over before stays as it was
+        shots = [seat.snapshots[k if iteration < seat.at else -1] for seat in seats]
+        snapshots.append(torch.cat(shots + shots[-1:] * (len(problem.targets) - len(shots))))
+        mask = problem.mask(snapshots[-1])
+        shown = problem.shown(snapshots[-1])
         perturbed, p = problem.judge(shown)
         saliency = problem.site.to_pixels(problem.evidence(mask)).clamp(0, 1)  # rounding may leave [0,1]
         frames.append(bytes_(perturbed))
@@ -233,12 +276,13 @@ def read_off(search: Search, images: list[str], classes: list[str], keep: list[i
         frame_p.append(rows(p))
     result, final = rows(perturbed), rows(saliency)  # what is returned, shown and stored is what was evaluated last
     rest = problem.opposite(shown)
-    targets = rows(problem.targets)
+    targets, categories = rows(problem.targets), problem.classifier.categories
     areas = torch.full(targets.shape, torch.nan) if problem.areas is None else rows(problem.areas)
     tags = [f"-area-{area:g}" if area == area else "" for area in areas.tolist()]
-    images, classes = [images[i] for i in keep], [classes[i] for i in keep]
+    images, classes = [given[i].image for i in keep], [class_name(given[i].target, categories) for i in keep]
     kinds = [f"{t}" if c == f"class {t}" else f"{t}-{slug(c)}" for t, c in zip(targets.tolist(), classes)]
-    return Explanation(
+    spent = {kind: torch.tensor([seats[i].spent[kind] for i in keep]) for kind in seats[0].spent}
+    explanation = Explanation(
         names=[f"{i}-{kind}{tag}" for i, kind, tag in zip(images, kinds, tags)],
         images=images,
         classes=classes,
@@ -253,17 +297,26 @@ def read_off(search: Search, images: list[str], classes: list[str], keep: list[i
         p_before=rows(problem.p_before),
         p_after=frame_p[-1],
         p_reference=rows(problem.p_reference),
-        curves={k: v.cpu()[:, keep] for k, v in search.history.items() if k != "gradient"},
-        iterations=search.iterations,
+        curves=_curves([seats[i] for i in keep], end),
+        steps=torch.tensor([seats[i].at for i in keep]),
+        iterations=iterations,
         frames=torch.stack(frames),
         frame_saliency=torch.stack(frame_saliency),
         frame_masks=torch.stack([rows(p) for p in snapshots]),
         frame_p=torch.stack(frame_p),
         game=problem.recipe.game,
-        seconds=seconds,
         batch_size=len(problem.targets),
-        **problem.spent,
+        **spent,
     )
+    explanation.seconds += (time.perf_counter() - start) / len(seats)
+    return explanation, wrong
+
+
+def _curves(seats: list[Seat], end: int) -> dict[str, Tensor]:
+    """term -> (end,B); a row that was over before keeps its last value."""
+    at = [torch.arange(end).clamp(max=seat.at - 1) for seat in seats]
+    terms = [term for term in (seats[0].history if seats else ()) if term != "gradient"]
+    return {term: torch.stack([seat.history[term].cpu()[i] for seat, i in zip(seats, at)], 1) for term in terms}
 
 
 def slug(name: str) -> str:
@@ -275,7 +328,7 @@ def class_name(target: int, categories: Sequence[str] | None) -> str:
 
 
 def _pick(name: str, value, rows: list[int]):
-    if value is None or name in ("iterations", "game", "seconds", "batch_size", "passes", "forwards"):
+    if value is None or name in ("iterations", "game", "batch_size"):
         return value
     if name == "curves":
         return {term: values[:, rows] for term, values in value.items()}
@@ -284,15 +337,26 @@ def _pick(name: str, value, rows: list[int]):
     return [value[row] for row in rows]
 
 
+def _at(e: Explanation, iterations: list[int]) -> Explanation:
+    """With the frames and curves of these iterations; rows that were over before stay as they were."""
+    if iterations == e.iterations:
+        return e
+    some = [next((k for k, own in enumerate(e.iterations) if own >= i), -1) for i in iterations]
+    until = torch.arange(iterations[-1]).clamp(max=e.iterations[-1] - 1)
+    frames = {name: getattr(e, name)[some] for name in Explanation.__dataclass_fields__ if name.startswith("frame")}
+    return replace(e, iterations=iterations, curves={k: v[until] for k, v in e.curves.items()}, **frames)
+
+
 def join(parts: list[Explanation]) -> Explanation:
     """One explanation of the rows of several batches."""
     if len(parts) == 1:
         return parts[0]
-    joined = {}
+    longest, joined = max((part.iterations for part in parts), key=lambda iterations: iterations[-1]), {}
+    parts = [_at(part, longest) for part in parts]
     for name in Explanation.__dataclass_fields__:
         values = [getattr(part, name) for part in parts]
         first = values[0]
-        if first is None or name in ("iterations", "game", "batch_size", "passes", "forwards"):
+        if first is None or name in ("iterations", "game", "batch_size"):
             joined[name] = first
         elif name == "curves":
             joined[name] = {term: torch.cat([v[term] for v in values], 1) for term in first}

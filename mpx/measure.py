@@ -96,12 +96,12 @@ def again(session, cfg, where: torch.device) -> None:
     if not behind:
         return
     log.info(f"measuring {len(behind)} masks that were found before")
-    classifier = config.classifier(cfg, where)
+    classifier, size = config.classifier(cfg, where), config.batch_size(cfg, where)
     with classifier.frozen(classifier.preprocess.crop):
         measures = Measures(cfg, config.recipe(cfg), classifier)
         chosen, now = measures.metrics, json.loads(measures.stamp)
-        for k in range(0, len(behind), cfg.batch_size):
-            paths = [session.folder / name for name in behind[k : k + cfg.batch_size]]
+        for k in range(0, len(behind), size):
+            paths = [session.folder / name for name in behind[k : k + size]]
             stored = [results.load_row(path) for path in paths]
             found = [_row(cfg, session.items[session.places[row["image"]]], row, classifier) for row in stored]
             saliency = torch.stack([torch.from_numpy(row["saliency"])[None] for row in stored])
@@ -123,12 +123,12 @@ def summed(session, cfg, where: torch.device) -> list[dict]:
     of_maps = {name: metric for name, metric in config.metrics(cfg).items() if not asks(metric, "explain")}
     if not found or not of_maps:
         return []
-    classifier, lines = config.classifier(cfg, where), []
+    classifier, lines, size = config.classifier(cfg, where), [], config.batch_size(cfg, where)
     with classifier.frozen(classifier.preprocess.crop):
         measures = Measures(cfg, config.recipe(cfg), classifier)
         measures.metrics = of_maps  # the sum is of no search that could be done again
-        for k in range(0, len(found), cfg.batch_size):
-            files = [[session.folder / table[p]["mask"] for p in places] for places in found[k : k + cfg.batch_size]]
+        for k in range(0, len(found), size):
+            files = [[session.folder / table[p]["mask"] for p in places] for places in found[k : k + size]]
             stored = [[results.load_row(file) for file in some] for some in files]
             sums = [
                 areas.summed(torch.stack([torch.from_numpy(r["saliency"]).float()[None] for r in some])) for some in stored

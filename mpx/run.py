@@ -1,6 +1,7 @@
 """The main job: one session in a run's folder. It holds the folder, finds what is done, starts the workers, and sums up."""
 
 import logging
+import math
 import shlex
 import tempfile
 import time
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from mpx import config, measure
 from mpx.data import datasets
 from mpx.operators import asks
-from mpx.report import html, results
+from mpx.report import html, plots, results
 from mpx.report.folder import clear, held
 from mpx.report.session import Session
 from mpx.solver import shares, workers
@@ -34,9 +35,11 @@ class Stopped(BaseException):
         self.signum = signum
 
 
-def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> dict | None:
+def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str], varied: dict[str, str]) -> dict | None:
     """Explains the dataset of a composed config into `folder`, or goes on doing so; returns its summary.json, None where
     other shares still work.
+
+    varied: of a sweep's job, its place on the axes.
 
     Raises ValueError or OSError where it cannot, and Stopped where a signal came; all leave what is done.
     """
@@ -62,7 +65,7 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str]) -> d
         session = Session(folder, items, index, count)
         command = shlex.join(["mpx", *overrides])
         log.info(f"{command}\n{session.counted(len(session.mine) - len(session.todo))} are done in {folder}")
-        sum_up = partial(_sum_up, session, cfg, choices, command, time.perf_counter(), where[0])
+        sum_up = partial(_sum_up, session, cfg, choices, varied, command, time.perf_counter(), where[0])
         try:
             if session.todo or group and len(where) == 1:  # of torchrun: the others wait to hear that there is nothing
                 _explain(session, cfg, folder, share, where, group)
@@ -117,7 +120,9 @@ def _keep(cfg: DictConfig, folder: Path, free: tuple, overrides: list[str], join
     config.keep(cfg, folder, free, overrides, joins)
 
 
-def _sum_up(session: Session, cfg, choices: dict, command: str, start: float, where, stopped: bool) -> Session | None:
+def _sum_up(
+    session: Session, cfg, choices: dict, varied: dict, command: str, start: float, where, stopped: bool
+) -> Session | None:
     """Writes what is said of the whole run; None where other shares still work."""
     protocol = {
         "command": command,
@@ -133,7 +138,8 @@ def _sum_up(session: Session, cfg, choices: dict, command: str, start: float, wh
         if whole:
             with _alone(cfg, shares.share(cfg.share)):
                 summed = () if stopped else measure.summed(whole, cfg, where)
-            whole.said = whole.close(hparams(cfg, choices), texts, cfg.log_images, protocol, cfg.enough, measured, summed)
+            axes = hparams(cfg, choices, varied)
+            whole.said = whole.close(axes, texts, cfg.log_images, protocol, cfg.enough, measured, summed)
     if stopped:
         log.error(f"{session.counted(len(session.mine) - session.missing())} are done and kept in {session.folder}")
     return whole
@@ -154,7 +160,7 @@ def _check(cfg: DictConfig) -> None:
     config.trainer(cfg)
     config.metrics(cfg)
     config.crossing(cfg)
-    for key, least in (("batch_size", 1), ("limit", 1), ("log_images", 0), ("frames", 2)):
+    for key, least in (("limit", 1), ("log_images", 0), ("frames", 2)):
         if cfg[key] is None and key != "limit" or cfg[key] is not None and cfg[key] < least:
             raise ValueError(f"{key}={cfg[key]} must be at least {least}")
     parts = Path(cfg.name or "").parts
@@ -163,6 +169,7 @@ def _check(cfg: DictConfig) -> None:
     if cfg.parallel not in ("rows", "samples"):
         raise ValueError(f"parallel={cfg.parallel!r} must be rows or samples")
     config.pictures(cfg)
+    config.batch_size(cfg, torch.device("cpu"))
 
 
 def _items(cfg: DictConfig, choices: dict) -> list[datasets.Item]:
@@ -182,6 +189,8 @@ def _group(cfg: DictConfig, share: shares.Share, where: list[torch.device]) -> w
         return None
     if cfg.get("explainer"):
         raise ValueError("parallel=samples shares out a search's samples, and an explainer has none: parallel=rows")
+    if cfg.get("stop"):
+        raise ValueError("parallel=samples runs all devices on the same rows to the end: stop=null, or parallel=rows")
     if share.count == 1 and len(where) > 1:
         group = workers.Group(0, tuple(where), len(where))
     elif share.launcher == "torchrun" and len(where) == 1:
@@ -225,15 +234,18 @@ def _alone(cfg: DictConfig, share: shares.Share):
         torch.set_num_threads(before)
 
 
-def hparams(cfg: DictConfig, choices: dict) -> dict:
-    """The axes of an ablation, flat and short: group choices and root keys."""
+def hparams(cfg: DictConfig, choices: dict, varied: dict[str, str]) -> dict:
+    """What TensorBoard compares by, flat and short: a sweep's axes, for it shows the first five; else all that was chosen."""
+    if varied:
+        return {axis: value if math.isnan(plots.number(value)) else float(value) for axis, value in varied.items()}
     groups = {
-        k: str(v)
+        k: v
         for k, v in choices.items()
-        if k in ("model", "explainer", "perturbation", "mask", "score", "gradient", "optimizer")
+        if v is not None and k in ("model", "explainer", "perturbation", "mask", "score", "gradient", "optimizer")
     }
     for part in ("perturbation", "mask"):
-        groups |= {f"{part}.{k}": str(v) for k, v in cfg[part].items() if not k.startswith("_") and k not in cfg}
+        options = {k: v for k, v in cfg[part].items() if not k.startswith("_") and k not in cfg and v is not None}
+        groups |= {f"{part}.{k}": str(v) for k, v in options.items()}
     values = {k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if not isinstance(v, dict)}
     kept = {k: v if isinstance(v, (int, float)) else str(v) for k, v in values.items() if v is not None}
     return groups | {

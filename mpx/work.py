@@ -19,7 +19,7 @@ from torch import Tensor
 from mpx import config
 from mpx.data.images import read_image
 from mpx.data.targets import resolve_targets
-from mpx.explanation import Explanation, Row, place_matters, solve, solve_all
+from mpx.explanation import Explanation, Row, begin, place_matters, solve_all
 from mpx.measure import Measures, place, wanted
 from mpx.metrics.asking import out_of_memory
 from mpx.report import results
@@ -37,10 +37,14 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
         session = session if group.rank == 0 else None
     recipe, make_trainer = config.recipe(cfg), config.trainer(cfg)
     options = group.trainer if group else partial(workers.alone, where)
-    callbacks = [*make_trainer.keywords.get("callbacks", ()), *([Progress(session)] if session else [])]
+    progress = Progress(session) if session else None
+    callbacks = [*make_trainer.keywords.get("callbacks", ()), *([progress] if progress else [])]
 
     def run(search):
+        going = [seat for seat in search.seats if not seat.over]
         fit(search, lambda: make_trainer(**options(), callbacks=callbacks))
+        if progress:
+            progress.skip(search, sum(search.steps - seat.at for seat in going if seat.over))
         if group:
             group.average(search.history)
         return search
@@ -50,22 +54,23 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
         take = Supply(session, classifier, cfg.target, recipe.areas, wanted(cfg)) if session else None
         samples = group.samples(recipe.samples) if group else None
         measures = Measures(cfg, recipe, classifier)
-        solve_batch = partial(_solve, cfg, recipe, classifier, run=run, samples=samples)
+        start = partial(_begin, cfg, recipe, classifier, samples=samples)
         if session:
             session.say(f"{classifier.name} on {where}")
         places = partial(place_matters, classifier, classifier.preprocess.crop) if cfg.deterministic else None
+        size = config.batch_size(cfg, where)
         take, warn = group.shared(take) if group else take, session.warn if session else lambda text: None
-        for rows, explanation, failures in solve_all(solve_batch, take, cfg.batch_size, places, warn, halve=not group):
+        for rows, explanation, failures in solve_all(start, run, take, size, places, warn, halve=not group):
             if session and recipe.explainer:  # it has no steps to tell of
                 session.step(len({row.image for row in rows}))
             if session:
                 keep(session, cfg, folder, rows, explanation, failures, where, measures)
 
 
-def _solve(cfg, recipe, classifier, rows: list[Row], **options):
+def _begin(cfg, recipe, classifier, rows: list[Row], **options):
     """With snapshots on the way where somebody will see them."""
     seen = any(row.place < max(config.pictures(cfg), cfg.log_images) for row in rows)
-    return solve(recipe, classifier, rows, cfg.frames if seen else 2, **options)
+    return begin(recipe, classifier, rows, cfg.frames if seen else 2, **options)
 
 
 class Supply:
@@ -151,9 +156,9 @@ def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: 
     for i, row in enumerate(sound):  # one by one, so that a kill between takes no picture from TensorBoard
         stamp = row.stamp | {"made_by": made_by, "pictures": row.place < config.pictures(cfg)}
         stamp |= {"metrics": measured[i], "measured_by": by}
-        results.save_row(folder, e, i, **stamp)
-        means, one = Means(), e.only([i])
+        one, means = e.only([i]), Means()
         means.add(one.curves)
+        results.save_row(folder, one, 0, **stamp)
         session.found(results.scalars(e, i) | stamp, means.sums, one if row.place < cfg.log_images else None)
     if isinstance(fault, RuntimeError) and out_of_memory(fault):
         raise ValueError("out of memory while measuring: the masks are kept; a smaller batch_size needs less") from fault
@@ -165,13 +170,23 @@ class Progress(pl.Callback):
     """Tells the session how far it is, with the mean score and area of the batch at hand, twice a second."""
 
     def __init__(self, session):
-        self.session, self.told, self.steps = session, 0.0, 0
+        self.session, self.told, self.way = session, 0.0, 0.0
 
-    def on_train_batch_end(self, trainer, module, outputs, iteration, *_):
+    def on_train_batch_end(self, trainer, module, *_):
         search = module.search
-        self.steps += 1
-        if iteration + 1 == search.steps or time.perf_counter() - self.told > 0.5:
-            p, area = (search.history[k][iteration].mean().item() for k in ("probability", "area"))  # waits for the device
-            images = len(set(search.problem.names))
-            self.session.step(self.steps / search.steps * images, f"score {p:.3f} area {area:.3f}")
-            self.told, self.steps = time.perf_counter(), 0
+        going = [(k, seat.at - 1) for k, seat in enumerate(search.seats) if not seat.over]
+        self.way += self._images(search, len(going))
+        if going[0][1] + 1 == search.steps or time.perf_counter() - self.told > 0.5:
+            found = [search.history[term] for term in ("probability", "area")]
+            p, area = (sum(values[at, k] for k, at in going).item() / len(going) for values in found)  # waits for the device
+            self.session.step(self.way, f"score {p:.3f} area {area:.3f}")
+            self.told, self.way = time.perf_counter(), 0.0
+
+    def skip(self, search, steps: int) -> None:
+        """What rows that stopped by themselves have left out."""
+        self.way += self._images(search, steps)
+
+    def _images(self, search, steps: int) -> float:
+        """The part of the way that these steps of single rows are."""
+        names = [seat.problem.names[seat.row] for seat in search.seats]
+        return steps / search.steps * len(set(names)) / len(names)

@@ -1,8 +1,19 @@
-"""What mpx costs: python scripts/benchmark.py [workers | metrics | torchray] [key=value ...]
+"""What mpx costs: python scripts/benchmark.py [ROW] [key=value ...]; without a row, `iteration` of three networks.
 
-By default, what an iteration costs beside the network's own forward and backward. Both are timed in turn in one process,
-on the same network, memory format and batch size: mpx's iteration as the main job runs it (Lightning, jitter, mask,
-regularizers, optimizer, history) and a bare loop of forward and backward to the input.
+Whatever is compared is timed in turn, in one process unless told otherwise, and the ratio is taken pair by pair.
+
+iteration: mpx's iteration as the main job runs it (Lightning, jitter, mask, regularizers, optimizer, history) beside a bare
+loop of forward and backward to the input, on the same prepared network at the same batch size.
+
+predecessor: the same iteration, of one image, beside that of the predecessor's loop as published: one image at a time, batch
+norms as they are, pictures in the usual order. Its network is frozen here, too.
+
+stop: experiment=quick, whose rows stop by themselves, beside 300 steps of the default search: passes, seconds, and the
+objective of the masks as they are evaluated. Wants photos: dataset=imagenet dataset.root=...
+
+run: the whole command on 100 photos, pictures and logging included, beside as many bare passes. Wants photos, too.
+
+memory: the most that the command holds for 100 and for 1,000 images, each in a process of its own.
 
 workers: images per second of two worker processes and of one, each with one thread. Whole commands on more and on fewer
 images, in turn; their difference leaves out what a command costs however many images it has.
@@ -32,11 +43,14 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from torchvision.io import write_jpeg
 
 from mpx import config
 from mpx.data import datasets
-from mpx.explanation import Row, solve
+from mpx.data.images import read_image
+from mpx.explanation import Row, begin, solve, solve_all
 from mpx.metrics import measure
+from mpx.operators.perturbations import blur_median
 from mpx.solver import shares, workers
 from mpx.solver.module import fit
 from mpx.solver.objective import Problem
@@ -45,62 +59,192 @@ from mpx.solver.search import Search
 ROUNDS, STEPS = 9, 6  # pairs of timings; iterations in each, of which the first is not counted
 FEW, MANY = 8, 72  # images; in fewer, one batch at the end is an eighth of all
 AREAS, IMAGES, ITERATIONS, TURNS = (0.025, 0.05, 0.1, 0.2), 8, (2, 12), 5  # beside torchray
+RUN = Path(__file__).with_name("run.py")
+NETWORKS = {
+    "lite0": [],
+    "resnet50": ["model=resnet50", "model.weights=null", "batch_size=8"],
+    "vit_tiny": ["model=timm", "model.name=vit_tiny_patch16_224", "model.pretrained=false"],
+}
 FIXED = ("threads=1", "device=cpu", "steps=20", "batch_size=4", "pictures=none", "log_images=0")
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["workers"]:
-        two_workers(sys.argv[2:])
-    elif sys.argv[1:2] == ["metrics"]:
-        metrics(sys.argv[2:])
-    elif sys.argv[1:2] == ["torchray"]:
-        torchray(sys.argv[2:])
-    elif sys.argv[1:2] in (["seconds"], ["memory"]):  # a process of `torchray`
-        areas = tuple(map(float, sys.argv[3].split(",")))
-        print({"seconds": seconds, "memory": memory}[sys.argv[1]](sys.argv[2], sys.argv[4:], areas))
-    else:
+    row, overrides = (sys.argv[1:2] or [""])[0], sys.argv[2:]
+    if row in ("seconds", "memory_of"):  # a process of `torchray`
+        areas = tuple(map(float, overrides[1].split(",")))
+        print({"seconds": seconds, "memory_of": memory_of}[row](overrides[0], overrides[2:], areas))
+        return
+    rows = {"predecessor": predecessor, "stop": stop, "run": whole, "memory": memory, "workers": two_workers,
+            "metrics": metrics, "torchray": torchray}  # fmt: skip
+    shares.keep_freed_memory()  # as workers do
+    print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")
+    if row in rows:
+        rows[row](overrides)
+    elif sys.argv[1:]:
         iteration(sys.argv[1:])
+    else:
+        for network in NETWORKS.values():
+            iteration(network)
+
+
+def now(where: torch.device) -> float:
+    if where.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def our_pass(problem: Problem, make: Callable, where: torch.device) -> float:
+    """Seconds of an iteration of these rows."""
+    ticks = []
+    callback = pl.Callback()
+    callback.on_train_batch_end = lambda *_: ticks.append(now(where))
+    fit(Search(problem), lambda: make(**workers.alone(where), callbacks=[callback]))
+    return (ticks[-1] - ticks[0]) / (len(ticks) - 1)
+
+
+def bare_pass(problem: Problem, steps: int = STEPS) -> float:
+    """Seconds of forward and backward of as many pictures."""
+    x = problem.photos.contiguous(memory_format=torch.channels_last).requires_grad_()
+    ticks = []
+    for _ in range(steps):
+        x.grad = None
+        problem.logits(x)[:, 0].sum().backward()
+        ticks.append(now(x.device))
+    return (ticks[-1] - ticks[0]) / (steps - 1)
+
+
+def random_rows(cfg, classifier) -> Problem:
+    where, size = classifier.device, config.batch_size(cfg, classifier.device)
+    photos = torch.rand(size, 3, *classifier.preprocess.crop, device=where)
+    return Problem(config.recipe(cfg), classifier, photos, torch.zeros(size, dtype=torch.long, device=where), [""] * size)
 
 
 def iteration(overrides: list[str]) -> None:
     cfg = config.compose(f"steps={STEPS}", *overrides)
     where = shares.device(cfg.device)
-    classifier = config.classifier(cfg, where)
-    photos = torch.rand(cfg.batch_size, 3, *classifier.preprocess.crop, device=where)
-    targets = torch.zeros(cfg.batch_size, dtype=torch.long, device=where)
-    names = [""] * cfg.batch_size
-    make = config.trainer(cfg)
+    classifier, make = config.classifier(cfg, where), config.trainer(cfg)
+    with classifier.frozen(classifier.preprocess.crop):
+        problem = random_rows(cfg, classifier)
+        pairs = [(our_pass(problem, make, where), bare_pass(problem)) for _ in range(ROUNDS)]
+    card = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
+    print(f"{classifier.name}, batch {len(problem.photos)}, {card}, precision {cfg.precision}")
+    report("mpx iteration, ms", [1e3 * a for a, _ in pairs])
+    report("forward + backward", [1e3 * b for _, b in pairs])
+    report("ratio, pair by pair", [a / b for a, b in pairs])
 
-    def wait() -> float:
-        if where.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
-    def ours() -> float:
-        ticks = []
-        callback = pl.Callback()
-        callback.on_train_batch_end = lambda *_: ticks.append(wait())
-        fit(Search(problem), lambda: make(**workers.alone(where), callbacks=[callback]))
-        return (ticks[-1] - ticks[0]) / (STEPS - 1)
+def predecessor(overrides: list[str]) -> None:
+    for network in (overrides,) if overrides else (NETWORKS["lite0"], NETWORKS["resnet50"]):
+        cfg = config.compose(f"steps={STEPS}", *network)
+        where = shares.device(cfg.device)
+        ours, theirs = (config.classifier(cfg, where) for _ in range(2))
+        theirs.network.to(memory_format=torch.contiguous_format)
+        with ours.frozen(ours.preprocess.crop), theirs.frozen():
+            problem = random_rows(cfg, ours)
+            size, make = len(problem.photos), config.trainer(cfg)
+            pairs = [(our_pass(problem, make, where) / size, published(theirs, problem.photos[:1])) for _ in range(ROUNDS)]
+        print(f"{ours.name}, batch {size}, precision {cfg.precision}, beside the predecessor's loop, ms per image")
+        report("mpx iteration, ms", [1e3 * a for a, _ in pairs])
+        report("predecessor's", [1e3 * b for _, b in pairs])
+        report("ratio, pair by pair", [a / b for a, b in pairs])
 
-    def bare() -> float:
-        x = photos.contiguous(memory_format=torch.channels_last).requires_grad_()
-        ticks = []
-        for _ in range(STEPS):
-            x.grad = None
-            classifier.network(x)[:, 0].sum().backward()
-            ticks.append(wait())
-        return (ticks[-1] - ticks[0]) / (STEPS - 1)
+
+def published(classifier, photo: torch.Tensor) -> float:
+    """Seconds of an iteration of jacobgil/pytorch-explain-black-box, written from its description."""
+    photo, blurred = (classifier.scale * x + classifier.shift for x in (photo, blur_median(photo)))
+    mask = torch.ones(1, 1, 28, 28, device=photo.device, requires_grad=True)
+    upsample, adam, ticks = torch.nn.UpsamplingBilinear2d(photo.shape[2:]), torch.optim.Adam([mask], lr=0.1), []
+    for _ in range(STEPS):
+        m = upsample(mask)
+        seen = photo * m + blurred * (1 - m) + 0.2 * torch.randn_like(photo)
+        tv = mask.diff(dim=2).abs().pow(3).mean() + mask.diff(dim=3).abs().pow(3).mean()
+        loss = 0.01 * (1 - mask).abs().mean() + 0.2 * tv + classifier.network(seen).softmax(1)[0, 0]
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        mask.data.clamp_(0, 1)
+        ticks.append(now(photo.device))
+    return (ticks[-1] - ticks[0]) / (STEPS - 1)
+
+
+def stop(overrides: list[str]) -> None:
+    plain, quick = config.compose("steps=300", *overrides), config.compose("experiment=quick", *overrides)
+    where = shares.device(plain.device)
+    classifier, make, found = config.classifier(plain, where), config.trainer(plain), []
+    photos = [classifier.preprocess(read_image(item.path)) for item in config.build(plain.dataset, "dataset")][: plain.limit]
+    with classifier.frozen(classifier.preprocess.crop), torch.no_grad():
+        rows = [Row(photo, int(classifier(photo[None].to(where)).argmax()), "") for photo in photos]
+
+    def solved(cfg, rows: list[Row]) -> tuple[float, float, float]:
+        """Seconds, passes and objective of a row."""
+        recipe, waiting, start = config.recipe(cfg), list(rows), time.perf_counter()
+
+        def take(number: int) -> list[Row]:
+            taken, waiting[:] = waiting[:number], waiting[number:]
+            return taken
+
+        parts = solve_all(
+            partial(begin, recipe, classifier, frames=2),
+            partial(fit, trainer=partial(make, **workers.alone(where))),
+            take, config.batch_size(cfg, where), None, print,
+        )  # fmt: skip
+        parts, ended, total = [(given, e) for given, e, _ in parts], time.perf_counter(), 0.0
+        for given, e in parts:
+            problem = Problem(recipe, classifier, e.photos.to(where), e.targets.to(where), [""] * len(given))
+            total += problem.loss(e.parameter.to(where), 0, exact=True)["total"].sum().item()
+        return (ended - start) / len(rows), sum(e.passes.sum().item() for _, e in parts) / len(rows), total / len(rows)
 
     with classifier.frozen(classifier.preprocess.crop):
-        problem = Problem(config.recipe(cfg), classifier, photos, targets, names)
-        pairs = [(ours(), bare()) for _ in range(ROUNDS)]
-    card = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"{classifier.name}, batch {cfg.batch_size}, {where} ({card}), torch {torch.__version__}, {platform.machine()}")
-    for name, times in zip(("mpx iteration", "forward + backward"), zip(*pairs)):
-        low, middle, high = (1e3 * f(times) for f in (min, statistics.median, max))
-        print(f"{name:<20} {middle:8.1f} ms   ({low:.1f} to {high:.1f})")
-    report("ratio, pair by pair", [a / b for a, b in pairs])
+        for part in (rows[::2], rows[1::2]):
+            found.append((solved(quick, part), solved(plain, part)))
+    print(f"{classifier.name}, {len(rows)} photos in two halves: {' '.join(overrides)}")
+    for k, name in enumerate(("seconds", "passes", "objective")):
+        report(f"{name}, stopping", [a[k] for a, _ in found])
+        report(f"{name}, 300 steps", [b[k] for _, b in found])
+        report("ratio, half by half", [a[k] / b[k] for a, b in found])
+
+
+def whole(overrides: list[str]) -> None:
+    cfg = config.compose("limit=100", *overrides)
+    where = shares.device(cfg.device)
+    classifier, passes = config.classifier(cfg, where), []
+    with tempfile.TemporaryDirectory() as folder, classifier.frozen(classifier.preprocess.crop):
+        problem = random_rows(cfg, classifier)
+        passes.append(bare_pass(problem, 30))
+        start = time.perf_counter()
+        command(*overrides, "metric=[]", "limit=100", f"hydra.run.dir={folder}/run")
+        spent = time.perf_counter() - start
+        passes.append(bare_pass(problem, 30))
+        with open(f"{folder}/run/results.csv") as file:
+            images = len(file.readlines()) - 1
+    bare = [images * cfg.steps * one / len(problem.photos) for one in passes]
+    print(
+        f"{classifier.name}, {images} photos, {cfg.steps} steps, batch {len(problem.photos)}; passes timed before and after"
+    )
+    report("run.py, s", [spent])
+    report("forwards + backwards", bare)
+    report("ratio", [spent / one for one in bare])
+
+
+def memory(overrides: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for k in range(1000):
+            pixels = torch.randint(256, (3, 256, 256), dtype=torch.uint8, generator=torch.Generator().manual_seed(k))
+            for images in (100, 1000)[k >= 100 :]:
+                Path(folder, f"{images}").mkdir(exist_ok=True)
+                write_jpeg(pixels, f"{folder}/{images}/{k:04}.jpg")
+        peaks = []
+        for images in (100, 1000):
+            given = (f"images={folder}/{images}", "steps=3", "metric=[]", f"hydra.run.dir={folder}/run{images}", *overrides)
+            process = subprocess.Popen([sys.executable, RUN, *given], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            peaks.append(os.wait4(process.pid, 0)[2].ru_maxrss / 1024)
+    report("100 images, MiB", peaks[:1])
+    report("1,000 images, MiB", peaks[1:])
+    report("ratio", [peaks[1] / peaks[0]])
+
+
+def command(*arguments: str) -> None:
+    subprocess.run([sys.executable, RUN, *arguments], check=True, capture_output=True)
 
 
 def two_workers(overrides: list[str]) -> None:
@@ -112,15 +256,14 @@ def two_workers(overrides: list[str]) -> None:
         def seconds(count: int, images: int) -> float:
             start = time.perf_counter()
             options = [f"trainer.devices={count}", f"limit={images}", f"hydra.run.dir={folder}/{count}-{images}-{start}"]
-            command = [sys.executable, Path(__file__).with_name("run.py"), f"images={folder}", *FIXED, *options, *overrides]
-            subprocess.run(command, check=True, capture_output=True)
+            command(f"images={folder}", *FIXED, *options, *overrides)
             return time.perf_counter() - start
 
         def rate(count: int) -> float:
             return (MANY - FEW) / (seconds(count, MANY) - seconds(count, FEW))
 
         pairs = [(rate(2), rate(1)) for _ in range(3)]
-    print(f"{os.cpu_count()} cores, torch {torch.__version__}, {platform.machine()}, images of 20 steps per second")
+    print("images of 20 steps per second")
     report("two workers", [a for a, _ in pairs])
     report("one worker", [b for _, b in pairs])
     report("ratio, pair by pair", [a / b for a, b in pairs])
@@ -151,7 +294,7 @@ def metrics(overrides: list[str]) -> None:
     with classifier.frozen(size):
         bare()
         pairs = [(seconds(ours), seconds(bare)) for _ in range(TURNS)]
-    print(f"{classifier.name}, {2 * count} pictures, {where}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{classifier.name}, {2 * count} pictures, {where}")
     report("deletion + insertion, s", [a for a, _ in pairs])
     report("forwards, s", [b for _, b in pairs])
     report("ratio, pair by pair", [a / b for a, b in pairs])
@@ -178,7 +321,7 @@ def extremal(overrides: list[str], areas: tuple, iterations: int, images: int) -
 
 def torchray(overrides: list[str]) -> None:
     """Each in a process of its own, in turn, as its users run it: mpx's workers keep freed memory."""
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, ms per iteration and image")
+    print("ms per iteration and image")
     for areas in (AREAS[2:3], AREAS):
         pairs = [[float(apart("seconds", which, overrides, areas)) for which in ("mpx", "torchray")] for _ in range(TURNS)]
         print(f"areas {', '.join(map(str, areas))}")
@@ -186,7 +329,7 @@ def torchray(overrides: list[str]) -> None:
         report("torchray", [1e3 * b for _, b in pairs])
         report("ratio, pair by pair", [a / b for a, b in pairs])
     for which in ("mpx", "torchray"):
-        print(f"{which}, one image: {apart('memory', which, overrides, AREAS)}")
+        print(f"{which}, one image: {apart('memory_of', which, overrides, AREAS)}")
 
 
 def apart(what: str, which: str, overrides: list[str], areas: tuple) -> str:
@@ -208,7 +351,7 @@ def seconds(which: str, overrides: list[str], areas: tuple) -> float:
     return (spent[2] - spent[1]) / (ITERATIONS[1] - ITERATIONS[0]) / images
 
 
-def memory(which: str, overrides: list[str], areas: tuple) -> str:
+def memory_of(which: str, overrides: list[str], areas: tuple) -> str:
     run, before = extremal(overrides, areas, 2, 1)[which], _peak()
     run()
     return f"peak memory {(_peak() - before) / 1024:.0f} MiB"

@@ -33,7 +33,7 @@ def test_every_option_builds(override):
 
 def test_library_defaults_are_the_manuals():
     cfg = config.compose()
-    choices = {"explainer", "perturbation", "mask", "score", "gradient", "optimizer", "scheduler"}
+    choices = {"explainer", "perturbation", "mask", "score", "gradient", "optimizer", "scheduler", "stop"}
     others = {"model", "images", "target", "regularizers", "recipe", "on_step"}
     manual = OmegaConf.to_container(cfg, resolve=True)
     for key, parameter in inspect.signature(explain).parameters.items():

@@ -12,6 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from planted import SQUARE
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mpx import config, sweeper
 from mpx.report import results
@@ -129,6 +131,14 @@ def test_what_is_done_is_not_started_again_but_by_force(mpx, folder):
     code, out, err = mpx(*QUICK, "-m", "seed=0,1,2", "limit=2")  # more of both
     assert code == 0 and "0 of 3 jobs are done" in out, err
     assert [len(table(sweep / f"seed={k}")) for k in range(3)] == [2, 2, 2]
+    assert [_hparams(sweep / f"seed={k}") for k in range(3)] == [{"seed": 0.0}, {"seed": 1.0}, {"seed": 2.0}]
+
+
+def _hparams(folder) -> dict[str, float]:
+    events = EventAccumulator(str(folder)).Reload()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    found = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    return {key: value.number_value for key, value in found.items()}
 
 
 def test_another_configuration_is_refused_with_what_differs(mpx, folder):

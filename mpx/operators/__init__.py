@@ -9,6 +9,9 @@ regularizer   full (the evidence at full size), parameter, photos, area (asked),
               framed (the evidence and what mask kinds have around the image), inside (how many of its values lie within)
 augment       rng, iteration
 optimizer     objective (parameter -> (B,), without gradient), project (parameter, in place), area, game
+
+`iteration` is (B,), each row's own: rows may enter a batch that is on its way. They can where the site (perturbations.py)
+and the mask kind have `per_row`, the names of their attributes that are tensors of B rows.
 """
 
 import inspect
@@ -17,7 +20,7 @@ from functools import lru_cache
 
 def offer(function, *given, **available):
     """function(*given, ...) with those of the available things that its parameters name."""
-    return function(*given, **{name: value for name, value in available.items() if name in _names(function)})
+    return function(*given, **{name: value for name, value in available.items() if name in names(function)})
 
 
 def asks(function, name: str) -> bool:
@@ -27,5 +30,5 @@ def asks(function, name: str) -> bool:
 
 
 @lru_cache(maxsize=128)
-def _names(function) -> frozenset[str]:
+def names(function) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)

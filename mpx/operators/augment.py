@@ -16,12 +16,12 @@ def noise(x: Tensor, rng, sigma: float, scale: list[float] = (1.0, 1.0, 1.0)) ->
     return x + torch.cat([draw[:, c : c + 1] * (sigma * s) for c, s in enumerate(scale)], 1)
 
 
-def flip(x: Tensor, rng, probability: float, iteration: int = 0, alternate: bool = False) -> Tensor:
+def flip(x: Tensor, rng, probability: float, iteration: Tensor | None = None, alternate: bool = False) -> Tensor:
     """Mirrors left and right with this probability, the mask with the photo; or `alternate`: at every even iteration."""
     if not 0 <= probability <= 1:
         raise ValueError(f"flip={probability} is a probability: it must be from 0 to 1")
     if alternate:
-        return x if iteration % 2 else x.flip(-1)
+        return torch.where(iteration.view(-1, 1, 1, 1) % 2 == 0, x.flip(-1), x)
     return torch.where(rng.uniform(1, 1, 1) < probability, x.flip(-1), x)
 
 

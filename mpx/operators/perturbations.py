@@ -33,6 +33,7 @@ class Pixels:
         self.shape, self.photos = (1, *x.shape[2:]), x
         self.fresh = prepared if callable(prepared) else None
         self.levels = None if self.fresh else self._stack(prepared)
+        self.per_row = None if self.fresh else ("photos", "levels")
 
     def _stack(self, perturbed: Tensor) -> Tensor:
         pyramid = perturbed if perturbed.ndim == 5 else perturbed.unsqueeze(1)

@@ -18,7 +18,7 @@ def _reduce(values: Tensor, reduction: str) -> Tensor:
     return getattr(values.flatten(1), reduction)(1)
 
 
-def l1(s: Tensor, reduction: str = "mean", power: float = 1.0, warmup: int = 0, iteration: int = 0) -> Tensor:
+def l1(s: Tensor, reduction: str = "mean", power: float = 1.0, warmup: int = 0, iteration: Tensor | None = None) -> Tensor:
     """Area of the evidence, ||1-m||_1 of a deletion (Fong & Vedaldi 2017, equation 3).
 
     power: of each value, below 1 it favours few large ones (Dabkowski & Gal 2017's code: 0.3, shifted by OFFSET to keep its
@@ -26,7 +26,7 @@ def l1(s: Tensor, reduction: str = "mean", power: float = 1.0, warmup: int = 0, 
     """
     s = s.abs() if power == 1 else (s.abs() + OFFSET) ** power - OFFSET**power
     value = _reduce(s, reduction)
-    return value * min(1.0, iteration / warmup) if warmup else value
+    return value * (iteration.to(value) / warmup).clamp(max=1) if warmup else value
 
 
 def border(s: Tensor, power: float = 2.0, reduction: str = "mean") -> Tensor:
@@ -52,7 +52,7 @@ def tv(s: Tensor, beta: float = 3.0, isotropic: bool = True, reduction: str = "m
 
 
 def area(
-    s: Tensor, full: Tensor, framed: Tensor, inside: int, area: Tensor, iteration: int,
+    s: Tensor, full: Tensor, framed: Tensor, inside: int, area: Tensor, iteration: Tensor,
     growth: float = 1.0035, correction: float = 8.0,
 ) -> Tensor:  # fmt: skip
     """mean (sort(m) - r_a)^2, r_a zeros but for a share of `area` ones (Fong, Patrick & Vedaldi 2019, equation 4).
@@ -75,7 +75,7 @@ def area(
         above, level = m > border, m == border
         share = (m.new_tensor(ones)[:, None] - above.sum(1, keepdim=True)) / level.sum(1, keepdim=True)
         wanted = above + level * share  # to what extent each value is to be 1
-    return (wanted * (1 - m) ** 2 + (1 - wanted) * m**2).mean(1) * growth**iteration
+    return (wanted * (1 - m) ** 2 + (1 - wanted) * m**2).mean(1) * growth ** iteration.to(m)
 
 
 def bilateral_tv(

@@ -22,14 +22,18 @@ class Draws:
         self.seeds, self.device = seeds, torch.device(device)
         self.at("setup")
 
-    def at(self, iteration, sample: int = 0) -> "Draws":
-        self._now, self._generators = (iteration, sample), {}
+    def at(self, now, sample: int = 0) -> "Draws":
+        """now: an iteration or what else is drawn for; a list has each row's."""
+        now = now if isinstance(now, list) else [now] * len(self.seeds)
+        self._now, self._generators = [(one, sample) for one in now], {}
         return self
 
     def _draw(self, device, shape, fill) -> Tensor:
         out = torch.empty(len(self.seeds), *shape, device=device)
         if device not in self._generators:  # made at the first draw: most steps draw from few
-            self._generators[device] = [torch.Generator(device).manual_seed(key(seed, *self._now)) for seed in self.seeds]
+            self._generators[device] = [
+                torch.Generator(device).manual_seed(key(seed, *now)) for seed, now in zip(self.seeds, self._now)
+            ]
         for row, generator in zip(out, self._generators[device]):
             fill(row, generator=generator)
         return out

@@ -47,6 +47,7 @@ class Superpixels(Grid):
         self.pool = [(m / m.sum(0)).T for m in (self.rows, self.cols)]  # (h,H), (w,W)
         self.soft = Grid(image_size, list(image_size), sigma, "nearest", device=device) if sigma else None
         self.labels = torch.stack([_slic(photo, n_segments, compactness, denoise) for photo in photos]).to(device)  # (B,H*W)
+        self.per_row = ("labels",)
         self.shape = (1, 1, _most(image_size, n_segments))
 
     def __call__(self, parameter: Tensor) -> Tensor:

@@ -112,10 +112,10 @@ def load_row(path: Path, mine: Callable[[str], bool] = lambda image: True) -> di
 
 
 def scalars(e, i: int) -> dict:
-    """Row i but for its arrays; `seconds` are the batch's, shared out."""
+    """Row i but for its arrays."""
     p = (float(x[i]) for x in (e.p_before, e.p_after, e.p_reference))
     texts = {"name": e.names[i], "image": e.images[i], "target": int(e.targets[i]), "class": e.classes[i]}
-    numbers = (*p, float(e.area[i]), e.passes, e.forwards, e.seconds / len(e.names))
+    numbers = (*p, *(float(x[i]) for x in (e.area, e.passes, e.forwards, e.seconds)))
     return texts | {"area_asked": round(float(e.areas[i]), 6)} | dict(zip(NUMBERS, numbers))
 
 

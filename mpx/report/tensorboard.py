@@ -140,9 +140,9 @@ class Means:
 
     def add_sums(self, sums: dict) -> None:
         for term, new in sums.items():
-            old = self.sums.get(term, new[:, :0])
-            steps = max(old.shape[1], new.shape[1])  # a callback may have stopped some batches early
-            self.sums[term] = sum(torch.nn.functional.pad(x, (0, steps - x.shape[1])) for x in (old, new))
+            old = self.sums.get(term, torch.zeros_like(new))
+            steps = max(old.shape[1], new.shape[1])  # rows that were over before stay as they were
+            self.sums[term] = sum(torch.nn.functional.pad(x, (0, steps - x.shape[1]), "replicate") for x in (old, new))
 
     def __call__(self) -> dict:
         return {term: total / count for term, (total, count) in self.sums.items()}

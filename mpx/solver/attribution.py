@@ -7,13 +7,16 @@ import torch
 
 from mpx.explainers import to_saliency
 from mpx.operators import offer
+from mpx.solver.search import Seat
 
 
 class Attribution:
     """As `Search` after its last step; what went through the classifier is counted as `passes` and `forwards` of a row."""
 
-    def __init__(self, problem):
-        self.problem, self.history, self.iterations = problem, {}, [0]
+    over = True
+
+    def __init__(self, problem, rows: int):
+        self.problem = problem
         counting = problem.classifier.register_forward_hook(self._count)
         try:
             relevance = offer(
@@ -26,16 +29,12 @@ class Attribution:
             )
         finally:
             counting.remove()
-        self.sound = relevance.flatten(1).isfinite().all(1)
-        self.snapshots = [problem.evidence(to_saliency(relevance.detach().float().nan_to_num(0)))]
+        found = problem.evidence(to_saliency(relevance.detach().float().nan_to_num(0))).split(1)[:rows]
+        sound = relevance.flatten(1).isfinite().all(1).tolist()
+        self.seats = [Seat(problem, i, p, [0], [p], over=True, sound=ok) for i, (p, ok) in enumerate(zip(found, sound))]
+        for seat in self.seats:
+            seat.spend(problem)
 
     def _count(self, module, given, logits) -> None:
         kind = "passes" if logits.requires_grad and torch.is_grad_enabled() else "forwards"
         self.problem.spent[kind] += len(logits) / len(self.problem.targets)
-
-    def failures(self) -> dict[int, str]:
-        """Rows whose relevance was not finite: row -> one sentence."""
-        return {
-            row: f"{self.problem.names[row]}: the explainer gives NaN or infinite values: check the model's weights"
-            for row in (~self.sound).nonzero().flatten().tolist()
-        }

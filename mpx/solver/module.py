@@ -1,7 +1,9 @@
 """The search under Lightning: the parameter of a whole batch of rows is the module's only parameter.
 
-One `Trainer.fit` is one batch of rows and one step is one iteration, so that callbacks, schedulers and stopping mean what
-a Lightning user thinks they mean. Nothing is logged on the step path: the history stays on the device.
+One `Trainer.fit` is one batch of rows (with recipe.stop: until one is over and another takes its place) and one step is one
+iteration, so that callbacks and stopping mean what a Lightning user thinks they mean. A scheduler is read off beforehand
+(solver.search), for rows may be at different iterations. Nothing is logged on the step path: the history stays on the
+device.
 """
 
 import logging
@@ -24,31 +26,35 @@ class MaskModule(pl.LightningModule):
         self.on_sigterm = signal.getsignal(signal.SIGTERM)
 
     def train_dataloader(self):
-        return range(self.search.steps)
+        return range(self.search.left)
 
     def on_train_start(self):
         # Lightning's own would only stop the fit, and hangs where ranks talk to each other (a broadcast inside the handler)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.on_sigterm)
 
-    def configure_optimizers(self):
-        if self.search.scheduler is None:
-            return self.search.optimizer
-        return [self.search.optimizer], [{"scheduler": self.search.scheduler, "interval": "step"}]
+    def on_train_batch_start(self, *_):
+        return -1 if self.search.paused else None  # the end
 
-    def training_step(self, iteration: int, _):
-        return self.search.loss(iteration)
+    def configure_optimizers(self):
+        return self.search.optimizer
+
+    def optimizer_zero_grad(self, *_):
+        self.search.parameter.grad = None
+
+    def training_step(self, *_):
+        return self.search.loss()
 
     def on_before_optimizer_step(self, _):
-        self.search.before_step(self.global_step)
+        self.search.before_step()
 
     def optimizer_step(self, epoch, batch_idx, *arguments, **options):
         super().optimizer_step(epoch, batch_idx, *arguments, **options)
-        self.search.after_step(batch_idx)  # here, so that every callback sees the projected mask
+        self.search.after_step()  # here, so that every callback sees the projected mask
 
 
 def fit(search: Search, trainer) -> Search:
-    """Runs the search by a Trainer made by `trainer()`, e.g. a partial of pytorch_lightning.Trainer."""
+    """Runs the search until it is paused, by a Trainer made by `trainer()`, e.g. a partial of pytorch_lightning.Trainer."""
     announcements = logging.getLogger("pytorch_lightning.utilities.rank_zero")  # which devices there are, at every fit
     level, module = announcements.level, MaskModule(search)
     announcements.setLevel(logging.WARNING)

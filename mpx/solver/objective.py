@@ -4,6 +4,7 @@ A row is one image, one target and, where the method has them, one area. Everyth
 once (mpx.solver.search), so that each row's gradient is its own and a batch of B gives the masks of B single runs.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -28,6 +29,9 @@ GAMES = {
     # a mask to delete, one to preserve, and their product, which is the result and does both (Khorram et al. 2021)
     "product": [(0, False, 0.5), (0, True, -0.5), (1, False, 0.5), (2, True, -0.5)],
 }
+TYPES = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}  # precision -> what the network computes in
+SCALE = 1024.0  # of gradients inside a network in float16, whose smallest number is 6e-8
+PER_ROW = ("photos", "targets", "areas", "original", "p_before", "p_reference")  # of a Problem
 PICTURES = 32  # through the network at once, where a row has several
 
 
@@ -49,6 +53,7 @@ class Recipe:
     steps: int = 150
     optimizer: Callable = torch.optim.Adam
     scheduler: Callable | None = None
+    stop: Callable | None = None  # (means of the objective so far) -> the rate of a row's step, 0: it is over
     precision: str = "32"
     seed: int = 0
     explainer: Callable | None = None  # (photos, ...) -> relevance (B,1,H,W), in the place of the search; mpx.explainers
@@ -56,8 +61,8 @@ class Recipe:
     def __post_init__(self):
         if self.game not in GAMES:
             raise ValueError(f"game={self.game!r} must be one of {', '.join(GAMES)}")
-        if self.precision not in ("32", "bf16"):
-            raise ValueError(f"precision={self.precision!r} must be '32' or 'bf16'")
+        if self.precision not in TYPES:
+            raise ValueError(f"precision={self.precision!r} must be '32', 'bf16' or '16'")
         for name in ("samples", "steps"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number, at least 1")
@@ -66,6 +71,8 @@ class Recipe:
                 raise ValueError(f"area={area!r} must be a share of the image, above 0 and below 1, or a list of these")
         if not self.areas or len(self.areas) > 1 and None in self.areas or len(set(self.areas)) < len(self.areas):
             raise ValueError(f"area={list(self.areas)} must name one or several different shares of the image")
+        if self.stop:
+            self.stop([])  # says what is wrong with its options
         parts = {"optimizer": self.optimizer, "mask": self.mask, **{k: term for k, (_, term) in self.regularizers.items()}}
         if None in self.areas and (needy := [name for name, part in parts.items() if asks(part, "area")]):
             raise ValueError(f"{needy[0]} needs area=, the share of the image that shall be evidence, e.g. area=0.1")
@@ -93,7 +100,7 @@ class Problem:
     ):
         self.samples = range(recipe.samples) if samples is None else samples
         self.recipe, self.classifier, self.photos, self.targets, self.names = recipe, classifier, photos, targets, names
-        self.areas, self.spent = areas, {"passes": 0.0, "forwards": 0.0}  # of each row, in the search
+        self.areas, self.spent = areas, {"passes": 0.0, "forwards": 0.0}  # of each row, since it was last read
         self.rng = draws(recipe.seed, photos, targets)
         self.views = [
             (k, c, w * (recipe.dual_weight if c and recipe.game == "dual" else 1)) for k, c, w in GAMES[recipe.game]
@@ -121,6 +128,29 @@ class Problem:
             within = self.site.show(self.site.draw(self.rng.at("evaluation")), nothing)[1]
             if within and any(getattr(one, "func", one) in MOVES for one in recipe.over_mask):
                 raise ValueError("this perturbation masks what is inside the network, where nothing is mirrored: flip=0")
+
+    @property
+    def movable(self) -> bool:
+        """Whether rows of several problems can be one problem, see mpx.operators."""
+        return all(getattr(part, "per_row", None) is not None for part in (self.site, self.mask))
+
+    @staticmethod
+    def of(rows: list[tuple["Problem", int]]) -> "Problem":
+        """One problem of rows of several, prepared as they are."""
+        problem = copy.copy(rows[0][0])
+        problem.site, problem.mask = copy.copy(problem.site), copy.copy(problem.mask)
+        problem.names = [p.names[row] for p, row in rows]
+        problem.rng = Draws([p.rng.seeds[row] for p, row in rows], problem.photos.device)
+        problem.spent = dict.fromkeys(problem.spent, 0.0)
+        parts = {None: PER_ROW, "site": problem.site.per_row, "mask": problem.mask.per_row}
+        for part, names in parts.items():
+            into = getattr(problem, part) if part else problem
+            for name in names:
+                values = [getattr(getattr(p, part) if part else p, name) for p, _ in rows]
+                setattr(
+                    into, name, None if values[0] is None else torch.stack([v[row] for v, (_, row) in zip(values, rows)])
+                )
+        return problem
 
     def start(self) -> Tensor:
         """Initial parameter (B,*mask.shape)."""
@@ -151,8 +181,10 @@ class Problem:
         """What a deletion takes away, what a preservation keeps. Works on cells as on masks."""
         return mask if self.recipe.game == "preservation" else 1 - mask
 
-    def loss(self, parameter: Tensor, iteration: int, exact: bool = False) -> dict[str, Tensor]:
+    def loss(self, parameter: Tensor, iteration: int | list[int], exact: bool = False) -> dict[str, Tensor]:
         """Every term (B,) at this iteration's random draws: "total" and its parts, and the target's "probability".
+
+        iteration: of all rows, or each row's.
 
         The score is the mean over recipe.gradient's path, whose gradient is the integrated one, under the augments; `exact`:
         the mask's own score, without either, as it is evaluated.
@@ -162,13 +194,25 @@ class Problem:
         score, p = self._score(parameter, mask, iteration, exact)
         full = self.evidence(mask)
         cells = self.evidence(self.mask.cells(parameter) if hasattr(self.mask, "cells") else parameter)
-        extras = {"full": full, "parameter": parameter, "photos": self.photos, "area": self.areas, "iteration": iteration}
+        extras = {"full": full, "parameter": parameter, "photos": self.photos, "area": self.areas}
+        extras["iteration"] = self._counts(iteration)
         extras |= {"site": self.site, "framed": full if framed is None else self.evidence(framed)}
         extras["inside"] = full[0].numel() if framed is None else self.mask.inside
         terms = {k: weight * offer(term, cells, **extras) for k, (weight, term) in self.recipe.regularizers.items()}
         with torch.no_grad():
             area = self.site.to_pixels(full).mean((1, 2, 3))
         return {"total": sum(terms.values(), score), "score": score, **terms, "probability": p, "area": area}
+
+    def _counts(self, iteration: int | list[int]) -> Tensor:
+        """(B,) on the device, without waiting for it."""
+        if isinstance(iteration, int):
+            return torch.full_like(self.targets, iteration)
+        counts = torch.tensor(iteration)
+        return (
+            counts.pin_memory().to(self.targets.device, non_blocking=True)
+            if self.targets.is_cuda
+            else counts.to(self.targets.device)
+        )
 
     def _score(self, parameter: Tensor, mask: Tensor, iteration: int, exact: bool) -> tuple[Tensor, Tensor]:
         """Mean score over the random samples and the path, mean probability of the target at the path's end, (B,) each."""
@@ -190,21 +234,25 @@ class Problem:
     ) -> tuple[Tensor, Tensor]:
         recipe, pictures, inner = self.recipe, [], []
         under_mask, over_mask = ([], []) if exact else (recipe.under_mask, recipe.over_mask)
-        random = getattr(self.mask, "draw", None)
+        random, counts = getattr(self.mask, "draw", None), self._counts(iteration)
+
+        def at(what: str):
+            return [(i, what) for i in iteration] if isinstance(iteration, list) else (iteration, what)
+
         if not random:
             masks = [self.mask(parameter) if mask is None else mask]
         for number, point in draws:
             if random:
-                masks = random(parameter, self.rng.at((iteration, "mask"), number))
+                masks = random(parameter, self.rng.at(at("mask"), number))
             drawn = self.site.draw(self.rng.at(iteration, number))
-            rng = self.rng.at((iteration, "augment"), number)
+            rng = self.rng.at(at("augment"), number)
             for augment in under_mask:
-                drawn = offer(augment, drawn.flatten(1, 2), rng=rng, iteration=iteration).view_as(drawn)
+                drawn = offer(augment, drawn.flatten(1, 2), rng=rng, iteration=counts).view_as(drawn)
             for which, complement, _ in self.views:
                 seen = masks[which] if point == 1 else masks[which] * point
                 picture, within = self.site.show(drawn, 1 - seen if complement else seen)
                 for augment in over_mask:
-                    picture = offer(augment, picture, rng=rng, iteration=iteration)
+                    picture = offer(augment, picture, rng=rng, iteration=counts)
                 pictures.append(picture)
                 inner.append(within)
         with self.site.inside(*(torch.cat(parts) for parts in zip(*inner))):
@@ -225,9 +273,12 @@ class Problem:
         return score, p
 
     def logits(self, pictures: Tensor) -> Tensor:
-        bf16 = self.recipe.precision == "bf16"
-        with torch.autocast(pictures.device.type, torch.bfloat16) if bf16 else nullcontext():
+        kind = TYPES[self.recipe.precision]
+        if kind is None:
             return self.classifier(pictures).float()
+        scale = SCALE if kind is torch.float16 else 1.0
+        with torch.autocast(pictures.device.type, kind):
+            return _Scaled.apply(self.classifier(_Scaled.apply(pictures, 1 / scale)).float(), scale)
 
     def shown(self, parameter: Tensor) -> Tensor:
         """The mask (B,*shape) that is judged: of a random one a draw, for their mean may look otherwise to the network."""
@@ -258,6 +309,19 @@ def draws(seed: int, photos: Tensor, targets: Tensor) -> Draws:
     """The random numbers of rows, by what they are of: photos (B,3,H,W), targets (B,)."""
     pixels = (photos.detach().cpu() * 255).round().byte().numpy()
     return Draws([key(seed, p.tobytes(), t) for p, t in zip(pixels, targets.tolist())], photos.device)
+
+
+class _Scaled(torch.autograd.Function):
+    """The same forward; the gradient times `scale`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return gradient * ctx.scale, None
 
 
 class _Part(torch.autograd.Function):

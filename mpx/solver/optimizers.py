@@ -48,6 +48,34 @@ class LineSearch(torch.optim.Optimizer):
                 break
 
 
+class RowAdam(torch.optim.Optimizer):
+    """Adam (Kingma & Ba 2015) whose second moment is a row's, the mean over its cells, as NovoGrad's is a layer's (2019).
+
+    Adam gives every cell a step of about lr, also those that hardly matter: evidence grows far beyond the object and takes
+    hundreds of steps to shrink. Here a cell goes as far as its gradient says, lr where that is the row's root mean square.
+    """
+
+    def __init__(self, params, lr: float = 0.8, beta1: float = 0.5, beta2: float = 0.95, eps: float = 1e-12):
+        for name, value in (("beta1", beta1), ("beta2", beta2)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name}={value} must be at least 0 and below 1")
+        super().__init__(params, {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = _asked(closure)
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                state, betas = self.state[p], (group["beta1"], group["beta2"])
+                t = state["t"] = state.get("t", 0) + 1
+                square = p.grad.square().flatten(1).mean(1).view(-1, *[1] * (p.ndim - 1))
+                mean = state.setdefault("mean", torch.zeros_like(p)).lerp_(p.grad, 1 - betas[0])
+                square = state.setdefault("square", torch.zeros_like(square)).lerp_(square, 1 - betas[1])
+                mean, square = (moment / (1 - beta**t) for moment, beta in zip((mean, square), betas))
+                p.sub_(group["lr"] * mean / (square.sqrt() + group["eps"]))
+        return loss
+
+
 class Nesterov(torch.optim.Optimizer):
     """Nesterov 1983's accelerated gradient: step by lr, project, then go on by t/(t+3) of the way since the last projection.
 

@@ -1,51 +1,123 @@
 """The search for the masks of a batch of rows, as both solvers drive it, and the plain loop.
 
-`minimise` is that loop; solver.module runs the same steps under Lightning.
+`minimise` is that loop; solver.module runs the same steps under Lightning. Both go on until the search is `paused`: at the
+end or, where rows may stop by themselves (recipe.stop), when one is over. It can then leave and another take its place
+(`Search.of`), for all that belongs to a row is its own, its iteration and its optimizer's memory too.
 """
 
 import math
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from mpx.operators import offer
+from mpx.operators import names, offer
 from mpx.solver.objective import Problem
+
+ASKED = 5  # iterations of a row from one time that recipe.stop is asked about it to the next
+
+
+@dataclass(eq=False)
+class Seat:
+    """A row on its way: row `row` of the batch that it was prepared in."""
+
+    problem: Problem
+    row: int
+    parameter: Tensor  # (1,...)
+    iterations: list[int]  # at which snapshots are taken, if it gets there
+    snapshots: list[Tensor]  # (1,...); the last one is the result
+    at: int = 0  # iterations done
+    over: bool = False
+    sound: bool = True  # what an explainer gave is finite
+    history: dict[str, Tensor] = field(default_factory=dict)  # term -> (steps,)
+    means: list[float] = field(default_factory=list)  # of the objective, from one question to the next
+    rate: float = 1.0  # of the optimizer's step
+    memory: dict = field(default_factory=dict)  # the optimizer's
+    spent: dict[str, float] = field(default_factory=lambda: {"passes": 0.0, "forwards": 0.0, "seconds": 0.0})
+
+    def spend(self, problem: Problem) -> None:
+        for kind, number in problem.spent.items():
+            self.spent[kind] += number
 
 
 class Search:
-    """One search in progress: the parameter's optimizer, its history on the device, and snapshots of the mask.
+    """Rows on their way together: their parameter, its optimizer, and their history, on the device: no step waits for it.
 
     Both solvers drive it the same way: loss -> backward -> `before_step` -> optimizer step -> `after_step`.
     """
 
-    def __init__(self, problem: Problem, frames: int = 24):
-        self.problem, self.steps = problem, problem.recipe.steps
-        self.parameter = torch.nn.Parameter(problem.start())
-        self.now = 0  # the iteration at hand
-        offers = {"objective": self.objective, "area": problem.areas, "project": problem.mask.project_}
-        offers["game"] = problem.recipe.game
-        self.optimizer = _made("optimizer", offer, problem.recipe.optimizer, [self.parameter], **offers)
+    def __init__(self, problem: Problem, frames: int = 24, rows: int | None = None):
+        """rows: so many are meant, the others fill the batch up."""
+        if frames < 2:
+            raise ValueError(f"frames={frames} must be at least 2, the first and the last")
+        when, start = schedule(problem.recipe.steps, frames), problem.start().detach()
+        self._sit(problem, [Seat(problem, i, p, when, [p.clone()]) for i, p in enumerate(start.split(1)[:rows])], start)
+        for seat in self.seats:
+            seat.spend(problem)  # what the start took
+        problem.spent = dict.fromkeys(problem.spent, 0.0)
+
+    @classmethod
+    def of(cls, seats: list[Seat], size: int = 0) -> "Search":
+        """These rows together, wherever they come from; the batch is filled up to `size`."""
+        search, padded = cls.__new__(cls), [*seats, *seats[-1:] * (size - len(seats))]
+        problem = Problem.of([(seat.problem, seat.row) for seat in padded])
+        search._sit(problem, seats, torch.cat([seat.parameter for seat in padded]))
+        return search
+
+    def _sit(self, problem: Problem, seats: list[Seat], start: Tensor) -> None:
+        recipe = problem.recipe
+        self.problem, self.seats, self.steps, self.done, self.stop = problem, seats, recipe.steps, 0, recipe.stop
+        self.paused = False
+        self.parameter = torch.nn.Parameter(start)
+        for seat, row in zip(seats, self.parameter.detach().split(1)):
+            seat.parameter = row  # a view: the optimizer changes both
+        terms, none = dict.fromkeys(sum((list(seat.history) for seat in seats), [])), start.new_full((self.steps,), math.nan)
+        self.history = {term: torch.stack([seat.history.get(term, none) for seat in seats], 1) for term in terms}
+        offers = {"objective": self.objective, "area": problem.areas, "project": problem.mask.project_, "game": recipe.game}
+        self.apart = self.stop is not None and not names(recipe.optimizer) & offers.keys()  # does it step row by row?
+        owners = [[seat.parameter] for seat in seats] if self.apart else [[self.parameter]]
+        groups = [{"params": owner} for owner in owners] if recipe.scheduler else sum(owners, [])
+        make = partial(_made, "optimizer", partial(offer, recipe.optimizer, **offers))
+        self.optimizer = make(groups)
         if isinstance(self.optimizer, torch.optim.LBFGS):
             raise ValueError("optimizer LBFGS couples the rows of a batch: choose one that works element by element")
         for group in self.optimizer.param_groups:
-            if problem.recipe.scheduler and "lr" not in group:
+            if recipe.scheduler and "lr" not in group:
                 raise ValueError("this optimizer has no lr that a scheduler could change: scheduler=null")
             if not 0 < group.get("lr", 1) < math.inf:
                 raise ValueError(f"lr={group['lr']} must be a number above 0")
-        if frames < 2:
-            raise ValueError(f"frames={frames} must be at least 2, the first and the last")
-        scheduler = problem.recipe.scheduler
-        self.scheduler = scheduler and _made("scheduler", scheduler, self.optimizer)
-        self.history: dict[str, Tensor] = {}  # term -> (steps,B), on the device: the loop never waits for it
-        self.iterations = schedule(self.steps, frames)
-        self.snapshots = [self.parameter.detach().clone()]
-        self.done = 0  # iterations; fewer than steps where a callback stopped the search
+        for seat in seats:
+            if self.apart and seat.memory:
+                self.optimizer.state[seat.parameter] = seat.memory
+        self.plan = recipe.scheduler and scheduled(recipe.scheduler, make, self.steps)
 
-    def loss(self, iteration: int) -> Tensor:
-        self.now = iteration
-        terms = self.problem.loss(self.parameter, iteration)
-        self._record(iteration, terms)
+    @property
+    def movable(self) -> bool:
+        """Whether rows may leave and others enter."""
+        return self.apart and self.problem.movable
+
+    @property
+    def now(self) -> int | list[int]:
+        """The iteration at hand, of all rows or of each."""
+        at = [min(seat.at, self.steps - 1) for seat in self.seats]
+        at += at[-1:] * (len(self.parameter) - len(at))
+        return at[0] if len(set(at)) == 1 else at
+
+    @property
+    def left(self) -> int:
+        """Iterations until it is paused, at most."""
+        return min(self.steps - seat.at for seat in self.seats if not seat.over)
+
+    @property
+    def over(self) -> bool:
+        return all(seat.over for seat in self.seats)
+
+    def loss(self) -> Tensor:
+        terms = self.problem.loss(self.parameter, self.now)
+        self._record(terms)
         return terms["total"].sum()  # rows are independent: a mean would make lr depend on the batch size
 
     @torch.no_grad()
@@ -53,44 +125,108 @@ class Search:
         """(B,) at this parameter, as it is evaluated, for optimizers that try before they step."""
         return self.problem.loss(parameter, self.now, exact=True)["total"]
 
-    def before_step(self, iteration: int) -> None:
-        self._record(iteration, {"gradient": self.parameter.grad.flatten(1).norm(dim=1)})
+    def before_step(self) -> None:
+        gradient = self.parameter.grad
+        self._record({"gradient": gradient.flatten(1).norm(dim=1)})
+        for k, group in enumerate(self.optimizer.param_groups if self.plan else ()):
+            group |= self.plan[min(self.seats[k].at, self.steps - 1)]
+        if self.apart:
+            for seat, rows in zip(self.seats, gradient.split(1)):
+                seat.parameter.grad = rows
+            self.before = self.parameter.detach().clone() if any(seat.rate != 1 for seat in self.seats) else None
 
     @torch.no_grad()
-    def after_step(self, iteration: int) -> None:
+    def after_step(self) -> None:
+        if self.apart and self.before is not None:  # a part of the step that the optimizer took
+            for seat, before in zip(self.seats, self.before.split(1)):
+                if seat.rate != 1:
+                    torch.lerp(before, seat.parameter, seat.rate, out=seat.parameter)
         self.problem.mask.project_(self.parameter)
-        self.done = iteration + 1
-        if self.done in self.iterations:
-            self.snapshots.append(self.parameter.detach().clone())
+        self.done += 1
+        copied, asked = None, []
+        for k, seat in enumerate(self.seats):
+            if not seat.over:
+                seat.at += 1
+                if seat.at in seat.iterations:
+                    copied = self.parameter.detach().clone() if copied is None else copied
+                    seat.snapshots.append(copied[k : k + 1])
+                if self.stop and seat.at % ASKED == 0:
+                    asked.append(k)
+        if asked:
+            self._ask(asked)
+        for seat in self.seats:
+            if not seat.over and (seat.at == self.steps or seat.rate == 0):
+                self._end(seat)
+        self.paused = self.over or self.movable and any(seat.over for seat in self.seats)
+
+    def _ask(self, rows: list[int]) -> None:
+        ends = [self.seats[k].at for k in rows]
+        means = torch.stack([self.history["total"][end - ASKED : end, k].mean() for k, end in zip(rows, ends)])
+        for k, mean in zip(rows, means.tolist()):  # waits for the device, once
+            seat = self.seats[k]
+            seat.means.append(mean)
+            seat.rate = self.stop(seat.means)
+            if not self.apart and seat.rate < 1:  # the optimizer steps for all rows at once
+                seat.rate = 0
+
+    def _end(self, seat: Seat) -> None:
+        seat.over = True
+        seat.spend(self.problem)
+        if seat.at not in seat.iterations:
+            seat.snapshots.append(seat.parameter.clone())
 
     def finish(self) -> "Search":
-        """Cuts the history to what was done and makes the result the last snapshot."""
-        self.history = {name: values[: self.done] for name, values in self.history.items()}
-        if self.done not in self.iterations:
-            self.snapshots.append(self.parameter.detach().clone())
-        self.iterations = [i for i in self.iterations if i < self.done] + [self.done]
+        """The rows' own again what is theirs; those are over that a callback stopped before the search was paused."""
+        for k, seat in enumerate(self.seats):
+            seat.history = {term: values[:, k] for term, values in self.history.items()}
+            seat.memory = self.optimizer.state.get(seat.parameter, {}) if self.apart else {}
+            if not seat.over and not self.paused:
+                self._end(seat)
+            elif not seat.over:
+                seat.spend(self.problem)
+        self.problem.spent, self.done = dict.fromkeys(self.problem.spent, 0.0), 0
         return self
 
-    def _record(self, iteration: int, terms: dict[str, Tensor]) -> None:
+    def _record(self, terms: dict[str, Tensor]) -> None:
+        now, rows = self.now, len(self.seats)
         for name, value in terms.items():
+            value = value.detach()[:rows]
             if name not in self.history:
-                self.history[name] = torch.full((self.steps, len(value)), float("nan"), device=value.device)
-            self.history[name][iteration] = value.detach()
+                self.history[name] = torch.full((self.steps, rows), math.nan, device=value.device)
+            if isinstance(now, int):
+                self.history[name][now] = value
+            else:
+                self.history[name].scatter_(0, torch.tensor([now[:rows]]).to(value.device), value[None])
 
-    def failures(self) -> dict[int, str]:
-        """Rows whose network output or gradient was not finite: row -> one sentence."""
-        found = {}
-        for what, term in (("gradient", "gradient"), ("output", "total")):  # the output comes first within an iteration
-            finite = self.history[term].isfinite()
-            for row in (~finite.all(0)).nonzero().flatten().tolist():
-                first = int((~finite[:, row]).nonzero()[0])
-                if row not in found or first <= found[row][0]:
-                    found[row] = (first, what)
-        return {
-            row: f"{self.problem.names[row]}: the model's {what} is NaN or infinite at iteration {first}: "
-            f"check the model's weights and the precision ({self.problem.recipe.precision})"
-            for row, (first, what) in found.items()
-        }
+
+def failures(problem: Problem, seats: list[Seat]) -> dict[int, str]:
+    """Rows whose network output or gradient was not finite: row -> one sentence."""
+    found, unsound = {}, [row for row, seat in enumerate(seats) if not seat.sound]
+    for row, seat in enumerate(seats if seats[0].history else ()):
+        for what, term in (("output", "total"), ("gradient", "gradient")):  # the output comes first within an iteration
+            wrong = (~seat.history[term][: seat.at].isfinite()).nonzero()
+            if len(wrong) and (row not in found or int(wrong[0]) < found[row][0]):
+                found[row] = (int(wrong[0]), what)
+    return {
+        row: f"{problem.names[row]}: the explainer gives NaN or infinite values: check the model's weights"
+        for row in unsound
+    } | {
+        row: f"{problem.names[row]}: the model's {what} is NaN or infinite at iteration {first}: "
+        f"check the model's weights and the precision ({problem.recipe.precision})"
+        for row, (first, what) in found.items()
+    }
+
+
+def scheduled(scheduler: Callable, make: Callable, steps: int) -> list[dict]:
+    """What a scheduler makes of an optimizer's settings at each iteration: read off, for each row may be at another one."""
+    optimizer = make([torch.zeros(1, requires_grad=True)])
+    plan, going = [], _made("scheduler", scheduler, optimizer)
+    for _ in range(steps):
+        plan.append({k: v for k, v in optimizer.param_groups[0].items() if k != "params"})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")  # no step was taken here, and none is missed
+            _made("scheduler", going.step)
+    return plan
 
 
 def _made(what: str, make: Callable, *given, **named):
@@ -106,15 +242,16 @@ def schedule(steps: int, frames: int) -> list[int]:
 
 
 def minimise(search: Search, on_step: Callable | None = None) -> Search:
-    """The search without Lightning: the same arithmetic in the same order. `on_step(iteration)` is called after each."""
-    for iteration in range(search.steps):
-        search.optimizer.zero_grad()
-        search.loss(iteration).backward()
-        search.before_step(iteration)
+    """The search without Lightning, until it is paused: the same arithmetic in the same order.
+
+    `on_step(iteration)` is called after each.
+    """
+    while not search.paused:
+        search.parameter.grad = None
+        search.loss().backward()
+        search.before_step()
         search.optimizer.step()
-        search.after_step(iteration)
-        if search.scheduler:
-            search.scheduler.step()
+        search.after_step()
         if on_step:
-            on_step(iteration)
+            on_step(search.done - 1)
     return search.finish()

@@ -222,7 +222,8 @@ def test_area_may_be_raised_to_a_power_and_grow():
     zero = torch.zeros(1, 1, 2, 2, requires_grad=True)
     assert torch.autograd.grad(regularizers.l1(zero, power=0.3).sum(), zero)[0].isfinite().all()
     for iteration, share in ((0, 0), (15, 0.5), (30, 1), (200, 1)):
-        torch.testing.assert_close(regularizers.l1(s, warmup=30, iteration=iteration), share * s.mean((1, 2, 3)))
+        at = torch.full((len(s),), iteration)
+        torch.testing.assert_close(regularizers.l1(s, warmup=30, iteration=at), share * s.mean((1, 2, 3)))
     assert torch.equal(regularizers.l1(s), s.abs().flatten(1).mean(1))
 
 

@@ -22,7 +22,9 @@ def test_regularizer_contract(name):
     )
 
     def function(s, rows=slice(None)):
-        return offer(term, s, full=s, photos=photos[rows], area=areas[rows], iteration=3, site=None, framed=s, inside=108)
+        iteration = torch.full((len(s),), 3)
+        given = {"photos": photos[rows], "area": areas[rows], "iteration": iteration, "site": None, "inside": 108}
+        return offer(term, s, full=s, framed=s, **given)
 
     value = function(S)
     assert value.shape == (3,) and (value > 0).all()

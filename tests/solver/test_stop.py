@@ -1,0 +1,127 @@
+"""Rows that stop by themselves: the same masks in any batch, and no pass for a row that is over."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from planted import SquareNet, square_photo
+
+from mpx import config, explain, preset
+from mpx.operators import stops
+from mpx.operators.perturbations import Pixels, blur_gaussian
+from mpx.solver import search as searching
+
+NET = SquareNet().eval()
+PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(7)])
+blur = partial(blur_gaussian, sigma=3.0)
+
+
+def still(x):
+    """The same perturbation as a site whose rows cannot move."""
+    site = Pixels(x, blur(x))
+    site.per_row = None
+    return site
+
+
+def uneven(means: list[float]) -> float:
+    """Rows of different photos slow down and stop at different times, for reasons of their own."""
+    lasts = 2 + int(means[0] * 1e3) % 5 if means else 1
+    return 0.0 if len(means) >= lasts else 0.5 if len(means) > lasts // 2 else 1.0
+
+
+run = partial(explain, NET, target=1, perturbation=blur, mask_size=8, steps=60, jitter=2, noise=0.05, stop=uneven)
+
+
+def equal(a, b) -> None:
+    assert a.names == b.names and a.iterations == b.iterations and a.steps.tolist() == b.steps.tolist()
+    for name in (
+        "parameter",
+        "saliency",
+        "perturbed",
+        "p_after",
+        "p_before",
+        "passes",
+        "forwards",
+        "frame_masks",
+        "frame_p",
+    ):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    for term in a.curves:
+        assert torch.equal(a.curves[term], b.curves[term]), term
+
+
+@pytest.mark.parametrize("more", [
+    {},
+    {"optimizer": "sgd", "scheduler": "cosine"},
+    {"scheduler": "linear", "flip": 0.5, "samples": 2},
+    {"game": "dual"},
+    {"game": "product", "mask": "pair"},
+    {"mask": "superpixels", "target": [1, 0]},
+    {"mask": "bernoulli"},
+])  # fmt: skip
+def test_continuous_batches_equal_fixed_ones_to_the_bit(more):
+    together, fixed = (run(PHOTOS, batch_size=3, deterministic=True, **more | {"perturbation": p}) for p in (blur, still))
+    assert len(set(together.steps.tolist())) > 2, "the rows shall stop at different times"
+    equal(together, fixed)
+    singles = [run(photo, batch_size=1, **more) for photo in PHOTOS]
+    assert torch.cat([e.steps for e in singles]).tolist() == together.steps.tolist()
+    torch.testing.assert_close(together.parameter, torch.cat([e.parameter for e in singles]), atol=1e-4, rtol=0)
+
+
+def test_areas_and_a_growing_weight_go_with_their_rows():
+    recipe = preset("extremal2019", "steps=40", "area=[0.1,0.2]", "mask_size=8", "perturbation.sigma=3")
+    recipe = replace(recipe, stop=uneven)
+    a, b = (explain(NET, PHOTOS, 1, recipe=recipe, batch_size=n, deterministic=True) for n in (3, 3))
+    equal(a, b)
+    alone = [explain(NET, photo, 1, recipe=recipe, batch_size=1) for photo in PHOTOS]
+    torch.testing.assert_close(a.parameter, torch.cat([e.parameter for e in alone]), atol=1e-3, rtol=0)
+
+
+def test_the_network_sees_no_row_that_is_over(monkeypatch):
+    seen = []
+    real = searching.Search.loss
+    monkeypatch.setattr(searching.Search, "loss", lambda self: seen.append(len(self.parameter)) or real(self))
+    e = run(PHOTOS, batch_size=3)
+    assert sum(seen) == e.steps.sum() == e.passes.sum() < 60 * len(PHOTOS)
+    assert seen[:-20] == [3] * len(seen[:-20])  # full until the rows run out
+    seen.clear()
+    assert sum(run(PHOTOS, batch_size=3, stop=None).steps) == sum(seen) == 60 * len(PHOTOS)
+
+
+def test_what_is_over_stays_as_it_was():
+    e, long = run(PHOTOS[:3], stop=lambda means: uneven(means) > 0), run(PHOTOS[:3], stop=None)
+    for row, at in enumerate(e.steps.tolist()):
+        one = e.only([row])
+        assert one.iterations[-1] == at == len(one.curves["total"]) and one.passes == at
+        torch.testing.assert_close(one.curves["total"], long.curves["total"][:at, row : row + 1], atol=1e-4, rtol=0)
+        assert torch.equal(one.frame_masks[-1], one.parameter) and torch.equal(e.frame_masks[-1, row], one.parameter[0])
+        assert (e.curves["total"][at - 1 :, row] == e.curves["total"][at - 1, row]).all()
+
+
+def test_settled():
+    rule = partial(stops.settled, tolerance=0.1, factor=0.5, cuts=3)
+    assert [rule(m) for m in ([], [1.0], [1.0, 0.5], [1.0, 0.5, 0.4])] == [1, 1, 1, 1]
+    assert rule([1.0, 0.5, 0.46]) == 0.5 == rule([1.0, 0.5, 0.6]) == rule([9.0, 4.5, 4.14])  # whatever the scale
+    assert rule([1.0, 1.1]) == 0.5  # nothing gained
+    assert rule([1.0, 0.5, 0.6, 0.52]) == 0.5  # the best counts anew
+    assert rule([1.0, 0.5, 0.6, 0.6]) == 0.25 and rule([1.0, 0.5, 0.6, 0.6, 0.6]) == 0 == rule([1.0, 0.5, 0.6, 0.6, 0.6, 0.1])
+    for options, words in (({"cuts": 0}, "stop.cuts=0 must be"), ({"factor": 1.0}, "stop.factor=1.0")):
+        with pytest.raises(ValueError, match=words):
+            run(PHOTOS, stop=partial(stops.settled, **options))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "row_adam"])
+def test_a_rate_is_a_part_of_the_learning_rate(optimizer):
+    halved = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda k: 1.0 if k < 5 else 0.5)
+    a = run(PHOTOS[:3], optimizer=optimizer, stop=lambda means: 0.5 if means else 1.0)
+    b = run(PHOTOS[:3], optimizer=optimizer, stop=None, scheduler=halved)
+    torch.testing.assert_close(a.parameter, b.parameter, atol=1e-5, rtol=0)
+    assert not torch.allclose(a.parameter, run(PHOTOS[:3], optimizer=optimizer, stop=None).parameter, atol=1e-3)
+
+
+def test_optimizers_of_the_whole_batch_stop_too():
+    e = run(PHOTOS[:4], batch_size=2, optimizer="line_search", noise=0.0)
+    assert len(set(e.steps.tolist())) > 1 and (e.passes == e.steps).all()
+    alone = torch.cat([run(photo, batch_size=1, optimizer="line_search", noise=0.0).parameter for photo in PHOTOS[:4]])
+    torch.testing.assert_close(e.parameter, alone, atol=1e-3, rtol=0)

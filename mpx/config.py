@@ -40,7 +40,7 @@ SCHEMA = {
     **{key: StringNode() for key in ("name", "game", "device", "precision", "parallel", "share", "objective")},
     **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "threads", "log_images", "frames")},
     **{key: FloatNode() for key in ("lr", "dual_weight", "enough")},
-    **{key: BooleanNode() for key in ("deterministic", "force")},
+    **{key: BooleanNode() for key in ("deterministic", "force", "compile")},
 }
 ConfigStore.instance().store("mpx_schema", SCHEMA)
 
@@ -160,7 +160,7 @@ def recipe(cfg: DictConfig) -> Recipe:
         areas=tuple(cfg.area) if OmegaConf.is_list(cfg.area) else (cfg.area,),
         optimizer=build(cfg.optimizer, "optimizer"),
         **{key: build(cfg[key], key) if cfg.get(key) else None for key in ("explainer", "gradient", "scheduler", "stop")},
-        **{key: cfg[key] for key in ("game", "dual_weight", "samples", "steps", "precision", "seed")},
+        **{key: cfg[key] for key in ("game", "dual_weight", "samples", "steps", "precision", "compile", "seed")},
     )
 
 

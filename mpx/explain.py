@@ -59,6 +59,7 @@ def explain(
     stop: str | Callable | None = None,
     seed: int = 0,
     precision: str = "32",
+    compile: bool = False,
     recipe: Recipe | None = None,
     batch_size: int = 16,
     deterministic: bool = False,
@@ -109,6 +110,7 @@ def explain(
         **{k: made and option(k, made) for k, made in others.items()},
         optimizer=option("optimizer", optimizer),
         precision=precision,
+        compile=compile,
         seed=seed,
     )
     classifier = model if isinstance(model, Classifier) else Classifier(model)
@@ -121,13 +123,13 @@ def explain(
         left, parts = iter(rows), []
         places = partial(place_matters, classifier, photos.shape[2:]) if deterministic else None
         start, run = partial(begin, recipe, classifier, frames=frames), partial(minimise, on_step=on_step)
-        for _, explanation, failures in solve_all(
-            start, run, lambda n: list(islice(left, n)), batch_size, places, warnings.warn
+        for given, explanation, failures in solve_all(
+            start, run, lambda n: list(islice(left, n)), batch_size, places, warnings.warn, fill=recipe.compile
         ):
             for sentence in failures.values():
                 raise ValueError(sentence)
-            parts.append(explanation)
-    return join(parts)
+            parts.append((given[0].place, explanation))
+    return join([explanation for _, explanation in sorted(parts, key=lambda part: part[0])])
 
 
 BESIDE = ("model", "images", "target", "recipe", "batch_size", "deterministic", "frames", "on_step")  # of a recipe
@@ -154,7 +156,7 @@ def _rows(classifier, photos: Tensor, names: list[str], target, areas: Sequence[
     for photo, name, spec in zip(photos, names, specs):
         logits = classifier(photo[None].to(classifier.device))[0]
         targets = resolve_targets(spec, logits, None, classifier.categories)
-        rows += [Row(photo, t, name, area) for t in targets for area in areas]
+        rows += [Row(photo, t, name, area, len(rows)) for t in targets for area in areas]
     return rows
 
 

@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -154,67 +153,77 @@ def solve(
 
     Returns the sound rows, and row -> sentence for the others.
     """
-    search = begin(recipe, classifier, rows, frames, **options)
+    first = search = begin(recipe, classifier, rows, frames, **options)
     while not search.over:
         go_on(search, run)
-    return read_off(search.problem, search.seats, rows)
+        if live := [seat for seat in search.seats if not seat.over]:
+            search = Search.of(live, options.get("pad", 0))
+    return read_off(first.problem, first.seats, rows)
 
 
 def solve_all(
-    start: Callable, run: Callable, take: Callable, batch_size: int, places: Callable | None, warn: Callable, halve=True
+    start: Callable,
+    run: Callable,
+    take: Callable,
+    batch_size: int,
+    places: Callable | None,
+    warn: Callable,
+    halve=True,
+    fill=False,
 ) -> Iterator[tuple[list[Row], Explanation, dict]]:
     """Solves what `take(n)` gives, at most n rows at a time, until it gives none; yields each batch's rows and solution.
 
     start(rows, pad=): see `begin`; run: see `go_on`. Where rows stop by themselves, the place of one that is over is taken
     by the next (continuous batching): it goes through the same steps as in a batch that begins with it. A batch is yielded
-    when its last row is over, and is judged as it was prepared.
+    when its last row is over, perhaps after a later one, and is judged as it was prepared.
 
-    places(batch_size): see `place_matters`; where given, batches are padded, and where it says so, rows are solved one by
-    one. What does not fit into memory is begun again with half as many rows at a time, and the size that worked is kept;
-    with halve=False it is an error. `warn` is told of both.
+    fill: batches are filled up to batch_size. places(batch_size): see `place_matters`; where given, they are too, and where
+    it says so, rows are solved one by one. What does not fit into memory is begun again with half as many rows at a time,
+    and the size that worked is kept; with halve=False it is an error. `warn` is told of both.
     """
-    waiting, batches, staged, going, tried = [], [], [], None, None  # batches: on their way, (rows, search as it began)
+    waiting, batches, live, staged, tried = [], [], [], [], None  # batches: on their way, (rows, search as it began)
     while True:
-        live = [seat for seat in going.seats if not seat.over] if going else []
-        mix = not live or going.movable
-        room = batch_size - len(live) - len(staged)
-        if mix and room > 0 and not waiting:
+        if not waiting and len(live) + len(staged) < batch_size:
             waiting = take(batch_size)
         if not (live or staged or waiting):
             return
-        if places and tried != batch_size:
-            tried = batch_size
-            if places(batch_size):
-                batch_size = 1
-                warn("deterministic=true: the network rounds a row by its place in a batch: rows are solved one by one")
-                continue
-        size, solutions, pad = batch_size, None, batch_size if places else 0
+        solutions = None
         try:
-            if mix and room > 0 and waiting:
-                rows, size = waiting[:batch_size], pad or min(batch_size, len(waiting))
-                batches.append((rows, start(rows, pad=pad)))
-                waiting, staged = waiting[batch_size:], staged + batches[-1][1].seats
-            entering = staged[: batch_size - len(live)] if mix else []
-            if entering or mix and len(live) < len(going.seats):
-                fresh = batches[-1][1]
-                going = fresh if entering == fresh.seats and not live else Search.of(live + entering, pad)
-                staged = staged[len(entering) :]
-            size = pad or len(going.seats)
+            if places and tried != batch_size:
+                tried = batch_size
+                if places(batch_size):
+                    batch_size = 1
+                    warn("deterministic=true: the network rounds a row by its place in a batch: rows are solved one by one")
+                    continue
+            pad = batch_size if places or fill else 0
+            if waiting and len(live) + len(staged) < batch_size:
+                rows, waiting = waiting[:batch_size], waiting[batch_size:]
+                batches.append((rows, None))  # known before it could fail
+                batches[-1] = rows, start(rows, pad=pad)
+                staged = staged + batches[-1][1].seats
+            entering, staged = staged[: batch_size - len(live)], staged[batch_size - len(live) :]
+            fresh = batches[-1][1]
+            going = fresh if not live and entering == fresh.seats else Search.of(live + entering, pad)
+            del fresh
             if not going.over:
                 go_on(going, run)
-            ended = list(takewhile(lambda batch: all(seat.over for seat in batch[1].seats), batches))  # in their order
+            live = [seat for seat in going.seats if not seat.over]
+            del going, entering
+            ended = [batch for batch in batches if all(seat.over for seat in batch[1].seats)]
             solutions = [(rows, *read_off(search.problem, search.seats, rows)) for rows, search in ended]
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
         if solutions is None:  # begun again outside the except block, which holds what failed in its traceback
+            waiting = [row for rows, _ in batches for row in rows] + waiting
+            size = batch_size if places or fill else min(batch_size, len(waiting))
             if size == 1 or not halve:
                 raise ValueError(
                     f"out of memory with {size} rows at once: batch_size={max(1, size // 2)}, precision=bf16, fewer samples "
                     "or a smaller model need less"
                 )
-            batch_size, waiting = size // 2, [row for rows, _ in batches for row in rows] + waiting
-            batches, staged, going, live, entering, fresh = [], [], None, None, None, None
+            batch_size, batches, live, staged = size // 2, [], [], []
+            going = entering = fresh = ended = None
             gc.collect()
             torch.cuda.empty_cache()
             warn(
@@ -222,7 +231,8 @@ def solve_all(
                 + ("; their bits differ from those of the larger batch" if places else "")
             )
             continue
-        batches = batches[len(solutions) :]
+        batches = [batch for batch in batches if not any(batch is other for other in ended)]
+        ended = None  # nothing but the solutions is held meanwhile
         yield from solutions
 
 

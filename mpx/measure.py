@@ -72,7 +72,7 @@ class Measures:
 
     def _explain(self, areas: list, classifier, images: Tensor, targets: Tensor, seed: int) -> Tensor:
         problems = [Row(x, t, f"row {i}", a) for i, (x, t, a) in enumerate(zip(images, targets.tolist(), areas))]
-        e, failures = solve(replace(self.recipe, seed=seed), classifier, problems, 2, minimise)
+        e, failures = solve(replace(self.recipe, seed=seed, compile=False), classifier, problems, 2, minimise)
         for sentence in failures.values():
             raise ValueError(sentence)
         return e.saliency.to(images)
@@ -96,7 +96,7 @@ def again(session, cfg, where: torch.device) -> None:
     if not behind:
         return
     log.info(f"measuring {len(behind)} masks that were found before")
-    classifier, size = config.classifier(cfg, where), config.batch_size(cfg, where)
+    classifier, size = config.classifier(cfg, where), config.batch_size(cfg, torch.device("cpu"))
     with classifier.frozen(classifier.preprocess.crop):
         measures = Measures(cfg, config.recipe(cfg), classifier)
         chosen, now = measures.metrics, json.loads(measures.stamp)
@@ -123,7 +123,7 @@ def summed(session, cfg, where: torch.device) -> list[dict]:
     of_maps = {name: metric for name, metric in config.metrics(cfg).items() if not asks(metric, "explain")}
     if not found or not of_maps:
         return []
-    classifier, lines, size = config.classifier(cfg, where), [], config.batch_size(cfg, where)
+    classifier, lines, size = config.classifier(cfg, where), [], config.batch_size(cfg, torch.device("cpu"))
     with classifier.frozen(classifier.preprocess.crop):
         measures = Measures(cfg, config.recipe(cfg), classifier)
         measures.metrics = of_maps  # the sum is of no search that could be done again

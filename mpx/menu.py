@@ -51,6 +51,7 @@ def methods() -> Iterator[dict[str, str]]:
         area = [] if cfg.area is None else [f"area asked {cfg.area}"]
         augments = [k for place in ("under_mask", "over_mask") for k in cfg.get(place) or {} if cfg[k]]
         scheduler = f" {chosen['scheduler']}" if chosen["scheduler"] else ""
+        fewer = " or fewer" if chosen["stop"] else ""
         yield dict(zip(COLUMNS, (
             name,
             paper(name),
@@ -59,8 +60,8 @@ def methods() -> Iterator[dict[str, str]]:
             chosen["mask"] + (f" {with_cells}" if with_cells else ""),
             chosen["score"] + (" on a path" if path > 1 else ""),
             ", ".join(terms if "area" in terms else terms + area) or "none",
-            f"{chosen['optimizer']}{f' {cfg.lr:g}' if 'lr' in cfg.optimizer else ''}{scheduler} × {cfg.steps}",
-            f"{passes}" + (" + tries" if chosen["optimizer"] == "line_search" else ""),
+            f"{chosen['optimizer']}{f' {cfg.lr:g}' if 'lr' in cfg.optimizer else ''}{scheduler} × {cfg.steps}{fewer}",
+            f"{passes}{fewer}" + (" + tries" if chosen["optimizer"] == "line_search" else ""),
         )))  # fmt: skip
 
 

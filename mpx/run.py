@@ -25,7 +25,7 @@ log = logging.getLogger("mpx")
 PRINTED = 20  # rows of the table at the end
 # keys that may differ when a run is continued; those of the second line only where bits may differ
 FREE = ("name", "force", "limit", "trainer.devices", "share", "log_images", "enough", "metrics", "crossing", "objective")
-FREE_BITS = ("batch_size", "device", "threads", "parallel")
+FREE_BITS = ("batch_size", "device", "threads", "parallel", "compile")
 
 
 class Stopped(BaseException):
@@ -235,7 +235,7 @@ def _alone(cfg: DictConfig, share: shares.Share):
 
 
 def hparams(cfg: DictConfig, choices: dict, varied: dict[str, str]) -> dict:
-    """What TensorBoard compares by, flat and short: a sweep's axes, for it shows the first five; else all that was chosen."""
+    """What TensorBoard compares by, flat and short: a sweep's axes (it shows the first five), else all that was chosen."""
     if varied:
         return {axis: value if math.isnan(plots.number(value)) else float(value) for axis, value in varied.items()}
     groups = {

@@ -60,7 +60,7 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
         places = partial(place_matters, classifier, classifier.preprocess.crop) if cfg.deterministic else None
         size = config.batch_size(cfg, where)
         take, warn = group.shared(take) if group else take, session.warn if session else lambda text: None
-        for rows, explanation, failures in solve_all(start, run, take, size, places, warn, halve=not group):
+        for rows, explanation, failures in solve_all(start, run, take, size, places, warn, not group, recipe.compile):
             if session and recipe.explainer:  # it has no steps to tell of
                 session.step(len({row.image for row in rows}))
             if session:
@@ -170,21 +170,24 @@ class Progress(pl.Callback):
     """Tells the session how far it is, with the mean score and area of the batch at hand, twice a second."""
 
     def __init__(self, session):
-        self.session, self.told, self.way = session, 0.0, 0.0
+        self.session, self.told, self.way, self.at = session, 0.0, 0.0, 0
+
+    def on_train_start(self, trainer, module):
+        self.at = sum(seat.at for seat in module.search.seats)
 
     def on_train_batch_end(self, trainer, module, *_):
-        search = module.search
-        going = [(k, seat.at - 1) for k, seat in enumerate(search.seats) if not seat.over]
-        self.way += self._images(search, len(going))
-        if going[0][1] + 1 == search.steps or time.perf_counter() - self.told > 0.5:
-            found = [search.history[term] for term in ("probability", "area")]
-            p, area = (sum(values[at, k] for k, at in going).item() / len(going) for values in found)  # waits for the device
+        search, ends = module.search, [seat.at - 1 for seat in module.search.seats]
+        before, self.at = self.at, sum(ends) + len(ends)
+        self.way += self._images(search, self.at - before)
+        if search.paused or time.perf_counter() - self.told > 0.5:
+            found = (search.history[term][ends, range(len(ends))] for term in ("probability", "area"))
+            p, area = (values.mean().item() for values in found)  # waits for the device
             self.session.step(self.way, f"score {p:.3f} area {area:.3f}")
             self.told, self.way = time.perf_counter(), 0.0
 
     def skip(self, search, steps: int) -> None:
         """What rows that stopped by themselves have left out."""
-        self.way += self._images(search, steps)
+        self.session.step(self._images(search, steps))
 
     def _images(self, search, steps: int) -> float:
         """The part of the way that these steps of single rows are."""

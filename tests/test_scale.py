@@ -101,7 +101,7 @@ def test_a_batch_is_gone_when_it_is_done_and_not_when_the_collector_comes(more):
     def solved():
         problem = Problem(recipe, classifier, square_photo(net)[None], torch.tensor([1]), ["photo"])
         search = fit(Search(problem), lambda: make_trainer(**alone(torch.device("cpu"))))
-        return [weakref.ref(x) for x in (problem, search, problem.photos, search.snapshots[0])]
+        return [weakref.ref(x) for x in (problem, search, problem.photos, search.seats[0].snapshots[0])]
 
     gc.collect()
     gc.disable()

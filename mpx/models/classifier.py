@@ -4,7 +4,7 @@ It normalises inside, carries the preprocessing and the class names that belong 
 it came: nothing is moved or changed at construction, `frozen()` gives all back, the caller's tensor is never written.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -74,11 +74,28 @@ class Classifier(nn.Module):
                 self.folded |= folded
             yield self
         finally:
+            if vars(self).pop("_compiled", None) is not None:
+                torch._dynamo.reset()  # it knows the folded network
             self.unfold(*folded)
             for module, mode in modes:
                 module.training = mode
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
+
+    def compiled(self) -> Callable[[Tensor], Tensor]:
+        """As the classifier, compiled by torch.compile at the first call of each shape; until it is no longer frozen."""
+        if "_compiled" not in vars(self):  # not an attribute: a module cannot be its own child
+            vars(self)["_compiled"] = torch.compile(self)
+
+        def ask(x: Tensor) -> Tensor:
+            try:
+                return vars(self)["_compiled"](x)
+            except torch._dynamo.exc.TorchDynamoException as error:
+                raise ValueError(
+                    f"compile=true: {self.name} cannot be compiled here ({str(error).strip().splitlines()[0]}): leave it out"
+                ) from error
+
+        return ask
 
     def unfold(self, *modules: nn.Module) -> None:
         """Gives these modules back what they give by themselves, if it was changed."""

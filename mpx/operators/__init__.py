@@ -10,8 +10,8 @@ regularizer   full (the evidence at full size), parameter, photos, area (asked),
 augment       rng, iteration
 optimizer     objective (parameter -> (B,), without gradient), project (parameter, in place), area, game
 
-`iteration` is (B,), each row's own: rows may enter a batch that is on its way. They can where the site (perturbations.py)
-and the mask kind have `per_row`, the names of their attributes that are tensors of B rows.
+`iteration` is (B,), each row's own: rows may enter a batch that is on its way. They can where the classes of the site
+(perturbations.py) and the mask kind declare `per_row`, the names of all their attributes that are tensors of B rows.
 """
 
 import inspect

@@ -20,6 +20,8 @@ class Bernoulli(Grid):
     init: chance of keeping, in (0,1).
     """
 
+    per_row = ()
+
     def __init__(
         self, image_size, mask_size=56, temperature: float = 0.1, grain: str = "pixel", init: float = 0.5, device="cpu"
     ):

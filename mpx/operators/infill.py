@@ -40,6 +40,8 @@ class LocalMean(Pixels):
     A pixel counts as kept where the mask is above 1/2. No gradient flows through what is filled in.
     """
 
+    per_row = Pixels.per_row
+
     def __init__(self, x: Tensor, window: int = 15):
         if window % 2 == 0 or not 1 < window <= min(x.shape[-2:]):
             raise ValueError(f"window={window} must be odd, above 1 and at most the image's side ({min(x.shape[-2:])} px)")

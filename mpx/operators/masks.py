@@ -23,6 +23,8 @@ class Grid:
     "nearest". straight_through: the gradient is as if the mask were only upsampled, not smoothed.
     """
 
+    per_row = ()
+
     def __init__(
         self, image_size, mask_size=28, sigma: float = 0.0, upsample: str = "linear", init="ones",
         straight_through: bool = False, device="cpu",
@@ -42,7 +44,6 @@ class Grid:
         if not constant and init not in ("ones", "random", "disc"):
             raise ValueError(f"mask.init={init!r} must be 'ones', 'random', 'disc' or a number from 0 to 1")
         self.shape = (1, *size)  # of one row's parameter
-        self.per_row = ()
         self.image_size, self.init = tuple(image_size), init
         self.rows, self.cols = (
             _resample(n, side, sigma, upsample).to(device) for n, side in zip(size, image_size)

@@ -8,6 +8,8 @@ from mpx.operators.masks import Grid
 class Pair(Grid):
     """The parameter (B,2,h,w) are both masks' cells, each as a Grid's. Regularizers see their product. For game=product."""
 
+    per_row = ()
+
     def __init__(self, image_size, mask_size=28, sigma: float = 0.0, upsample: str = "linear", init="ones", device="cpu"):
         super().__init__(image_size, mask_size, sigma, upsample, init, device=device)
         self.shape = (2, *self.shape[1:])

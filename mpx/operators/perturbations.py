@@ -29,11 +29,14 @@ from torchvision.transforms.v2.functional import gaussian_blur
 class Pixels:
     """The site of all that blends photos x (B,3,H,W) with what a perturbation returned for them."""
 
+    per_row = ("photos", "levels")
+
     def __init__(self, x: Tensor, prepared):
         self.shape, self.photos = (1, *x.shape[2:]), x
         self.fresh = prepared if callable(prepared) else None
         self.levels = None if self.fresh else self._stack(prepared)
-        self.per_row = None if self.fresh else ("photos", "levels")
+        if self.fresh:
+            self.per_row = None  # what the function knows of its rows cannot be told
 
     def _stack(self, perturbed: Tensor) -> Tensor:
         pyramid = perturbed if perturbed.ndim == 5 else perturbed.unsqueeze(1)

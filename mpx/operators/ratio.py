@@ -13,6 +13,8 @@ OFFSET = 1e-3  # keeps the ratio finite where both are 0
 class Ratio(Grid):
     """The parameter are a and b of each cell, unconstrained; `init` is both. Regularizers see the mask at full size."""
 
+    per_row = ()
+
     def __init__(self, image_size, mask_size=32, init: float = 0.5, device="cpu"):
         super().__init__(image_size, mask_size, device=device)
         if isinstance(init, bool) or not isinstance(init, (int, float)) or not 0 < init:

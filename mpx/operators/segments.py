@@ -9,6 +9,8 @@ from mpx.operators.masks import Grid
 class Patches(Grid):
     """One cell for each square of `patch` pixels, constant inside: 16 for a ViT-B/16. null: mask_size cells per side."""
 
+    per_row = ()
+
     def __init__(self, image_size, mask_size=28, patch: int | None = None, init="ones", device="cpu"):
         if patch is not None:
             if not 1 <= patch <= min(image_size) or any(side % patch for side in image_size):
@@ -30,6 +32,8 @@ class Superpixels(Grid):
     a segment counts by its area.
     """
 
+    per_row = ("labels",)
+
     def __init__(
         self, image_size, photos: Tensor, n_segments: int = 100, compactness: float = 10.0,
         denoise: float = 1.0, sigma: float = 0.0, mask_size=28, init="ones", device="cpu",
@@ -47,7 +51,6 @@ class Superpixels(Grid):
         self.pool = [(m / m.sum(0)).T for m in (self.rows, self.cols)]  # (h,H), (w,W)
         self.soft = Grid(image_size, list(image_size), sigma, "nearest", device=device) if sigma else None
         self.labels = torch.stack([_slic(photo, n_segments, compactness, denoise) for photo in photos]).to(device)  # (B,H*W)
-        self.per_row = ("labels",)
         self.shape = (1, 1, _most(image_size, n_segments))
 
     def __call__(self, parameter: Tensor) -> Tensor:

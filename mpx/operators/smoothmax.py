@@ -25,6 +25,8 @@ class SmoothMax(Grid):
     game: "preservation", where the evidence is what the mask keeps; else it is what it takes.
     """
 
+    per_row = ()
+
     def __init__(self, image_size, mask_size=32, sigma: float = 0.09375, points: int | None = 3, init="ones",
                  game: str = "preservation", device="cpu"):  # fmt: skip
         super().__init__(image_size, mask_size, init=init, device=device)

@@ -7,20 +7,23 @@ mean over each five so far, noise and all. It says what part of its step the opt
 import math
 
 
-def settled(means: list[float], tolerance: float = 0.02, factor: float = 0.6, cuts: int = 7) -> float:
-    """Where a mean is not below the best by `tolerance` of what was gained, the step is cut by `factor`; over after `cuts`.
+def settled(means: list[float], tolerance: float = 0.02, cuts: int = 12, power: float = 1.5) -> float:
+    """Where a mean is not below the best by `tolerance` of what was gained, the step is cut; after `cuts` cuts it is over.
 
-    A long step finds the evidence soon but dances around it; cut when it gets no further, it ends as one that was short from
-    the start. As torch's ReduceLROnPlateau, for each row by itself. After a cut the best counts anew.
+    After the k-th the rate is (1 - k/cuts)^power. A long step finds the evidence soon but dances around it; cut where it
+    gets no further, it ends better than one that was short from the start. As torch's ReduceLROnPlateau, for each row by
+    itself, along its PolynomialLR. After a cut the best counts anew.
     """
-    if not 0 <= tolerance < 1 or not 0 < factor < 1:
-        raise ValueError(f"stop.tolerance={tolerance} must be from 0 and stop.factor={factor} above 0, both below 1")
-    if cuts < 1:
-        raise ValueError(f"stop.cuts={cuts} must be at least 1")
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"stop.tolerance={tolerance} must be from 0 and below 1")
+    if cuts < 1 or not power > 0:
+        raise ValueError(f"stop.cuts={cuts} must be at least 1 and stop.power={power} above 0")
+    if not all(map(math.isfinite, means)):
+        return 0.0  # it is lost
     best, done = math.inf, 0
     for mean in means:
         if best < math.inf and mean >= best - tolerance * max(0.0, means[0] - best):
             best, done = mean, done + 1
         else:
             best = mean
-    return factor**done if done < cuts else 0.0
+    return max(0.0, 1 - done / cuts) ** power

@@ -7,7 +7,6 @@ once (mpx.solver.search), so that each row's gradient is its own and a batch of 
 import copy
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -55,6 +54,7 @@ class Recipe:
     scheduler: Callable | None = None
     stop: Callable | None = None  # (means of the objective so far) -> the rate of a row's step, 0: it is over
     precision: str = "32"
+    compile: bool = False  # the network by torch.compile, for the search
     seed: int = 0
     explainer: Callable | None = None  # (photos, ...) -> relevance (B,1,H,W), in the place of the search; mpx.explainers
 
@@ -126,13 +126,15 @@ class Problem:
             nothing = photos.new_zeros(len(photos), *shape)
             self.p_reference = self.judge(nothing)[1]
             within = self.site.show(self.site.draw(self.rng.at("evaluation")), nothing)[1]
+            if within and recipe.compile:
+                raise ValueError("compile=true: this perturbation masks what is inside the network: leave it out")
             if within and any(getattr(one, "func", one) in MOVES for one in recipe.over_mask):
                 raise ValueError("this perturbation masks what is inside the network, where nothing is mirrored: flip=0")
 
     @property
     def movable(self) -> bool:
         """Whether rows of several problems can be one problem, see mpx.operators."""
-        return all(getattr(part, "per_row", None) is not None for part in (self.site, self.mask))
+        return all("per_row" in vars(type(part)) and part.per_row is not None for part in (self.site, self.mask))
 
     @staticmethod
     def of(rows: list[tuple["Problem", int]]) -> "Problem":
@@ -255,7 +257,8 @@ class Problem:
                     picture = offer(augment, picture, rng=rng, iteration=counts)
                 pictures.append(picture)
                 inner.append(within)
-        with self.site.inside(*(torch.cat(parts) for parts in zip(*inner))):
+        half, within = TYPES[recipe.precision] is torch.float16, (torch.cat(parts) for parts in zip(*inner))
+        with self.site.inside(*(_Scaled.apply(x, 1 / SCALE) if half else x for x in within)):
             logits = self.logits(torch.cat(pictures) if len(pictures) > 1 else pictures[0])
         self.spent["passes" if logits.requires_grad else "forwards"] += len(pictures)
         logits = logits.view(len(draws), len(self.views), len(self.targets), -1)
@@ -274,11 +277,12 @@ class Problem:
 
     def logits(self, pictures: Tensor) -> Tensor:
         kind = TYPES[self.recipe.precision]
+        network = self.classifier.compiled() if self.recipe.compile else self.classifier
         if kind is None:
-            return self.classifier(pictures).float()
+            return network(pictures).float()
         scale = SCALE if kind is torch.float16 else 1.0
         with torch.autocast(pictures.device.type, kind):
-            return _Scaled.apply(self.classifier(_Scaled.apply(pictures, 1 / scale)).float(), scale)
+            return _Scaled.apply(network(_Scaled.apply(pictures, 1 / scale)).float(), scale)
 
     def shown(self, parameter: Tensor) -> Tensor:
         """The mask (B,*shape) that is judged: of a random one a draw, for their mean may look otherwise to the network."""

@@ -93,6 +93,9 @@ class Search:
             if self.apart and seat.memory:
                 self.optimizer.state[seat.parameter] = seat.memory
         self.plan = recipe.scheduler and scheduled(recipe.scheduler, make, self.steps)
+        self.index = torch.tensor([seat.at for seat in seats]).to(start.device)  # (B,) where in its history a row is
+        self.enough = 1 if start.device.type == "cpu" else max(1, len(seats) // 8)  # rows over; a pause costs a GPU a while
+        self._set_rates()
 
     @property
     def movable(self) -> bool:
@@ -128,46 +131,49 @@ class Search:
     def before_step(self) -> None:
         gradient = self.parameter.grad
         self._record({"gradient": gradient.flatten(1).norm(dim=1)})
-        for k, group in enumerate(self.optimizer.param_groups if self.plan else ()):
-            group |= self.plan[min(self.seats[k].at, self.steps - 1)]
+        for group, seat in zip(self.optimizer.param_groups if self.plan else (), self.seats):
+            group |= self.plan[min(seat.at if self.apart else max(one.at for one in self.seats), self.steps - 1)]
         if self.apart:
             for seat, rows in zip(self.seats, gradient.split(1)):
                 seat.parameter.grad = rows
-            self.before = self.parameter.detach().clone() if any(seat.rate != 1 for seat in self.seats) else None
+        self.before = None if self.rates is None else self.parameter.detach().clone()
 
     @torch.no_grad()
     def after_step(self) -> None:
-        if self.apart and self.before is not None:  # a part of the step that the optimizer took
-            for seat, before in zip(self.seats, self.before.split(1)):
-                if seat.rate != 1:
-                    torch.lerp(before, seat.parameter, seat.rate, out=seat.parameter)
+        if self.before is not None:  # a part of the step that the optimizer took
+            torch.lerp(self.before, self.parameter, self.rates, out=self.parameter)
         self.problem.mask.project_(self.parameter)
         self.done += 1
-        copied, asked = None, []
-        for k, seat in enumerate(self.seats):
-            if not seat.over:
-                seat.at += 1
-                if seat.at in seat.iterations:
-                    copied = self.parameter.detach().clone() if copied is None else copied
-                    seat.snapshots.append(copied[k : k + 1])
-                if self.stop and seat.at % ASKED == 0:
-                    asked.append(k)
-        if asked:
+        self.index += 1
+        going = [(k, seat) for k, seat in enumerate(self.seats) if not seat.over]
+        for _, seat in going:
+            seat.at += 1
+        due = [(k, seat) for k, seat in going if seat.at in seat.iterations]
+        whole = self.parameter.detach().clone() if len(due) == len(self.seats) else None
+        for k, seat in due:
+            seat.snapshots.append(seat.parameter.clone() if whole is None else whole[k : k + 1])
+        if asked := [(k, seat) for k, seat in going if self.stop and seat.at % ASKED == 0]:
             self._ask(asked)
-        for seat in self.seats:
-            if not seat.over and (seat.at == self.steps or seat.rate == 0):
+        for _, seat in going:
+            if seat.at == self.steps or seat.rate == 0:
                 self._end(seat)
-        self.paused = self.over or self.movable and any(seat.over for seat in self.seats)
+        over = sum(seat.over for seat in self.seats)
+        self.paused = over == len(self.seats) or self.movable and over >= self.enough
 
-    def _ask(self, rows: list[int]) -> None:
-        ends = [self.seats[k].at for k in rows]
-        means = torch.stack([self.history["total"][end - ASKED : end, k].mean() for k, end in zip(rows, ends)])
-        for k, mean in zip(rows, means.tolist()):  # waits for the device, once
-            seat = self.seats[k]
+    def _ask(self, rows: list[tuple[int, Seat]]) -> None:
+        means = torch.stack([self.history["total"][seat.at - ASKED : seat.at, k].mean() for k, seat in rows])
+        for (_, seat), mean in zip(rows, means.tolist()):  # waits for the device, once
             seat.means.append(mean)
             seat.rate = self.stop(seat.means)
             if not self.apart and seat.rate < 1:  # the optimizer steps for all rows at once
                 seat.rate = 0
+        self._set_rates()
+
+    def _set_rates(self) -> None:
+        """(B,1,...) of the rows' steps, None where all are whole."""
+        rates = [seat.rate for seat in self.seats] + [1.0] * (len(self.parameter) - len(self.seats))
+        shape = (-1, *[1] * (self.parameter.ndim - 1))
+        self.rates = self.parameter.new_tensor(rates).view(shape) if self.apart and set(rates) != {1.0} else None
 
     def _end(self, seat: Seat) -> None:
         seat.over = True
@@ -178,7 +184,10 @@ class Search:
     def finish(self) -> "Search":
         """The rows' own again what is theirs; those are over that a callback stopped before the search was paused."""
         for k, seat in enumerate(self.seats):
-            seat.history = {term: values[:, k] for term, values in self.history.items()}
+            # of a row that leaves its own; else a part of the whole, which ranks may average yet
+            seat.history = {
+                term: values[:, k].clone() if self.stop else values[:, k] for term, values in self.history.items()
+            }
             seat.memory = self.optimizer.state.get(seat.parameter, {}) if self.apart else {}
             if not seat.over and not self.paused:
                 self._end(seat)
@@ -196,7 +205,7 @@ class Search:
             if isinstance(now, int):
                 self.history[name][now] = value
             else:
-                self.history[name].scatter_(0, torch.tensor([now[:rows]]).to(value.device), value[None])
+                self.history[name].scatter_(0, self.index.clamp(max=self.steps - 1)[None], value[None])
 
 
 def failures(problem: Problem, seats: list[Seat]) -> dict[int, str]:
@@ -244,7 +253,7 @@ def schedule(steps: int, frames: int) -> list[int]:
 def minimise(search: Search, on_step: Callable | None = None) -> Search:
     """The search without Lightning, until it is paused: the same arithmetic in the same order.
 
-    `on_step(iteration)` is called after each.
+    `on_step(iteration)` is called after each; where rows are at different iterations, with the last.
     """
     while not search.paused:
         search.parameter.grad = None
@@ -253,5 +262,5 @@ def minimise(search: Search, on_step: Callable | None = None) -> Search:
         search.optimizer.step()
         search.after_step()
         if on_step:
-            on_step(search.done - 1)
+            on_step(max(seat.at for seat in search.seats) - 1)
     return search.finish()

@@ -41,9 +41,10 @@ def explanation():
             frame_saliency=(growth * disc * 255).byte(),
             frame_p=torch.rand(frames, B, generator=draw),
             frame_masks=masks[..., ::8, ::8],
-            seconds=3.0,
-            passes=30.0,
-            forwards=0.0,
+            steps=torch.full((B,), steps),
+            seconds=torch.full((B,), 3.0 / B),
+            passes=torch.full((B,), 30.0),
+            forwards=torch.zeros(B),
             batch_size=B,
         )
 

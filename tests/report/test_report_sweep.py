@@ -88,7 +88,7 @@ def test_an_axis_may_be_called_like_a_column(tmp_path, job):
 
 def test_forwards_are_a_cost_where_there_are_any(tmp_path, job):
     job("a/mask_size=7")
-    job("b/explainer=rise", forwards=4000.0)
+    job("b/explainer=rise", forwards=torch.full((2,), 4000.0))
     assert "forwards" not in sweep.finish(tmp_path / "a") and "| 4000 |" in sweep.finish(tmp_path / "b")
 
 

@@ -7,10 +7,13 @@ import pytest
 import torch
 from planted import SquareNet, square_photo
 
-from mpx import config, explain, preset
+from mpx import Classifier, config, explain, preset
+from mpx.explanation import Row, begin, join, solve_all
 from mpx.operators import stops
 from mpx.operators.perturbations import Pixels, blur_gaussian
 from mpx.solver import search as searching
+from mpx.solver.module import fit
+from mpx.solver.workers import alone
 
 NET = SquareNet().eval()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(7)])
@@ -78,6 +81,22 @@ def test_areas_and_a_growing_weight_go_with_their_rows():
     torch.testing.assert_close(a.parameter, torch.cat([e.parameter for e in alone]), atol=1e-3, rtol=0)
 
 
+def test_lightning_gives_the_same_bits():
+    recipe = replace(preset("quick", "mask_size=8", "steps=60"), perturbation=blur, stop=uneven)
+    make = partial(config.trainer(config.compose()), **alone(torch.device("cpu")))
+    classifier, names = Classifier(NET), [f"image{i}" for i in range(len(PHOTOS))]
+    rows = [Row(photo, 1, name) for photo, name in zip(PHOTOS, names)]
+
+    def take(number: int) -> list[Row]:
+        taken, rows[:] = rows[:number], rows[number:]
+        return taken
+
+    with classifier.frozen(PHOTOS.shape[2:]):
+        start, run = partial(begin, recipe, classifier, frames=24), partial(fit, trainer=make)
+        parts = {given[0].image: e for given, e, _ in solve_all(start, run, take, 3, None, print)}
+    equal(join([parts[name] for name in sorted(parts)]), explain(NET, PHOTOS, 1, recipe=recipe, batch_size=3))
+
+
 def test_the_network_sees_no_row_that_is_over(monkeypatch):
     seen = []
     real = searching.Search.loss
@@ -100,13 +119,17 @@ def test_what_is_over_stays_as_it_was():
 
 
 def test_settled():
-    rule = partial(stops.settled, tolerance=0.1, factor=0.5, cuts=3)
+    rule = partial(stops.settled, tolerance=0.1, cuts=4, power=2.0)
     assert [rule(m) for m in ([], [1.0], [1.0, 0.5], [1.0, 0.5, 0.4])] == [1, 1, 1, 1]
-    assert rule([1.0, 0.5, 0.46]) == 0.5 == rule([1.0, 0.5, 0.6]) == rule([9.0, 4.5, 4.14])  # whatever the scale
-    assert rule([1.0, 1.1]) == 0.5  # nothing gained
-    assert rule([1.0, 0.5, 0.6, 0.52]) == 0.5  # the best counts anew
-    assert rule([1.0, 0.5, 0.6, 0.6]) == 0.25 and rule([1.0, 0.5, 0.6, 0.6, 0.6]) == 0 == rule([1.0, 0.5, 0.6, 0.6, 0.6, 0.1])
-    for options, words in (({"cuts": 0}, "stop.cuts=0 must be"), ({"factor": 1.0}, "stop.factor=1.0")):
+    once, twice = 0.75**2, 0.5**2
+    assert rule([1.0, 0.5, 0.46]) == once == rule([1.0, 0.5, 0.6]) == rule([9.0, 4.5, 4.14])  # whatever the scale
+    assert rule([1.0, 1.1]) == once  # nothing gained
+    assert rule([1.0, 0.5, 0.6, 0.52]) == once  # the best counts anew
+    assert rule([1.0, 0.5, 0.6, 0.6]) == twice
+    assert (
+        rule([1.0, 0.5, 0.6, 0.6, 0.6, 0.6]) == 0 == rule([1.0, 0.5, 0.6, 0.6, 0.6, 0.6, 0.1]) == rule([1.0, float("nan")])
+    )
+    for options, words in (({"cuts": 0}, "stop.cuts=0 must be"), ({"tolerance": 1.0}, "stop.tolerance=1.0 must be")):
         with pytest.raises(ValueError, match=words):
             run(PHOTOS, stop=partial(stops.settled, **options))
 

@@ -255,7 +255,7 @@ def batch_size(cfg: DictConfig, where: torch.device) -> int:
     """Rows at once; auto is where halving for want of memory starts from."""
     size = {"auto": 16 if where.type == "cpu" else 256}.get(cfg.batch_size, cfg.batch_size)
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"batch_size={cfg.batch_size!r} must be a number of rows from 1, or auto")
+        raise ValueError(f"batch_size={cfg.batch_size!r} must be at least 1, a whole number, or auto")
     return size
 
 

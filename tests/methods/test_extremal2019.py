@@ -128,11 +128,10 @@ def test_area_is_sorted_distance_whatever_the_order_and_ties():
         wanted = np.zeros(600)
         wanted[600 - round(600 * a) :] = 1
         expected.append(np.mean((np.sort(row.numpy().ravel()) - wanted) ** 2) * 1.01**5)
-    torch.testing.assert_close(
-        area(None, m, m, 600, asked, 5, growth=1.01, correction=0.0), torch.tensor(expected, dtype=torch.float64)
-    )
+    found = area(None, m, m, 600, asked, torch.tensor(5), growth=1.01, correction=0.0)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
     m = m.requires_grad_()
-    area(None, m, m, 600, asked, 0, correction=0.0).sum().backward()
+    area(None, m, m, 600, asked, torch.tensor(0), correction=0.0).sum().backward()
     assert torch.allclose(m.grad[2], m.grad[2].mean()) and (m.grad[2] > 0).all()  # equal values are pulled alike
 
 

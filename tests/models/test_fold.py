@@ -65,7 +65,7 @@ def test_same_logits_and_gradients(name):
     with classifier.frozen(X.shape[2:]):
         assert classifier.folded
         for a, b in zip(before, answers(classifier, X)):
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * a.abs().max().item())
+            assert (a - b).norm() <= 2e-3 * a.norm()  # a gradient may jump where rounding moves an activation over 0
 
 
 def test_all_of_lite0():

@@ -67,11 +67,13 @@ class RowAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in (p for p in group["params"] if p.grad is not None):
                 state, betas = self.state[p], (group["beta1"], group["beta2"])
-                t = state["t"] = state.get("t", 0) + 1
-                square = p.grad.square().flatten(1).mean(1).view(-1, *[1] * (p.ndim - 1))
-                mean = state.setdefault("mean", torch.zeros_like(p)).lerp_(p.grad, 1 - betas[0])
-                square = state.setdefault("square", torch.zeros_like(square)).lerp_(square, 1 - betas[1])
-                mean, square = (moment / (1 - beta**t) for moment, beta in zip((mean, square), betas))
+                if not state:
+                    state.update(t=0, moments=(torch.zeros_like(p), p.new_zeros(len(p), *[1] * (p.ndim - 1))))
+                state["t"] += 1
+                square = p.grad.square().flatten(1).mean(1).view_as(state["moments"][1])
+                for moment, new, beta in zip(state["moments"], (p.grad, square), betas):
+                    moment.lerp_(new, 1 - beta)
+                mean, square = (moment / (1 - beta ** state["t"]) for moment, beta in zip(state["moments"], betas))
                 p.sub_(group["lr"] * mean / (square.sqrt() + group["eps"]))
         return loss
 

@@ -13,6 +13,7 @@ from mpx.operators import stops
 from mpx.operators.perturbations import Pixels, blur_gaussian
 from mpx.solver import search as searching
 from mpx.solver.module import fit
+from mpx.solver.optimizers import RowAdam
 from mpx.solver.workers import alone
 
 NET = SquareNet().eval()
@@ -141,6 +142,21 @@ def test_a_rate_is_a_part_of_the_learning_rate(optimizer):
     b = run(PHOTOS[:3], optimizer=optimizer, stop=None, scheduler=halved)
     torch.testing.assert_close(a.parameter, b.parameter, atol=1e-5, rtol=0)
     assert not torch.allclose(a.parameter, run(PHOTOS[:3], optimizer=optimizer, stop=None).parameter, atol=1e-3)
+
+
+def test_row_adam_is_adam_where_a_row_is_one_cell():
+    draw, starts = torch.Generator().manual_seed(0), torch.zeros(4, 1, 1, 1)
+    ours, theirs, wide = (torch.nn.Parameter(x.clone()) for x in (starts, starts, starts.expand(4, 1, 3, 3)))
+    rows = [RowAdam([ours], lr=0.3), torch.optim.Adam([theirs], lr=0.3, betas=(0.5, 0.95), eps=1e-12)]
+    for _ in range(20):
+        ours.grad = theirs.grad = torch.randn(4, 1, 1, 1, generator=draw) * torch.logspace(-6, 3, 4).view(4, 1, 1, 1)
+        for optimizer in rows:
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs)
+    wide.grad = torch.arange(36.0).view(4, 1, 3, 3)
+    RowAdam([wide], lr=0.3).step()  # a cell goes as far as its gradient says, and each row the same way in all
+    torch.testing.assert_close(wide.square().mean((1, 2, 3)).sqrt(), torch.full((4,), 0.3))
+    assert wide[0, 0, 0, 0] == 0 and torch.allclose(wide[0, 0, 2, 2], 8 * wide[0, 0, 0, 1])
 
 
 def test_optimizers_of_the_whole_batch_stop_too():

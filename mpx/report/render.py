@@ -9,6 +9,7 @@ import io
 import math
 import unicodedata
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
@@ -161,9 +162,10 @@ def animation(e, i: int, most: int = 320) -> bytes:
 def gif(pages: list[Image.Image], milliseconds: list[int]) -> bytes:
     """One palette for all pages, nearest colours."""
     some = stack([pages[k * (len(pages) - 1) // 3] for k in range(4)])
+    some = some.resize([s // 3 for s in some.size], Image.Resampling.NEAREST)  # a ninth, of all of the dither's places
     palette = some.quantize(256, method=Image.Quantize.MEDIANCUT)
     table = np.array(palette.getpalette()).reshape(-1, 3)
-    table[table.sum(1).argmax()] = 255  # the paper stays white
+    table[table.min(1) >= min(248, table.min(1).max())] = 255  # the paper stays white
     palette.putpalette(table.flatten().tolist())
     first, *rest = [page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
     file = io.BytesIO()
@@ -219,11 +221,14 @@ def meter(width: int, height: int, value: float, tick: float = math.nan) -> Imag
 def write(page: Image.Image, place: tuple, left: str, right: str, size: int, ink: str = INK):
     """Two texts on one line at place (x, y, width): the right one whole, the left one shortened to what is free."""
     x, y, width = place
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=size)
+    draw, font = ImageDraw.Draw(page), _font(size)
     end = draw.textlength(right, font=font)
     draw.text((x + width - end, y), right, fill=ink, font=font)
     left = shorten(drawable(left), width - end - (size if right else 0), lambda t: draw.textlength(t, font=font))
     draw.text((x, y), left, fill=ink, font=font)
+
+
+_font = cache(lambda size: ImageFont.load_default(size=size))  # it is unpacked at every call
 
 
 def drawable(text: str) -> str:

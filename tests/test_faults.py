@@ -220,8 +220,10 @@ def eventually(condition, seconds: float = 10):
 GO_ON = "mpx: stopped; to go on: "
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(
+    "number, code, devices",
+    [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 1), (signal.SIGTERM, 143, 2), (signal.SIGUSR1, 138, 1)],
+)
 def test_a_signal_stops_a_run_that_says_how_to_go_on(home, number, code, devices):
     name = f"{number.name}{devices}"
     few = [*LONG, "limit=8", f"trainer.devices={devices}", f"hydra.run.dir=outputs/{name}"]

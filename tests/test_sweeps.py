@@ -67,9 +67,10 @@ def test_every_preset_has_jobs_that_could_be_run(name):
     preset = OmegaConf.load(config.CONFIGS / "sweep" / f"{name}.yaml").hydra.sweeper
     found = jobs(params=preset.get("params"), cases=OmegaConf.to_container(preset.get("cases") or OmegaConf.create({})))
     assert len(found) > 2
-    assert len({str(config.compose(*overrides)) for overrides in found.values()}) == len(found)  # no two are the same
-    for overrides in found.values():
-        config.recipe(config.compose(*overrides))
+    composed = [config.compose(*overrides) for overrides in found.values()]
+    assert len(set(map(str, composed))) == len(found)  # no two are the same
+    for cfg in composed:
+        config.recipe(cfg)
 
 
 @pytest.mark.parametrize(

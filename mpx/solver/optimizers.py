@@ -55,7 +55,7 @@ class RowAdam(torch.optim.Optimizer):
     hundreds of steps to shrink. Here a cell goes as far as its gradient says, lr where that is the row's root mean square.
     """
 
-    def __init__(self, params, lr: float = 0.8, beta1: float = 0.5, beta2: float = 0.95, eps: float = 1e-12):
+    def __init__(self, params, lr: float = 0.8, beta1: float = 0.7, beta2: float = 0.95, eps: float = 1e-12):
         for name, value in (("beta1", beta1), ("beta2", beta2)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name}={value} must be at least 0 and below 1")

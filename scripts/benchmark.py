@@ -173,10 +173,11 @@ def stop(overrides: list[str]) -> None:
     classifier, make, found = config.classifier(plain, where), config.trainer(plain), []
     photos = [classifier.preprocess(read_image(item.path)) for item in config.build(plain.dataset, "dataset")][: plain.limit]
     with classifier.frozen(classifier.preprocess.crop), torch.no_grad():
-        rows = [Row(photo, int(classifier(photo[None].to(where)).argmax()), "") for photo in photos]
+        targets = [int(classifier(photo[None].to(where)).argmax()) for photo in photos]
+    rows = [Row(photo, target, f"{i}") for i, (photo, target) in enumerate(zip(photos, targets))]
 
-    def solved(cfg, rows: list[Row]) -> tuple[float, float, float]:
-        """Seconds, passes and objective of a row."""
+    def solved(cfg, rows: list[Row]) -> tuple[float, float, dict[str, float]]:
+        """Seconds and passes of a row, and the objective of each."""
         recipe, waiting, start = config.recipe(cfg), list(rows), time.perf_counter()
 
         def take(number: int) -> list[Row]:
@@ -188,20 +189,25 @@ def stop(overrides: list[str]) -> None:
             partial(fit, trainer=partial(make, **workers.alone(where))),
             take, config.batch_size(cfg, where), None, print,
         )  # fmt: skip
-        parts, ended, total = [(given, e) for given, e, _ in parts], time.perf_counter(), 0.0
-        for given, e in parts:
-            problem = Problem(recipe, classifier, e.photos.to(where), e.targets.to(where), [""] * len(given))
-            total += problem.loss(e.parameter.to(where), 0, exact=True)["total"].sum().item()
-        return (ended - start) / len(rows), sum(e.passes.sum().item() for _, e in parts) / len(rows), total / len(rows)
+        parts, objective = [e for _, e, _ in parts], {}
+        ended = time.perf_counter()
+        for e in parts:
+            problem = Problem(recipe, classifier, e.photos.to(where), e.targets.to(where), e.images)
+            total = problem.loss(e.parameter.to(where), 0, exact=True)["total"]
+            objective |= dict(zip(e.images, total.tolist()))
+        return (ended - start) / len(rows), sum(e.passes.sum().item() for e in parts) / len(rows), objective
 
     with classifier.frozen(classifier.preprocess.crop):
         for part in (rows[::2], rows[1::2]):
             found.append((solved(quick, part), solved(plain, part)))
     print(f"{classifier.name}, {len(rows)} photos in two halves: {' '.join(overrides)}")
+    photo_by_photo = [a[2][image] / b[2][image] for a, b in found for image in a[2]]
+    found = [[(s, p, sum(each.values()) / len(each)) for s, p, each in pair] for pair in found]
     for k, name in enumerate(("seconds", "passes", "objective")):
         report(f"{name}, stopping", [a[k] for a, _ in found])
         report(f"{name}, 300 steps", [b[k] for _, b in found])
         report("ratio, half by half", [a[k] / b[k] for a, b in found])
+    report("photo by photo", photo_by_photo)
 
 
 def whole(overrides: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""From the menu in configs/ to checked parts; only this module and cli.py import Hydra.
+"""From the menu in configs/ to checked parts; besides, Hydra is imported by cli.py and sweeper.py alone.
 
 A part is an operator with its options bound (a functools.partial). The function's signature is its schema: an unknown or
 ill-typed option is refused when the part is built, not when it is first called. User errors are ValueErrors of one sentence.
@@ -11,6 +11,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -69,10 +70,10 @@ OmegaConf.register_new_resolver("mpx_slots", _slots, replace=True)
 OmegaConf.register_new_resolver("mpx_job", _job, replace=True)
 
 
-def compose(*overrides: str) -> DictConfig:
-    """The config that these overrides give on the command line."""
+def compose(*overrides: str, choices: bool = False) -> DictConfig:
+    """The config that these overrides give on the command line; choices: with Hydra's own part, which knows the options."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose("config", list(overrides))
+        return hydra_compose("config", list(overrides), return_hydra_config=choices)
 
 
 def options(group: str) -> list[str]:
@@ -168,6 +169,12 @@ def preset(experiment: str, *overrides: str) -> Recipe:
     """A published method, experiment=... of the command line, for explain(); overrides are written as there."""
     if experiment not in options("experiment"):
         raise ValueError(f"experiment={experiment!r} is not an option: choose one of {', '.join(options('experiment'))}")
+    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
+    own = {field.name for field in fields(Recipe)} | {"area", "mask_size", "lr", "regularizer", "augment"}
+    for override in overrides:
+        key = re.split(r"[=.]", override.lstrip("+~"), maxsplit=1)[0]
+        if key in {*SCHEMA, *groups} - own:
+            raise ValueError(f"{override}: {key} is no part of a method, but of how it is run: give it to explain()")
     try:
         return recipe(compose(f"experiment={experiment}", *overrides))
     except (HydraException, OmegaConfBaseException) as error:
@@ -226,7 +233,7 @@ def keep(cfg: DictConfig, folder: Path, free: Iterable[str], overrides: list[str
 
     free: keys that may differ.
     """
-    path, text = folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True)
+    path, text = folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(kept(cfg))
     if joins:  # who works at the same time measures the same
         free = [key for key in free if key not in ("metrics", "crossing")]
     if path.exists() and (joins or any(folder.glob("masks/*.npz"))):
@@ -241,6 +248,16 @@ def keep(cfg: DictConfig, folder: Path, free: Iterable[str], overrides: list[str
     if not joins:
         write(path, text)
         write(path.with_name("overrides.yaml"), OmegaConf.to_yaml(OmegaConf.create(overrides)))
+
+
+def kept(cfg: DictConfig) -> dict:
+    """A config as a run's folder keeps it: with the contents of the files that hold weights, which may change in place."""
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), resolve=True)
+    for key in ("weights", "checkpoint"):
+        file = Path(plain["model"].get(key) or "").expanduser()
+        if file.is_file():
+            plain["model"][f"{key}_sha256"] = sha256(file.read_bytes()).hexdigest()
+    return plain
 
 
 def _differences(old, new, key: str = "") -> Iterator[tuple]:

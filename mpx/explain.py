@@ -10,6 +10,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -44,7 +45,7 @@ def explain(
     score: str | Callable = "probability",
     lambda_l1: float = 0.3,
     lambda_tv: float = 0.2,
-    regularizers: dict[str, tuple[float, Callable]] | None = None,
+    regularizers: dict[str, tuple[float, str | Callable]] | None = None,
     dual_weight: float = 1.0,
     area: float | Sequence[float] | None = None,
     gradient: str | Callable | None = None,
@@ -72,14 +73,14 @@ def explain(
         as it came. Wrap a network that wants normalised input: Classifier(network, mean, std).
     images: (B,3,H,W) or (3,H,W) in [0,1]; or a file, a folder, a glob, a PIL image, or a list of these, preprocessed as the
         Classifier says.
-    target: None for each image's top class; an index, a name, "top2", or a list of these, one mask for each; or a tensor
-        (B,) of indices, one for each image.
+    target: None for each image's top class; an index, a name, "top2", or a list of these, one mask for each of them and of
+        the images; or a tensor or array (B,) of indices, one for each image.
     perturbation, mask, score, optimizer, scheduler, stop: an option's name in configs/, or a function of the same contract.
     deterministic: fill every batch up to batch_size, so that a row's bits do not depend on its company. Threads and a GPU's
         algorithms are the caller's: torch.set_num_threads(1), torch.use_deterministic_algorithms(True).
     explainer: a baseline in the place of the learnt mask, e.g. "gradcam"; what concerns the search has no say then.
     recipe: all of these at once, a published method: recipe=mpx.preset("extremal2019").
-    regularizers: further terms, name -> (weight, function of the saliency (B,1,h,w) giving (B,)).
+    regularizers: further terms, name -> (weight, an option's name, or a function of the saliency (B,1,h,w) giving (B,)).
     The other keys and all defaults are config.yaml's, where each has its unit, its reason and its source.
 
     Returns the explanation of all rows, image by image. Raises ValueError, one sentence, for what cannot be done.
@@ -87,19 +88,19 @@ def explain(
     arguments = dict(locals())
     if not isinstance(model, nn.Module):
         raise ValueError(f"model of type {type(model).__name__} must be a torch.nn.Module")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r} must be at least 1, a whole number")
     if recipe:
         _alone(arguments)
     root = {"mask_size": mask_size, "steps": steps, "lr": lr, "jitter": jitter, "noise": noise, "flip": flip}
     option = partial(config.option, **root)
-    weights = {"l1": lambda_l1, "tv": lambda_tv}
+    weighed = {"l1": (lambda_l1, "l1"), "tv": (lambda_tv, "tv")} | (regularizers or {})
     others = {"explainer": explainer, "gradient": gradient, "scheduler": scheduler, "stop": stop}
     recipe = recipe or Recipe(
         perturbation=option("perturbation", perturbation),
         mask=option("mask", mask),
         score=option("score", score),
-        regularizers={k: (w, option("regularizer", k)) for k, w in weights.items()} | (regularizers or {}),
+        regularizers={name: (weight, option("regularizer", term)) for name, (weight, term) in weighed.items()},
         under_mask=[option("augment", "jitter")] if jitter else [],
         over_mask=[option("augment", k) for k in ("noise", "flip") if root[k]],
         game=game,
@@ -146,8 +147,8 @@ def _alone(arguments: dict) -> None:
 
 @torch.no_grad()
 def _rows(classifier, photos: Tensor, names: list[str], target, areas: Sequence[float | None]) -> list[Row]:
-    if isinstance(target, Tensor):
-        if target.shape != (len(photos),):
+    if hasattr(target, "shape"):
+        if tuple(target.shape) != (len(photos),):
             raise ValueError(f"target of shape {tuple(target.shape)} must be ({len(photos)},): one index for each image")
         specs = target.tolist()
     else:
@@ -156,8 +157,8 @@ def _rows(classifier, photos: Tensor, names: list[str], target, areas: Sequence[
     for photo, name, spec in zip(photos, names, specs):
         logits = classifier(photo[None].to(classifier.device))[0]
         targets = resolve_targets(spec, logits, None, classifier.categories)
-        rows += [Row(photo, t, name, area, len(rows)) for t in targets for area in areas]
-    return rows
+        rows += [Row(photo, t, name, area) for t in targets for area in areas]
+    return [replace(row, place=place) for place, row in enumerate(rows)]
 
 
 def _as_batch(images, classifier) -> tuple[Tensor, list[str]]:
@@ -217,7 +218,7 @@ class MeaningfulPerturbation:
         photos = inputs.detach() * self.std.to(inputs) + self.mean.to(inputs)
         clipped = photos.clamp(0, 1)
         photos = clipped if (photos - clipped).abs().max() <= 0.1 else photos  # explain() refuses what is further out
-        if isinstance(target, (list, tuple, Tensor)):  # one for all, or one each
+        if isinstance(target, (list, tuple)) or hasattr(target, "shape"):  # one for all, or one each
             target = torch.as_tensor(target).reshape(-1)
             target = target.expand(len(photos)) if len(target) == 1 else target
         return explain(self.classifier, photos, target, **self.options).saliency.to(inputs)

@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from mpx.data.regions import Place
-from mpx.metrics.asking import out_of_memory
+from mpx.metrics.drops import normalised
+from mpx.models.memory import out_of_memory
 from mpx.report import areas, render, results
 from mpx.solver.attribution import Attribution
 from mpx.solver.objective import Problem, Recipe
@@ -61,8 +62,9 @@ class Explanation:
 
     @property
     def p_normalised(self) -> Tensor:
-        """(B,) (p_after - p_reference) / (p_before - p_reference), Fong & Vedaldi 2017, footnote 4."""
-        return (self.p_after - self.p_reference) / (self.p_before - self.p_reference)
+        """(B,) (p_after - p_reference) / (p_before - p_reference), Fong & Vedaldi 2017, footnote 4; NaN where perturbing all
+        costs next to nothing (metrics.drops.LEAST)."""
+        return normalised(self.p_after, self.p_before, self.p_reference)
 
     def only(self, rows: list[int]) -> "Explanation":
         """The explanation of these rows."""

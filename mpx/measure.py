@@ -34,8 +34,8 @@ class Measures:
     def __init__(self, cfg, recipe: Recipe, classifier):
         self.metrics, self.recipe, self.classifier = config.metrics(cfg), recipe, classifier
         others = config.crossing(cfg).items()
-        own = recipe.perturbation.func
-        self.perturbations = {"own": recipe.perturbation} | {name: other for name, other in others if other.func is not own}
+        own = _kind(recipe.perturbation)
+        self.perturbations = {"own": recipe.perturbation} | {name: one for name, one in others if _kind(one) != own}
         self.stamp = stamp(cfg)
 
     def __call__(self, found: list[Row], saliency: Tensor, judged: Tensor | None) -> list[str]:
@@ -186,6 +186,11 @@ def summary(metrics: dict[str, Callable], learnt_with: str, table: list[dict]) -
                 "learnt_with": learnt_with,
             }
     return said
+
+
+def _kind(perturbation: partial) -> tuple:
+    """What it is: another strength is no other perturbation, another colour is."""
+    return perturbation.func, perturbation.keywords.get("color")
 
 
 def _owner(column: str, metrics) -> str | None:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from mpx import config
@@ -41,8 +40,7 @@ def help_text() -> str:
 def methods() -> Iterator[dict[str, str]]:
     """COLUMNS of every preset."""
     for name in config.options("experiment"):
-        with initialize_config_dir(str(config.CONFIGS), version_base="1.3"):
-            cfg = compose("config", [f"experiment={name}"], return_hydra_config=True)
+        cfg = config.compose(f"experiment={name}", choices=True)
         chosen = OmegaConf.to_container(cfg.hydra.runtime.choices)
         with_cells = cfg.mask_size if "mask_size" in cfg.mask else None
         path = (cfg.get("gradient") or {}).get("ig_steps", 1)

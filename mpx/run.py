@@ -107,8 +107,10 @@ def objective(cfg: DictConfig, said: dict | None) -> float | None:
     known = {k: v["mean"] for k, v in said.items() if isinstance(v, dict) and "mean" in v}
     known |= {name: metric["value"] for name, metric in said["metrics"].items()}
     if cfg.objective is None:
-        p = known["p_normalised"]
-        return (1 - p if cfg.game == "preservation" else p) + known["area"]
+        p, area = known["p_normalised"], known["area"]
+        if p is None:
+            return math.nan
+        return (1 - p if cfg.game == "preservation" else p) + area
     if cfg.objective not in known:
         raise ValueError(f"objective={cfg.objective!r} is not a number of this run: choose one of {', '.join(known)}")
     return known[cfg.objective]
@@ -163,6 +165,8 @@ def _check(cfg: DictConfig) -> None:
     for key, least in (("limit", 1), ("log_images", 0), ("frames", 2)):
         if cfg[key] is None and key != "limit" or cfg[key] is not None and cfg[key] < least:
             raise ValueError(f"{key}={cfg[key]} must be at least {least}")
+    if cfg.enough is None or not 0 <= cfg.enough <= 1:
+        raise ValueError(f"enough={cfg.enough} must be from 0 to 1")
     parts = Path(cfg.name or "").parts
     if not parts or ".." in parts or cfg.name.startswith("/"):
         raise ValueError(f"name={cfg.name!r} must be the name of a folder below outputs/")

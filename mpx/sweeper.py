@@ -130,7 +130,7 @@ def done(cfg: DictConfig, folder: Path) -> bool:
         kept = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml"))
     except (OSError, ValueError):
         return False
-    asked = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), resolve=True)
+    asked = config.kept(cfg)
     differing = {key for key in {*kept, *asked} if kept.get(key) != asked.get(key)} - {"name", "force"}
     return not differing and said["n_missing"] == 0 and not said["protocol"]["stopped"]
 

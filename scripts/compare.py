@@ -6,15 +6,17 @@ table.csv, table.tex and cost.png, every metric against what it cost, into `out`
 Of a sweep, python scripts/compare.py outputs/sweeps/a: axes x metrics, grid.png, plots.png and pareto.png, into its folder.
 """
 
+import re
 import sys
 from pathlib import Path
 
 from mpx.report import compare, sweep
 
 if __name__ == "__main__":
-    folders = [a for a in sys.argv[1:] if "=" not in a or Path(a).is_dir()]  # a sweep's are called 0_explainer=rise
-    given = (a.split("=", 1) for a in sys.argv[1:] if a not in folders)
-    options = {"out": None, "metrics": ""} | dict(given)
+    # a sweep's jobs are called explainer=rise, and sweeps mask_size,lr=0.2
+    given = {a for a in sys.argv[1:] if re.match(r"\w+=", a) and "/" not in a.partition("=")[0] and not Path(a).is_dir()}
+    folders = [a for a in sys.argv[1:] if a not in given]
+    options = {"out": None, "metrics": ""} | dict(a.split("=", 1) for a in given)
     out, wanted = options.pop("out"), options.pop("metrics")
     wanted = wanted.split(",") if wanted else ()
     of_sweep = len(folders) == 1 and not (Path(folders[0]) / "results.csv").exists()

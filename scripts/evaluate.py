@@ -16,7 +16,8 @@ if __name__ == "__main__":
     run = next((Path(a.removeprefix("run=")) for a in sys.argv[1:] if a.startswith("run=")), None)
     if run is None or not (run / ".hydra" / "overrides.yaml").is_file():
         sys.exit(f"run={run} is not the folder of a run, which holds .hydra/overrides.yaml: give run=outputs/<name>")
-    replaced = ("name=", "share=", "force=")  # all of the run's rows are measured here
+    # all of the run's rows are measured here, and of a sweep's job no other job
+    replaced = ("name=", "share=", "force=", "sweep=", "cluster=")
     asked = next((a.removeprefix("metric=").strip("[]").split(",") for a in given if a.startswith("metric=")), None)
     if asked:
         before = OmegaConf.load(run / ".hydra" / "config.yaml").get("metrics") or {}
@@ -24,6 +25,6 @@ if __name__ == "__main__":
         given.insert(0, f"metric=[{','.join(dict.fromkeys([*before, *map(str.strip, asked)]))}]")
         replaced += ("metric=",)
     kept = [o for o in OmegaConf.load(run / ".hydra" / "overrides.yaml") if not o.startswith(replaced)]
-    folder = str(run).replace("\\", "\\\\").replace("'", "\\'")  # quoted: a sweep's are called 0_explainer=rise
+    folder = str(run).replace("\\", "\\\\").replace("'", "\\'")  # quoted: a sweep's jobs are called explainer=rise
     sys.argv[1:] = [*kept, *given, f"hydra.run.dir='{folder}'"]
     main()

@@ -1,9 +1,11 @@
 """The library as a notebook or an evaluation harness uses it."""
 
 import io
+import re
 from contextlib import nullcontext
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from captum.metrics import infidelity, sensitivity_max
@@ -12,8 +14,9 @@ from planted import PlaceNet, RoundingNet, SquareNet, square_photo
 from torch import nn
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from mpx import Classifier, MeaningfulPerturbation, explain
+from mpx import Classifier, MeaningfulPerturbation, explain, preset
 from mpx.data.preprocess import Preprocess
+from mpx.operators.regularizers import border
 
 NET = SquareNet().train()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])
@@ -80,9 +83,52 @@ def test_a_classifier_preprocesses_pictures():
     assert e.photos.shape == (1, 3, 32, 32) and e.classes == ["board"] and e.names == ["image0-1-board"]
 
 
-def test_one_target_for_each_image_is_a_tensor():
-    e = quick(PHOTOS, target=torch.tensor([1, 0, 1]))
-    assert e.targets.tolist() == [1, 0, 1]
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_one_target_for_each_image_is_a_tensor_or_an_array(kind):
+    assert quick(PHOTOS, target=kind([1, 0, 1])).targets.tolist() == [1, 0, 1]
+    maps = MeaningfulPerturbation(NET, **OPTIONS).attribute(PHOTOS, target=kind([1, 0, 1]))
+    assert maps.shape == (3, 1, 32, 32)
+
+
+def test_rows_come_in_the_order_asked_whichever_is_over_first():
+    """The likely class takes longest, so that an image's second batch ends before its first."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 6))
+    net[1].bias.data[5] = 3
+
+    def uneven(means):
+        return float(not means or means[0] > 0.4 and len(means) < 4)
+
+    e = explain(net, PHOTOS[:2], [5, 0, 1, 2], stop=uneven, batch_size=2, **(OPTIONS | {"steps": 20}))
+    assert e.targets.tolist() == [5, 0, 1, 2] * 2 and e.steps.tolist() == [20, 5, 5, 5] * 2
+
+
+def test_a_regularizer_may_be_an_options_name():
+    named = quick(PHOTOS, target=1, regularizers={"border": (0.1, "border")})
+    given = quick(PHOTOS, target=1, regularizers={"border": (0.1, border)})
+    assert torch.equal(named.parameter, given.parameter) and "border" in named.curves
+    with pytest.raises(ValueError, match="regularizer='nosuch' is not an option"):
+        quick(PHOTOS, target=1, regularizers={"mine": (0.1, "nosuch")})
+
+
+@pytest.mark.parametrize(
+    "options, names",
+    [
+        ({"lambda_l1": "0.1"}, "lambda_l1='0.1' must be a number"),
+        ({"lambda_l1": None}, "lambda_l1=None must be a number"),
+        ({"batch_size": "auto"}, "batch_size='auto' must be at least 1"),
+        ({"noise": -0.5}, "noise=-0.5 must be 0 or larger"),
+        ({"area": 0.1}, 'in Python recipe=mpx.preset("extremal2019")'),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(options, names):
+    with pytest.raises(ValueError, match=re.escape(names)):
+        quick(PHOTOS, target=1, **options)
+
+
+@pytest.mark.parametrize("override", ["target=label", "batch_size=2", "deterministic=true", "model=resnet50", "~trainer"])
+def test_a_preset_refuses_what_is_no_part_of_a_method(override):
+    with pytest.raises(ValueError, match="no part of a method"):
+        preset("fong2017", override)
 
 
 def test_normalised_inputs_are_undone():

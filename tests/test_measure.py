@@ -141,6 +141,10 @@ def test_a_masks_own_perturbation_is_no_other(folder, mpx):
     assert [k for k in rows("a")[0] if k.startswith("crossed")] == [
         "crossed", "crossed_own", "crossed_mean_color", "crossed_only_own"
     ]  # fmt: skip
+    assert mpx(*[a for a in GIVEN if "sigma" not in a], "perturbation=black", "crossing=[black,fade]", "name=b")[0] == 0
+    assert [k for k in rows("b")[0] if k.startswith("crossed")] == [
+        "crossed", "crossed_own", "crossed_fade", "crossed_only_own"
+    ]  # fmt: skip
 
 
 def test_labels_that_are_no_class_matter_to_metrics_of_places_alone(folder, mpx):

@@ -4,8 +4,9 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from commands import PLAIN, SAME, done, masks, summary, table, whole, workplace
-from planted import SquareNet, square_photo
+from planted import RoundingNet, SquareNet, square_photo
 from torchvision.transforms.v2.functional import to_pil_image
 
 from mpx.report.results import load_row
@@ -202,3 +203,15 @@ def test_no_damage_of_a_row_stops_the_reading(run):
         file.write_bytes(flipped)
         read = load_row(file)
         assert read is None or all(np.array_equal(read[key], row[key], equal_nan=key == "area_asked") for key in row)
+
+
+def test_weights_that_changed_in_their_file_are_refused(home, tmp_path):
+    net, file = RoundingNet(), tmp_path / "weights.pth"
+    torch.save(net.state_dict(), file)
+    own = [*PLAIN, f"model.weights={file}", "limit=1", "name=trained"]
+    done(home, *own)
+    assert "1 of 1 images are done" in done(home, *own).out
+    net.gain.data *= 1.5
+    torch.save(net.state_dict(), file)
+    command = done(home, *own, code=1)
+    assert "model.weights_sha256 was" in command.err and len(command.err.strip().splitlines()) == 1

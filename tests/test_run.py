@@ -252,6 +252,12 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
         (["trainer=gpus"], "trainer.devices=all means GPUs"),
         (["parallel=images"], "parallel='images' must be rows or samples"),
         (["dataset=table"], "dataset.file has no value: give dataset.file="),
+        (["enough=7"], "enough=7.0 must be from 0 to 1"),
+        (["model.size=0"], "size=0x0 must be whole numbers of pixels"),
+        (["model.resize=-5"], "resize=-5 must be whole numbers of pixels"),
+        (["regularizers.l1.warmup=-5"], "warmup=-5 must be 0 or more"),
+        (["regularizers.tv.beta=-1"], "tv.beta=-1 must be above 0"),
+        (["perturbation=noise", "perturbation.sigma=-1"], "sigma=-1 of the noise must be 0 or larger"),
     ],
 )
 def test_a_mistake_is_one_sentence(mpx, folder, arguments, names):
@@ -296,3 +302,12 @@ def sample(name: str) -> Path:
     import skimage
 
     return Path(skimage.__file__).parent / "data" / name
+
+
+def test_a_photo_that_perturbing_does_not_change_has_no_share_of_a_drop(mpx, folder):
+    Image.new("RGB", (32, 32), "gray").save("flat.png")
+    code, _, err = mpx(*SQUARE, "images=flat.png")
+    assert code == 0, err
+    said = json.loads((result(folder) / "summary.json").read_text())
+    assert table(result(folder))[0]["p_normalised"] == "nan" and said["p_normalised"]["n"] == 0
+    assert said["share_p_normalised_below_0.1"] is None

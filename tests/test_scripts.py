@@ -25,6 +25,7 @@ def test_evaluate_continues_the_runs_command(tmp_path, monkeypatch, name):
     hydra.mkdir(parents=True)
     (hydra / "config.yaml").write_text("metrics:\n  deletion:\n    step: 448\n")
     old = ["images=photos", "metric=[deletion]", "metrics.deletion.step=448", "share=0/2", "name=a"]
+    old += ["sweep=mask_resolution", "cluster=joblib"]  # a job of a sweep is measured, and not the sweep done again
     (hydra / "overrides.yaml").write_text("".join(f"- {o}\n" for o in old))
     *kept, where = told(monkeypatch, "evaluate.py", "mpx.cli.main", f"run={tmp_path / name}", "crossing=[black]")
     assert kept == [*old[:3], "crossing=[black]"]  # its metrics, where no others are asked for
@@ -41,3 +42,9 @@ def test_compare_takes_the_folders_of_a_sweep(tmp_path, monkeypatch):
     assert given == (folders, Path("both"), ["deletion", "area"])
     with pytest.raises(SystemExit, match="metric: the options are out= and metrics="):
         told(monkeypatch, "compare.py", "mpx.report.compare.write", *folders, "metric=deletion")
+
+
+def test_compare_names_a_folder_that_is_not_there(tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=r"sweeps/mask_size,dataset=sampel"):
+        monkeypatch.setattr(sys, "argv", ["compare.py", f"{tmp_path}/sweeps/mask_size,dataset=sampel"])
+        runpy.run_path(str(SCRIPTS / "compare.py"), run_name="__main__")

@@ -23,6 +23,9 @@ class Preprocess:
     interpolation: str = "bicubic"
 
     def __post_init__(self):
+        for name, sides in (("size", self.crop), ("resize", () if self.resize is None else (self.resize,))):
+            if any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
+                raise ValueError(f"{name}={'x'.join(map(str, sides))} must be whole numbers of pixels, at least 1")
         allowed = [mode.value for mode in InterpolationMode]
         if self.interpolation not in allowed:
             raise ValueError(f"interpolation {self.interpolation!r} is unknown: choose one of {', '.join(allowed)}")

@@ -21,6 +21,7 @@ not just the mean over rows.
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -83,11 +84,15 @@ class Metric(torchmetrics.Metric):
 
 
 def rows(function: Callable, saliency: Tensor, **available) -> dict[str, Tensor]:
-    """One metric of B rows: suffix -> (B,) float32."""
+    """One metric of B rows: suffix -> (B,) float32. A Classifier is frozen meanwhile; any other must be in eval mode."""
     missing = [name for name in AVAILABLE[1:] if asks(function, name) and available.get(name) is None]
     if missing:
         raise ValueError(f"metric {_name(function)} needs {' and '.join(missing)}, not given here: leave the metric out")
-    found = offer(function, saliency, **{name: value for name, value in available.items() if value is not None})
+    classifier = available.get("classifier")
+    if not hasattr(classifier, "frozen") and getattr(classifier, "training", False):
+        raise ValueError(f"{type(classifier).__name__} is in training mode: call eval(), or wrap it in mpx's Classifier")
+    with classifier.frozen() if hasattr(classifier, "frozen") else nullcontext():
+        found = offer(function, saliency, **{name: value for name, value in available.items() if value is not None})
     found = found if isinstance(found, dict) else {"": found}
     return {suffix: values.float().to(saliency.device) for suffix, values in found.items()}
 

@@ -5,10 +5,12 @@ from torch import Tensor
 
 from mpx.metrics.asking import ask_stack, filled
 
+LEAST = 0.01  # of the probability that perturbing all of the photo must cost, for a share of it to say anything
+
 
 def normalised_drop(
     saliency: Tensor, classifier, images: Tensor, targets: Tensor, perturbations: dict, mask: Tensor | None = None,
-    game: str = "deletion", judged: Tensor | None = None, least: float = 0.01, pictures: int = 64,
+    game: str = "deletion", judged: Tensor | None = None, least: float = LEAST, pictures: int = 64,
 ) -> Tensor:  # fmt: skip
     """Share of the drop that perturbing everything causes which perturbing the evidence causes: (B,), 1 is all of it.
 
@@ -25,7 +27,7 @@ def normalised_drop(
 
 def crossed(
     saliency: Tensor, classifier, images: Tensor, targets: Tensor, perturbations: dict, mask: Tensor | None = None,
-    game: str = "deletion", judged: Tensor | None = None, works: float = 0.9, fails: float = 0.5, least: float = 0.01,
+    game: str = "deletion", judged: Tensor | None = None, works: float = 0.9, fails: float = 0.5, least: float = LEAST,
     pictures: int = 64,
 ) -> dict[str, Tensor]:  # fmt: skip
     """How well a mask does what it was learnt for, by perturbation and, as main value, under all but its own: (B,) each.
@@ -95,7 +97,7 @@ def scores(
     return {name: normalised(p[:, 2 * i + 2], p[:, 0], p[:, 2 * i + 1], least) for i, name in enumerate(perturbations)}
 
 
-def normalised(p: Tensor, p_0: Tensor, p_b: Tensor, least: float = 0.01) -> Tensor:
+def normalised(p: Tensor, p_0: Tensor, p_b: Tensor, least: float = LEAST) -> Tensor:
     """(p - p_b) / (p_0 - p_b); NaN where perturbing everything costs less than `least`."""
     span = p_0 - p_b
     return torch.where(span >= least, (p - p_b) / span, torch.nan)

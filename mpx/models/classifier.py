@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mpx.data.preprocess import Preprocess
 from mpx.models.fold import fold, unfold
+from mpx.models.memory import out_of_memory
 
 
 class Classifier(nn.Module):
@@ -107,12 +108,13 @@ class Classifier(nn.Module):
         """One forward and backward of one picture x: (1,3,H,W). Returns its logits (1, classes), or says what is wrong."""
         with self.frozen(), torch.enable_grad():
             x = x[:1].detach().to(self.device, copy=True).requires_grad_()
-            logits = self(x)
+            logits = self._first(x)
             if not logits.isfinite().all():
                 raise ValueError(
                     f"model {self.name} gives NaN or infinite logits for this picture: look at its weights, "
                     "mean, std and precision"
                 )
+            self._check_logits(x.detach(), logits.detach())
             # of all logits, unequally: one alone may be constant, and a plain sum of probabilities is
             weights = torch.linspace(1, 2, logits.shape[1], device=x.device, dtype=logits.dtype)
             grad = torch.autograd.grad(logits @ weights, x, allow_unused=True)[0] if logits.requires_grad else None
@@ -127,3 +129,41 @@ class Classifier(nn.Module):
                 "and for square roots or logarithms of 0"
             )
         return logits.detach()
+
+    def _first(self, x: Tensor) -> Tensor:
+        kind = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
+        if kind is not torch.float32:
+            raise ValueError(f"model {self.name} has weights of {kind}: give it as float(), and precision= chooses the rest")
+        try:
+            return self(x)
+        except (RuntimeError, AssertionError) as error:
+            if out_of_memory(error):
+                raise
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"model {self.name} cannot be asked for pictures of 3 colours and {x.shape[2]}x{x.shape[3]} px ({line}): "
+                "give it pictures of the size it was made for (model.size=, or the Classifier's preprocess)"
+            ) from error
+
+    @torch.no_grad()
+    def _check_logits(self, x: Tensor, logits: Tensor) -> None:
+        """Whether they are logits at all, and the picture's own."""
+        if logits.shape[1] < 2:
+            raise ValueError(
+                f"model {self.name} gives a single logit y, whose softmax is 1 whatever it is: let it give two classes, "
+                "torch.cat([torch.zeros_like(y), y], 1)"
+            )
+        random = torch.Generator().manual_seed(0)
+        beside = torch.rand(x.shape, generator=random).to(x)
+        pair = self(torch.cat([x, beside]))
+        if (pair >= 0).all() and (pair.sum(1) - 1).abs().max() < 1e-3:
+            raise ValueError(
+                f"model {self.name} gives probabilities, and mpx takes the softmax itself: leave out the network's last "
+                "softmax, or give the logarithm of what it gives"
+            )
+        near = 1e-2 * logits.abs().max()
+        if (pair[:1] - logits).abs().max() > near and (self(x) - logits).abs().max() <= near:  # else it depends on chance
+            raise ValueError(
+                f"model {self.name} sees a picture otherwise when another is beside it, so no mask would be its own: look "
+                "for batch norms without running statistics (track_running_stats=False)"
+            )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.parametrize import is_parametrized
 from torchvision.ops import FrozenBatchNorm2d
 
 NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)  # timm's are the former with an activation
@@ -20,19 +21,27 @@ NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)  # timm's are the former with an act
 def fold(classifier, size: Sequence[int]) -> dict[nn.Module, nn.Module]:
     """Folds what can be; returns convolution -> batch norm, for `unfold`.
 
-    All is undone where the logits of a random picture of `size` (H,W) are not the same to within 1e-4 of the largest.
+    All is undone where the logits of a random picture of `size` (H,W) are not the same to within 1e-4 of the largest, or
+    where anything goes wrong.
     """
     random = torch.Generator().manual_seed(0)
     picture = torch.rand(1, 3, *size, generator=random).to(classifier.device)
+    folded, same = {}, False
     with torch.no_grad():
-        pairs, before = _pairs(classifier, picture)
-        for pair in pairs:
-            put(*pair)
-        if pairs and not (classifier(picture) - before).abs().max() <= 1e-4 * before.abs().max():
-            for pair in pairs:
-                unfold(*pair)
-            pairs = []
-    return dict(pairs)
+        try:
+            pairs, before = _pairs(classifier, picture)
+        except Exception:  # Classifier.check says what is wrong with it
+            return {}
+        try:
+            for conv, norm in pairs:
+                put(conv, norm)
+                folded[conv] = norm
+            same = not folded or bool((classifier(picture) - before).abs().max() <= 1e-4 * before.abs().max())
+        finally:
+            if not same:
+                for pair in folded.items():
+                    unfold(*pair)
+    return folded if same else {}
 
 
 def unfold(conv: nn.Module, norm: nn.Module) -> None:
@@ -57,7 +66,7 @@ def _pairs(classifier, picture: Tensor) -> tuple[list[tuple[nn.Module, nn.Module
     try:
         for module in classifier.modules():
             hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks  # who looks, sees the same
-            if hooked or "forward" in vars(module):
+            if hooked or "forward" in vars(module) or is_parametrized(module):
                 continue
             if isinstance(module, nn.Conv2d):
                 handles.append(module.register_forward_hook(after_conv))

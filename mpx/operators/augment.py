@@ -12,6 +12,8 @@ from torch import Tensor
 
 def noise(x: Tensor, rng, sigma: float, scale: list[float] = (1.0, 1.0, 1.0)) -> Tensor:
     """Adds Gaussian noise (SmoothGrad, Smilkov et al. 2017), `sigma` in units of [0,1], times `scale` per channel."""
+    if not sigma >= 0:
+        raise ValueError(f"noise={sigma} must be 0 or larger, in units of [0,1]")
     draw = rng.normal(*x.shape[1:])
     return x + torch.cat([draw[:, c : c + 1] * (sigma * s) for c, s in enumerate(scale)], 1)
 

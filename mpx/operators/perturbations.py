@@ -132,6 +132,8 @@ def mean_color(x: Tensor) -> Tensor:
 
 def noise(x: Tensor, rng, sigma: float = 0.2, fresh: bool = True, mean: float = 0.5):
     """Gaussian noise around `mean`, standard deviation `sigma`, clipped to [0,1]; `fresh` draws it every step."""
+    if not sigma >= 0:
+        raise ValueError(f"perturbation.sigma={sigma} of the noise must be 0 or larger, in units of [0,1]")
 
     def draw(rng) -> Tensor:
         return (mean + sigma * rng.normal(*x.shape[1:])).clamp(0, 1)

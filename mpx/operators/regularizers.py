@@ -24,6 +24,8 @@ def l1(s: Tensor, reduction: str = "mean", power: float = 1.0, warmup: int = 0, 
     power: of each value, below 1 it favours few large ones (Dabkowski & Gal 2017's code: 0.3, shifted by OFFSET to keep its
     derivative finite at 0). warmup: the weight grows from 0 along a line over as many iterations (Chang et al. 2019: 30).
     """
+    if warmup < 0 or not power > 0:
+        raise ValueError(f"regularizers.l1: warmup={warmup} must be 0 or more iterations and power={power} above 0")
     s = s.abs() if power == 1 else (s.abs() + OFFSET) ** power - OFFSET**power
     value = _reduce(s, reduction)
     return value * (iteration.to(value) / warmup).clamp(max=1) if warmup else value
@@ -42,6 +44,8 @@ def tv(s: Tensor, beta: float = 3.0, isotropic: bool = True, reduction: str = "m
     over the differences of each axis. cells: differences are per 1/cells of the image's side, so that the same mask costs
     the same at every mask_size (28 is the papers' grid; null: per cell, whatever its size).
     """
+    if not beta > 0:
+        raise ValueError(f"regularizers.tv.beta={beta} must be above 0")
     h, w = s.shape[-2:]
     dy, dx = s.diff(dim=-2) * (h / cells if cells else 1), s.diff(dim=-1) * (w / cells if cells else 1)
     if not isotropic:
@@ -70,10 +74,13 @@ def area(
     with torch.no_grad():
         r = full.mean((1, 2, 3)).clamp(min=1e-6) / area
         share = area * torch.maximum((r**-correction).clamp(0.5, 2), ((r - 0.5) / 1.5).clamp(max=1))
-        ones = (inside * share).round().long().clamp(1, m.shape[1]).tolist()
-        border = torch.stack([row.kthvalue(row.numel() - n + 1).values for row, n in zip(m, ones)])[:, None]
+        ones = (inside * share).round().long().clamp(1, m.shape[1])[:, None]
+        if m.is_cuda:  # twice the work, but nothing waits for the device to say how many
+            border = m.sort(1, descending=True).values.gather(1, ones - 1)
+        else:
+            border = torch.stack([row.kthvalue(len(row) - n + 1).values for row, (n,) in zip(m, ones.tolist())])[:, None]
         above, level = m > border, m == border
-        share = (m.new_tensor(ones)[:, None] - above.sum(1, keepdim=True)) / level.sum(1, keepdim=True)
+        share = (ones - above.sum(1, keepdim=True)) / level.sum(1, keepdim=True)
         wanted = above + level * share  # to what extent each value is to be 1
     return (wanted * (1 - m) ** 2 + (1 - wanted) * m**2).mean(1) * growth ** iteration.to(m)
 

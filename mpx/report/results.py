@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from mpx.metrics.drops import LEAST
 from mpx.report import render
 
 COLUMNS = ("image", "target", "class", "area_asked", "p_before", "p_after", "p_reference", "p_normalised", "area", "passes",
@@ -126,9 +127,9 @@ def table_rows(e) -> list[dict]:
 
 def table_row(row: dict) -> dict:
     """COLUMNS of `scalars` or `load_row`, and its metrics; p_normalised is 1 at the photo's probability, 0 at the fully
-    perturbed one's."""
+    perturbed one's, NaN where they differ by less than LEAST."""
     before, after, reference = (row[k] for k in NUMBERS[:3])
-    normalised = (after - reference) / (before - reference) if before != reference else math.nan
+    normalised = (after - reference) / (before - reference) if before - reference >= LEAST else math.nan
     asked = row["area_asked"] if row["area_asked"] == row["area_asked"] else ""  # NaN: none
     row = row | {"p_normalised": normalised, "mask": f"masks/{row['name']}.npz", "area_asked": asked}
     return {column: row[column] for column in COLUMNS} | measured(row.get("metrics", "{}"))
@@ -214,6 +215,7 @@ def summary(rows: list[dict], n_skipped: int, n_missing: int, protocol: dict) ->
 
     n counts rows, n_skipped and n_missing (not reached yet) count images.
     """
+    normalised = [row["p_normalised"] for row in rows if math.isfinite(row["p_normalised"])]
     return {
         "n": len(rows),
         "n_skipped": n_skipped,
@@ -222,7 +224,7 @@ def summary(rows: list[dict], n_skipped: int, n_missing: int, protocol: dict) ->
             k: statistics([row[k] for row in rows])
             for k in ("p_normalised", "p_after", "area", "passes", "forwards", "seconds")
         },
-        "share_p_normalised_below_0.1": sum(row["p_normalised"] <= 0.1 for row in rows) / len(rows) if rows else None,
+        "share_p_normalised_below_0.1": sum(p <= 0.1 for p in normalised) / len(normalised) if normalised else None,
         "protocol": protocol,
         "versions": versions(),
     }

@@ -79,12 +79,12 @@ class Recipe:
         if None not in self.areas and not any(asks(part, "area") for part in parts.values()):
             raise ValueError(
                 f"area={list(self.areas)}: nothing that was chosen looks at it; regularizer=[area,...] or "
-                "optimizer=frank_wolfe do"
+                'optimizer=frank_wolfe do, and in Python recipe=mpx.preset("extremal2019")'
             )
         weights = {f"lambda_{name}": weight for name, (weight, _) in self.regularizers.items()}
         for name, weight in (weights | {"dual_weight": self.dual_weight}).items():
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"{name}={weight} must be a number, 0 or larger")
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+                raise ValueError(f"{name}={weight!r} must be a number, 0 or larger")
 
 
 class Problem:
@@ -216,7 +216,7 @@ class Problem:
             else counts.to(self.targets.device)
         )
 
-    def _score(self, parameter: Tensor, mask: Tensor, iteration: int, exact: bool) -> tuple[Tensor, Tensor]:
+    def _score(self, parameter: Tensor, mask: Tensor, iteration: int | list[int], exact: bool) -> tuple[Tensor, Tensor]:
         """Mean score over the random samples and the path, mean probability of the target at the path's end, (B,) each."""
         path = [1.0] if exact else self.path
         draws = [(s * len(path) + k, point) for s in self.samples for k, point in enumerate(path)]

@@ -1,13 +1,15 @@
 """The average of a metric over a dataset: its interval, its groups, its protocol, and what is kept of each row."""
 
+import copy
 import pickle
 from functools import partial
 
 import pytest
 import torch
 from scene import BOX, classifier, photos, place, random_maps, square, targets
+from torch import nn
 
-from mpx import config
+from mpx import Classifier, config
 from mpx.metrics import Metric, average, measure, protocol, summarise
 from mpx.metrics.curves import deletion
 from mpx.metrics.regions import keypoints, mass, pointing
@@ -121,3 +123,15 @@ def test_a_function_of_ones_own():
     metric = Metric(brightness)
     metric.update(square(), images=photos(1), classifier=classifier(), targets=targets(1))
     assert metric.compute()["n"] == 1 and metric.protocol["options"] == {"gain": 2.0}
+
+
+def test_a_classifier_is_frozen_while_it_is_asked():
+    """Batch norms of a network in training would see the metric's pictures, and learn from them."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    given = {"images": torch.rand(2, 3, 16, 16), "targets": torch.tensor([0, 1])}
+    maps, wrapped, before = torch.rand(2, 1, 16, 16), Classifier(network), copy.deepcopy(network.state_dict())
+    found = measure({"deletion": deletion}, maps, classifier=wrapped, **given)
+    assert network.training and all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    with pytest.raises(ValueError, match="Sequential is in training mode"):
+        measure({"deletion": deletion}, maps, classifier=network, **given)
+    torch.testing.assert_close(measure({"deletion": deletion}, maps, classifier=wrapped.eval(), **given), found)

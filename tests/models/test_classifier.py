@@ -122,6 +122,12 @@ class NoGrad(Wrap):
         (Wrap(lambda out: out.round()), "without gradient"),
         (Wrap(lambda out: out.detach() + torch.zeros(5, requires_grad=True)), "without gradient"),
         (Wrap(lambda out: (out - out.detach()).abs().sqrt()), "gradient.*NaN"),
+        (Wrap(lambda out: out[:, :1]), "a single logit y"),
+        (Wrap(lambda out: out.softmax(1)), "gives probabilities"),
+        (Wrap(lambda out: out - out.mean(0)[None] * (len(out) > 1)), "otherwise when another is beside it"),
+        (Wrap().double(), "weights of torch.float64"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), "3 colours and 8x8 px .*model.size="),
+        (nn.Sequential(nn.Flatten(), nn.Linear(27, 5)), "3 colours and 8x8 px .*model.size="),
     ],
 )
 def test_check_refuses(network, words):
@@ -144,3 +150,8 @@ def test_bad_normalisation():
     for mean, std in [((0.1, 0.2), 1.0), (0.0, 0.0), (0.0, (1.0, 1.0, -1.0))]:
         with pytest.raises(ValueError, match="std above 0"):
             Classifier(Wrap(), mean, std)
+
+
+def test_check_tells_chance_from_company():
+    """A network that draws is the user's affair; one whose pictures see each other is not."""
+    Classifier(Wrap(lambda out: out + torch.rand_like(out))).check(X[:1])

@@ -10,6 +10,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from mpx.models import Classifier
+from mpx.models.fold import put
 from mpx.models.zoo import efficientnet_lite0
 from mpx.operators.network import Layer
 
@@ -145,3 +146,24 @@ def test_frozen_inside_frozen():
             pass
         assert "forward" in vars(classifier.network.conv)
     assert not any("forward" in vars(module) for module in classifier.modules())
+
+
+def test_what_cannot_be_folded_is_left_as_it_is(monkeypatch):
+    net = Net()
+    nn.utils.parametrizations.spectral_norm(net.conv)
+    classifier = lived(net)
+    expected = classifier(X)
+    with classifier.frozen((32, 32)):
+        assert not classifier.folded and torch.equal(classifier(X), expected)
+
+    def fails(conv, norm):  # at the second
+        if classifier_of_two.network[0] is not conv:
+            raise RuntimeError("out of memory")
+        put(conv, norm)
+
+    classifier_of_two = lived(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)))
+    monkeypatch.setattr("mpx.models.fold.put", fails)
+    classifier_of_two.network.append(nn.Flatten())
+    with pytest.raises(RuntimeError), classifier_of_two.frozen((32, 32)):
+        pass
+    assert not any("forward" in vars(module) for module in classifier_of_two.modules())

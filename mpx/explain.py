@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_tensor
 
 from mpx import config
+from mpx.batches import Row, begin, place_matters, solve_all
 from mpx.data import datasets
 from mpx.data.images import read_image, to_rgb
 from mpx.data.targets import resolve_targets
-from mpx.explanation import Explanation, Row, begin, join, place_matters, solve_all
+from mpx.explanation import Explanation, join
 from mpx.models.classifier import Classifier
-from mpx.solver.objective import Recipe
+from mpx.solver.recipe import Recipe
 from mpx.solver.search import minimise
 
 

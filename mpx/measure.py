@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from mpx import config
+from mpx.batches import Row, solve
 from mpx.data.images import read_image
 from mpx.data.regions import Place
 from mpx.data.targets import region_of
-from mpx.explanation import Row, solve
 from mpx.metrics import protocol, rows, summarise
 from mpx.operators import asks, offer
 from mpx.report import areas, results
-from mpx.solver.objective import Recipe, draws
+from mpx.solver.objective import draws
+from mpx.solver.recipe import Recipe
 from mpx.solver.search import minimise
 
 log = logging.getLogger("mpx")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from omegaconf import OmegaConf
 
 from mpx import config
-from mpx.solver.objective import GAMES
+from mpx.solver.recipe import GAMES
 
 COLUMNS = ("experiment", "paper", "game", "operator", "mask", "score", "regularizers", "optimizer × steps", "passes")
 

@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from mpx import config, measure
 from mpx.data import datasets
 from mpx.operators import asks
-from mpx.report import html, plots, results
-from mpx.report.folder import clear, held
+from mpx.report import html, results
+from mpx.report.folder import clear, held, keep
 from mpx.report.session import Session
 from mpx.solver import shares, workers
 from mpx.work import work
@@ -119,7 +119,7 @@ def objective(cfg: DictConfig, said: dict | None) -> float | None:
 def _keep(cfg: DictConfig, folder: Path, free: tuple, overrides: list[str], joins: bool) -> None:
     if cfg.force:
         clear(folder)
-    config.keep(cfg, folder, free, overrides, joins)
+    keep(cfg, folder, free, overrides, joins)
 
 
 def _sum_up(
@@ -241,7 +241,7 @@ def _alone(cfg: DictConfig, share: shares.Share):
 def hparams(cfg: DictConfig, choices: dict, varied: dict[str, str]) -> dict:
     """What TensorBoard compares by, flat and short: a sweep's axes (it shows the first five), else all that was chosen."""
     if varied:
-        return {axis: value if math.isnan(plots.number(value)) else float(value) for axis, value in varied.items()}
+        return {axis: value if math.isnan(results.number(value)) else float(value) for axis, value in varied.items()}
     groups = {
         k: v
         for k, v in choices.items()

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpx import config
 from mpx.report import results, sweep
-from mpx.report.folder import lock
+from mpx.report.folder import lock, to_keep
 from mpx.run import FREE, FREE_BITS
 
 log = logging.getLogger("mpx")
@@ -130,7 +130,7 @@ def done(cfg: DictConfig, folder: Path) -> bool:
         kept = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml"))
     except (OSError, ValueError):
         return False
-    asked = config.kept(cfg)
+    asked = to_keep(cfg)
     differing = {key for key in {*kept, *asked} if kept.get(key) != asked.get(key)} - {"name", "force"}
     return not differing and said["n_missing"] == 0 and not said["protocol"]["stopped"]
 

@@ -17,9 +17,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from mpx import config
+from mpx.batches import Row, begin, place_matters, solve_all
 from mpx.data.images import read_image
 from mpx.data.targets import resolve_targets
-from mpx.explanation import Explanation, Row, begin, place_matters, solve_all
+from mpx.explanation import Explanation
 from mpx.measure import Measures, place, wanted
 from mpx.models.memory import out_of_memory
 from mpx.report import results

@@ -46,9 +46,9 @@ import torch
 from torchvision.io import write_jpeg
 
 from mpx import config
+from mpx.batches import Row, begin, solve, solve_all
 from mpx.data import datasets
 from mpx.data.images import read_image
-from mpx.explanation import Row, begin, solve, solve_all
 from mpx.metrics import measure
 from mpx.operators.perturbations import blur_median
 from mpx.solver import shares, workers

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from mpx import config, explain
 from mpx.operators import asks
-from mpx.solver.objective import Recipe
+from mpx.solver.recipe import Recipe
 from mpx.solver.shares import device
 
 GROUPS = sorted(path.name for path in config.CONFIGS.iterdir() if path.is_dir())

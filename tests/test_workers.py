@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mpx import config
 from mpx.data.datasets import images
-from mpx.report.folder import held, lock
+from mpx.report.folder import held, keep, lock
 from mpx.report.session import Session
 from mpx.solver import shares, workers
 
@@ -181,19 +181,19 @@ def test_shares_of_different_images_are_not_summed_up(home):
 
 
 def test_a_share_that_joins_has_the_same_configuration(tmp_path):
-    def keep(*overrides):
-        return partial(config.keep, config.compose(*overrides), tmp_path, ("name",), list(overrides))
+    def kept(*overrides):
+        return partial(keep, config.compose(*overrides), tmp_path, ("name",), list(overrides))
 
-    with held(tmp_path, 0, 2, keep("steps=5", "name=a")):
-        with held(tmp_path, 1, 2, keep("steps=5", "name=b")):
+    with held(tmp_path, 0, 2, kept("steps=5", "name=a")):
+        with held(tmp_path, 1, 2, kept("steps=5", "name=b")):
             pass
         with pytest.raises(ValueError, match="steps was 5 and is 6"):
-            with held(tmp_path, 1, 2, keep("steps=6")):
+            with held(tmp_path, 1, 2, kept("steps=6")):
                 pass
         with pytest.raises(ValueError, match=f"being worked in .2 shares pid {os.getpid()}"):
-            with held(tmp_path, 0, 1, keep("steps=5")):
+            with held(tmp_path, 0, 1, kept("steps=5")):
                 pass
-    with held(tmp_path, 0, 1, keep("steps=6")):  # nobody is there, and no row
+    with held(tmp_path, 0, 1, kept("steps=6")):  # nobody is there, and no row
         pass
 
 

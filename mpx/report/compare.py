@@ -94,7 +94,7 @@ def paired(run: Run, first: Run, name: str) -> tuple[float, int, float]:
     if any(len(r.by(*key)) < len(r.rows) for r in (run, first)):
         key += ("area_asked",)
     mine, others = run.by(*key), first.by(*key)
-    both = [[_number(rows[k].get(name)) for rows in (mine, others)] for k in mine if k in others]
+    both = [[results.number(rows[k].get(name)) for rows in (mine, others)] for k in mine if k in others]
     differences = np.array([a - b for a, b in both if math.isfinite(a - b)])
     if len(differences) < 2:
         return math.nan, len(differences), math.nan
@@ -102,13 +102,6 @@ def paired(run: Run, first: Run, name: str) -> tuple[float, int, float]:
         return 0.0, len(differences), 1.0
     test = permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=9999, rng=0)
     return differences.mean().item(), len(differences), test.pvalue.item()
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text)
-    except (TypeError, ValueError):  # a row without this metric
-        return math.nan
 
 
 def grid(table: list[dict], tex: bool = False) -> list[list[str]]:
@@ -218,9 +211,7 @@ def figure(runs: Sequence[Run], table: list[dict], path: Path) -> None:
         axes.set_axis_off()
     marks = [panels[0].plot([], [], "o", color=f"C{j % 10}", label=run.name)[0] for j, run in enumerate(runs)]
     page.legend(handles=marks, loc="outside lower center", ncols=min(4, len(runs)))
-    draft = path.with_name(f".{path.name}.tmp.png")
-    page.savefig(draft, dpi=120)
-    draft.replace(path)
+    results.write_figure(path, page)
 
 
 def cost(run: Run) -> float:

@@ -226,10 +226,7 @@ def _name(line: dict[str, str]) -> str:
 
 
 def _number(text: str | None) -> float | None:
-    try:
-        value = float(text)
-    except (TypeError, ValueError):  # not measured, or no such column in this job
-        return None
+    value = results.number(text)  # not measured, or no such column in this job: NaN
     return value if math.isfinite(value) else None
 
 

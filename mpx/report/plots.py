@@ -1,6 +1,5 @@
 """Curves of a sweep, of compare's lines: each metric against the axes, and which jobs no other one beats."""
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +10,6 @@ from mpx.report import results
 from mpx.report.compare import COST, Run, better, cost, is_best, short, title
 
 WIDTH, HEIGHT = 4.2, 3.2  # inches of a panel
-
-
-def number(text: str) -> float:
-    """NaN where it is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def metrics(table: list[dict], path: Path) -> None:
@@ -46,12 +37,12 @@ def metrics(table: list[dict], path: Path) -> None:
         page.legend(
             handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8, title=", ".join(axes[1:])
         )
-    _write(page, path)
+    results.write_figure(path, page)
 
 
 def _lines(panel, lines: list[dict], axes: list[str], values: list[list[str]]) -> None:
     first, *others = axes
-    numbers = [number(value) for value in values[0]]
+    numbers = [results.number(value) for value in values[0]]
     is_number = np.isfinite(numbers).all()
     at = dict(zip(values[0], numbers if is_number else range(len(numbers))))
     groups = {}
@@ -136,7 +127,7 @@ def pareto(runs: Sequence[Run], path: Path) -> None:
     if any(runs[0].axes):
         page.suptitle(", ".join(runs[0].axes), fontsize=8, color="grey")  # what the labels are values of
     _untangle(page, best)
-    _write(page, path)
+    results.write_figure(path, page)
 
 
 def _front(panel, across: dict, up: dict, way: str, runs: Sequence[Run]) -> list:
@@ -183,9 +174,3 @@ def _page(width: float, height: float):
     from matplotlib.figure import Figure  # slow to import
 
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def _write(page, path: Path) -> None:
-    file = io.BytesIO()
-    page.savefig(file, dpi=120, format="png")
-    results.write(path, file.getvalue())

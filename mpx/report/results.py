@@ -161,6 +161,14 @@ def read_csv(path: Path) -> list[dict[str, str]]:
                 for line in csv.DictReader(file, restval="")]  # fmt: skip
 
 
+def number(text: str | None) -> float:
+    """Of a table's cell; NaN where it is none."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return math.nan
+
+
 def append_csv(path: Path, rows: list[dict], columns: Sequence[str] = COLUMNS) -> None:
     """In one write, so that who reads meanwhile sees whole lines."""
     if not path.exists():
@@ -185,6 +193,13 @@ def write_skipped(path: Path, skipped: list[tuple[str, str]]) -> None:
         write_csv(path, [{"image": name, "reason": reason} for name, reason in skipped], ("image", "reason"))
     else:
         path.unlink(missing_ok=True)
+
+
+def write_figure(path: Path, page) -> None:
+    """A page of matplotlib's as a PNG."""
+    file = io.BytesIO()
+    page.savefig(file, dpi=120, format="png")
+    write(path, file.getvalue())
 
 
 def _cell(value):

@@ -112,7 +112,7 @@ def axes(name: str) -> dict[str, str]:
 
 def ordered(values: list[str]) -> list[str]:
     """null, then numbers by size; names as they come."""
-    numbers = [-math.inf if value == "null" else plots.number(value) for value in values]
+    numbers = [-math.inf if value == "null" else results.number(value) for value in values]
     return values if np.isnan(numbers).any() else [values[i] for i in np.argsort(numbers, kind="stable")]
 
 

@@ -6,85 +6,22 @@ once (mpx.solver.search), so that each row's gradient is its own and a batch of 
 
 import copy
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from mpx.operators import asks, offer
+from mpx.operators import offer
 from mpx.operators.augment import MOVES
 from mpx.operators.masks import Grid
 from mpx.operators.perturbations import Pixels
 from mpx.operators.rng import Draws, key
 from mpx.operators.scores import probability
+from mpx.solver.gradients import SCALE, Part, Scaled
+from mpx.solver.recipe import GAMES, TYPES, Recipe
 
-# game -> what the network is shown: (which of the masks, whether its complement, weight of the score to minimise)
-GAMES = {
-    "deletion": [(0, False, 1.0)],
-    "preservation": [(0, False, -1.0)],
-    "dual": [(0, False, 1.0), (0, True, -1.0)],
-    # a mask to delete, one to preserve, and their product, which is the result and does both (Khorram et al. 2021)
-    "product": [(0, False, 0.5), (0, True, -0.5), (1, False, 0.5), (2, True, -0.5)],
-}
-TYPES = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}  # precision -> what the network computes in
-SCALE = 1024.0  # of gradients inside a network in float16, whose smallest number is 6e-8
 PER_ROW = ("photos", "targets", "areas", "original", "p_before", "p_reference")  # of a Problem
 PICTURES = 32  # through the network at once, where a row has several
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What was chosen: one operator of each kind and how to search. All callables; mpx.config builds one."""
-
-    perturbation: Callable
-    mask: Callable  # (image_size=, device=) -> mask kind
-    score: Callable
-    regularizers: dict[str, tuple[float, Callable]] = field(default_factory=dict)  # name -> (weight, function)
-    under_mask: list[Callable] = field(default_factory=list)  # augments of photo and perturbed photo alike
-    over_mask: list[Callable] = field(default_factory=list)  # augments of the picture the network sees
-    game: str = "deletion"
-    dual_weight: float = 1.0  # of a dual's preservation, beside its deletion
-    gradient: Callable | None = None  # () -> points of the path that the score is averaged over; None: the mask itself
-    areas: tuple[float | None, ...] = (None,)  # asked: a row of each image and target for each
-    samples: int = 1
-    steps: int = 150
-    optimizer: Callable = torch.optim.Adam
-    scheduler: Callable | None = None
-    stop: Callable | None = None  # (means of the objective so far) -> the rate of a row's step, 0: it is over
-    precision: str = "32"
-    compile: bool = False  # the network by torch.compile, for the search
-    seed: int = 0
-    explainer: Callable | None = None  # (photos, ...) -> relevance (B,1,H,W), in the place of the search; mpx.explainers
-
-    def __post_init__(self):
-        if self.game not in GAMES:
-            raise ValueError(f"game={self.game!r} must be one of {', '.join(GAMES)}")
-        if self.precision not in TYPES:
-            raise ValueError(f"precision={self.precision!r} must be '32', 'bf16' or '16'")
-        for name in ("samples", "steps"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number, at least 1")
-        for area in self.areas:
-            if area is not None and (isinstance(area, bool) or not isinstance(area, (int, float)) or not 0 < area < 1):
-                raise ValueError(f"area={area!r} must be a share of the image, above 0 and below 1, or a list of these")
-        if not self.areas or len(self.areas) > 1 and None in self.areas or len(set(self.areas)) < len(self.areas):
-            raise ValueError(f"area={list(self.areas)} must name one or several different shares of the image")
-        if self.stop:
-            self.stop([])  # says what is wrong with its options
-        parts = {"optimizer": self.optimizer, "mask": self.mask, **{k: term for k, (_, term) in self.regularizers.items()}}
-        if None in self.areas and (needy := [name for name, part in parts.items() if asks(part, "area")]):
-            raise ValueError(f"{needy[0]} needs area=, the share of the image that shall be evidence, e.g. area=0.1")
-        if None not in self.areas and not any(asks(part, "area") for part in parts.values()):
-            raise ValueError(
-                f"area={list(self.areas)}: nothing that was chosen looks at it; regularizer=[area,...] or "
-                'optimizer=frank_wolfe do, and in Python recipe=mpx.preset("extremal2019")'
-            )
-        weights = {f"lambda_{name}": weight for name, (weight, _) in self.regularizers.items()}
-        for name, weight in (weights | {"dual_weight": self.dual_weight}).items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
-                raise ValueError(f"{name}={weight!r} must be a number, 0 or larger")
 
 
 class Problem:
@@ -226,7 +163,7 @@ class Problem:
             score, p = self._sums(parameter, mask, iteration, parts[0], exact)
         else:
             found = [
-                _Part.apply(lambda x, part=part: self._sums(x, None, iteration, part, exact), parameter) for part in parts
+                Part.apply(lambda x, part=part: self._sums(x, None, iteration, part, exact), parameter) for part in parts
             ]
             score, p = (sum(values) for values in zip(*found))
         return score / len(draws), p / len(self.samples)
@@ -258,7 +195,7 @@ class Problem:
                 pictures.append(picture)
                 inner.append(within)
         half, within = TYPES[recipe.precision] is torch.float16, (torch.cat(parts) for parts in zip(*inner))
-        with self.site.inside(*(_Scaled.apply(x, 1 / SCALE) if half else x for x in within)):
+        with self.site.inside(*(Scaled.apply(x, 1 / SCALE) if half else x for x in within)):
             logits = self.logits(torch.cat(pictures) if len(pictures) > 1 else pictures[0])
         self.spent["passes" if logits.requires_grad else "forwards"] += len(pictures)
         logits = logits.view(len(draws), len(self.views), len(self.targets), -1)
@@ -282,7 +219,7 @@ class Problem:
             return network(pictures).float()
         scale = SCALE if kind is torch.float16 else 1.0
         with torch.autocast(pictures.device.type, kind):
-            return _Scaled.apply(network(_Scaled.apply(pictures, 1 / scale)).float(), scale)
+            return Scaled.apply(network(Scaled.apply(pictures, 1 / scale)).float(), scale)
 
     def shown(self, parameter: Tensor) -> Tensor:
         """The mask (B,*shape) that is judged: of a random one a draw, for their mean may look otherwise to the network."""
@@ -313,35 +250,3 @@ def draws(seed: int, photos: Tensor, targets: Tensor) -> Draws:
     """The random numbers of rows, by what they are of: photos (B,3,H,W), targets (B,)."""
     pixels = (photos.detach().cpu() * 255).round().byte().numpy()
     return Draws([key(seed, p.tobytes(), t) for p, t in zip(pixels, targets.tolist())], photos.device)
-
-
-class _Scaled(torch.autograd.Function):
-    """The same forward; the gradient times `scale`."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        return gradient * ctx.scale, None
-
-
-class _Part(torch.autograd.Function):
-    """Part of a sum, whose gradient is taken at once: the network's activations are those of one part, not of all."""
-
-    @staticmethod
-    def forward(ctx, function: Callable, parameter: Tensor):
-        if not ctx.needs_input_grad[1]:
-            return function(parameter)
-        with torch.enable_grad():
-            inner = parameter.detach().requires_grad_()
-            score, p = function(inner)
-            (ctx.gradient,) = torch.autograd.grad(score.sum(), inner)
-        ctx.mark_non_differentiable(p)
-        return score.detach(), p
-
-    @staticmethod
-    def backward(ctx, score, _):  # rows are independent: each scales its own gradient
-        return None, ctx.gradient * score.view(-1, *[1] * (ctx.gradient.ndim - 1))

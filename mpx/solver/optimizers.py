@@ -49,17 +49,22 @@ class LineSearch(torch.optim.Optimizer):
 
 
 class RowAdam(torch.optim.Optimizer):
-    """Adam (Kingma & Ba 2015) whose second moment is a row's, the mean over its cells, as NovoGrad's is a layer's (2019).
+    """Adam (Kingma & Ba 2015) whose second moment is in part its row's, a mean over cells; NovoGrad's is a layer's (2019).
 
     Adam gives every cell a step of about lr, also those that hardly matter: evidence grows far beyond the object and takes
-    hundreds of steps to shrink. Here a cell goes as far as its gradient says, lr where that is the row's root mean square.
+    hundreds of steps to shrink. With a row's second moment alone, what hardly matters hardly shrinks. Here a cell's step is
+    divided by rms^own of its own gradient and rms^(1 - own) of the row's: own=1 is Adam.
     """
 
-    def __init__(self, params, lr: float = 0.8, beta1: float = 0.7, beta2: float = 0.95, eps: float = 1e-12):
+    def __init__(
+        self, params, lr: float = 0.3, beta1: float = 0.7, beta2: float = 0.95, own: float = 0.5, eps: float = 1e-12
+    ):
         for name, value in (("beta1", beta1), ("beta2", beta2)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name}={value} must be at least 0 and below 1")
-        super().__init__(params, {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps})
+        if not 0 <= own <= 1:
+            raise ValueError(f"own={own} must be from 0, the row's second moment, to 1, each cell's")
+        super().__init__(params, {"lr": lr, "beta1": beta1, "beta2": beta2, "own": own, "eps": eps})
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -68,13 +73,14 @@ class RowAdam(torch.optim.Optimizer):
             for p in (p for p in group["params"] if p.grad is not None):
                 state, betas = self.state[p], (group["beta1"], group["beta2"])
                 if not state:
-                    state.update(t=0, moments=(torch.zeros_like(p), p.new_zeros(len(p), *[1] * (p.ndim - 1))))
+                    state.update(t=0, moments=(torch.zeros_like(p), torch.zeros_like(p)))
                 state["t"] += 1
-                square = p.grad.square().flatten(1).mean(1).view_as(state["moments"][1])
-                for moment, new, beta in zip(state["moments"], (p.grad, square), betas):
+                for moment, new, beta in zip(state["moments"], (p.grad, p.grad.square()), betas):
                     moment.lerp_(new, 1 - beta)
                 mean, square = (moment / (1 - beta ** state["t"]) for moment, beta in zip(state["moments"], betas))
-                p.sub_(group["lr"] * mean / (square.sqrt() + group["eps"]))
+                row = square.flatten(1).mean(1).view(-1, *[1] * (p.ndim - 1))
+                rms = square.pow(group["own"] / 2) * row.pow((1 - group["own"]) / 2)
+                p.sub_(group["lr"] * mean / (rms + group["eps"]))
         return loss
 
 

@@ -16,7 +16,8 @@ from mpx.data.targets import region_of, resolve_targets
 from mpx.models import synthetic as models
 from mpx.models.synthetic import FULL, THRESHOLD
 from mpx.operators.perturbations import blend
-from mpx.solver.objective import Problem, Recipe
+from mpx.solver.objective import Problem
+from mpx.solver.recipe import Recipe
 
 NET = models.synthetic()
 

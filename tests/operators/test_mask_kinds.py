@@ -17,7 +17,8 @@ from mpx.operators.infill import LocalMean, mix, random_color
 from mpx.operators.ratio import Ratio
 from mpx.operators.rng import Draws
 from mpx.operators.segments import Patches, Superpixels
-from mpx.solver.objective import Problem, Recipe
+from mpx.solver.objective import Problem
+from mpx.solver.recipe import Recipe
 
 NET = SquareNet().eval()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])

@@ -11,7 +11,8 @@ from mpx import config
 from mpx.operators import perturbations
 from mpx.operators.perturbations import blend
 from mpx.operators.rng import Draws
-from mpx.solver.objective import Problem, Recipe
+from mpx.solver.objective import Problem
+from mpx.solver.recipe import Recipe
 
 PHOTOS = torch.rand(3, 3, 64, 72, generator=torch.Generator().manual_seed(0))
 

@@ -264,7 +264,7 @@ def run(name: str, p: float, area: float, better: str = "lower") -> compare.Run:
 
 def drawn(monkeypatch, tmp_path, runs) -> Figure:
     pages = []
-    monkeypatch.setattr(plots, "_write", lambda page, path: pages.append(page))
+    monkeypatch.setattr(results, "write_figure", lambda path, page: pages.append(page))
     plots.pareto(runs, tmp_path / "pareto.png")
     return pages[0]
 

@@ -9,10 +9,11 @@ from choices import GRIDS, PERTURBATIONS
 from planted import SquareNet, square_photo
 
 from mpx import Classifier, config, explain
-from mpx.explanation import Row, solve
+from mpx.batches import Row, solve
 from mpx.operators import augment, perturbations
 from mpx.solver.module import fit
-from mpx.solver.objective import GAMES, Problem, Recipe
+from mpx.solver.objective import Problem
+from mpx.solver.recipe import GAMES, Recipe
 from mpx.solver.search import Search, minimise, schedule
 from mpx.solver.workers import alone
 

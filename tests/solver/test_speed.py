@@ -9,7 +9,8 @@ from planted import SquareNet, square_photo
 
 from mpx import Classifier, config, explain
 from mpx.operators.perturbations import blur_gaussian
-from mpx.solver.objective import Problem, Recipe
+from mpx.solver.objective import Problem
+from mpx.solver.recipe import Recipe
 
 NET = SquareNet().eval()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])

@@ -8,7 +8,8 @@ import torch
 from planted import SquareNet, square_photo
 
 from mpx import Classifier, config, explain, preset
-from mpx.explanation import Row, begin, join, solve_all
+from mpx.batches import Row, begin, solve_all
+from mpx.explanation import join
 from mpx.operators import stops
 from mpx.operators.perturbations import Pixels, blur_gaussian
 from mpx.solver import search as searching
@@ -140,23 +141,32 @@ def test_a_rate_is_a_part_of_the_learning_rate(optimizer):
     halved = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda k: 1.0 if k < 5 else 0.5)
     a = run(PHOTOS[:3], optimizer=optimizer, stop=lambda means: 0.5 if means else 1.0)
     b = run(PHOTOS[:3], optimizer=optimizer, stop=None, scheduler=halved)
-    torch.testing.assert_close(a.parameter, b.parameter, atol=1e-5, rtol=0)
-    assert not torch.allclose(a.parameter, run(PHOTOS[:3], optimizer=optimizer, stop=None).parameter, atol=1e-3)
+    torch.testing.assert_close(a.parameter, b.parameter, atol=2e-4, rtol=0)
+    assert not torch.allclose(a.parameter, run(PHOTOS[:3], optimizer=optimizer, stop=None).parameter, atol=0.1)
 
 
-def test_row_adam_is_adam_where_a_row_is_one_cell():
-    draw, starts = torch.Generator().manual_seed(0), torch.zeros(4, 1, 1, 1)
-    ours, theirs, wide = (torch.nn.Parameter(x.clone()) for x in (starts, starts, starts.expand(4, 1, 3, 3)))
-    rows = [RowAdam([ours], lr=0.3), torch.optim.Adam([theirs], lr=0.3, betas=(0.7, 0.95), eps=1e-12)]
+@pytest.mark.parametrize("own, side", [(0.5, 1), (1.0, 3)])
+def test_row_adam_is_adam_where_a_row_is_one_cell_or_each_counts_for_itself(own, side):
+    draw, start = torch.Generator().manual_seed(0), torch.zeros(4, 1, side, side)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    rows = [RowAdam([ours], lr=0.3, own=own), torch.optim.Adam([theirs], lr=0.3, betas=(0.7, 0.95), eps=1e-12)]
     for _ in range(20):
-        ours.grad = theirs.grad = torch.randn(4, 1, 1, 1, generator=draw) * torch.logspace(-6, 3, 4).view(4, 1, 1, 1)
+        ours.grad = theirs.grad = torch.randn(start.shape, generator=draw) * torch.logspace(-6, 3, 4).view(4, 1, 1, 1)
         for optimizer in rows:
             optimizer.step()
     torch.testing.assert_close(ours, theirs)
-    wide.grad = torch.arange(36.0).view(4, 1, 3, 3)
-    RowAdam([wide], lr=0.3).step()  # a cell goes as far as its gradient says, and each row the same way in all
-    torch.testing.assert_close(wide.square().mean((1, 2, 3)).sqrt(), torch.full((4,), 0.3))
-    assert wide[0, 0, 0, 0] == 0 and torch.allclose(wide[0, 0, 2, 2], 8 * wide[0, 0, 0, 1])
+
+
+@pytest.mark.parametrize("own", [0.0, 0.5])
+def test_row_adams_steps_grow_with_a_cells_gradient_and_not_with_its_rows(own):
+    wide = torch.nn.Parameter(torch.zeros(4, 1, 3, 3))
+    wide.grad = torch.arange(9.0).view(1, 1, 3, 3) * torch.logspace(-6, 3, 4).view(4, 1, 1, 1)
+    RowAdam([wide], lr=0.3, own=own).step()
+    torch.testing.assert_close(wide[0], wide[3])
+    torch.testing.assert_close(wide[0, 0, 2, 2], 8 ** (1 - own) * wide[0, 0, 0, 1])
+    assert wide[0, 0, 0, 0] == 0
+    if own == 0:
+        torch.testing.assert_close(wide[0].square().mean().sqrt(), torch.tensor(0.3))
 
 
 def test_optimizers_of_the_whole_batch_stop_too():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mpx.data.regions import Place
 from mpx.explanation import Explanation, class_name, slug
-from mpx.models.memory import out_of_memory
+from mpx.metrics.asking import out_of_memory
 from mpx.solver.attribution import Attribution
 from mpx.solver.objective import Problem
 from mpx.solver.recipe import Recipe

@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpx import config, measure
 from mpx.data import datasets
+from mpx.kept import keep
 from mpx.operators import asks
 from mpx.report import html, results
-from mpx.report.folder import clear, held, keep
+from mpx.report.folder import clear, held
 from mpx.report.session import Session
 from mpx.solver import shares, workers
 from mpx.work import work

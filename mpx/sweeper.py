@@ -24,8 +24,9 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from mpx import config
+from mpx.kept import to_keep
 from mpx.report import results, sweep
-from mpx.report.folder import lock, to_keep
+from mpx.report.folder import lock
 from mpx.run import FREE, FREE_BITS
 
 log = logging.getLogger("mpx")

@@ -22,7 +22,7 @@ from mpx.data.images import read_image
 from mpx.data.targets import resolve_targets
 from mpx.explanation import Explanation
 from mpx.measure import Measures, place, wanted
-from mpx.models.memory import out_of_memory
+from mpx.metrics.asking import out_of_memory
 from mpx.report import results
 from mpx.report.tensorboard import Means
 from mpx.solver import shares, workers

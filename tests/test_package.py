@@ -31,7 +31,7 @@ ALLOWED = {
     "explainers": {"data", "models", "operators", "explainers"},
     "solver": {"operators", "explainers", "solver"},
     "metrics": {"operators", "metrics"},
-    "report": {"report"},
+    "report": {"metrics", "report"},
 }
 
 

@@ -134,7 +134,7 @@ def test_the_same_command_gives_the_same_masks(mpx, folder):
 def test_an_interrupt_keeps_what_there_is_and_stops_a_sweep(folder):
     sweep = ["-m", "seed=0,1", "hydra.sweep.dir=sweep"]
     run = folder / "sweep" / "seed=0"
-    command = [sys.executable, str(RUN), *SQUARE, "images=photos", "batch_size=1", "steps=800", *sweep]
+    command = [sys.executable, str(RUN), *SQUARE, "images=photos", "batch_size=1", "steps=500", *sweep]
     process = subprocess.Popen(
         command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

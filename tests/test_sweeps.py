@@ -200,6 +200,16 @@ def test_a_launcher_that_lacks_something_says_so(mpx, folder):
 
 # ---- where they are started
 
+SEEDS = [*QUICK, "-m", "seed=0,1", "deterministic=true"]
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """A folder with three photos, explained with two seeds in outputs/sweeps/plain."""
+    home = workplace(tmp_path_factory.mktemp("seeds"), 3)
+    done(home, *SEEDS, "name=plain")
+    return home
+
 
 @pytest.mark.parametrize(
     "plugin, arguments",
@@ -209,15 +219,14 @@ def test_a_launcher_that_lacks_something_says_so(mpx, folder):
         ("hydra_ray_launcher", ["cluster=ray"]),
     ],
 )
-def test_engines_give_what_one_after_the_other_gives(mpx, folder, monkeypatch, plugin, arguments):
+def test_engines_give_what_one_after_the_other_gives(mpx, seeds, monkeypatch, plugin, arguments):
     pytest.importorskip(f"hydra_plugins.{plugin}")
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join(filter(None, [str(config.CONFIGS.parent), os.environ.get("PYTHONPATH")]))
     )
-    line = [*QUICK, "-m", "seed=0,1", "deterministic=true"]
-    _run(mpx, folder, *line, "name=plain")
-    _run(mpx, folder, *line, *arguments, "name=engine")
-    plain, engine = (folder / "outputs" / "sweeps" / name for name in ("plain", "engine"))
+    monkeypatch.chdir(seeds)
+    _run(mpx, seeds, *SEEDS, *arguments, f"name={plugin}")
+    plain, engine = (seeds / "outputs" / "sweeps" / name for name in ("plain", plugin))
     for job in ("seed=0", "seed=1"):
         assert masks(engine / job) == masks(plain / job) and len(masks(plain / job)) == 3
     assert masks(plain / "seed=0") != masks(plain / "seed=1")

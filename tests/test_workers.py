@@ -21,7 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mpx import config
 from mpx.data.datasets import images
-from mpx.report.folder import held, keep, lock
+from mpx.kept import keep
+from mpx.report.folder import held, lock
 from mpx.report.session import Session
 from mpx.solver import shares, workers
 

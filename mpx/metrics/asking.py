@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from mpx.models.memory import out_of_memory
-
 
 @torch.no_grad()
 def ask(classifier, make: Callable[[Tensor, Tensor], Tensor], targets: Tensor, count: int, pictures: int = 64) -> Tensor:
@@ -32,6 +30,13 @@ def ask(classifier, make: Callable[[Tensor, Tensor], Tensor], targets: Tensor, c
                 raise
             pictures = max(1, len(r) // 2)
     return torch.cat(found).view(len(targets), count)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """torch has a class of error for CUDA only."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    )
 
 
 def ask_stack(classifier, stack: Tensor, targets: Tensor, pictures: int = 64) -> Tensor:

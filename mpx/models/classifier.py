@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from mpx.data.preprocess import Preprocess
 from mpx.models.fold import fold, unfold
-from mpx.models.memory import out_of_memory
 
 
 class Classifier(nn.Module):
@@ -138,8 +137,6 @@ class Classifier(nn.Module):
         try:
             return self(x)
         except (RuntimeError, AssertionError) as error:
-            if out_of_memory(error):
-                raise
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"model {self.name} cannot be asked for pictures of 3 colours and {x.shape[2]}x{x.shape[3]} px ({line}): "

@@ -7,7 +7,7 @@ mean over each five so far, noise and all. It says what part of its step the opt
 import math
 
 
-def settled(means: list[float], tolerance: float = 0.02, cuts: int = 12, power: float = 1.5) -> float:
+def settled(means: list[float], tolerance: float = 0.02, cuts: int = 13, power: float = 1.0) -> float:
     """Where a mean is not below the best by `tolerance` of what was gained, the step is cut; after `cuts` cuts it is over.
 
     After the k-th the rate is (1 - k/cuts)^power. A long step finds the evidence soon but dances around it; cut where it

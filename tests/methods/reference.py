@@ -4,6 +4,8 @@ A small smooth network (so that finite differences tell its gradient), upsamplin
 given, never drawn: a derivation is told which shifts or noise a step has.
 """
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch import nn
@@ -59,6 +61,7 @@ def softmax(z: np.ndarray) -> np.ndarray:
     return e / e.sum()
 
 
+@cache  # asked thousands of times
 def photos(number: int = 1) -> np.ndarray:
     """(number,3,32,32) in [0,1], float64: smooth blobs and texture, exactly representable in 32 bits."""
     random = np.random.default_rng(1)
@@ -66,6 +69,7 @@ def photos(number: int = 1) -> np.ndarray:
     return (0.7 * coarse + 0.3 * random.random((number, 3, SIDE, SIDE))).astype(np.float32).astype(np.float64)
 
 
+@cache
 def bilinear(cells: int, pixels: int) -> np.ndarray:
     """(pixels,cells): linear interpolation between cell centres, the edges held (align_corners=False)."""
     matrix = np.zeros((pixels, cells))
@@ -79,6 +83,7 @@ def bilinear(cells: int, pixels: int) -> np.ndarray:
     return matrix
 
 
+@cache
 def nearest(cells: int, pixels: int) -> np.ndarray:
     """(pixels,cells): each pixel takes the cell that it lies in."""
     matrix = np.zeros((pixels, cells))
@@ -86,6 +91,7 @@ def nearest(cells: int, pixels: int) -> np.ndarray:
     return matrix
 
 
+@cache
 def gaussian(pixels: int, sigma: float, radius: int | None = None) -> np.ndarray:
     """(pixels,pixels): convolution with a Gaussian cut at the radius or 3 sigma, the edges reflected, not repeated."""
     radius = radius or int(np.ceil(3 * sigma))

@@ -135,7 +135,7 @@ def test_area_is_sorted_distance_whatever_the_order_and_ties():
     assert torch.allclose(m.grad[2], m.grad[2].mean()) and (m.grad[2] > 0).all()  # equal values are pulled alike
 
 
-@pytest.mark.parametrize("side", [32, 96])
+@pytest.mark.parametrize("side", [32, 64])
 def test_the_area_asked_is_the_area_seen(side):
     """Within a tenth, soft edges and all, at every resolution."""
     net = SquareNet(side, side // 4, side // 2, side // 4).eval()
@@ -147,9 +147,9 @@ def test_the_area_asked_is_the_area_seen(side):
 
 
 def test_smooth_max_gradient_is_that_of_finite_differences():
-    mask = SmoothMax((20, 24), [5, 6], sigma=0.4, points=2)
+    mask = SmoothMax((12, 16), [3, 4], sigma=0.4, points=2)
     mask.weights, mask.rows, mask.cols = mask.weights.double(), mask.rows.double(), mask.cols.double()
-    start = torch.rand(2, 1, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    start = torch.rand(2, 1, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     assert torch.autograd.gradcheck(mask, start)
 
 

@@ -1,5 +1,7 @@
 """jacobgil/pytorch-explain-black-box, from its description: deletion, median blur, noise, means, anisotropic TV."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
@@ -10,12 +12,16 @@ CELLS, STD = 8, np.array([0.229, 0.224, 0.225])
 SMALL = (f"mask_size={CELLS}", "steps=20")
 
 
+@cache
+def blurred() -> np.ndarray:
+    return median_filter(photos()[0], size=(1, 11, 11), mode="nearest")
+
+
 def objective(p: np.ndarray, noise: np.ndarray) -> float:
     """p: (1,h,w), 1 keeps; noise: (3,H,W), standard normal."""
     x, up = photos()[0], bilinear(CELLS, SIDE)
-    blurred = median_filter(x, size=(1, 11, 11), mode="nearest")
     mask = up @ p[0] @ up.T
-    seen = mask * x + (1 - mask) * blurred + 0.2 * STD[:, None, None] * noise
+    seen = mask * x + (1 - mask) * blurred() + 0.2 * STD[:, None, None] * noise
     tv = np.mean(np.abs(np.diff(p[0], axis=0)) ** 3) + np.mean(np.abs(np.diff(p[0], axis=1)) ** 3)
     return softmax(logits(seen))[TARGET] + 0.01 * np.mean(np.abs(1 - p)) + 0.2 * tv
 

@@ -78,7 +78,7 @@ class Command:
         """Waits for the condition, which must come while the command runs."""
         end = time.monotonic() + seconds
         while not condition():
-            assert self.process.is_alive() and time.monotonic() < end, self.out + self.err
+            assert (self.process.is_alive() or condition()) and time.monotonic() < end, self.out + self.err
             time.sleep(0.005)
         return self
 
@@ -155,8 +155,7 @@ def serve() -> None:
     """Starts the server, once, with this checkout's modules."""
     before = {name: os.environ.get(name) for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
     os.environ.update(PYTHONPATH=os.pathsep.join([str(HERE), str(HERE.parent)]), OMP_NUM_THREADS="1")
-    parsers = "hydra.core.override_parser.overrides_parser"
-    CONTEXT.set_forkserver_preload(["commands", "mpx.cli", "mpx.models.zoo", "torch.utils.tensorboard", parsers])
+    CONTEXT.set_forkserver_preload(["commands", "preloaded"])
     forkserver.ensure_running()
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -2,11 +2,6 @@
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -129,26 +124,6 @@ def test_the_same_command_gives_the_same_masks(mpx, folder):
     for path in (folder / "outputs" / "one" / "masks").iterdir():
         a, b = (np.load(folder / "outputs" / name / "masks" / path.name)["parameter"] for name in ("one", "two"))
         assert (a == b).all()
-
-
-def test_an_interrupt_keeps_what_there_is_and_stops_a_sweep(folder):
-    sweep = ["-m", "seed=0,1", "hydra.sweep.dir=sweep"]
-    run = folder / "sweep" / "seed=0"
-    command = [sys.executable, str(RUN), *SQUARE, "images=photos", "batch_size=1", "steps=500", *sweep]
-    process = subprocess.Popen(
-        command, cwd=folder, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    deadline = time.time() + 120
-    while not list(run.glob("masks/*.npz")) and time.time() < deadline and process.poll() is None:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    rows = table(run)
-    assert 1 <= len(rows) < 3 and all((run / row["mask"]).exists() for row in rows)
-    assert json.loads((run / "summary.json").read_text())["protocol"]["stopped"] is True
-    assert not (folder / "sweep" / "seed=1").exists()
 
 
 def test_help_is_a_menu_and_cfg_shows_the_config(mpx, folder):

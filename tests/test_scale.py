@@ -22,7 +22,7 @@ from mpx.solver.objective import Problem
 from mpx.solver.search import Search
 from mpx.solver.workers import alone
 
-MANY, FEW, BATCH = 400, 40, 16
+MANY, FEW, BATCH = 240, 24, 8
 QUICK = [a for a in PLAIN if not a.startswith(("model.network", "noise", "flip"))]
 QUICK += ["model.network=net.py:SquareNet", "steps=1", "frames=2", "noise=0", "flip=0", f"batch_size={BATCH}"]
 

@@ -249,12 +249,14 @@ def statistics(values: Iterable[float], draws: int = 1000) -> dict:
     """Of the finite values; the interval is the percentile bootstrap, always from the same seed, and needs two values."""
     x = np.array([v for v in values if math.isfinite(v)])
     rng = np.random.default_rng(0)
-    means = [x[rng.integers(len(x), size=len(x))].mean() for _ in range(draws)] if len(x) > 1 else []
+    at_once = max(1, 2**16 // max(1, len(x)))  # of a draw's values
+    sizes = [min(at_once, draws - start) for start in range(0, draws, at_once)] if len(x) > 1 else []
+    means = [x[rng.integers(len(x), size=(size, len(x)))].mean(1) for size in sizes]
     return {
         "n": len(x),
         "mean": x.mean().item() if len(x) else None,
         "median": np.median(x).item() if len(x) else None,
-        "interval95": np.percentile(means, [2.5, 97.5]).tolist() if means else None,
+        "interval95": np.percentile(np.concatenate(means), [2.5, 97.5]).tolist() if means else None,
     }
 
 

@@ -201,8 +201,10 @@ def number(cfg: DictConfig, key: str) -> float:
 
 
 def classifier(cfg: DictConfig, where: torch.device) -> Classifier:
-    """The model on its device."""
-    return build(cfg.model, "model").to(where)
+    """The model on its device. Weights that are drawn are the same in every process, and when a run goes on."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return build(cfg.model, "model").to(where)
 
 
 MIXES = ("accelerator", "strategy", "num_nodes", "plugins", "precision", "gradient_clip_val", "accumulate_grad_batches",

@@ -13,6 +13,7 @@ import torchvision.models as tv
 import yaml
 from torch import nn
 
+from mpx import config
 from mpx.data.datasets import sample
 from mpx.data.images import read_image
 from mpx.data.preprocess import Preprocess
@@ -143,3 +144,14 @@ def test_every_yaml_names_a_function_and_its_keys(path):
     inspect.signature(getattr(importlib.import_module(module), function)).bind(**options)
     if options.get("weights", "DEFAULT") not in ("DEFAULT", None):
         assert options["weights"] in tv.get_model_weights(options["name"]).__members__
+
+
+DRAWN = ["model=torchvision", "model.name=squeezenet1_1", "model.weights=null"]
+
+
+@pytest.mark.parametrize("model", [DRAWN, ["model=synthetic"]])
+def test_weights_that_are_drawn_are_the_same_each_time(model):
+    """Or workers, and a run that goes on, would explain another network."""
+    cfg, state = config.compose(*model), torch.get_rng_state()
+    (one, another) = (config.classifier(cfg, torch.device("cpu")).state_dict() for _ in range(2))
+    assert all(torch.equal(one[key], another[key]) for key in one) and torch.equal(torch.get_rng_state(), state)

@@ -1,6 +1,7 @@
 """What is shipped: a wheel that holds the menu, and rooms that depend only leftwards."""
 
 import ast
+import os
 import subprocess
 import sys
 import zipfile
@@ -46,3 +47,17 @@ def test_rooms_depend_only_leftwards(room):
                 assert parts[0] not in ("hydra", "omegaconf"), f"{path.name} imports {module}"
                 assert parts[0] != "mpx" or len(parts) > 1 and parts[1] in ALLOWED[room], f"{path.name} imports {module}"
                 assert room != "operators" or parts[0] != "pytorch_lightning", path.name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libgomp")
+@pytest.mark.parametrize("own, spins", [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")])
+def test_threads_do_not_spin_where_others_work_unless_the_user_says_so(own, spins):
+    """As libgomp itself tells when torch loads it."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    told = subprocess.run(
+        [sys.executable, "-c", "import mpx"],
+        env=clean | own | {"OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+    ).stderr
+    assert f"GOMP_SPINCOUNT = '{spins}'" in told

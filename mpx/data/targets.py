@@ -2,7 +2,7 @@
 
 A target is "top1" (the winner), "top2" (the second) ..., "label" (the dataset's, all of them), an index, or a class name:
 the whole name, else one of its comma separated synonyms, else whole words of it, if that leaves a single class. A name may
-also be an ImageNet wnid where there are 1000 classes.
+also be an ImageNet wnid where there are 1000 classes. Digits are an index, but for a label that is the very name of a class.
 """
 
 import re
@@ -56,6 +56,14 @@ def _index(value, classes: int, categories, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, (str, Integral)):
         raise ValueError(f'{what} {value!r} is not a class: give "top1", "label", an index or a class name')
     if re.fullmatch(r"-?\d+", text):
+        named = _called(text, categories) if isinstance(value, str) else None
+        if named not in (None, int(text)):
+            if what == "label":
+                return named
+            raise ValueError(
+                f"{what} {value!r} is an index and the name of class {named}: give the index {named} as a number, without "
+                f"quotes, for the class of this name, or {text}"
+            )
         if not 0 <= int(text) < classes:
             raise ValueError(f"{what} {text} is out of range: the model has {classes} classes, 0 to {classes - 1}")
         return int(text)
@@ -64,6 +72,12 @@ def _index(value, classes: int, categories, what: str) -> int:
     if categories is None:
         raise ValueError(f"{what} {text!r} is a name, and the model has no class names: give an index, 0 to {classes - 1}")
     return _by_name(text, categories, what)
+
+
+def _called(text: str, categories: Sequence[str] | None) -> int | None:
+    """The one class of this very name."""
+    found = [i for i, name in enumerate(categories or ()) if str(name).strip() == text]
+    return found[0] if len(found) == 1 else None
 
 
 def _by_name(text: str, categories: Sequence[str], what: str) -> int:

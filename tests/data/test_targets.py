@@ -107,3 +107,15 @@ def test_region_of_a_class():
         region_of(0, {"tench": one, 0: other}, 1000, NAMES)
     with pytest.raises(ValueError, match="label 'zzzzqqqq' is not a class"):
         region_of(0, {"zzzzqqqq": one}, 1000, NAMES)
+
+
+def test_classes_called_by_numbers():
+    """A folder called 10 is the class of this name, which is another than class 10 where names are sorted as text."""
+    names = sorted(str(i) for i in range(1, 13))  # 1, 10, 11, 12, 2, ...
+    logits = torch.zeros(12)
+    assert [resolve_targets("label", logits, name, names) for name in ("1", "10", "2")] == [[0], [1], [4]]
+    assert region_of(1, {"10": "here", "2": "there"}, 12, names) == "here"
+    assert resolve_targets(10, logits, None, names) == [10] == resolve_targets("label", logits, 10, names)
+    with pytest.raises(ValueError, match="'10' is an index and the name of class 1"):
+        resolve_targets("10", logits, None, names)
+    assert resolve_targets("10", logits, None, [str(i) for i in range(12)]) == [10]

@@ -107,7 +107,7 @@ class Supply:
                     continue
                 rows = [Row(photo, t, item.name, area, n, at) for t, at in targets.items() for area in self.areas]
                 problems = np.array([row.problem for row in rows], np.str_)
-                stamp = {"problems": problems, "label": str(item.label), "file_bytes": size}
+                stamp = {"problems": problems, "label": str(item.label), "path": str(item.path), "file_bytes": size}
                 self.waiting += [
                     replace(row, stamp=stamp | {"problem": row.problem}) for row in rows if row.problem not in done
                 ]

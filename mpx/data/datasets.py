@@ -37,6 +37,18 @@ class Item:
     regions: dict[int | str, Region] = field(default_factory=dict, hash=False)  # label -> where it is
 
 
+def fingerprint(items: Iterable[Item]) -> str:
+    """By which a list of images is known again: their names, labels and sizes in bytes."""
+    found = sha256()
+    for item in items:
+        try:
+            size = os.stat(item.path).st_size
+        except OSError:  # its image is skipped
+            size = None
+        found.update(repr((item.name, item.label, size)).encode("utf-8", "backslashreplace"))
+    return found.hexdigest()
+
+
 def sample() -> list[Item]:
     """Three photos that come with scikit-image, with ImageNet labels: tiger cat (a striped coat), espresso, missile."""
     root = Path(importlib.util.find_spec("skimage").submodule_search_locations[0], "data")  # no import, no pooch
@@ -195,7 +207,8 @@ def _names(paths: list[str]) -> list[str]:
             if depth <= 3:
                 names[i] = _safe("_".join(parts[i][-1 - depth :]))
             else:
-                digest = sha256(f"{depth}{paths[i]}".encode(errors="surrogateescape")).hexdigest()
+                tail = os.sep.join(paths[i].split(os.sep)[3 - depth :])  # not all: the same in another place
+                digest = sha256(f"{depth}{tail}".encode(errors="surrogateescape")).hexdigest()
                 names[i] = f"{_safe(parts[i][-1])[-51:]}-{digest[:8]}"
 
 

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 import torchmetrics
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torchmetrics.utilities import dim_zero_cat
 
 from mpx.operators import asks, offer
@@ -118,36 +119,43 @@ def summarise(function: Callable, columns: dict[str, Tensor], targets: Tensor, s
         scored = {suffix: Scored(values) for suffix, values in columns.items() if "@" not in suffix}
     else:
         scored = offer(summary, columns, **{**_options(function), "targets": targets, "images": images})
-    found = {suffix: {**average(s.values, s.groups), **s.note} for suffix, s in scored.items()}
+    found = {suffix: {**average(s.values, s.groups, images), **s.note} for suffix, s in scored.items()}
     main = found.pop("", {"value": None, "interval95": None, "n": 0})
     return {**main, "parts": found} if found else main
 
 
-def average(values: Tensor, groups: Tensor | None = None) -> dict:
-    """The mean of the finite values (N,), or of their groups' means, and the middle 95 % of its bootstrap (seed 0)."""
+def average(values: Tensor, groups: Tensor | None = None, images: Tensor | None = None) -> dict:
+    """The mean of the finite values (N,), or of their groups' means, and the middle 95 % of its bootstrap (seed 0).
+
+    images: (N,) a number for each row's image, None: each has its own. An image is drawn with all its rows, which do not
+    vary independently.
+    """
     finite = values.isfinite()
     values = values[finite].cpu().double()
     if not len(values):
         return {"value": None, "interval95": None, "n": 0}
-    groups = (
-        torch.zeros(len(values), dtype=torch.long) if groups is None else groups[finite].cpu().unique(return_inverse=True)[1]
+    of, groups = (
+        default if given is None else given[finite].cpu().unique(return_inverse=True)[1]
+        for given, default in ((images, torch.arange(len(values))), (groups, torch.zeros(len(values), dtype=torch.long)))
     )
+    rows = pad_sequence(of.argsort(stable=True).split(of.bincount().tolist()), True, len(values))  # (I,R) of each image
+    padded = (*(F.pad(x, (0, 1)) for x in (values, groups)), F.pad(torch.ones_like(values), (0, 1)))  # by a row of no weight
     random = torch.Generator().manual_seed(0)
-    at_once = max(1, 2**20 // len(values))
+    at_once = max(1, 2**20 // rows.numel())
     means = []
     for start in range(0, DRAWS, at_once):
-        draw = torch.randint(len(values), (min(at_once, DRAWS - start), len(values)), generator=random)
-        means.append(_mean(values[draw], groups[draw]))
+        draw = rows[torch.randint(len(rows), (min(at_once, DRAWS - start), len(rows)), generator=random)].flatten(1)
+        means.append(_mean(*(x[draw] for x in padded)))
     interval = (
-        torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist() if len(values) > 1 else None
+        torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist() if len(rows) > 1 else None
     )
-    return {"value": _mean(values[None], groups[None]).item(), "interval95": interval, "n": len(values)}
+    return {"value": _mean(*(x[None] for x in padded)).item(), "interval95": interval, "n": len(values)}
 
 
-def _mean(values: Tensor, groups: Tensor) -> Tensor:  # (D,N) both -> (D,)
+def _mean(values: Tensor, groups: Tensor, weights: Tensor) -> Tensor:  # (D,N) each -> (D,)
     sums, counts = (
         torch.zeros(len(values), int(groups.max()) + 1, dtype=values.dtype).scatter_add_(1, groups, what)
-        for what in (values, torch.ones_like(values))
+        for what in (values, weights)
     )
     return (sums / counts.clamp(min=1)).sum(1) / (counts > 0).sum(1)
 

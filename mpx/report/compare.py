@@ -1,8 +1,8 @@
 """Several runs beside each other: methods x metrics with intervals, a paired test against the first, and what each cost.
 
 A run's folder gives all: results.csv its rows, summary.json the metrics' values, intervals and protocols. Rows are paired by
-image and class, and by the area asked where a run has several. The test is of paired differences whose signs are flipped by
-chance (two-sided, 9,999 flips).
+image and class, and by the area asked where a run has several. The test is of the images' mean differences, whose signs are
+flipped by chance (two-sided, 9,999 flips).
 """
 
 import csv
@@ -89,19 +89,27 @@ def compare(runs: Sequence[Run], wanted: Sequence[str] = ()) -> list[dict]:
 
 
 def paired(run: Run, first: Run, name: str) -> tuple[float, int, float]:
-    """Mean difference over the rows that both have, how many these are, and the p value."""
+    """Mean difference over the images that both have, of how many rows that is, and the p value.
+
+    A photo of another size in bytes is another photo, whatever it is called. An image's rows do not vary independently:
+    signs are flipped image by image.
+    """
     key = ("image", "target")
     if any(len(r.by(*key)) < len(r.rows) for r in (run, first)):
         key += ("area_asked",)
     mine, others = run.by(*key), first.by(*key)
-    both = [[results.number(rows[k].get(name)) for rows in (mine, others)] for k in mine if k in others]
-    differences = np.array([a - b for a, b in both if math.isfinite(a - b)])
+    found = {}  # image -> differences
+    for k in (k for k in mine if k in others):
+        a, b = (results.number(rows[k].get(name)) for rows in (mine, others))
+        if math.isfinite(a - b) and len({r[k]["file_bytes"] for r in (mine, others) if r[k].get("file_bytes")}) < 2:
+            found.setdefault(k[0], []).append(a - b)
+    differences, pairs = np.array([np.mean(found[image]) for image in sorted(found)]), sum(map(len, found.values()))
     if len(differences) < 2:
-        return math.nan, len(differences), math.nan
+        return math.nan, pairs, math.nan
     if not differences.any():
-        return 0.0, len(differences), 1.0
+        return 0.0, pairs, 1.0
     test = permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=9999, rng=0)
-    return differences.mean().item(), len(differences), test.pvalue.item()
+    return differences.mean().item(), pairs, test.pvalue.item()
 
 
 def grid(table: list[dict], tex: bool = False) -> list[list[str]]:
@@ -164,10 +172,17 @@ def notes(runs: Sequence[Run], table: list[dict]) -> list[str]:
     for run in runs:
         if run.missing or run.protocol.get("stopped"):
             said.append(f"{run.name} is not finished: {run.missing} images are missing.")
+    first = {line["metric"]: line["n"] for line in table if line["method"] == runs[0].name}
     for name in dict.fromkeys(line["metric"] for line in table):
         others = [line for line in table if line["metric"] == name and line["method"] != runs[0].name]
         if others and not any(line["pairs"] for line in others):
             said.append(f"{name} is not a number of single rows, or no row is in both: no test.")
+        for line in others:
+            if 0 < line["pairs"] < max(line["n"], first.get(name, 0)):
+                said.append(
+                    f"{name}: only {line['pairs']} rows are both in {line['method']} and in {runs[0].name}; the values are "
+                    "over all of each."
+                )
     for name in dict.fromkeys(line["metric"] for line in table):
         protocols = {line["protocol"] for line in table if line["metric"] == name and line["protocol"]}
         if len(protocols) > 1:

@@ -27,7 +27,7 @@ from mpx.metrics.drops import LEAST
 from mpx.report import render
 
 COLUMNS = ("image", "target", "class", "area_asked", "p_before", "p_after", "p_reference", "p_normalised", "area", "passes",
-           "forwards", "seconds", "mask")  # fmt: skip
+           "forwards", "seconds", "mask", "path", "file_bytes")  # fmt: skip
 NUMBERS = ("p_before", "p_after", "p_reference", "area", "passes", "forwards", "seconds")
 STAMP = {"problems", "label", "file_bytes", "made_by", "pictures"}  # by which a session knows a row again
 FAILED = "failed.txt"  # in the folder of a sweep's job: why it could not be done
@@ -132,7 +132,7 @@ def table_row(row: dict) -> dict:
     normalised = (after - reference) / (before - reference) if before - reference >= LEAST else math.nan
     asked = row["area_asked"] if row["area_asked"] == row["area_asked"] else ""  # NaN: none
     row = row | {"p_normalised": normalised, "mask": f"masks/{row['name']}.npz", "area_asked": asked}
-    return {column: row[column] for column in COLUMNS} | measured(row.get("metrics", "{}"))
+    return {column: row.get(column, "") for column in COLUMNS} | measured(row.get("metrics", "{}"))
 
 
 def measured(metrics: str) -> dict[str, float | None]:
@@ -236,7 +236,7 @@ def summary(rows: list[dict], n_skipped: int, n_missing: int, protocol: dict) ->
         "n_skipped": n_skipped,
         "n_missing": n_missing,
         **{
-            k: statistics([row[k] for row in rows])
+            k: statistics([row[k] for row in rows], [row["image"] for row in rows])
             for k in ("p_normalised", "p_after", "area", "passes", "forwards", "seconds")
         },
         "share_p_normalised_below_0.1": sum(p <= 0.1 for p in normalised) / len(normalised) if normalised else None,
@@ -245,13 +245,22 @@ def summary(rows: list[dict], n_skipped: int, n_missing: int, protocol: dict) ->
     }
 
 
-def statistics(values: Iterable[float], draws: int = 1000) -> dict:
-    """Of the finite values; the interval is the percentile bootstrap, always from the same seed, and needs two values."""
-    x = np.array([v for v in values if math.isfinite(v)])
-    rng = np.random.default_rng(0)
-    at_once = max(1, 2**16 // max(1, len(x)))  # of a draw's values
-    sizes = [min(at_once, draws - start) for start in range(0, draws, at_once)] if len(x) > 1 else []
-    means = [x[rng.integers(len(x), size=(size, len(x)))].mean(1) for size in sizes]
+def statistics(values: Iterable[float], images: Iterable | None = None, draws: int = 1000) -> dict:
+    """Of the finite values; the interval is the percentile bootstrap, always from the same seed.
+
+    images: of each value; one is drawn with all its values, which do not vary independently. None: each has its own. The
+    interval needs two.
+    """
+    values = np.array([*values], float)
+    finite = np.isfinite(values)
+    x = values[finite]
+    of = np.unique(np.array([*images]), return_inverse=True)[1][finite] if images is not None else np.arange(len(x))
+    of = np.unique(of, return_inverse=True)[1]
+    sums, counts, rng = np.bincount(of, x), np.bincount(of), np.random.default_rng(0)
+    at_once = max(1, 2**16 // max(1, len(sums)))
+    sizes = [min(at_once, draws - start) for start in range(0, draws, at_once)] if len(sums) > 1 else []
+    drawn = (rng.integers(len(sums), size=(size, len(sums))) for size in sizes)
+    means = [sums[draw].sum(1) / counts[draw].sum(1) for draw in drawn]
     return {
         "n": len(x),
         "mean": x.mean().item() if len(x) else None,

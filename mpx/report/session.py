@@ -199,8 +199,9 @@ class Session:
         if table and table[0]["area_asked"]:
             best = areas.smallest(table, enough, protocol["game"] == "preservation")
             results.write_csv(self.folder / "smallest.csv", best, areas.COLUMNS)
-            found = [row["smallest_area"] for row in best if row["smallest_area"]]
-            summary["smallest_area"] = {"enough": enough, "rows": len(best), **results.statistics(found)}
+            found = [row for row in best if row["smallest_area"]]
+            areas_found, images = ([row[key] for row in found] for key in ("smallest_area", "image"))
+            summary["smallest_area"] = {"enough": enough, "rows": len(best), **results.statistics(areas_found, images)}
         results.write_json(self.folder / "summary.json", summary)
         shown = [Path(row["mask"]).stem for place, _, row in sorted(self.rows, key=lambda r: r[:2]) if place < log_images]
         self.board.close()

@@ -135,3 +135,14 @@ def test_a_classifier_is_frozen_while_it_is_asked():
     with pytest.raises(ValueError, match="Sequential is in training mode"):
         measure({"deletion": deletion}, maps, classifier=network, **given)
     torch.testing.assert_close(measure({"deletion": deletion}, maps, classifier=wrapped.eval(), **given), found)
+
+
+def test_the_rows_of_an_image_are_drawn_together():
+    """Saying everything four times makes nothing surer."""
+    values, classes = torch.rand(20, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 3
+    images = torch.arange(20)
+    once, again = average(values, classes), average(*(x.repeat(4) for x in (values, classes, images)))
+    assert again["interval95"] == pytest.approx(once["interval95"]) and again["n"] == 80
+    assert average(torch.rand(8), images=torch.zeros(8))["interval95"] is None
+    uneven = average(torch.tensor([0.0, 0.0, 0.0, 1.0]), images=torch.tensor([5, 5, 5, 2]))
+    assert uneven["value"] == 0.25 and uneven["interval95"] == [0, 1]

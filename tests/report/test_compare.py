@@ -80,3 +80,26 @@ def test_near_0_is_its_own_direction(tmp_path):
     folders = [run(tmp_path / "a", metrics=sanity), run(tmp_path / "b", metrics=sanity | {"value": 0.1})]
     text = compare.write(folders, tmp_path, ["deletion"])
     assert "deletion 0" in text and "**0.100**" in text and "**-0.400**" not in text
+
+
+def test_rows_of_an_image_do_not_make_it_surer(tmp_path):
+    """Of 4 images, signs can be flipped in 16 ways, however many rows each has."""
+    runs = []
+    for name, shift in (("a", 0.0), ("b", 0.1)):
+        folder = run(tmp_path / name, shift, images=4)
+        rows = results.read_csv(folder / "results.csv")
+        rows = [row | {"area_asked": area} for row in rows for area in (0.05, 0.1, 0.2, 0.4)]
+        results.write_csv(folder / "results.csv", rows, results.columns(rows))
+        runs.append(compare.read(folder))
+    difference, pairs, p = compare.paired(runs[1], runs[0], "deletion")
+    assert difference == pytest.approx(0.1) and pairs == 16 and p == pytest.approx(2 / 16)
+
+
+def test_photos_of_one_name_that_differ_are_not_paired(tmp_path):
+    a, b = run(tmp_path / "a"), run(tmp_path / "b", 0.1)
+    rows = results.read_csv(b / "results.csv")
+    results.write_csv(b / "results.csv", [r | {"file_bytes": i} for i, r in enumerate(rows)], results.columns(rows))
+    rows = results.read_csv(a / "results.csv")
+    results.write_csv(a / "results.csv", [r | {"file_bytes": i % 6} for i, r in enumerate(rows)], results.columns(rows))
+    assert compare.paired(compare.read(b), compare.read(a), "deletion")[1] == 6
+    assert "deletion: only 6 rows are both in b and in a" in compare.write([a, b], tmp_path)

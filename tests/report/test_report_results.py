@@ -101,8 +101,8 @@ def test_json_knows_no_nan(tmp_path):
 
 def test_summary(tmp_path, explanation):
     rows = [
-        {"p_normalised": x, "p_after": x, "area": 0.1, "passes": 9.0, "forwards": 0.0, "seconds": 1.0}
-        for x in (0.0, 0.1, 0.2, 0.9, math.nan)
+        {"image": f"p{i}", "p_normalised": x, "p_after": x, "area": 0.1, "passes": 9.0, "forwards": 0.0, "seconds": 1.0}
+        for i, x in enumerate((0.0, 0.1, 0.2, 0.9, math.nan))
     ]
     summary = results.summary(rows, 1, 2, {"p_normalised": "how"})
     p = summary["p_normalised"]
@@ -118,7 +118,7 @@ def test_summary(tmp_path, explanation):
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(1)
-    intervals = [results.statistics(rng.normal(size=40), 200)["interval95"] for _ in range(200)]
+    intervals = [results.statistics(rng.normal(size=40), draws=200)["interval95"] for _ in range(200)]
     assert 0.88 <= np.mean([low <= 0 <= high for low, high in intervals]) <= 0.99
 
 
@@ -139,3 +139,12 @@ def test_terminal_cells_of_wide_and_combining_characters():
 def test_a_short_neighbour_leaves_its_room():
     row = {"image": "x", "class": "c" * 60, "p_before": 0.5, "p_after": 0.5, "area": 0.5, "seconds": 1.0}
     assert "c" * 54 in results.format_table([row])
+
+
+def test_the_interval_draws_images_with_all_their_rows():
+    values = np.random.default_rng(0).random(20).tolist()
+    once = results.statistics(values)
+    again = results.statistics(values * 4, [*range(20)] * 4)
+    assert again["interval95"] == pytest.approx(once["interval95"]) and (again["n"], again["mean"]) == (80, once["mean"])
+    gaps = results.statistics([*values, float("nan")], [f"p{i}" for i in range(21)])
+    assert (gaps["n"], gaps["mean"]) == (20, once["mean"])

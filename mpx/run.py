@@ -52,7 +52,7 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str], vari
         _work_here(None, cfg, folder, share, where[0], group)
         return None
     index, count = (0, 1) if group else (share.index, share.count)
-    items = _items(cfg, choices)[: cfg.limit]
+    items = images(cfg, choices)
     needy = [name for name, metric in config.metrics(cfg).items() if asks(metric, "places")]
     if needy and not any(item.regions for item in items):
         raise ValueError(
@@ -131,6 +131,7 @@ def _sum_up(
         "command": command,
         "game": cfg.game,
         "stopped": stopped,
+        "images": datasets.fingerprint(session.items),
         "session_seconds": round(time.perf_counter() - start, 1),
         "p_normalised": "(p_after-p_reference)/(p_before-p_reference), softmax, no augment, "
         f"reference and mask's operator: {choices['perturbation']}",
@@ -177,15 +178,16 @@ def _check(cfg: DictConfig) -> None:
     config.batch_size(cfg, torch.device("cpu"))
 
 
-def _items(cfg: DictConfig, choices: dict) -> list[datasets.Item]:
+def images(cfg: DictConfig, choices: dict) -> list[datasets.Item]:
+    """What a run explains."""
     if cfg.images is None:
-        return config.build(cfg.dataset, "dataset")
+        return config.build(cfg.dataset, "dataset")[: cfg.limit]
     if choices["dataset"] not in ("sample", "images"):
         raise ValueError(f"images={cfg.images} and dataset={choices['dataset']} name two sources: give one of them")
     files = OmegaConf.to_container(cfg.images) if OmegaConf.is_list(cfg.images) else cfg.images
     if not all(isinstance(file, str) for file in (files if isinstance(files, list) else [files])):
         raise ValueError(f"images={cfg.images} must be a file, a folder, a glob or a list of these")
-    return datasets.images(files, cfg.dataset.get("boxes"))
+    return datasets.images(files, cfg.dataset.get("boxes"))[: cfg.limit]
 
 
 def _group(cfg: DictConfig, share: shares.Share, where: list[torch.device]) -> workers.Group | None:

@@ -24,10 +24,11 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from mpx import config
+from mpx.data.datasets import fingerprint
 from mpx.kept import to_keep
 from mpx.report import results, sweep
 from mpx.report.folder import lock
-from mpx.run import FREE, FREE_BITS
+from mpx.run import FREE, FREE_BITS, images
 
 log = logging.getLogger("mpx")
 HOW = {*FREE, *FREE_BITS, "metric", "pictures", "frames", "cluster"}  # keys that do not make it another sweep
@@ -49,10 +50,10 @@ class Jobs(Sweeper):
         loader, folder = self.context.config_loader, Path(self.config.hydra.sweep.dir)
         parse = OverridesParser.create(config_loader=loader).parse_overrides
         jobs = expand(parse([f"{k}={v}" for k, v in self.params.items()]), self.cases, parse(arguments))
-        todo = []
+        todo, listed = [], {}
         for name, overrides in jobs.items():  # all are composed before one starts: a typing mistake stops here
             overrides = [*overrides, f"hydra.sweep.subdir='{name}'"]
-            if not done(loader.load_sweep_config(self.config, overrides), folder / name):
+            if not done(loader.load_sweep_config(self.config, overrides), folder / name, listed):
                 todo.append(overrides)
         before = sweep.order(folder)
         results.write(folder / sweep.ORDER, "".join(f"{name}\n" for name in dict.fromkeys([*before, *jobs])))
@@ -122,8 +123,8 @@ def _label(value: str) -> str:
     return value.strip("'\"")
 
 
-def done(cfg: DictConfig, folder: Path) -> bool:
-    """Whether the folder holds all of the job with this configuration."""
+def done(cfg: DictConfig, folder: Path, listed: dict[str, str]) -> bool:
+    """Whether the folder holds all of the job with this configuration. listed: fingerprints of images, asked for once."""
     if cfg.force:
         return False
     try:
@@ -133,7 +134,13 @@ def done(cfg: DictConfig, folder: Path) -> bool:
         return False
     asked = to_keep(cfg)
     differing = {key for key in {*kept, *asked} if kept.get(key) != asked.get(key)} - {"name", "force"}
-    return not differing and said["n_missing"] == 0 and not said["protocol"]["stopped"]
+    if differing or said["n_missing"] or said["n_skipped"] or said["protocol"]["stopped"]:  # skipped: perhaps repaired since
+        return False
+    choices = dict(cfg.hydra.runtime.choices)
+    source = str([choices["dataset"], *(asked[key] for key in ("dataset", "images", "limit"))])
+    if source not in listed:
+        listed[source] = fingerprint(images(cfg, choices))
+    return listed[source] == said["protocol"].get("images")
 
 
 def sweep_name(arguments: list[str]) -> str:

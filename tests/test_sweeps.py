@@ -269,3 +269,16 @@ def _run(mpx, folder, *line) -> list:
     code, out, err = mpx(*line)
     assert code == 0, out + err
     return sorted((folder / "outputs" / "sweeps").iterdir())
+
+
+def test_a_job_whose_photos_are_others_now_goes_on(mpx, folder):
+    (folder / "photos" / "p2.png").unlink()
+    line = [*QUICK, "-m", "lr=0.1", "steps=2"]
+    (sweep,) = _run(mpx, folder, *line)
+    assert "1 of 1 jobs are done" in mpx(*line)[1] and len(table(sweep / "run")) == 2
+    (folder / "photos" / "p3.png").write_bytes(b"no photo")
+    code, out, _ = mpx(*line)
+    assert code == 3 and "0 of 1 jobs are done" in out
+    (folder / "photos" / "p3.png").write_bytes((folder / "photos" / "p0.png").read_bytes())  # repaired
+    code, out, _ = mpx(*line)
+    assert code == 0 and "0 of 1 jobs are done" in out and len(table(sweep / "run")) == 3

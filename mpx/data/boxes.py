@@ -55,7 +55,7 @@ def _csv(file: Path):
 
 def _json(file: Path):
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"boxes={str(file)!r} is no JSON: {error}") from error
     if not isinstance(entries, list):
@@ -65,6 +65,10 @@ def _json(file: Path):
         missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
         if missing:
             raise ValueError(f"{where} of {str(file)!r} has no {missing[0]!r}: it must have {', '.join(keys)}")
+        if not isinstance(entry["file"], str):
+            raise ValueError(f"{where} of {str(file)!r}: file {entry['file']!r} must be a path")
+        if not isinstance(entry["boxes"], list):
+            raise ValueError(f"{where} of {str(file)!r}: boxes {entry['boxes']!r} must be a list of [x0,y0,x1,y1]")
         if isinstance(entry["label"], bool) or not isinstance(entry["label"], (int, str)):
             raise ValueError(f"{where} of {str(file)!r}: label {entry['label']!r} must be an index or a name")
         for box in entry["boxes"]:

@@ -35,8 +35,9 @@ def test_csv_with_each_kind_of_dataset(tmp_path):
 
 def test_json(tmp_path):
     text = json.dumps([{"file": "b/2.png", "label": 7, "boxes": [[1, 2, 3, 4]], "name": "unread"}])
-    items = datasets.images(f"{tmp_path}/*/*.png", given(tmp_path, text, "boxes.json"))
-    assert [(item.label, item.regions) for item in items] == [(None, {}), (7, {7: Region(((1, 2, 3, 4),))})]
+    for mark in ("", "\ufeff"):  # as some editors on Windows save it
+        items = datasets.images(f"{tmp_path}/*/*.png", given(tmp_path, mark + text, "boxes.json"))
+        assert [(item.label, item.regions) for item in items] == [(None, {}), (7, {7: Region(((1, 2, 3, 4),))})]
 
 
 def test_without_a_file_nothing_changes(tmp_path):
@@ -59,6 +60,8 @@ def test_without_a_file_nothing_changes(tmp_path):
         ("b.json", "{}", "holds a dict"),
         ("b.json", '[{"file": "a", "label": 1}]', "entry 0 of .* has no 'boxes'"),
         ("b.json", '[{"file": "a", "label": null, "boxes": []}]', "label None"),
+        ("b.json", '[{"file": 5, "label": 1, "boxes": []}]', "entry 0 of .*: file 5 must be a path"),
+        ("b.json", '[{"file": "a", "label": 1, "boxes": null}]', "entry 0 of .*: boxes None must be a list"),
         ("b.json", '[{"file": "a", "label": 1, "boxes": [[0, 0, 1]]}]', re.escape("[0, 0, 1] is no box")),
     ],
 )

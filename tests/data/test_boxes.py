@@ -33,6 +33,11 @@ def test_csv_with_each_kind_of_dataset(tmp_path):
     assert pickle.loads(pickle.dumps(item)) == item and hash(item) == hash(pickle.loads(pickle.dumps(item)))
 
 
+def test_cells_as_spreadsheets_and_pandas_write_them(tmp_path):
+    file = given(tmp_path, CSV + "a/1.png ,1.0,0,1,5,6\nb/2.png, 2.50 ,0,1,5,6\n")
+    assert [item.label for item in datasets.images(f"{tmp_path}/*/*.png", file)] == ["1", "2.50"]
+
+
 def test_json(tmp_path):
     text = json.dumps([{"file": "b/2.png", "label": 7, "boxes": [[1, 2, 3, 4]], "name": "unread"}])
     for mark in ("", "\ufeff"):  # as some editors on Windows save it
@@ -49,6 +54,7 @@ def test_without_a_file_nothing_changes(tmp_path):
     "name, text, words",
     [
         ("b.csv", "image,label,x,y\n", "no column 'x0': it must have image,label,x0,y0,x1,y1"),
+        ("b.csv", CSV.replace(",", ";"), "no column 'image': .* columns are 'image;label;x0;y0;x1;y1'"),
         ("b.csv", CSV, "holds no box"),
         ("b.csv", CSV + "a/1.png,cat,0,0,1\n", "line 2 of"),
         ("b.csv", CSV + "\na/1.png,cat,5,0,5,1\n", "line 3 of"),

@@ -53,6 +53,12 @@ class Place:
         """A point of the network's picture in the original; the centre of pixel (i,j) is (j+0.5,i+0.5) in both."""
         return self.preprocess.back((x, y), self.size)
 
+    def shows(self, x: Tensor, y: Tensor) -> Tensor:
+        """Whether the network's picture shows any part of each of the original's pixels with these centres, (N,) both."""
+        height, width = self.preprocess.crop
+        (left, top), (right, bottom) = self.back(0, 0), self.back(width, height)
+        return (left < x + 0.5) & (x - 0.5 < right) & (top < y + 0.5) & (y - 0.5 < bottom)
+
     def points(self) -> dict[str, tuple[float, float]]:
         """The keypoints that the network's picture shows, in its pixels."""
         height, width = self.preprocess.crop

@@ -151,8 +151,21 @@ def test_labels_that_are_no_class_matter_to_metrics_of_places_alone(folder, mpx)
     (folder / "boxes.csv").write_text(BOX.replace("checker board", "zebra"))
     where = ["dataset=images", "dataset.boxes=boxes.csv", "name=a"]
     assert mpx(*GIVEN, *where)[0] == 0 and len(rows("a")) == 3
-    code, _, err = mpx(*GIVEN, *where, "metric=[mass]")
-    assert code == 1 and err.count("\n") == 1 and "'zebra' is not a class" in err
+    code, out, _ = mpx(*GIVEN, *where, "metric=[mass]")
+    assert code == 0 and "mass: no picture shows a region of the class" in out and "regions of 'zebra': give" in out
+    assert [row["mass"] for row in rows("a")] == [""] * 3
+
+
+def test_an_image_that_cannot_be_measured_is_no_matter_to_the_others(folder, mpx):
+    (folder / "t.csv").write_text("image\n" + "".join(f"photos/p{i}.png\n" for i in range(3)))
+    (folder / "boxes.csv").write_text(BOX + "photos/p1.png,dog,0,0,9,9\n")
+    given = [*(a for a in GIVEN if not a.startswith("images=")), "dataset=table", "dataset.file=t.csv", "batch_size=1"]
+    assert mpx(*given, "dataset.boxes=boxes.csv", "metric=[mass]", "name=a")[0] == 0
+    assert len(rows("a")) == 3 and np.isfinite(numbers("a", "mass")).all()
+    (folder / "photos/p0.png").unlink()
+    code, out, err = mpx(*given, "dataset.boxes=boxes.csv", "metric=[mass,pointing]", "name=a")
+    assert code == 0 and "1 images are not measured, as p0: cannot read image" in out, out + err
+    assert [row["pointing"] != "" for row in rows("a")] == [False, True, True]
 
 
 @pytest.mark.parametrize("given", ["crossing=5", "crossing=mean_color", "crossing=[blurr]"])

@@ -17,7 +17,7 @@ from torch import Tensor
 from mpx import config
 from mpx.batches import Row, solve
 from mpx.data.images import read_image
-from mpx.data.regions import Place
+from mpx.data.regions import Place, digest
 from mpx.data.targets import region_of
 from mpx.metrics import protocol, rows, summarise
 from mpx.operators import asks, offer
@@ -37,7 +37,7 @@ class Measures:
         others = config.crossing(cfg).items()
         own = _kind(recipe.perturbation)
         self.perturbations = {"own": recipe.perturbation} | {name: one for name, one in others if _kind(one) != own}
-        self.stamp = stamp(cfg)
+        self.stamp = stamps(cfg)
 
     def __call__(self, found: list[Row], saliency: Tensor, judged: Tensor | None) -> list[str]:
         """JSON of each row's metrics. saliency: (B,1,H,W); judged: (3,B) p_before, p_after, p_reference, if searched for."""
@@ -79,8 +79,8 @@ class Measures:
         return e.saliency.to(images)
 
 
-def stamp(cfg) -> str:
-    """What a row was measured by: where it is another, it is measured again."""
+def stamps(cfg) -> Callable[[dict], str]:
+    """An item's regions -> what a row of it is measured by: where it is another, it is measured again."""
     said = {}
     for name, metric in config.metrics(cfg).items():
         about = protocol(metric)
@@ -88,19 +88,20 @@ def stamp(cfg) -> str:
         said[name] = {k: v for k, v in about.items() if k != "better"}
         if asks(metric, "perturbations"):
             said[name]["crossing"] = list(config.crossing(cfg))
-    return json.dumps(said, default=str)
+    seeing = [name for name, metric in config.metrics(cfg).items() if asks(metric, "places")]
+    return lambda regions: json.dumps(said | {n: said[n] | {"regions": digest(regions)} for n in seeing}, default=str)
 
 
 def again(session, cfg, where: torch.device) -> None:
-    """Measures the session's rows that were found before these metrics were asked for."""
-    behind = session.behind(stamp(cfg))
+    """Measures the session's rows that were found before these metrics were asked for, or other regions given."""
+    behind = session.behind(stamps(cfg))
     if not behind:
         return
     log.info(f"measuring {len(behind)} masks that were found before")
     classifier, size, lost = config.classifier(cfg, where), config.batch_size(cfg, torch.device("cpu")), {}
     with classifier.frozen(classifier.preprocess.crop):
         measures = Measures(cfg, config.recipe(cfg), classifier)
-        chosen, now = measures.metrics, json.loads(measures.stamp)
+        chosen = measures.metrics
         for k in range(0, len(behind), size):
             stored = [results.load_row(session.folder / name) for name in behind[k : k + size]]
             pairs = [(row, problem) for row in stored if (problem := _row(session, cfg, row, classifier, lost))]
@@ -109,12 +110,13 @@ def again(session, cfg, where: torch.device) -> None:
             stored, found = zip(*pairs)
             saliency = torch.stack([torch.from_numpy(row["saliency"])[None] for row in stored])
             judged = torch.tensor([[row[p] for row in stored] for p in ("p_before", "p_after", "p_reference")])
-            before = [json.loads(row.get("measured_by") or "{}") for row in stored]
-            kept = {name for name in chosen if all(old.get(name) == now[name] for old in before)}
+            stamp = [measures.stamp(problem.regions) for problem in found]
+            known = [(json.loads(row.get("measured_by") or "{}"), json.loads(by)) for row, by in zip(stored, stamp)]
+            kept = {name for name in chosen if all(old.get(name) == new[name] for old, new in known)}
             measures.metrics = {name: metric for name, metric in chosen.items() if name not in kept}
-            for row, measured in zip(stored, measures(found, saliency, judged)):
+            for row, by, measured in zip(stored, stamp, measures(found, saliency, judged)):
                 values = json.loads(row.get("metrics", "{}")) | json.loads(measured)
-                row |= {"metrics": json.dumps({name: values[name] for name in chosen}), "measured_by": measures.stamp}
+                row |= {"metrics": json.dumps({name: values[name] for name in chosen}), "measured_by": by}
                 results.rewrite(session.folder / "masks" / f"{row['name']}.npz", row)
             session.measured(stored)
     if lost:
@@ -158,7 +160,7 @@ def _row(session, cfg, row: dict, classifier, lost: dict[str, str]) -> Row | Non
     except ValueError as error:
         lost[row["image"]] = str(error)
         return None
-    return Row(photo, row["target"], row["image"], area, region=region)
+    return Row(photo, row["target"], row["image"], area, region=region, regions=item.regions)
 
 
 def wanted(cfg) -> bool:

@@ -88,6 +88,16 @@ def test_regions_reach_the_metrics(folder, mpx):
     assert (numbers("a", "mass") > 4 * 64 / 32**2).all() and all(row["pointing"] == "1" for row in rows("a"))
 
 
+def test_regions_that_have_changed_are_measured_again(folder, mpx):
+    given = [*GIVEN, "dataset=images", "dataset.boxes=boxes.csv", "metric=[mass,complexity]"]
+    (folder / "boxes.csv").write_text(BOX)
+    assert mpx(*given, "name=a")[0] == 0 and "measuring" not in mpx(*given, "name=a")[1]
+    (folder / "boxes.csv").write_text(BOX.replace("p1.png,checker board,16,8", "p1.png,checker board,0,0"))
+    code, out, _ = mpx(*given, "name=a")
+    assert code == 0 and "3 of 3 images are done" in out and "measuring 1 masks" in out
+    assert mpx(*given, "name=fresh")[0] == 0 and np.array_equal(numbers("a", "mass"), numbers("fresh", "mass"))
+
+
 def test_metrics_that_need_regions_say_so_before_anything_is_done(folder, mpx):
     code, _, err = mpx(*GIVEN, "metric=[mass]", "name=a")
     assert code == 1 and err.startswith("mpx: metric=mass compares with where the class is") and not rows_exist(folder)

@@ -30,6 +30,7 @@ class Row:
     area: float | None = None  # asked
     place: int = 0  # of the image in its dataset
     region: Place | None = None  # where the class is, if the dataset says so
+    regions: dict = field(default_factory=dict)  # all that it says of the image, label -> Region
     stamp: dict = field(default_factory=dict)  # what is stored with it, by which a session knows it again
 
     @property

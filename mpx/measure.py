@@ -17,7 +17,7 @@ from torch import Tensor
 from mpx import config
 from mpx.batches import Row, solve
 from mpx.data.images import read_image
-from mpx.data.regions import Place
+from mpx.data.regions import Place, digest
 from mpx.data.targets import region_of
 from mpx.metrics import protocol, rows, summarise
 from mpx.operators import asks, offer
@@ -37,7 +37,7 @@ class Measures:
         others = config.crossing(cfg).items()
         own = _kind(recipe.perturbation)
         self.perturbations = {"own": recipe.perturbation} | {name: one for name, one in others if _kind(one) != own}
-        self.stamp = stamp(cfg)
+        self.stamp = stamps(cfg)
 
     def __call__(self, found: list[Row], saliency: Tensor, judged: Tensor | None) -> list[str]:
         """JSON of each row's metrics. saliency: (B,1,H,W); judged: (3,B) p_before, p_after, p_reference, if searched for."""
@@ -79,8 +79,8 @@ class Measures:
         return e.saliency.to(images)
 
 
-def stamp(cfg) -> str:
-    """What a row was measured by: where it is another, it is measured again."""
+def stamps(cfg) -> Callable[[dict], str]:
+    """An item's regions -> what a row of it is measured by: where it is another, it is measured again."""
     said = {}
     for name, metric in config.metrics(cfg).items():
         about = protocol(metric)
@@ -88,33 +88,40 @@ def stamp(cfg) -> str:
         said[name] = {k: v for k, v in about.items() if k != "better"}
         if asks(metric, "perturbations"):
             said[name]["crossing"] = list(config.crossing(cfg))
-    return json.dumps(said, default=str)
+    seeing = [name for name, metric in config.metrics(cfg).items() if asks(metric, "places")]
+    return lambda regions: json.dumps(said | {n: said[n] | {"regions": digest(regions)} for n in seeing}, default=str)
 
 
 def again(session, cfg, where: torch.device) -> None:
-    """Measures the session's rows that were found before these metrics were asked for."""
-    behind = session.behind(stamp(cfg))
+    """Measures the session's rows that were found before these metrics were asked for, or other regions given."""
+    behind = session.behind(stamps(cfg))
     if not behind:
         return
     log.info(f"measuring {len(behind)} masks that were found before")
-    classifier, size = config.classifier(cfg, where), config.batch_size(cfg, torch.device("cpu"))
+    classifier, size, lost = config.classifier(cfg, where), config.batch_size(cfg, torch.device("cpu")), {}
     with classifier.frozen(classifier.preprocess.crop):
         measures = Measures(cfg, config.recipe(cfg), classifier)
-        chosen, now = measures.metrics, json.loads(measures.stamp)
+        chosen = measures.metrics
         for k in range(0, len(behind), size):
-            paths = [session.folder / name for name in behind[k : k + size]]
-            stored = [results.load_row(path) for path in paths]
-            found = [_row(cfg, session.items[session.places[row["image"]]], row, classifier) for row in stored]
+            stored = [results.load_row(session.folder / name) for name in behind[k : k + size]]
+            pairs = [(row, problem) for row in stored if (problem := _row(session, cfg, row, classifier, lost))]
+            if not pairs:
+                continue
+            stored, found = zip(*pairs)
             saliency = torch.stack([torch.from_numpy(row["saliency"])[None] for row in stored])
             judged = torch.tensor([[row[p] for row in stored] for p in ("p_before", "p_after", "p_reference")])
-            before = [json.loads(row.get("measured_by") or "{}") for row in stored]
-            kept = {name for name in chosen if all(old.get(name) == now[name] for old in before)}
+            stamp = [measures.stamp(problem.regions) for problem in found]
+            known = [(json.loads(row.get("measured_by") or "{}"), json.loads(by)) for row, by in zip(stored, stamp)]
+            kept = {name for name in chosen if all(old.get(name) == new[name] for old, new in known)}
             measures.metrics = {name: metric for name, metric in chosen.items() if name not in kept}
-            for path, row, measured in zip(paths, stored, measures(found, saliency, judged)):
+            for row, by, measured in zip(stored, stamp, measures(found, saliency, judged)):
                 values = json.loads(row.get("metrics", "{}")) | json.loads(measured)
-                row |= {"metrics": json.dumps({name: values[name] for name in chosen}), "measured_by": measures.stamp}
-                results.rewrite(path, row)
+                row |= {"metrics": json.dumps({name: values[name] for name in chosen}), "measured_by": by}
+                results.rewrite(session.folder / "masks" / f"{row['name']}.npz", row)
             session.measured(stored)
+    if lost:
+        image, why = next(iter(lost.items()))
+        log.warning(f"{len(lost)} images are not measured, as {image}: {why}; bring them back and give the command again")
 
 
 def summed(session, cfg, where: torch.device) -> list[dict]:
@@ -131,22 +138,29 @@ def summed(session, cfg, where: torch.device) -> list[dict]:
         for k in range(0, len(found), size):
             files = [[session.folder / table[p]["mask"] for p in places] for places in found[k : k + size]]
             stored = [[results.load_row(file) for file in some] for some in files]
+            pairs = [(some, problem) for some in stored if (problem := _row(session, cfg, some[-1], classifier, {}))]
+            if not pairs:
+                continue
+            stored, these = zip(*pairs)
             sums = [
                 areas.summed(torch.stack([torch.from_numpy(r["saliency"]).float()[None] for r in some])) for some in stored
             ]
             saliency = torch.stack([x / x.max().clamp(min=1e-6) for x in sums])
-            these = [_row(cfg, session.items[session.places[some[0]["image"]]], some[-1], classifier) for some in stored]
             for some, measured in zip(stored, measures(these, saliency, None)):
                 lines.append({key: some[0][key] for key in ("image", "target", "class")} | results.measured(measured))
     return lines
 
 
-def _row(cfg, item, row: dict, classifier) -> Row:
-    area = None if math.isnan(row["area_asked"]) else row["area_asked"]
-    photo = classifier.preprocess(read_image(item.path))
-    return Row(
-        photo, row["target"], row["image"], area, region=place(classifier, item, row["target"]) if wanted(cfg) else None
-    )
+def _row(session, cfg, row: dict, classifier, lost: dict[str, str]) -> Row | None:
+    """The problem of a stored row; None where its photo is gone, of which `lost` is told."""
+    item, area = session.items[session.places[row["image"]]], None if math.isnan(row["area_asked"]) else row["area_asked"]
+    try:
+        photo = classifier.preprocess(read_image(item.path))
+        region = place(classifier, item, row["target"]) if wanted(cfg) else None
+    except ValueError as error:
+        lost[row["image"]] = str(error)
+        return None
+    return Row(photo, row["target"], row["image"], area, region=region, regions=item.regions)
 
 
 def wanted(cfg) -> bool:

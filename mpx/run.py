@@ -94,6 +94,12 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str], vari
     log.info(results.format_table(table[:PRINTED]) + f"\n... {len(table) - PRINTED} more" * (len(table) > PRINTED))
     if config.metrics(cfg):
         log.info("\n" + results.format_metrics(whole.said["metrics"]))
+    if empty := [n for n in needy if not any(row[k] is not None for row in table for k in row if k.startswith(n))]:
+        labels = sorted({repr(label) for item in items for label in item.regions})
+        log.warning(
+            f"{', '.join(empty)}: no picture shows a region of the class that is explained; there are regions of "
+            f"{', '.join(labels[:5])}: give target=label, and labels that are classes of the model"
+        )
     if "summed" in whole.said:
         log.info("\nthe sum of the masks of all areas:\n" + results.format_metrics(whole.said["summed"]))
     pictures = f"pictures  {folder}/panels  {folder}/evolution\n" if config.pictures(cfg) else ""

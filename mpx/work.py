@@ -105,7 +105,9 @@ class Supply:
                 except ValueError as error:
                     self.session.skip(item.name, str(error))
                     continue
-                rows = [Row(photo, t, item.name, area, n, at) for t, at in targets.items() for area in self.areas]
+                rows = [
+                    Row(photo, t, item.name, area, n, at, item.regions) for t, at in targets.items() for area in self.areas
+                ]
                 problems = np.array([row.problem for row in rows], np.str_)
                 stamp = {"problems": problems, "label": str(item.label), "path": str(item.path), "file_bytes": size}
                 self.waiting += [
@@ -148,15 +150,16 @@ def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: 
     sound = [row for i, row in enumerate(rows) if i not in failures]
     versions = [f"{name} {version}" for name, version in results.versions().items()]
     made_by = ", ".join([*versions, f"{where}", f"{torch.get_num_threads()} threads", f"batch {e.batch_size}"])
-    measured, by, fault = ["{}"] * len(sound), "", None
+    measured, by, fault = ["{}"] * len(sound), [""] * len(sound), None
     try:
         if sound:
-            measured, by = measures(sound, e.saliency, torch.stack([e.p_before, e.p_after, e.p_reference])), measures.stamp
+            measured = measures(sound, e.saliency, torch.stack([e.p_before, e.p_after, e.p_reference]))
+            by = [measures.stamp(row.regions) for row in sound]
     except BaseException as error:  # the masks are kept, and measured when the run is continued
         fault = error
     for i, row in enumerate(sound):  # one by one, so that a kill between takes no picture from TensorBoard
         stamp = row.stamp | {"made_by": made_by, "pictures": row.place < config.pictures(cfg)}
-        stamp |= {"metrics": measured[i], "measured_by": by}
+        stamp |= {"metrics": measured[i], "measured_by": by[i]}
         one, means = e.only([i]), Means()
         means.add(one.curves)
         results.save_row(folder, one, 0, **stamp)

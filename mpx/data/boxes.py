@@ -8,6 +8,7 @@ import csv
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 from mpx.data.regions import Region
@@ -40,22 +41,31 @@ def as_box(values, where: str) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
+def as_label(cell: str) -> str:
+    """pandas writes an index as 1.0 where its column has gaps."""
+    return re.sub(r"^(\d+)\.0+$", r"\1", cell.strip())
+
+
 def _csv(file: Path):
     with open(file, newline="", encoding="utf-8-sig", errors="surrogateescape") as text:
         reader = csv.DictReader(text, skipinitialspace=True)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+        there = reader.fieldnames or []
+        missing = [name for name in COLUMNS if name not in there]
         if missing:
-            raise ValueError(f"boxes={str(file)!r} has no column {missing[0]!r}: it must have {','.join(COLUMNS)}")
+            raise ValueError(
+                f"boxes={str(file)!r} has no column {missing[0]!r}: it must have {','.join(COLUMNS)}, and its columns are "
+                f"{', '.join(map(repr, there))}"
+            )
         for row in reader:
-            where, label = f"line {reader.line_num}", (row["label"] or "").strip()
-            if not (row["image"] or "").strip() or not label:
-                raise ValueError(f"{where} of {str(file)!r} has no {'label' if row['image'] else 'image'}: give both")
-            yield where, row["image"], label, [row[name] for name in COLUMNS[2:]]
+            where, image, label = f"line {reader.line_num}", (row["image"] or "").strip(), as_label(row["label"] or "")
+            if not image or not label:
+                raise ValueError(f"{where} of {str(file)!r} has no {'label' if image else 'image'}: give both")
+            yield where, image, label, [row[name] for name in COLUMNS[2:]]
 
 
 def _json(file: Path):
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"boxes={str(file)!r} is no JSON: {error}") from error
     if not isinstance(entries, list):
@@ -65,6 +75,10 @@ def _json(file: Path):
         missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
         if missing:
             raise ValueError(f"{where} of {str(file)!r} has no {missing[0]!r}: it must have {', '.join(keys)}")
+        if not isinstance(entry["file"], str):
+            raise ValueError(f"{where} of {str(file)!r}: file {entry['file']!r} must be a path")
+        if not isinstance(entry["boxes"], list):
+            raise ValueError(f"{where} of {str(file)!r}: boxes {entry['boxes']!r} must be a list of [x0,y0,x1,y1]")
         if isinstance(entry["label"], bool) or not isinstance(entry["label"], (int, str)):
             raise ValueError(f"{where} of {str(file)!r}: label {entry['label']!r} must be an index or a name")
         for box in entry["boxes"]:

@@ -44,7 +44,7 @@ def _read(file: Path) -> Mapping:
     if not file.is_file():
         raise ValueError(f"classes={str(file)!r} is no file: give a JSON file or a mapping from categories to classes")
     try:
-        classes = json.loads(file.read_text(encoding="utf-8"))
+        classes = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"classes={str(file)!r} is no JSON: {error}") from error
     if not isinstance(classes, dict):

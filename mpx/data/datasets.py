@@ -22,7 +22,7 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-from mpx.data.boxes import read_boxes
+from mpx.data.boxes import as_label, read_boxes
 from mpx.data.regions import Region
 
 SUFFIXES = (*IMG_EXTENSIONS, ".gif", ".avif")
@@ -113,12 +113,12 @@ def table(
     paths, labels, problems, known = [], [], [], {}
     for line, cells in lines[1:]:
         row = dict(zip(header, cells))
-        given, klass = row.get(image, ""), row.get(label, "").strip() or None
+        given, klass = row.get(image, "").strip(), as_label(row.get(label, "")) or None
         path = os.path.abspath(os.path.join(root, given))  # links stay: a data set may be a folder of them
         problem = None
         if len(cells) != len(header):
             problem = f"{len(cells)} cells where the header has {len(header)}; quote a cell that holds a comma"
-        elif not given.strip():
+        elif not given:
             problem = f"its cell {image!r} is empty"
         elif not f"{path}/".startswith(f"{root.rstrip('/')}/"):
             problem = f"{given!r} leads outside of {root!r}; give a root that holds all images"

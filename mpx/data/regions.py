@@ -5,8 +5,11 @@ a box (x0,y0,x1,y1) of whole numbers is the pixels x0 to x1-1. A `Place` is the
 same seen by the network, and knows the way back.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -22,6 +25,14 @@ class Region:
     draw: Callable[[], Image.Image] | None = None  # () -> the pixels that belong to it, mode "1", of the original's size
     points: dict[str, tuple[float, float]] = field(default_factory=dict, hash=False)  # visible keypoints by name
     difficult: bool = False  # of the pointing game's difficult part: small, and other classes beside it
+
+
+def digest(regions: dict) -> str:
+    """Of an item's regions, label -> Region: another where one of them, or a file that it is drawn from, has changed."""
+    paths = (arg for region in regions.values() for arg in getattr(region.draw, "args", ()) if isinstance(arg, Path))
+    files = [(stat.st_size, stat.st_mtime_ns) for stat in (path.stat() for path in paths if path.is_file())]
+    text = re.sub(r" at 0x[0-9a-f]+", "", f"{regions} {files}")  # a function is elsewhere in another process
+    return sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,12 @@ class Place:
     def back(self, x: float, y: float) -> tuple[float, float]:
         """A point of the network's picture in the original; the centre of pixel (i,j) is (j+0.5,i+0.5) in both."""
         return self.preprocess.back((x, y), self.size)
+
+    def shows(self, x: Tensor, y: Tensor) -> Tensor:
+        """Whether the network's picture shows any part of each of the original's pixels with these centres, (N,) both."""
+        height, width = self.preprocess.crop
+        (left, top), (right, bottom) = self.back(0, 0), self.back(width, height)
+        return (left < x + 0.5) & (x - 0.5 < right) & (top < y + 0.5) & (y - 0.5 < bottom)
 
     def points(self) -> dict[str, tuple[float, float]]:
         """The keypoints that the network's picture shows, in its pixels."""

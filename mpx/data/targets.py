@@ -7,6 +7,7 @@ also be an ImageNet wnid where there are 1000 classes. Digits are an index, but 
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
 from numbers import Integral
@@ -27,8 +28,15 @@ def resolve_targets(
 
 
 def region_of(target: int, regions: dict, classes: int, categories: Sequence[str] | None = None) -> Region | None:
-    """The region of a class index among an item's (label -> Region): None where it has none of this class."""
-    found = [region for label, region in regions.items() if _index(label, classes, categories, "label") == target]
+    """The region of a class index among an item's (label -> Region): None where it has none of this class.
+
+    A label that is no class of the model is another's.
+    """
+    found = []
+    for label, region in regions.items():
+        with suppress(ValueError):
+            if _index(label, classes, categories, "label") == target:
+                found.append(region)
     if len(found) > 1:
         raise ValueError(
             f"{len(found)} of the labels {', '.join(map(repr, regions))} are class {target}: give one region each"

@@ -1,6 +1,6 @@
 """The saliency beside the region that a dataset annotates (data/regions.py).
 
-A row is NaN where the network's picture shows nothing of the region.
+A row is NaN where the network's picture shows nothing of the region; for mass and iou a pixel's centre must lie in it.
 """
 
 import torch
@@ -19,11 +19,11 @@ def pointing(saliency: Tensor, places: list, tolerance: float = 15.0) -> dict[st
     width = saliency.shape[-1]
     hits = torch.full((len(saliency),), torch.nan)
     for row, (place, peak) in enumerate(zip(places, saliency.flatten(1).argmax(1).tolist())):
-        if place is None or not place.mask().any():
+        if place is None:
             continue
         x, y = place.back(peak % width + 0.5, peak // width + 0.5)
         rows, cols = place.original().nonzero().double().T + 0.5
-        if len(rows):
+        if place.shows(cols, rows).any():
             hits[row] = ((cols - x) ** 2 + (rows - y) ** 2).min() < tolerance**2
     hard = torch.tensor([place is not None and place.region.difficult for place in places])
     return {"": hits, "difficult": hits.where(hard, torch.nan)}

@@ -27,7 +27,7 @@ def sanity(
 
     Adebayo et al. 2018, cascading: of the layers, from the logits down, a share of 1/stages, 2/stages, ... 1 is randomised;
     `spearman@share` and `ssim@share` are the curves, and `ssim` its end. `logit`: the correlation with the map for another
-    class, drawn for each row.
+    class, drawn for each row. SSIM's window is 11 pixels wide: where it does not fit, `ssim` is NaN.
     how: shuffle, each parameter's values in a random order, which keeps the outputs' scale; or reset, drawn anew as at
     construction (the paper's), with which deep networks' outputs may become constant.
     """
@@ -37,9 +37,7 @@ def sanity(
     for stage in range(1, stages + 1):
         other = explain(randomised(classifier, stage / stages, how, seed), images, targets, seed)
         found[f"spearman@{stage / stages:g}"] = spearman(saliency, other)
-        found[f"ssim@{stage / stages:g}"] = structural_similarity_index_measure(
-            saliency, other, data_range=1.0, reduction="none"
-        )
+        found[f"ssim@{stage / stages:g}"] = _ssim(saliency, other)
     with torch.no_grad():
         classes = classifier(images[:1]).shape[1]
     step = torch.tensor([1 + key(seed, int(t)) % (classes - 1) for t in targets], device=targets.device)
@@ -86,6 +84,12 @@ def agreement(maps: Tensor, threshold: float = 0.5) -> Tensor:
 def _iou(a: Tensor, b: Tensor) -> Tensor:  # (B,1,H,W) bool both; of two empty ones 1
     union = (a | b).sum((1, 2, 3))
     return torch.where(union > 0, (a & b).sum((1, 2, 3)) / union.clamp(min=1), 1.0)
+
+
+def _ssim(a: Tensor, b: Tensor) -> Tensor:  # (B,1,H,W) both -> (B,)
+    if min(a.shape[2:]) < 11:
+        return a.new_full(a.shape[:1], torch.nan)
+    return structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
 
 
 def spearman(a: Tensor, b: Tensor) -> Tensor:

@@ -131,9 +131,13 @@ class Session:
 
     # ---- what is measured later
 
-    def behind(self, stamp: str) -> list[str]:
-        """The files in masks/ that were measured otherwise."""
-        return [row["mask"] for *_, row in self.rows if self.measured_by[Path(row["mask"]).stem] != stamp]
+    def behind(self, stamp: Callable[[dict], str]) -> list[str]:
+        """The files in masks/ that were measured otherwise; stamp: see `measure.stamps`."""
+        return [
+            row["mask"]
+            for place, _, row in self.rows
+            if self.measured_by[Path(row["mask"]).stem] != stamp(self.items[place].regions)
+        ]
 
     def measured(self, rows: list[dict]) -> None:
         new = {line["mask"]: line for line in map(results.table_row, rows)}

@@ -103,7 +103,8 @@ def test_voc_as_torchray_sees_it(voc):
 
 def test_classes_by_map(voc, tmp_path):
     text(tmp_path / "map.json", json.dumps({"dog": 207, "person": None}))
-    for classes in (tmp_path / "map.json", {"dog": 207, "*": None}):
+    text(tmp_path / "marked.json", "\ufeff" + json.dumps({"dog": 207, "person": None}))
+    for classes in (tmp_path / "map.json", tmp_path / "marked.json", {"dog": 207, "*": None}):
         item = annotated.voc(voc, classes=classes)[1]
         assert item.label == 207 and list(boxes(item)) == [207] and item.regions[207].difficult  # the person is still there
     cfg = config.compose("dataset=voc", f"dataset.root={voc}", "dataset.classes={dog: 207, *: null}")

@@ -33,10 +33,16 @@ def test_csv_with_each_kind_of_dataset(tmp_path):
     assert pickle.loads(pickle.dumps(item)) == item and hash(item) == hash(pickle.loads(pickle.dumps(item)))
 
 
+def test_cells_as_spreadsheets_and_pandas_write_them(tmp_path):
+    file = given(tmp_path, CSV + "a/1.png ,1.0,0,1,5,6\nb/2.png, 2.50 ,0,1,5,6\n")
+    assert [item.label for item in datasets.images(f"{tmp_path}/*/*.png", file)] == ["1", "2.50"]
+
+
 def test_json(tmp_path):
     text = json.dumps([{"file": "b/2.png", "label": 7, "boxes": [[1, 2, 3, 4]], "name": "unread"}])
-    items = datasets.images(f"{tmp_path}/*/*.png", given(tmp_path, text, "boxes.json"))
-    assert [(item.label, item.regions) for item in items] == [(None, {}), (7, {7: Region(((1, 2, 3, 4),))})]
+    for mark in ("", "\ufeff"):  # as some editors on Windows save it
+        items = datasets.images(f"{tmp_path}/*/*.png", given(tmp_path, mark + text, "boxes.json"))
+        assert [(item.label, item.regions) for item in items] == [(None, {}), (7, {7: Region(((1, 2, 3, 4),))})]
 
 
 def test_without_a_file_nothing_changes(tmp_path):
@@ -48,6 +54,7 @@ def test_without_a_file_nothing_changes(tmp_path):
     "name, text, words",
     [
         ("b.csv", "image,label,x,y\n", "no column 'x0': it must have image,label,x0,y0,x1,y1"),
+        ("b.csv", CSV.replace(",", ";"), "no column 'image': .* columns are 'image;label;x0;y0;x1;y1'"),
         ("b.csv", CSV, "holds no box"),
         ("b.csv", CSV + "a/1.png,cat,0,0,1\n", "line 2 of"),
         ("b.csv", CSV + "\na/1.png,cat,5,0,5,1\n", "line 3 of"),
@@ -59,6 +66,8 @@ def test_without_a_file_nothing_changes(tmp_path):
         ("b.json", "{}", "holds a dict"),
         ("b.json", '[{"file": "a", "label": 1}]', "entry 0 of .* has no 'boxes'"),
         ("b.json", '[{"file": "a", "label": null, "boxes": []}]', "label None"),
+        ("b.json", '[{"file": 5, "label": 1, "boxes": []}]', "entry 0 of .*: file 5 must be a path"),
+        ("b.json", '[{"file": "a", "label": 1, "boxes": null}]', "entry 0 of .*: boxes None must be a list"),
         ("b.json", '[{"file": "a", "label": 1, "boxes": [[0, 0, 1]]}]', re.escape("[0, 0, 1] is no box")),
     ],
 )

@@ -145,6 +145,8 @@ def test_table(tmp_path):
     (item,) = table(tmp_path, "file,class\nx.png,cat\n", root=tmp_path / "photos", image="file", label="class")
     assert item.path == tmp_path / "photos/x.png" and item.label == "cat"
     assert [i.label for i in table(tmp_path, "image\nx.png\n")] == [None]
+    spaced = table(tmp_path, "image,label\n x.png ,1.0\ny.png,\nz 1.png,1.5\n")  # 1.0: pandas, of a column with gaps
+    assert names(spaced) == ["x.png", "y.png", "z 1.png"] and [i.label for i in spaced] == ["1", None, "1.5"]
 
 
 def test_a_row_that_is_no_good_is_that_rows_problem(tmp_path):

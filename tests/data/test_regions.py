@@ -3,6 +3,7 @@
 Random sizes with crops larger and smaller than the picture; the second route is the transform of the pixels themselves.
 """
 
+import os
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from mpx.data.preprocess import Preprocess
-from mpx.data.regions import Place, Region
+from mpx.data.regions import Place, Region, digest
 
 KINDS = [(256, (224, 224)), (64, (64, 48)), (40, (61, 80)), (None, (61, 80)), (None, (30, 31)), (97, (33, 128))]
 KINDS = [pytest.param(*kind, id=str(kind)) for kind in KINDS]
@@ -108,6 +109,20 @@ def test_no_region_reaches_into_the_padding():
 def test_points_outside_the_crop_are_left_out():
     place = Place(Region(points={"eye": (5.5, 5.5), "tail": (0.5, 5.5)}), (10, 10), Preprocess((6, 6)))
     assert place.points() == {"eye": (3.5, 3.5)}
+
+
+def test_a_digest_is_of_boxes_points_and_the_file_drawn_from(tmp_path):
+    def regions(x=1, point=2, length=9):
+        def fresh(path):  # elsewhere in memory each time, as in another process
+            raise AssertionError
+
+        (tmp_path / "drawing").write_bytes(b"1" * length)
+        os.utime(tmp_path / "drawing", (0, 0))
+        return {"cat": Region(((x, 2, 3, 4),), partial(fresh, tmp_path / "drawing"), {"eye": (point, 2)})}
+
+    one, other = regions(), regions()
+    assert digest(one) == digest(other) and one["cat"].draw.func is not other["cat"].draw.func
+    assert len({digest(one), *(digest(regions(**{name: 0})) for name in ("x", "point", "length"))}) == 4
 
 
 def test_a_drawing_of_another_size_is_refused():

@@ -43,6 +43,30 @@ def test_pointing_counts_pixels_of_the_original():
     assert pointing(near, [twice], tolerance=12)[""].item() == 0
 
 
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_region_between_the_networks_pixels_is_pointed_at(drawn):
+    """6 pixels wide where a pixel of the network is 8: nearest sampling shows none of it."""
+    box, picture = (901, 1000, 907, 1006), Image.new("1", (2048, 2048))
+    picture.paste(1, box)
+    region = {"draw": lambda: picture} if drawn else {}
+    where = place(box, size=picture.size, preprocess=Preprocess((224, 224), resize=256), **region)
+    x, y = where.preprocess.point((904, 1003), picture.size)
+    assert not where.mask().any()
+    for far, hit in ((0, 1), (4, 0)):
+        maps = torch.zeros(1, 1, 224, 224)
+        maps[..., int(y), int(x) + far] = 1
+        assert pointing(maps, [where])[""].item() == hit
+
+
+def test_a_drawing_outside_of_the_picture_is_no_miss():
+    picture = Image.new("1", (96, 32))
+    picture.paste(1, (0, 0, 32, 32))  # up to the crop's first pixel
+    where = [place((0, 0, 96, 32), size=(96, 32), preprocess=Preprocess((32, 32)), draw=lambda: picture)]
+    assert pointing(ONE, where)[""].isnan().all()
+    picture.putpixel((32, 20), 1)
+    assert pointing(ONE, where)[""].item() == 1
+
+
 def test_15_pixels_are_too_far():
     for x, hit in [(5, 0), (6, 1)]:
         maps = torch.zeros(1, 1, SIDE, SIDE)

@@ -95,6 +95,12 @@ def test_ssim_is_scikit_images():
     assert found.item() == pytest.approx(theirs.mean(), abs=5e-4)  # their edges are reflected otherwise
 
 
+def test_pictures_smaller_than_ssims_window_have_the_rest():
+    small = random_maps(2, 4)
+    found = sanity(small, classifier(), photos(), targets(), lambda c, x, t, s: small, stages=1)
+    assert found["ssim"].isnan().all() and found[""].tolist() == pytest.approx([1, 1])
+
+
 def test_another_class_is_asked_for():
     asked = []
 

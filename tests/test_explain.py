@@ -165,6 +165,16 @@ def test_the_callers_mode_does_not_matter(mode):
     assert torch.equal(inside, quick(PHOTOS[:1], target=1).parameter)
 
 
+def test_the_callers_default_type_does_not_matter():
+    plain = quick(PHOTOS[:1], target=1, noise=0.1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        other = quick(PHOTOS[:1], target=1, noise=0.1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(plain.parameter, other.parameter)
+
+
 def test_what_is_not_a_picture_is_refused():
     with pytest.raises(ValueError, match=r"must be in \[0,1\]"):
         MeaningfulPerturbation(NET, **OPTIONS).attribute(PHOTOS * 2)

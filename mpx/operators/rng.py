@@ -29,7 +29,7 @@ class Draws:
         return self
 
     def _draw(self, device, shape, fill) -> Tensor:
-        out = torch.empty(len(self.seeds), *shape, device=device)
+        out = torch.empty(len(self.seeds), *shape, device=device, dtype=torch.float32)
         if device not in self._generators:  # made at the first draw: most steps draw from few
             self._generators[device] = [
                 torch.Generator(device).manual_seed(key(seed, *now)) for seed, now in zip(self.seeds, self._now)

@@ -4,14 +4,30 @@ It normalises inside, carries the preprocessing and the class names that belong 
 it came: nothing is moved or changed at construction, `frozen()` gives all back, the caller's tensor is never written.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from mpx.data.preprocess import Preprocess
 from mpx.models.fold import fold, unfold
+
+_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()  # not attributes: locks cannot be pickled
+_guard = threading.Lock()  # of _locks
+
+
+@contextmanager
+def _alone(classifier: nn.Module) -> Iterator[None]:
+    """Other threads wait with every network that has a module in common, however it is wrapped."""
+    with _guard:  # in one order, or two threads could each wait for the other
+        locks = [_locks.setdefault(module, threading.RLock()) for module in sorted(classifier.modules(), key=id)]
+    with ExitStack() as held:
+        for lock in locks:
+            held.enter_context(lock)
+        yield
 
 
 class Classifier(nn.Module):
@@ -60,7 +76,12 @@ class Classifier(nn.Module):
         """Eval mode, no parameter gradients; on leaving every module's mode and every parameter's flag are as before.
 
         size: (H,W) of the pictures to come, where there will be so many that batch norms are worth folding (models.fold).
+        Another thread that freezes the same network waits, or it would take the frozen state for the one to give back.
         """
+        with _alone(self):
+            yield from self._freeze(size)
+
+    def _freeze(self, size: Sequence[int] | None) -> Iterator["Classifier"]:
         modes = [(module, module.training) for module in self.modules()]
         flags = [(parameter, parameter.requires_grad) for parameter in self.parameters()]
         folded = {}  # here: one `frozen` may be inside another

@@ -1,5 +1,8 @@
 """The wrapper's promises: the network and the caller's tensor stay as they were, and unfit models are refused."""
 
+import pickle
+from threading import Event, Thread
+
 import pytest
 import torch
 from torch import nn
@@ -81,6 +84,34 @@ def test_frozen_gives_everything_back(fail):
     assert same(before, state(network)) and len(calls) == 2
     classifier.check(X)
     assert same(before, state(network))
+
+
+@pytest.mark.parametrize("wrap", [lambda network: network, lambda network: nn.Sequential(nn.Identity(), network)])
+def test_a_second_thread_waits_for_the_network(wrap):
+    network, _ = mixed_network()
+    before, entered, leave = state(network), Event(), Event()
+
+    def other():
+        with Classifier(wrap(network)).frozen():
+            entered.set()
+            leave.wait(10)
+
+    thread = Thread(target=other)
+    classifier = Classifier(network)
+    with classifier.frozen(), classifier.frozen():  # one inside another, as check() is
+        thread.start()
+        assert not entered.wait(0.1)
+        with Classifier(Wrap()).frozen():  # another network has nothing to do with it
+            pass
+    assert entered.wait(10) and not network.training
+    leave.set()
+    thread.join()
+    assert same(before, state(network)) and "lock" not in str(vars(classifier))
+
+
+def test_a_frozen_classifier_can_be_pickled():
+    with Classifier(Wrap(None)).frozen() as classifier:
+        assert not pickle.loads(pickle.dumps(classifier)).training
 
 
 def test_state_dict_is_the_networks():

@@ -78,6 +78,9 @@ class Classifier(nn.Module):
         size: (H,W) of the pictures to come, where there will be so many that batch norms are worth folding (models.fold).
         Another thread that freezes the same network waits, or it would take the frozen state for the one to give back.
         """
+        if any(tensor.is_inference() for tensor in (*self.parameters(), *self.buffers())):
+            raise ValueError(f"model {self.name} was built under inference_mode, where no gradient can pass it: build it "
+                             "outside, or under no_grad")  # fmt: skip
         with _alone(self):
             yield from self._freeze(size)
 

@@ -183,6 +183,18 @@ def test_bad_normalisation():
             Classifier(Wrap(), mean, std)
 
 
+def test_what_was_built_under_inference_mode_is_refused():
+    with torch.inference_mode():
+        network = Wrap()
+    outside = Wrap()
+    with torch.inference_mode():
+        around = Classifier(outside)  # whose own mean and std are inference tensors
+    for classifier in (Classifier(network), around):
+        with pytest.raises(ValueError, match="Wrap was built under inference_mode.*build it outside, or under no_grad"):
+            classifier.check(X)
+    assert outside.training and all(p.requires_grad for p in outside.parameters())
+
+
 def test_check_tells_chance_from_company():
     """A network that draws is the user's affair; one whose pictures see each other is not."""
     Classifier(Wrap(lambda out: out + torch.rand_like(out))).check(X[:1])

@@ -228,7 +228,7 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
         (["parallel=images"], "parallel='images' must be rows or samples"),
         (["dataset=table"], "dataset.file has no value: give dataset.file="),
         (["enough=7"], "enough=7.0 must be from 0 to 1"),
-        (["model.size=0"], "size=0x0 must be whole numbers of pixels"),
+        (["model.size=0"], "size=0 must be whole numbers of pixels"),
         (["model.resize=-5"], "resize=-5 must be whole numbers of pixels"),
         (["regularizers.l1.warmup=-5"], "warmup=-5 must be 0 or more"),
         (["regularizers.tv.beta=-1"], "tv.beta=-1 must be above 0"),

@@ -118,8 +118,9 @@ def custom(
         load_weights(network, weights, trust)
     if categories is not None:
         categories = read_categories(categories) if isinstance(categories, str) else list(categories)
-    crop = _pair([size] if isinstance(size, int) else size)
-    return Classifier(network, mean, std, Preprocess(crop, resize or max(crop), interpolation), categories, name)
+    crop = _pair(size)
+    preprocess = Preprocess(crop, max(crop) if resize is None else resize, interpolation)
+    return Classifier(network, mean, std, preprocess, categories, name)
 
 
 def _build(path: str):
@@ -140,8 +141,13 @@ def _build(path: str):
     return build()
 
 
-def _pair(size: Sequence[int]) -> tuple[int, int]:  # [224] or [H, W]
-    return (size[0], size[-1])
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:  # 224, [224] or [H, W]
+    sides = list(size) if isinstance(size, Sequence) else [size]
+    if len(sides) not in (1, 2) or any(type(side) is not int or side < 1 for side in sides):
+        raise ValueError(
+            f"size={size} must be whole numbers of pixels, at least 1: one, or [height,width] without the colours"
+        )
+    return (sides[0], sides[-1])
 
 
 def _unknown(library: str, name: str, names: Sequence[str]) -> str:

@@ -65,6 +65,18 @@ def test_lite0_is_right_with_its_own_normalisation_only(lite0):
     assert not torch.equal(p.argmax(1), labels) and p[range(40), labels].mean() < mine.mean() - 0.01
 
 
+@pytest.mark.parametrize("size", [[3, 224, 224], [224, 224, 3], [], 0, [224, 0], [224.0], True, None, "224"])
+def test_a_size_is_one_side_or_two(size):
+    with pytest.raises(ValueError, match=r"size=.* must be whole numbers of pixels, at least 1: one, or \[height,width\]"):
+        zoo.custom(nn.Flatten(), size=size)
+
+
+def test_a_resize_of_zero_is_not_none():
+    assert zoo.custom(nn.Flatten(), size=[20, 30]).preprocess == Preprocess((20, 30), 30, "bicubic")
+    with pytest.raises(ValueError, match="resize=0 must be whole numbers of pixels"):
+        zoo.custom(nn.Flatten(), resize=0)
+
+
 @photos_present
 @pytest.mark.skipif(not VIT.is_file(), reason=f"no weights in {VIT}")
 def test_custom_vit():

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from itertools import islice
 from pathlib import Path
 
@@ -31,8 +31,28 @@ from mpx.solver.recipe import Recipe
 from mpx.solver.search import minimise
 
 
+def _plain(value):
+    """A scalar of NumPy or PyTorch as Python's, also inside a list or a dict."""
+    if getattr(value, "shape", None) == ():
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return {key: _plain(one) for key, one in value.items()} if type(value) is dict else value
+
+
+def _scalars(function: Callable) -> Callable:
+    """Takes scalars of NumPy and PyTorch for Python's."""
+
+    @wraps(function)
+    def called(*args, **options):
+        return function(*map(_plain, args), **_plain(options))
+
+    return called
+
+
 @torch.inference_mode(False)
 @torch.enable_grad()  # whatever the caller's mode: Captum's metrics call under no_grad
+@_scalars
 def explain(
     model: nn.Module,
     images,
@@ -94,8 +114,9 @@ def explain(
     if recipe:
         _alone(arguments)
     root = {"mask_size": mask_size, "steps": steps, "lr": lr, "jitter": jitter, "noise": noise, "flip": flip}
+    config.number(root, "lr")  # torch.optim's annotations do not say it
     option = partial(config.option, **root)
-    weighed = {"l1": (lambda_l1, "l1"), "tv": (lambda_tv, "tv")} | (regularizers or {})
+    weighed = {"l1": (lambda_l1, "l1"), "tv": (lambda_tv, "tv")} | _pairs(regularizers or {})
     others = {"explainer": explainer, "gradient": gradient, "scheduler": scheduler, "stop": stop}
     recipe = recipe or Recipe(
         perturbation=option("perturbation", perturbation),
@@ -144,6 +165,15 @@ def _alone(arguments: dict) -> None:
                 f"{name}={arguments[name]!r} and recipe= both choose {name}: write it into the recipe, "
                 f'e.g. mpx.preset("fong2017", "{name}=...")'
             )
+
+
+def _pairs(regularizers: dict) -> dict:
+    for name, term in regularizers.items():
+        if not isinstance(term, (tuple, list)) or len(term) != 2:
+            raise ValueError(
+                f"regularizers[{name!r}]={term!r} must be a weight and a term: (0.1, an option's name or a function)"
+            )
+    return regularizers
 
 
 @torch.no_grad()

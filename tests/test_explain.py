@@ -90,6 +90,14 @@ def test_one_target_for_each_image_is_a_tensor_or_an_array(kind):
     assert maps.shape == (3, 1, 32, 32)
 
 
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, np.int64])
+def test_a_scalar_of_another_library_is_one(kind):
+    options = OPTIONS | dict(mask_size=kind(8), steps=kind(3), batch_size=kind(2))
+    e = explain(NET, PHOTOS, kind(1), regularizers={"border": (np.float32(0.5), "border")}, **options)
+    assert e.targets.tolist() == [1] * 3 and e.parameter.shape == (3, 1, 8, 8) and len(e.curves["total"]) == 3
+    assert quick(PHOTOS[:1], target=[kind(1), kind(0)]).targets.tolist() == [1, 0]
+
+
 def test_rows_come_in_the_order_asked_whichever_is_over_first():
     """The likely class takes longest, so that an image's second batch ends before its first."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 6))
@@ -116,6 +124,9 @@ def test_a_regularizer_may_be_an_options_name():
         ({"lambda_l1": "0.1"}, "lambda_l1='0.1' must be a number"),
         ({"lambda_l1": None}, "lambda_l1=None must be a number"),
         ({"batch_size": "auto"}, "batch_size='auto' must be at least 1"),
+        ({"lr": "0.1"}, "lr='0.1' must be a number"),
+        ({"regularizers": {"l1": "x"}}, "regularizers['l1']='x' must be a weight and a term: (0.1, "),
+        ({"regularizers": {"l1": (0.1, "l1", 2)}}, "must be a weight and a term"),
         ({"noise": -0.5}, "noise=-0.5 must be 0 or larger"),
         ({"area": 0.1}, 'in Python recipe=mpx.preset("extremal2019")'),
     ],

@@ -7,7 +7,9 @@
 """
 
 import inspect
+import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -214,6 +216,9 @@ def _read(given: list, classifier) -> tuple[Tensor, list[str]]:
         pictures, names = [to_rgb(one) for one in given], [f"image{i}" for i in range(len(given))]
     elif all(isinstance(one, (str, Path)) for one in given):
         items = datasets.images(given)
+        counts = Counter(os.path.abspath(item.path) for one in given for item in datasets.images(one))
+        if twice := [path for path, count in counts.items() if count > 1]:  # rows would not be the list's
+            raise ValueError(f"image {twice[0]!r} is given {counts[twice[0]]} times: give each file once")
         pictures, names = [read_image(item.path) for item in items], [item.name for item in items]
     else:
         kinds = ", ".join(sorted({type(one).__name__ for one in given}))

@@ -193,3 +193,13 @@ def test_what_is_not_a_picture_is_refused():
         quick([to_pil_image(PHOTOS[0]), to_pil_image(PHOTOS[1]).resize((40, 40))])
     with pytest.raises(ValueError, match="nowhere.png"):
         quick("nowhere.png")
+
+
+def test_a_file_given_twice_is_refused(tmp_path):
+    """Rows are image by image: with one left out they would be another image's."""
+    for name in ("a", "b"):
+        to_pil_image(PHOTOS[0]).save(tmp_path / f"{name}.png")
+    with pytest.raises(ValueError, match="a.png' is given 2 times: give each file once"):
+        quick([tmp_path / "a.png", tmp_path / "b.png", f"{tmp_path}/../{tmp_path.name}/a.png"])
+    with pytest.raises(ValueError, match="b.png' is given 2 times"):
+        quick([tmp_path, tmp_path / "b.png"])

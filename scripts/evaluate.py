@@ -9,6 +9,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from mpx import config
 from mpx.cli import main
 
 if __name__ == "__main__":
@@ -20,7 +21,8 @@ if __name__ == "__main__":
     replaced = ("name=", "share=", "force=", "sweep=", "cluster=")
     asked = next((a.removeprefix("metric=").strip("[]").split(",") for a in given if a.startswith("metric=")), None)
     if asked:
-        before = OmegaConf.load(run / ".hydra" / "config.yaml").get("metrics") or {}
+        measured = OmegaConf.load(run / ".hydra" / "config.yaml").get("metrics") or {}
+        before = [name for name in measured if name in config.options("metric")]  # +metrics... brings the user's own
         given = [a for a in given if not a.startswith("metric=")]
         given.insert(0, f"metric=[{','.join(dict.fromkeys([*before, *map(str.strip, asked)]))}]")
         replaced += ("metric=",)

@@ -34,6 +34,14 @@ def test_evaluate_continues_the_runs_command(tmp_path, monkeypatch, name):
     assert kept == ["images=photos", "metrics.deletion.step=448", "metric=[deletion,road]"]  # nothing measured is lost
 
 
+def test_evaluate_keeps_the_users_own_metric(tmp_path, monkeypatch):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/config.yaml").write_text("metrics: {half: {_target_: mymetric.half}, deletion: {step: 448}}")
+    (tmp_path / ".hydra/overrides.yaml").write_text("- +metrics.half._target_=mymetric.half\n")
+    *given, _ = told(monkeypatch, "evaluate.py", "mpx.cli.main", f"run={tmp_path}", "metric=[road]")
+    assert given == ["+metrics.half._target_=mymetric.half", "metric=[deletion,road]"]
+
+
 def test_compare_takes_the_folders_of_a_sweep(tmp_path, monkeypatch):
     folders = [str(tmp_path / f"{k}_explainer={name}") for k, name in enumerate(("rise", "center"))]
     for folder in folders:

@@ -46,12 +46,27 @@ ConfigStore.instance().store("mpx_schema", SCHEMA)
 
 
 def folder_name(varied: dict[str, str]) -> str:
-    """A sweep job's folder by what varies: "mask_size=14,perturbation=black"; report.sweep reads it back."""
+    """A sweep job's folder by what varies: "mask_size=14,perturbation=black"; report.sweep reads it back.
+
+    Where that is too long for a folder, the longest values are cut: their ends, which of paths tell more, and a hash.
+    """
     plain = {
         re.sub(r"^[+~]+", "", k): re.sub(r"[^\w.+=-]+", "-", str(v).strip("[]").replace(",", "+")) for k, v in varied.items()
     }
-    name = ",".join(f"{k}={v}" for k, v in plain.items())
-    return name if len(name.encode()) <= 200 else f"{name[:60]}-{sha256(name.encode()).hexdigest()[:8]}"
+    whole = name = _joined(plain)
+    for key in sorted(plain, key=lambda key: -len(plain[key])):
+        if len(name.encode()) > 200 and len(plain[key]) > 32:
+            plain[key] = f"{_digest(plain[key])}-{plain[key][-20:]}"
+            name = _joined(plain)
+    return name if len(name.encode()) <= 200 else f"{whole[:60]}-{_digest(whole)}"
+
+
+def _joined(values: dict[str, str]) -> str:
+    return ",".join(f"{k}={v}" for k, v in values.items())
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:8]
 
 
 def _job(overrides: list[str]) -> str:

@@ -17,6 +17,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mpx import config, sweeper
 from mpx.report import results
+from mpx.report.sweep import axes
 
 QUICK = [*SQUARE, "images=photos", "pictures=none", "log_images=0", "metric=[]"]
 CASES = {"blur": {"weak": ["perturbation=blur_mean", "perturbation.sigma=2"], "black": ["perturbation=black", "lr=0.2"]}}
@@ -50,6 +51,17 @@ def test_values_that_a_folder_cannot_be_called():
     assert config.folder_name({"images": "/a b/é.png", "area": "[0.1,0.2]"}) == "images=-a-b-é.png,area=0.1+0.2"
     long = config.folder_name({f"key{i}": i for i in range(100)})
     assert len(long.encode()) < 200 and long != config.folder_name({f"key{i}": i for i in range(101)})
+
+
+def test_a_long_value_leaves_the_axes_readable():
+    names = [config.folder_name({"images": f"/data/{'x' * 250}/{end}", "lr": 0.1, "mask_size": 7}) for end in "ab"]
+    read = [axes(name) for name in names]
+    assert all(
+        len(name.encode()) <= 200 and list(found) == ["images", "lr", "mask_size"] for name, found in zip(names, read)
+    )
+    assert read[0]["images"] != read[1]["images"] and read[0]["lr"] == "0.1" and read[0]["images"].endswith("x-a")
+    two = axes(config.folder_name({"images": "i" * 190, "boxes": "b" * 150}))
+    assert two["boxes"] == "b" * 150 and len(two["images"]) < 30  # no more is cut than must be
 
 
 def test_two_jobs_in_one_folder_are_refused():

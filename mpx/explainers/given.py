@@ -4,6 +4,8 @@ center  a Gaussian at the centre, as photographers aim: what any method must bea
 files   maps that were computed before, with mpx or without
 """
 
+import re
+from contextlib import suppress
 from glob import escape
 from pathlib import Path
 
@@ -45,12 +47,12 @@ def files(
     if folder is None or not root.is_dir():
         raise ValueError(f"explainer.folder={folder!r} is not a folder: give the one with <name>.npz, .npy or .png")
     return torch.cat([
-        _read(root, name, target, key, photo[None], resize) for name, target, photo in zip(names, targets.tolist(), photos)
+        _read(_find(root, name, target, set(names)), key, photo[None], resize)
+        for name, target, photo in zip(names, targets.tolist(), photos)
     ])  # fmt: skip
 
 
-def _read(root: Path, name: str, target: int, key: str, photo: Tensor, resize: bool) -> Tensor:
-    """(1,1,H,W)."""
+def _find(root: Path, name: str, target: int, names: set[str]) -> Path:
     patterns = (
         f"{escape(name)}-{target}-*",
         f"{escape(name)}-{target}",
@@ -58,23 +60,38 @@ def _read(root: Path, name: str, target: int, key: str, photo: Tensor, resize: b
     )  # the later ones only where none is yet
     found = []
     for pattern in patterns:
-        found = found or [path for suffix in SUFFIXES for path in sorted(root.glob(pattern + suffix))]
+        there = [path for suffix in SUFFIXES for path in sorted(root.glob(pattern + suffix))]
+        found = found or [path for path in there if _is_of(path, name, target, names)]
     if len(found) != 1:
         there = " and ".join(path.name for path in found) or f"none of {', '.join(name + suffix for suffix in SUFFIXES)}"
         raise ValueError(f"explainer.folder={str(root)!r} has {there}: it must hold one map for each image")
+    return found[0]
+
+
+def _is_of(path: Path, name: str, target: int, names: set[str]) -> bool:
+    """Whether it is this image's, where another may be called so that the name fits: photo-1-1 is class 1 of photo-1."""
+    if path.suffix == ".npz" and path.stem not in (name, f"{name}-{target}"):
+        with suppress(Exception), np.load(path) as file:  # no run's own; whether it can be read is seen when it is
+            return (file["image"].item(), file["target"].item()) == (name, target)
+    longer = (other for other in names if len(other) > len(name))
+    return not any(re.fullmatch(rf"{re.escape(other)}(-\d+(-.*)?)?", path.stem) for other in longer)
+
+
+def _read(path: Path, key: str, photo: Tensor, resize: bool) -> Tensor:
+    """(1,1,H,W)."""
     try:
-        cells = _png(found[0]) if found[0].suffix == ".png" else _numpy(found[0], key)
+        cells = _png(path) if path.suffix == ".png" else _numpy(path, key)
     except Exception as error:  # zip, pickle, Pillow: many kinds
-        raise ValueError(f"cannot read the map {str(found[0])!r}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"cannot read the map {str(path)!r}: {' '.join(str(error).split())}") from error
     cells = torch.from_numpy(np.asarray(cells, np.float32)).to(photo)
     cells = cells.reshape([n for n in cells.shape if n > 1] if cells.ndim > 2 else cells.shape)
     if cells.ndim != 2 or not cells.isfinite().all():
         what = f"is of shape {tuple(cells.shape)}" if cells.ndim != 2 else "holds NaN or infinite values"
-        raise ValueError(f"the map {str(found[0])!r} {what}: it must be finite numbers (H,W)")
+        raise ValueError(f"the map {str(path)!r} {what}: it must be finite numbers (H,W)")
     if cells.shape != photo.shape[2:] and not resize:
         given, wanted = ("x".join(map(str, shape)) for shape in (cells.shape, photo.shape[2:]))
         raise ValueError(
-            f"the map {str(found[0])!r} is of {given} px, and the network's picture of {wanted}: set explainer.resize=true "
+            f"the map {str(path)!r} is of {given} px, and the network's picture of {wanted}: set explainer.resize=true "
             "if it shows the whole of it"
         )
     return upsample(cells[None, None], photo)

@@ -4,6 +4,7 @@ import copy
 import inspect
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -580,3 +581,22 @@ def test_files_of_a_run_are_found_by_image_and_class(tmp_path):
     photos, targets = PHOTOS[:1].repeat(2, 1, 1, 1), torch.tensor([1, 0])
     found = files(photos, None, targets, ["a", "a"], folder=str(tmp_path))
     assert found.mean((1, 2, 3)).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_files_of_an_image_whose_name_goes_on_are_not_taken(tmp_path, inside):
+    """photo-1-1-board is class 1 of photo-1, and no file of photo's class 1."""
+
+    def save(image: str, target: int, value: float) -> Path:
+        path = tmp_path / f"{image}-{target}-board.npz"
+        said = {"image": image, "target": target} if inside else {}
+        np.savez(path, saliency=np.full((32, 32), value, np.float16), **said)
+        return path
+
+    own, _ = save("photo", 1, 0.25), save("photo-1", 1, 0.5)
+    names = ["photo", "photo-1"]
+    assert files(PHOTOS[:2], None, torch.tensor([1, 1]), names, str(tmp_path)).mean((1, 2, 3)).tolist() == [0.25, 0.5]
+    own.unlink()
+    for some in [["photo"], names] if inside else [names]:  # a file that says whose it is needs no other name
+        with pytest.raises(ValueError, match="has none of photo.npz"):
+            files(PHOTOS[: len(some)], None, torch.tensor([1] * len(some)), some, str(tmp_path))

@@ -10,8 +10,6 @@ import torch
 from PIL import Image
 from planted import SQUARE
 
-RUN = Path(__file__).parents[1] / "scripts" / "run.py"
-
 
 def result(folder) -> Path:
     (run,) = (folder / "outputs").iterdir()

@@ -22,9 +22,17 @@ from mpx.solver.objective import Problem
 from mpx.solver.search import Search
 from mpx.solver.workers import alone
 
-MANY, FEW, BATCH = 240, 24, 8
+MANY, FEW, BATCH = 160, 16, 8
 QUICK = [a for a in PLAIN if not a.startswith(("model.network", "noise", "flip"))]
-QUICK += ["model.network=net.py:SquareNet", "steps=1", "frames=2", "noise=0", "flip=0", f"batch_size={BATCH}"]
+QUICK += [
+    "model.network=net.py:SquareNet",
+    "steps=1",
+    "frames=2",
+    "noise=0",
+    "flip=0",
+    "crossing=[noise]",
+    f"batch_size={BATCH}",
+]
 
 
 @pytest.fixture(scope="module")

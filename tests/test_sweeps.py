@@ -107,7 +107,7 @@ def test_a_sweep_is_called_by_what_it_is(arguments, name):
 def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(tmp_path):
     """SIGKILL, then the same line."""
     home = workplace(tmp_path, 4)
-    line = [*SAME, "steps=40", "sweep=mask_resolution", "mask_size=4,8,16", "metric=[]"]
+    line = [*SAME, "sweep=mask_resolution", "mask_size=4,8,16", "metric=[]"]
     done(home, *line, "name=calm")
     sweep, calm = (home / "outputs" / "sweeps" / name for name in ("killed", "calm"))
     command = Command(home, *line, "name=killed").until(lambda: any(sweep.glob("mask_size=8/masks/*.npz")))

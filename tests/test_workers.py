@@ -26,7 +26,7 @@ from mpx.report.folder import held, lock
 from mpx.report.session import Session
 from mpx.solver import shares, workers
 
-RUN = Path(__file__).parents[1] / "scripts" / "run.py"
+ROOT = Path(__file__).parents[1]
 SHOWN = [a for a in SAME if not a.startswith("log_images")] + ["log_images=2"]
 
 
@@ -68,13 +68,6 @@ def tags(file: Path) -> dict:
     return EventAccumulator(str(file)).Reload().Tags()
 
 
-def start(home: Path, *command, **environment) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"} | environment
-    return subprocess.Popen(
-        [sys.executable, *map(str, command)], cwd=home, env=environment, stderr=subprocess.PIPE, text=True
-    )
-
-
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("images", [1, 5, 8])
 def test_ranks_give_the_run_of_one_process(home, ranks, images):
@@ -91,9 +84,12 @@ def test_torchrun_shares_rows_or_samples(home):
         "    sys.argv[1:] = arguments\n    try:\n        main()\n    except SystemExit as end:\n"
         "        if end.code:\n            raise\n"
     )
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    process = start(home, *launcher, "both.py", PYTHONPATH=str(RUN.parents[1]))
-    assert process.wait(120) == 0, process.stderr.read()
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.run(
+        [sys.executable, *launcher, "both.py"], cwd=home, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stderr
     complete(home, "torchrun")
     done(home, *[a for a in samples if a != "parallel=samples"], "name=four")
     close(home, "torchrun-samples", "four")
@@ -101,11 +97,11 @@ def test_torchrun_shares_rows_or_samples(home):
 
 def test_srun_shares_rows(home):
     tasks = [
-        start(home, RUN, *SHOWN, "name=srun", SLURM_JOB_ID="7", SLURM_NTASKS="2", SLURM_STEP_NUM_TASKS="2",
-              SLURM_STEP_TASKS_PER_NODE="2", SLURM_PROCID=rank, SLURM_LOCALID=rank, SLURM_JOB_NAME="night")
+        Command(home, *SHOWN, "name=srun", SLURM_JOB_ID="7", SLURM_NTASKS="2", SLURM_STEP_NUM_TASKS="2",
+                SLURM_STEP_TASKS_PER_NODE="2", SLURM_PROCID=rank, SLURM_LOCALID=rank, SLURM_JOB_NAME="night")
         for rank in "01"
     ]  # fmt: skip
-    assert [task.wait(120) for task in tasks] == [0, 0], tasks[0].stderr.read() + tasks[1].stderr.read()
+    assert [task.end() for task in tasks] == [0, 0], tasks[0].err + tasks[1].err
     complete(home, "srun")
 
 

@@ -69,7 +69,7 @@ def _read(folder: Path, name: str) -> Job:
         lines = results.read_csv(folder / "results.csv")
     except FileNotFoundError:
         return Job(name, "no results.csv")
-    if not lines or not set(results.COLUMNS) <= lines[0].keys():
+    if not lines or not set(results.COLUMNS) - {*results.PHOTO} <= lines[0].keys():
         return Job(name, "no rows in results.csv")
     skipped = folder / "skipped.csv"
     skipped = [(line["image"], line["reason"]) for line in results.read_csv(skipped)] if skipped.is_file() else []
@@ -85,7 +85,7 @@ def _read(folder: Path, name: str) -> Job:
 
 def _write(folder: Path, title: str, command: str, jobs: list[Job]) -> Path:
     columns = dict.fromkeys(c for job in jobs for line in job.lines[:1] for c in line)
-    columns = [c for c in columns if c not in ("image", "class", "mask")]
+    columns = [c for c in columns if c not in ("image", "class", "mask", *results.PHOTO)]
     rows = _matched(jobs)
     page = Path(__file__).parent / "page"
     style, script = ((page / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))

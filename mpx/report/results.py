@@ -26,8 +26,9 @@ import numpy as np
 from mpx.metrics.drops import LEAST
 from mpx.report import render
 
+PHOTO = ("path", "file_bytes")  # of the image; tables of older runs lack them
 COLUMNS = ("image", "target", "class", "area_asked", "p_before", "p_after", "p_reference", "p_normalised", "area", "passes",
-           "forwards", "seconds", "mask", "path", "file_bytes")  # fmt: skip
+           "forwards", "seconds", "mask", *PHOTO)  # fmt: skip
 NUMBERS = ("p_before", "p_after", "p_reference", "area", "passes", "forwards", "seconds")
 STAMP = {"problems", "label", "file_bytes", "made_by", "pictures"}  # by which a session knows a row again
 FAILED = "failed.txt"  # in the folder of a sweep's job: why it could not be done

@@ -103,7 +103,7 @@ def paired(run: Run, first: Run, name: str) -> tuple[float, int, float]:
         a, b = (results.number(rows[k].get(name)) for rows in (mine, others))
         if math.isfinite(a - b) and len({r[k]["file_bytes"] for r in (mine, others) if r[k].get("file_bytes")}) < 2:
             found.setdefault(k[0], []).append(a - b)
-    differences, pairs = np.array([np.mean(found[image]) for image in sorted(found)]), sum(map(len, found.values()))
+    differences, pairs = np.array([np.mean(those) for those in found.values()]), sum(map(len, found.values()))
     if len(differences) < 2:
         return math.nan, pairs, math.nan
     if not differences.any():

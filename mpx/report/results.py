@@ -18,6 +18,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -252,11 +253,9 @@ def statistics(values: Iterable[float], images: Iterable | None = None, draws: i
     images: of each value; one is drawn with all its values, which do not vary independently. None: each has its own. The
     interval needs two.
     """
-    values = np.array([*values], float)
-    finite = np.isfinite(values)
-    x = values[finite]
-    of = np.unique(np.array([*images]), return_inverse=True)[1][finite] if images is not None else np.arange(len(x))
-    of = np.unique(of, return_inverse=True)[1]
+    finite = [(v, image) for v, image in zip(values, count() if images is None else images) if math.isfinite(v)]
+    x, numbers = np.array([v for v, _ in finite]), {}
+    of = np.array([numbers.setdefault(image, len(numbers)) for _, image in finite], int)
     sums, counts, rng = np.bincount(of, x), np.bincount(of), np.random.default_rng(0)
     at_once = max(1, 2**16 // max(1, len(sums)))
     sizes = [min(at_once, draws - start) for start in range(0, draws, at_once)] if len(sums) > 1 else []

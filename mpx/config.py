@@ -25,9 +25,9 @@ from hydra.utils import instantiate
 from omegaconf import AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from mpx.learning.method import Method
 from mpx.models.classifier import Classifier
-from mpx.solver.recipe import Recipe
-from mpx.solver.shares import cores
+from mpx.runs.devices import cores
 
 _beside = Path(__file__).parent / "configs"  # in a wheel; in a checkout they lie beside the package
 CONFIGS = _beside if _beside.is_dir() else Path(__file__).parents[1] / "configs"
@@ -153,7 +153,7 @@ def _check_options(part: partial, name: str) -> None:
                 raise ValueError(f"{name}.{key}={value!r} must be of type {allowed}")
 
 
-def recipe(cfg: DictConfig) -> Recipe:
+def build_method(cfg: DictConfig) -> Method:
     """The five operators, the game and the search that a composed config asks for."""
     check_keys(cfg)
     regularizers = {
@@ -164,9 +164,9 @@ def recipe(cfg: DictConfig) -> Recipe:
         place: [
             build(node, f"{place}.{name}") for name, node in (cfg.get(place) or {}).items() if number(cfg, name)
         ]  # a strength of 0 turns an augment off
-        for place in ("under_mask", "over_mask")
+        for place in ("image_augmentations", "input_augmentations")
     }
-    return Recipe(
+    return Method(
         perturbation=build(cfg.perturbation, "perturbation"),
         mask=build(cfg.mask, "mask"),
         score=build(cfg.score, "score"),
@@ -179,18 +179,18 @@ def recipe(cfg: DictConfig) -> Recipe:
     )
 
 
-def preset(experiment: str, *overrides: str) -> Recipe:
+def method(experiment: str, *overrides: str) -> Method:
     """A published method, experiment=... of the command line, for explain(); overrides are written as there."""
     if experiment not in options("experiment"):
         raise ValueError(f"experiment={experiment!r} is not an option: choose one of {', '.join(options('experiment'))}")
     groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-    own = {field.name for field in fields(Recipe)} | {"area", "mask_size", "lr", "regularizer", "augment"}
+    own = {field.name for field in fields(Method)} | {"area", "mask_size", "lr", "regularizer", "augment"}
     for override in overrides:
         key = re.split(r"[=.]", override.lstrip("+~"), maxsplit=1)[0]
         if key in {*SCHEMA, *groups} - own:
             raise ValueError(f"{override}: {key} is no part of a method, but of how it is run: give it to explain()")
     try:
-        return recipe(compose(f"experiment={experiment}", *overrides))
+        return build_method(compose(f"experiment={experiment}", *overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(sentence(error)) from error
 
@@ -263,7 +263,7 @@ def pictures(cfg: DictConfig) -> float:
 def check_keys(cfg: DictConfig) -> None:
     """Refuses root keys that nothing reads, which `+key=value` could bring in."""
     groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-    known = set(SCHEMA) | groups | {"regularizers", "metrics", "under_mask", "over_mask"} | set(options("augment"))
+    known = set(SCHEMA) | groups | {"regularizers", "metrics", "image_augmentations", "input_augmentations"} | set(options("augment"))
     for key in cfg:
         name = key.removeprefix("lambda_")
         if name != key and name not in (cfg.get("regularizers") or {}):

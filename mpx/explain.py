@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_tensor
 
 from mpx import config
-from mpx.batches import Row, begin, place_matters, solve_all
 from mpx.data import datasets
 from mpx.data.images import read_image, to_rgb
 from mpx.data.targets import resolve_targets
 from mpx.explanation import Explanation, join
+from mpx.learning.batching import Row, batch_position_matters, begin, solve_all
+from mpx.learning.method import Method
+from mpx.learning.search import minimise
 from mpx.models.classifier import Classifier
-from mpx.solver.recipe import Recipe
-from mpx.solver.search import minimise
 
 
 def _plain(value):
@@ -84,7 +84,7 @@ def explain(
     seed: int = 0,
     precision: str = "32",
     compile: bool = False,
-    recipe: Recipe | None = None,
+    method: Method | None = None,
     batch_size: int = 16,
     deterministic: bool = False,
     frames: int = 24,
@@ -102,7 +102,7 @@ def explain(
     deterministic: fill every batch up to batch_size, so that a row's bits do not depend on its company. Threads and a GPU's
         algorithms are the caller's: torch.set_num_threads(1), torch.use_deterministic_algorithms(True).
     explainer: a baseline in the place of the learnt mask, e.g. "gradcam"; what concerns the search has no say then.
-    recipe: all of these at once, a published method: recipe=mpx.preset("extremal2019").
+    method: all of these at once, a published method: method=mpx.method("extremal2019").
     regularizers: further terms, name -> (weight, an option's name, or a function of the saliency (B,1,h,w) giving (B,)).
     The other keys and all defaults are config.yaml's, where each has its unit, its reason and its source.
 
@@ -113,20 +113,20 @@ def explain(
         raise ValueError(f"model of type {type(model).__name__} must be a torch.nn.Module")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be at least 1, a whole number")
-    if recipe:
+    if method:
         _alone(arguments)
     root = {"mask_size": mask_size, "steps": steps, "lr": lr, "jitter": jitter, "noise": noise, "flip": flip}
     config.number(root, "lr")  # torch.optim's annotations do not say it
     option = partial(config.option, **root)
     weighed = {"l1": (lambda_l1, "l1"), "tv": (lambda_tv, "tv")} | _pairs(regularizers or {})
     others = {"explainer": explainer, "gradient": gradient, "scheduler": scheduler, "stop": stop}
-    recipe = recipe or Recipe(
+    method = method or Method(
         perturbation=option("perturbation", perturbation),
         mask=option("mask", mask),
         score=option("score", score),
         regularizers={name: (weight, option("regularizer", term)) for name, (weight, term) in weighed.items()},
-        under_mask=[option("augment", "jitter")] if jitter else [],
-        over_mask=[option("augment", k) for k in ("noise", "flip") if root[k]],
+        image_augmentations=[option("augment", "jitter")] if jitter else [],
+        input_augmentations=[option("augment", k) for k in ("noise", "flip") if root[k]],
         game=game,
         dual_weight=dual_weight,
         areas=tuple(area) if isinstance(area, Sequence) else (area,),
@@ -144,12 +144,12 @@ def explain(
     callers = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
     with classifier.frozen(photos.shape[2:]), callers:  # `precision` decides, not the mode that explain() is called in
         classifier.check(photos[:1].to(classifier.device))
-        rows = _rows(classifier, photos, names, target, recipe.areas)
+        rows = _rows(classifier, photos, names, target, method.areas)
         left, parts = iter(rows), []
-        places = partial(place_matters, classifier, photos.shape[2:]) if deterministic else None
-        start, run = partial(begin, recipe, classifier, frames=frames), partial(minimise, on_step=on_step)
+        places = partial(batch_position_matters, classifier, photos.shape[2:]) if deterministic else None
+        start, run = partial(begin, method, classifier, frames=frames), partial(minimise, on_step=on_step)
         for given, explanation, failures in solve_all(
-            start, run, lambda n: list(islice(left, n)), batch_size, places, warnings.warn, fill=recipe.compile
+            start, run, lambda n: list(islice(left, n)), batch_size, places, warnings.warn, fill=method.compile
         ):
             for sentence in failures.values():
                 raise ValueError(sentence)
@@ -157,15 +157,15 @@ def explain(
     return join([explanation for _, explanation in sorted(parts, key=lambda part: part[0])])
 
 
-BESIDE = ("model", "images", "target", "recipe", "batch_size", "deterministic", "frames", "on_step")  # of a recipe
+BESIDE = ("model", "images", "target", "method", "batch_size", "deterministic", "frames", "on_step")  # of a method
 
 
 def _alone(arguments: dict) -> None:
     for name, parameter in inspect.signature(explain).parameters.items():
         if name not in BESIDE and arguments[name] != parameter.default:
             raise ValueError(
-                f"{name}={arguments[name]!r} and recipe= both choose {name}: write it into the recipe, "
-                f'e.g. mpx.preset("fong2017", "{name}=...")'
+                f"{name}={arguments[name]!r} and method= both choose {name}: write it into the method, "
+                f'e.g. mpx.method("fong2017", "{name}=...")'
             )
 
 

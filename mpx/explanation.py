@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mpx.metrics import areas
 from mpx.metrics.drops import normalised
-from mpx.report import areas, render, results
+from mpx.pictures import panels as render
+from mpx.runs import store as results
 
 
 @dataclass

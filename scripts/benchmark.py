@@ -46,15 +46,16 @@ import torch
 from torchvision.io import write_jpeg
 
 from mpx import config
-from mpx.batches import Row, begin, solve, solve_all
 from mpx.data import datasets
 from mpx.data.images import read_image
+from mpx.learning.batching import Row, begin, solve, solve_all
+from mpx.learning.learner import fit
+from mpx.learning.objective import Objective
+from mpx.learning.search import Search
 from mpx.metrics import measure
-from mpx.operators.perturbations import blur_median
-from mpx.solver import shares, workers
-from mpx.solver.module import fit
-from mpx.solver.objective import Problem
-from mpx.solver.search import Search
+from mpx.perturbations.blur import blur_median
+from mpx.runs import devices as shares
+from mpx.runs import launch as workers
 
 ROUNDS, STEPS = 9, 6  # pairs of timings; iterations in each, of which the first is not counted
 FEW, MANY = 8, 72  # images; in fewer, one batch at the end is an eighth of all
@@ -93,7 +94,7 @@ def now(where: torch.device) -> float:
     return time.perf_counter()
 
 
-def our_pass(problem: Problem, make: Callable, where: torch.device) -> float:
+def our_pass(problem: Objective, make: Callable, where: torch.device) -> float:
     """Seconds of an iteration of these rows."""
     ticks = []
     callback = pl.Callback()
@@ -102,7 +103,7 @@ def our_pass(problem: Problem, make: Callable, where: torch.device) -> float:
     return (ticks[-1] - ticks[0]) / (len(ticks) - 1)
 
 
-def bare_pass(problem: Problem, steps: int = STEPS) -> float:
+def bare_pass(problem: Objective, steps: int = STEPS) -> float:
     """Seconds of forward and backward of as many pictures."""
     x = problem.photos.contiguous(memory_format=torch.channels_last).requires_grad_()
     ticks = []
@@ -113,10 +114,10 @@ def bare_pass(problem: Problem, steps: int = STEPS) -> float:
     return (ticks[-1] - ticks[0]) / (steps - 1)
 
 
-def random_rows(cfg, classifier) -> Problem:
+def random_rows(cfg, classifier) -> Objective:
     where, size = classifier.device, config.batch_size(cfg, classifier.device)
     photos = torch.rand(size, 3, *classifier.preprocess.crop, device=where)
-    return Problem(config.recipe(cfg), classifier, photos, torch.zeros(size, dtype=torch.long, device=where), [""] * size)
+    return Objective(config.build_method(cfg), classifier, photos, torch.zeros(size, dtype=torch.long, device=where), [""] * size)
 
 
 def iteration(overrides: list[str]) -> None:
@@ -178,21 +179,21 @@ def stop(overrides: list[str]) -> None:
 
     def solved(cfg, rows: list[Row]) -> tuple[float, float, dict[str, float]]:
         """Seconds and passes of a row, and the objective of each."""
-        recipe, waiting, start = config.recipe(cfg), list(rows), time.perf_counter()
+        method, waiting, start = config.build_method(cfg), list(rows), time.perf_counter()
 
         def take(number: int) -> list[Row]:
             taken, waiting[:] = waiting[:number], waiting[number:]
             return taken
 
         parts = solve_all(
-            partial(begin, recipe, classifier, frames=2),
+            partial(begin, method, classifier, frames=2),
             partial(fit, trainer=partial(make, **workers.alone(where))),
             take, config.batch_size(cfg, where), None, print,
         )  # fmt: skip
         parts, objective = [e for _, e, _ in parts], {}
         ended = time.perf_counter()
         for e in parts:
-            problem = Problem(recipe, classifier, e.photos.to(where), e.targets.to(where), e.images)
+            problem = Objective(method, classifier, e.photos.to(where), e.targets.to(where), e.images)
             total = problem.loss(e.parameter.to(where), 0, exact=True)["total"]
             objective |= dict(zip(e.images, total.tolist()))
         return (ended - start) / len(rows), sum(e.passes.sum().item() for e in parts) / len(rows), objective
@@ -311,7 +312,7 @@ def extremal(overrides: list[str], areas: tuple, iterations: int, images: int) -
     from torchray.attribution.extremal_perturbation import extremal_perturbation
 
     cfg = config.compose("experiment=extremal2019", f"steps={iterations}", f"area={list(areas)}", *overrides)
-    recipe, where = config.recipe(cfg), shares.device(cfg.device)
+    method, where = config.build_method(cfg), shares.device(cfg.device)
     classifier = config.classifier(cfg, where)
     photos = torch.rand(images, 3, *classifier.preprocess.crop)
     rows = [Row(photo, 0, "", area) for photo in photos for area in areas]
@@ -319,7 +320,7 @@ def extremal(overrides: list[str], areas: tuple, iterations: int, images: int) -
 
     def ours():
         with classifier.frozen(photos.shape[2:]):
-            solve(recipe, classifier, rows, 2, partial(fit, trainer=partial(config.trainer(cfg), **workers.alone(where))))
+            solve(method, classifier, rows, 2, partial(fit, trainer=partial(config.trainer(cfg), **workers.alone(where))))
 
     return {"mpx": ours, "torchray": lambda: extremal_perturbation(
         classifier.network.eval(), normalised, 0, areas=list(areas), max_iter=iterations)}  # fmt: skip

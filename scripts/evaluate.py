@@ -1,4 +1,4 @@
-"""Measures masks that were found before: python scripts/evaluate.py run=outputs/a metric=[deletion,insertion] [key=value]
+"""Evaluator masks that were found before: python scripts/evaluate.py run=outputs/a metric=[deletion,insertion] [key=value]
 
 The run's own command is continued with these metrics beside its own: nothing is explained or measured again that is done.
 Metrics, their options (metrics.deletion.step=448), crossing=, device= and batch_size= may be given.
@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from mpx import config
-from mpx.cli import main
+from mpx.cli.main import main
 
 if __name__ == "__main__":
     given = [a for a in sys.argv[1:] if not a.startswith("run=")]

@@ -20,7 +20,8 @@ from PIL import Image
 from mpx import config, explain
 from mpx.data.datasets import sample
 from mpx.models.zoo import efficientnet_lite0
-from mpx.report import render, results
+from mpx.pictures import panels as render
+from mpx.runs import store as results
 
 README = Path(__file__).parent / "readme"
 LIGHTER = {

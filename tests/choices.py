@@ -3,13 +3,13 @@
 import inspect
 
 from mpx import config
-from mpx.operators.perturbations import Pixels
+from mpx.perturbations.blur import PixelPerturbation
 
 
 def masks_pixels(perturbation: str) -> bool:
     """Not features, tokens or coefficients: those have sites of their own, and tests of their own."""
     function = config.option("perturbation", perturbation).func
-    other = isinstance(function, type) and not issubclass(function, Pixels)
+    other = isinstance(function, type) and not issubclass(function, PixelPerturbation)
     return not other and "classifier" not in inspect.signature(function).parameters
 
 

@@ -178,6 +178,6 @@ def _command(folder, arguments, inside, spawned, environment, out, err) -> None:
     if not spawned:
         fork_workers()
     sys.argv = ["mpx", *arguments]
-    from mpx.cli import main
+    from mpx.cli.main import main
 
     inside(main) if inside else main()

@@ -8,7 +8,7 @@ import torch
 from planted import SquareNet, square_photo
 from torchvision.transforms.v2.functional import to_pil_image
 
-from mpx.cli import main
+from mpx.cli.main import main
 
 torch.set_num_threads(1)  # the networks here are tiny, and threads that contend for a core are many times slower
 

@@ -6,7 +6,7 @@ from hydra.core.plugins import Plugins
 
 for name in (
     "hydra.core.override_parser.overrides_parser",
-    "mpx.cli",
+    "mpx.cli.main",
     "mpx.models.zoo",
     "skimage.measure",
     "skimage.restoration",

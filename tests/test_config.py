@@ -7,16 +7,16 @@ import torch
 from omegaconf import OmegaConf
 
 from mpx import config, explain
-from mpx.operators import asks
-from mpx.solver.recipe import Recipe
-from mpx.solver.shares import device
+from mpx.learning.method import Method
+from mpx.parts import asks
+from mpx.runs.devices import device
 
 GROUPS = sorted(path.name for path in config.CONFIGS.iterdir() if path.is_dir())
 
 
 def test_defaults_build():
-    recipe = config.recipe(config.compose())
-    assert set(recipe.regularizers) == {"l1", "tv"} and len(recipe.under_mask) == 1 and not recipe.over_mask
+    method = config.build_method(config.compose())
+    assert set(method.regularizers) == {"l1", "tv"} and len(method.image_augmentations) == 1 and not method.input_augmentations
 
 
 SWAPPED = [group for group in GROUPS if group not in ("model", "dataset", "regularizer", "augment", "sweep", "cluster")]
@@ -28,13 +28,13 @@ def test_every_option_builds(override):
     cfg = config.compose(override)
     if OmegaConf.is_dict(cfg.get(group)) and "_target_" in cfg[group] and group != "trainer":
         cfg.area = 0.1 if asks(config.build(cfg[group], group), "area") else cfg.area
-    assert isinstance(config.recipe(cfg), Recipe)
+    assert isinstance(config.build_method(cfg), Method)
 
 
 def test_library_defaults_are_the_manuals():
     cfg = config.compose()
     choices = {"explainer", "perturbation", "mask", "score", "gradient", "optimizer", "scheduler", "stop"}
-    others = {"model", "images", "target", "regularizers", "recipe", "on_step"}
+    others = {"model", "images", "target", "regularizers", "method", "on_step"}
     manual = OmegaConf.to_container(cfg, resolve=True)
     for key, parameter in inspect.signature(explain).parameters.items():
         if key in choices and parameter.default:
@@ -57,23 +57,23 @@ def test_yaml_defaults_are_the_functions(group):
 
 
 def test_user_line_composes():
-    recipe = config.recipe(config.compose("perturbation=blur_median", "lambda_tv=0.2"))
-    assert recipe.perturbation.func.__name__ == "blur_median" and recipe.regularizers["tv"][0] == 0.2
+    method = config.build_method(config.compose("perturbation=blur_median", "lambda_tv=0.2"))
+    assert method.perturbation.func.__name__ == "blur_median" and method.regularizers["tv"][0] == 0.2
 
 
 def test_predecessors_constants():
     """shared/facts: gildenblat 2017."""
     cfg = config.compose("experiment=gildenblat2017")
-    recipe = config.recipe(cfg)
-    assert cfg.model.name == "vgg19" and (cfg.lr, recipe.steps, cfg.mask_size) == (0.1, 500, 28)
-    assert recipe.perturbation.func.__name__ == "blur_median" and recipe.perturbation.keywords == {"kernel_size": 11}
+    method = config.build_method(cfg)
+    assert cfg.model.name == "vgg19" and (cfg.lr, method.steps, cfg.mask_size) == (0.1, 500, 28)
+    assert method.perturbation.func.__name__ == "blur_median" and method.perturbation.keywords == {"kernel_size": 11}
     assert (
-        recipe.optimizer.func is torch.optim.Adam
-        and recipe.mask.keywords["sigma"] == 0
-        and recipe.mask.keywords["init"] == "ones"
+        method.optimizer.func is torch.optim.Adam
+        and method.mask.keywords["sigma"] == 0
+        and method.mask.keywords["init"] == "ones"
     )
-    assert not recipe.under_mask and len(recipe.over_mask) == 1
-    (l1, mean_l1), (tv, mean_tv) = recipe.regularizers["l1"], recipe.regularizers["tv"]
+    assert not method.image_augmentations and len(method.input_augmentations) == 1
+    (l1, mean_l1), (tv, mean_tv) = method.regularizers["l1"], method.regularizers["tv"]
     assert (l1, tv) == (0.01, 0.2)
     s = torch.rand(2, 1, 28, 28)
     torch.testing.assert_close(mean_l1(s), s.mean((1, 2, 3)))
@@ -82,13 +82,13 @@ def test_predecessors_constants():
 
 
 def test_any_optimizer_by_its_path():
-    recipe = config.recipe(config.compose("optimizer._target_=torch.optim.RMSprop", "+optimizer.momentum=0.5"))
-    assert isinstance(recipe.optimizer([torch.nn.Parameter(torch.zeros(1))]), torch.optim.RMSprop)
+    method = config.build_method(config.compose("optimizer._target_=torch.optim.RMSprop", "+optimizer.momentum=0.5"))
+    assert isinstance(method.optimizer([torch.nn.Parameter(torch.zeros(1))]), torch.optim.RMSprop)
 
 
 def test_a_strength_of_zero_turns_an_augment_off():
-    recipe = config.recipe(config.compose("jitter=0", "noise=0.1", "flip=0.5"))
-    assert not recipe.under_mask and [a.func.__name__ for a in recipe.over_mask] == ["noise", "flip"]
+    method = config.build_method(config.compose("jitter=0", "noise=0.1", "flip=0.5"))
+    assert not method.image_augmentations and [a.func.__name__ for a in method.input_augmentations] == ["noise", "flip"]
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,12 @@ def test_a_strength_of_zero_turns_an_augment_off():
         ("noise=abc", "noise='abc' must be a number"),
         ("game=delete", "game='delete' must be one of"),
         ("precision=64", "precision='64' must be"),
-        ("perturbation._target_=mpx.operators.perturbations.blurr", "perturbation: .*blurr"),
+        ("perturbation._target_=mpx.perturbations.blur.blurr", "perturbation: .*blurr"),
     ],
 )
 def test_a_mistake_found_when_building_is_named(override, names):
     with pytest.raises(ValueError, match=names):
-        config.recipe(config.compose(override))
+        config.build_method(config.compose(override))
 
 
 def test_device():
@@ -122,7 +122,7 @@ def test_device():
 
 def test_config_is_the_manual():
     """Every root key of the composed config has a line with its meaning in a YAML file, and help shows it."""
-    from mpx.menu import help_text
+    from mpx.cli.menu import help_text
 
     cfg, text = config.compose(), help_text()
     for key in cfg:

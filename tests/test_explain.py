@@ -14,9 +14,9 @@ from planted import PlaceNet, RoundingNet, SquareNet, square_photo
 from torch import nn
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from mpx import Classifier, MeaningfulPerturbation, explain, preset
+from mpx import Classifier, MeaningfulPerturbation, explain, method
 from mpx.data.preprocess import Preprocess
-from mpx.operators.regularizers import border
+from mpx.regularizers import border
 
 NET = SquareNet().train()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])
@@ -128,7 +128,7 @@ def test_a_regularizer_may_be_an_options_name():
         ({"regularizers": {"l1": "x"}}, "regularizers['l1']='x' must be a weight and a term: (0.1, "),
         ({"regularizers": {"l1": (0.1, "l1", 2)}}, "must be a weight and a term"),
         ({"noise": -0.5}, "noise=-0.5 must be 0 or larger"),
-        ({"area": 0.1}, 'in Python recipe=mpx.preset("extremal2019")'),
+        ({"area": 0.1}, 'in Python method=mpx.method("extremal2019")'),
     ],
 )
 def test_a_wrong_option_is_one_sentence(options, names):
@@ -139,7 +139,7 @@ def test_a_wrong_option_is_one_sentence(options, names):
 @pytest.mark.parametrize("override", ["target=label", "batch_size=2", "deterministic=true", "model=resnet50", "~trainer"])
 def test_a_preset_refuses_what_is_no_part_of_a_method(override):
     with pytest.raises(ValueError, match="no part of a method"):
-        preset("fong2017", override)
+        method("fong2017", override)
 
 
 def test_normalised_inputs_are_undone():

@@ -21,7 +21,7 @@ def test_the_wheel_holds_every_config_and_module(tmp_path):
             if path.suffix in (".yaml", ".py", ".j2", ".css", ".js"):
                 assert prefix + path.relative_to(ROOT / source).as_posix() in names
     entry = next(n for n in names if n.endswith("entry_points.txt"))
-    assert "mpx = mpx.cli:main" in zipfile.ZipFile(wheel).read(entry).decode()
+    assert "mpx = mpx.cli.main:main" in zipfile.ZipFile(wheel).read(entry).decode()
 
 
 # room -> what of mpx it may import; architecture: dependency direction

@@ -13,10 +13,10 @@ from xml.etree.ElementTree import ParseError, parse
 from PIL import Image
 from torchvision.datasets import OxfordIIITPet, VOCDetection
 
+from mpx.data.annotations import Region
 from mpx.data.boxes import as_box
-from mpx.data.classes import naming
+from mpx.data.class_names import naming
 from mpx.data.datasets import SUFFIXES, Item, _folder, _items, _one
-from mpx.data.regions import Region
 
 SMALL = 0.25  # share of the image below which the pointing game calls a class difficult, if others are there
 

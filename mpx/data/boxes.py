@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from mpx.data.regions import Region
+from mpx.data.annotations import Region
 
 COLUMNS = ("image", "label", "x0", "y0", "x1", "y1")
 

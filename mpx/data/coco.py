@@ -15,14 +15,14 @@ from pathlib import Path
 from PIL import Image
 
 from mpx.data.annotated import regions
-from mpx.data.classes import naming
+from mpx.data.class_names import naming
 from mpx.data.datasets import Item, _folder, _items, _one
 
 
 def coco(
     root: str | os.PathLike, annotations: str | os.PathLike, classes: str | os.PathLike | Mapping | None = None
 ) -> list[Item]:
-    """root: the folder of the images; annotations: instances_*.json; classes: category -> model class (mpx.data.classes)."""
+    """root: the folder of the images; annotations: instances_*.json; classes: category -> model class (mpx.data.class_names)."""
     root, source = _folder(root), Path(str(annotations)).expanduser()
     parsed = _parse(source)
     categories = {number: one["name"] for number, one in parsed.cats.items()}

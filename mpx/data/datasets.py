@@ -22,8 +22,8 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
+from mpx.data.annotations import Region
 from mpx.data.boxes import as_label, read_boxes
-from mpx.data.regions import Region
 
 SUFFIXES = (*IMG_EXTENSIONS, ".gif", ".avif")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mpx.data.annotations import Region
 from mpx.data.datasets import Item, _items
-from mpx.data.regions import Region
 
 NAMES = ("amber", "basalt", "cedar", "delft")
 CELL = 8  # pixels

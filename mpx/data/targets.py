@@ -14,7 +14,7 @@ from numbers import Integral
 
 from torch import Tensor
 
-from mpx.data.regions import Region
+from mpx.data.annotations import Region
 
 
 def resolve_targets(

@@ -1,4 +1,4 @@
-"""Pictures that tell what a network's features are like: for perturbations that need statistics (mpx.operators.layers)."""
+"""Pictures that tell what a network's features are like: for perturbations that need statistics (mpx.perturbations.features)."""
 
 from collections.abc import Iterator
 

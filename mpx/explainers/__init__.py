@@ -3,7 +3,7 @@
 An explainer is a function of the photos (B,3,H,W) in [0,1], the classifier (frozen) and the targets (B,), and asks for more
 by the names of its parameters:
 
-rng      mpx.operators.rng.Draws of these B rows
+rng      mpx.randomness.RowRandom of these B rows
 names    of the rows' images, B texts
 
 It returns the relevance (B,1,H,W): any real numbers, higher where there is more evidence for the target; a row's does not

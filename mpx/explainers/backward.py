@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from mpx.explainers import at_least
 from mpx.explainers.cam import find, upsample
 from mpx.explainers.gradients import largest, slopes
-from mpx.models.fold import put
+from mpx.models.folding import put
 
 LINEAR = {"conv2d": F.conv2d, "linear": F.linear}
 MEANS = ("avg_pool2d", "adaptive_avg_pool2d", "mean")

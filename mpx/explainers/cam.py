@@ -4,7 +4,7 @@
     group_cam  sum over groups of channels of their map times what it keeps of p     (Zhang, Rao & Yang 2021)
 
 The layer: the last that everything passes through and whose map is as fine as that of the last layer with weights, so
-that it comes before any pooling; in a transformer, the middle block. mpx.operators.network says more.
+that it comes before any pooling; in a transformer, the middle block. mpx.models.layers says more.
 """
 
 import torch
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpx.explainers import at_least
-from mpx.operators.network import Layer, once, runs_of
-from mpx.operators.perturbations import blur_gaussian
+from mpx.models.layers import Layer, once, runs_of
+from mpx.perturbations.blur import blur_gaussian
 
 
 def gradcam(photos: Tensor, classifier, targets: Tensor, layer: str | int | None = None, pictures: int = 64) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mpx.explainers import at_least, captum
-from mpx.operators.perturbations import blur_gaussian
+from mpx.perturbations.blur import blur_gaussian
 
 
 @torch.enable_grad()

@@ -5,7 +5,7 @@ A metric is given saliency (B,1,H,W) in [0,1], high where the evidence is, and a
 classifier     pictures (N,3,H,W) in [0,1] -> logits (N, classes), frozen
 images         (B,3,H,W) in [0,1]
 targets        (B,) the class that each row explains
-places         a list of B: `Place` (data/regions.py), or None where the dataset does not say where the class is
+places         a list of B: `Annotation` (data/regions.py), or None where the dataset does not say where the class is
 mask           (B,1,H,W) 1 keeps, 0 perturbs, and
 game           what it was learnt for
 perturbations  name -> function (images -> perturbed images), first the one that the mask was learnt with, and
@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torchmetrics.utilities import dim_zero_cat
 
-from mpx.operators import asks, offer
+from mpx.parts import asks, offer
 
 AVAILABLE = ("saliency", "classifier", "images", "targets", "places", "mask", "game", "perturbations",
              "judged", "explain")  # fmt: skip

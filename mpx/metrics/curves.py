@@ -8,7 +8,7 @@ the trapezoids over an axis from 0 to 1. Ties go in reading order, so that a con
 import torch
 from torch import Tensor
 
-from mpx.metrics.asking import ask, filled
+from mpx.metrics.batched import ask, filled
 
 
 def deletion(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mpx.metrics.asking import ask_stack, filled
+from mpx.metrics.batched import ask_stack, filled
 
 LEAST = 0.01  # of the probability that perturbing all of the photo must cost, for a share of it to say anything
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from mpx.operators.rng import key
+from mpx.randomness import key
 
 
 def sanity(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mpx.data.preprocess import Preprocess
-from mpx.models.fold import fold, unfold
+from mpx.models.folding import fold, unfold
 
 _locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()  # not attributes: locks cannot be pickled
 _guard = threading.Lock()  # of _locks

@@ -19,7 +19,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from mpx.data.preprocess import Preprocess
-from mpx.models.checkpoint import load_weights, read_categories, read_state
+from mpx.models.checkpoints import load_weights, read_categories, read_state
 from mpx.models.classifier import Classifier
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import permutation_test
 
-from mpx.report import results
+from mpx.runs import store as results
 
 # what every run has: column -> which is better
 ALWAYS = {"p_normalised": "lower", "area": "lower", "passes": "lower", "forwards": "lower", "seconds": "lower"}

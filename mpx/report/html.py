@@ -19,7 +19,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from mpx.report import render, results
+from mpx.pictures import panels as render
+from mpx.runs import store as results
 
 BOUND = 0.1  # of p_normalised, below which a deletion works; a preservation works above 1 - BOUND
 POINTS = 200  # at most, of a curve

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mpx.report import results
 from mpx.report.compare import COST, Run, better, cost, is_best, short, title
+from mpx.runs import store as results
 
 WIDTH, HEIGHT = 4.2, 3.2  # inches of a panel
 

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mpx.report import compare, html, plots, render, results
+from mpx.pictures import panels as render
+from mpx.report import compare, html, plots
 from mpx.report.compare import Run
+from mpx.runs import store as results
 
 log = logging.getLogger("mpx")
 ORDER = "jobs.txt"

@@ -10,9 +10,9 @@ from PIL import Image
 
 from mpx import config
 from mpx.data import annotated
+from mpx.data.annotations import Annotation
 from mpx.data.images import read_image
 from mpx.data.preprocess import Preprocess
-from mpx.data.regions import Place
 
 SAMPLE = Path("/work/shared/data/imagenet_val100")  # not in the repository
 
@@ -80,7 +80,7 @@ def test_voc(voc):
     assert "does not tell the size" in problems.pop("sizeless")
     assert all(f"{name}.xml' is no PASCAL XML" in problem for name, problem in problems.items()) and len(problems) == 2
     size = read_image(items["one"].path).size
-    assert Place(items["one"].regions["dog"], size, Preprocess((10, 20))).mask().sum() == 100
+    assert Annotation(items["one"].regions["dog"], size, Preprocess((10, 20))).mask().sum() == 100
 
 
 def test_vocs_difficult_objects_count_when_asked(voc):
@@ -98,7 +98,7 @@ def test_voc_as_torchray_sees_it(voc):
         for label, region in item.regions.items():
             if all(value == int(value) for box in region.boxes for value in box):  # it takes whole numbers only
                 mask = torchray.voc_as_mask(tree, torchray.VOC_CLASSES.index(label))
-                assert (Place(region, (20, 10), Preprocess((10, 20))).original() == mask).all()
+                assert (Annotation(region, (20, 10), Preprocess((10, 20))).original() == mask).all()
 
 
 def test_classes_by_map(voc, tmp_path):
@@ -193,7 +193,7 @@ def test_the_real_sample():
     whole, shares = Preprocess((224, 224), 256), []
     for item in items[:5]:
         size = read_image(item.path).size
-        shares.append(Place(item.regions[item.label], size, whole).original().double().mean().item())
+        shares.append(Annotation(item.regions[item.label], size, whole).original().double().mean().item())
     assert np.allclose(shares, [known[item.name]["box_area_fraction"] for item in items[:5]], atol=1e-3)
 
 
@@ -209,7 +209,7 @@ def test_pets(tmp_path):
     text(root / "annotations/test.txt", "Abyssinian_1 1 1 1", "beagle_7 2 2 1", "beagle_8 2 2 1")
     items = by_name(annotated.pets(tmp_path))
     assert [item.label for item in items.values()] == ["Abyssinian", "Beagle", "Beagle"]
-    place = Place(items["beagle_7"].regions["Beagle"], (20, 10), Preprocess((10, 20)))
+    place = Annotation(items["beagle_7"].regions["Beagle"], (20, 10), Preprocess((10, 20)))
     assert (place.original().numpy() == (trimap == 1)).all() and place.boxes().tolist() == [[4, 3, 8, 5]]
     assert "no trimap" in items["beagle_8"].problem
     assert [item.label for item in annotated.pets(tmp_path, classes={"Beagle": "beagle", "*": None})] == ["beagle"] * 2

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from mpx.data import datasets
-from mpx.data.regions import Region
+from mpx.data.annotations import Region
 
 CSV = "image,label,x0,y0,x1,y1\n"
 

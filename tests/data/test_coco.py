@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from mpx import config
+from mpx.data.annotations import Annotation
 from mpx.data.coco import coco
 from mpx.data.images import read_image
 from mpx.data.preprocess import Preprocess
-from mpx.data.regions import Place
 
 mask = pytest.importorskip("pycocotools.mask")
 WIDTH, HEIGHT = SIZE = (30, 20)
@@ -78,10 +78,10 @@ def test_coco(folder, capfd):
     assert "no object for '000000000004.jpg'" in empty.problem and not any(item.problem for item in items[:3])
     assert read_image(grey.path).mode == "RGB"
     same = Preprocess((HEIGHT, WIDTH))
-    drawn = {label: Place(region, SIZE, same).original().numpy() for label, region in one.regions.items()}
+    drawn = {label: Annotation(region, SIZE, same).original().numpy() for label, region in one.regions.items()}
     assert (drawn["dog"] == full(3, 9, 2, 8) | full(3, 5, 20, 24) | CROWD).all() and (drawn["couch"] == SOFA).all()
-    assert (Place(grey.regions["dog"], SIZE, same).mask().numpy() == CROWD).all()
-    assert boxed.regions["dog"].draw is None and Place(boxed.regions["dog"], SIZE, same).mask().sum() == 25
+    assert (Annotation(grey.regions["dog"], SIZE, same).mask().numpy() == CROWD).all()
+    assert boxed.regions["dog"].draw is None and Annotation(boxed.regions["dog"], SIZE, same).mask().sum() == 25
     # 104 of 600 pixels and not alone; 250 of them; alone
     assert [one.regions["dog"].difficult, one.regions["couch"].difficult] == [True, False]
     assert not grey.regions["dog"].difficult
@@ -95,7 +95,7 @@ def test_drawings_are_pycocotools_own(folder):
         for label, region in item.regions.items():
             ids = parsed.getAnnIds([number], parsed.getCatIds([label]), iscrowd=None)
             found = np.any([parsed.annToMask(one) for one in parsed.loadAnns(ids)], 0)
-            assert torch.equal(Place(region, SIZE, Preprocess(SIZE[::-1])).original(), torch.from_numpy(found))
+            assert torch.equal(Annotation(region, SIZE, Preprocess(SIZE[::-1])).original(), torch.from_numpy(found))
 
 
 def test_classes(folder):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.models import ResNet50_Weights
 
-from mpx.data.regions import Region
+from mpx.data.annotations import Region
 from mpx.data.targets import region_of, resolve_targets
 
 NAMES = ResNet50_Weights.DEFAULT.meta["categories"]

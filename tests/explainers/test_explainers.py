@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from mpx import config
-from mpx.explainers import backward, cam, masked, to_saliency
-from mpx.explainers.given import files
-from mpx.operators import offer
-from mpx.operators.rng import Draws
+from mpx.explainers import backward, cam, to_saliency
+from mpx.explainers import occlusion as masked
+from mpx.explainers.precomputed import files
+from mpx.parts import offer
+from mpx.randomness import RowRandom
 
 pytest.importorskip("captum")
 NAMES = ["a", "b", "c"]
@@ -48,7 +49,7 @@ def maps(tmp_path):
 def ask(name, classifier, photos=PHOTOS, targets=TARGETS, rows=(0, 1, 2), folder=None, **options) -> Tensor:
     options = CHEAP.get(name, {}) | ({"folder": folder and str(folder)} if name == "files" else {}) | options
     function = partial(OPTIONS[name], **options)
-    rng = Draws([100 + row for row in rows])
+    rng = RowRandom([100 + row for row in rows])
     return offer(function, photos, classifier, targets, rng=rng, names=[NAMES[row] for row in rows])
 
 
@@ -194,7 +195,7 @@ def test_smoothgrad_is_the_mean_over_a_rows_own_noise():
     torch.testing.assert_close(ask("smoothgrad", classifier, noise=0.0), ask("gradient", classifier))
     total = 0
     for k in range(7):
-        noise = Draws([100, 101, 102]).at("smoothgrad", k).normal(3, 32, 32)
+        noise = RowRandom([100, 101, 102]).at("smoothgrad", k).normal(3, 32, 32)
         x = (PHOTOS + 0.2 * (PHOTOS.amax((1, 2, 3)) - PHOTOS.amin((1, 2, 3)))[:, None, None, None] * noise).requires_grad_()
         total = total + torch.autograd.grad(classifier(x)[:, 1].sum(), x)[0] / 7
     torch.testing.assert_close(ask("smoothgrad", classifier, noise=0.2), total.abs().amax(1, keepdim=True))
@@ -202,7 +203,7 @@ def test_smoothgrad_is_the_mean_over_a_rows_own_noise():
 
 @pytest.mark.parametrize("blur", [None, 2.0])
 def test_integrated_gradients_add_up_to_the_change_of_the_logit(blur):
-    from mpx.operators.perturbations import blur_gaussian
+    from mpx.perturbations.blur import blur_gaussian
 
     classifier = frozen(Checkers(nn.Softplus))
     start = torch.zeros_like(PHOTOS) if blur is None else blur_gaussian(PHOTOS, blur)
@@ -401,7 +402,7 @@ def test_the_layer_is_the_last_before_any_pooling():
 def test_group_cam_by_hand():
     """One photo and one group at a time, in NumPy where it can be."""
     classifier = frozen(Checkers())
-    from mpx.operators.perturbations import blur_gaussian
+    from mpx.perturbations.blur import blur_gaussian
 
     blurred, net, groups = blur_gaussian(PHOTOS, 5.0), classifier.network, 4
     with torch.no_grad():
@@ -455,7 +456,7 @@ def test_rise_by_hand():
     from skimage.transform import resize
 
     classifier, photos = frozen(Checkers()), PHOTOS[..., :27]  # 32x27 px, cells of 8x7
-    rng = Draws([100, 101, 102]).at("rise")
+    rng = RowRandom([100, 101, 102]).at("rise")
     grids = (rng.uniform(50, 4, 4) < 0.3).float().numpy()
     ys, xs = rng.integers(0, 7, 50), rng.integers(0, 6, 50)
     expected = torch.zeros(3, 1, 32, 27)
@@ -471,7 +472,7 @@ def test_rise_by_hand():
 
 
 def test_masks_of_rise_keep_each_pixel_as_often():
-    rng = Draws([1]).at("rise")
+    rng = RowRandom([1]).at("rise")
     grids, shifts = (rng.uniform(4000, 7, 7) < 0.5).float()[0][:, None], rng.integers(0, 4, 4000, 2)[0]
     masks = masked.shifted(grids, [5, 5], shifts, (32, 32))
     assert masks.shape == (4000, 1, 32, 32) and masks.min() == 0 and masks.max() == 1

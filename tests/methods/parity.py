@@ -5,25 +5,25 @@ import torch
 from methods.reference import NETWORK, photos
 
 from mpx import Classifier, config
-from mpx.solver.objective import Problem
-from mpx.solver.search import Search, minimise
+from mpx.learning.objective import Objective
+from mpx.learning.search import Search, minimise
 
 TARGET = 2
 
 
-def problem(experiment: str, *overrides: str, photo: int = 0, area: float | None = None) -> Problem:
+def problem(experiment: str, *overrides: str, photo: int = 0, area: float | None = None) -> Objective:
     """The preset's objective for one photo of 32 px; overrides as on the command line, for what does not fit 32 px."""
     classifier = Classifier(NETWORK)
     for parameter in classifier.parameters():
         parameter.requires_grad_(False)
     x = torch.from_numpy(photos(photo + 1)[photo : photo + 1]).float()
-    recipe = config.preset(experiment, *overrides)
-    area = area or recipe.areas[0]
+    method = config.method(experiment, *overrides)
+    area = area or method.areas[0]
     areas = None if area is None else torch.tensor([area])
-    return Problem(recipe, classifier, x, torch.tensor([TARGET]), ["photo"], areas)
+    return Objective(method, classifier, x, torch.tensor([TARGET]), ["photo"], areas)
 
 
-def value_and_gradient(p: Problem, parameter: np.ndarray, iteration: int = 0) -> tuple[float, np.ndarray]:
+def value_and_gradient(p: Objective, parameter: np.ndarray, iteration: int = 0) -> tuple[float, np.ndarray]:
     """Of the objective at a parameter, given without the batch axis."""
     parameter = torch.from_numpy(parameter).float()[None].requires_grad_()
     total = p.loss(parameter, iteration)["total"]
@@ -31,7 +31,7 @@ def value_and_gradient(p: Problem, parameter: np.ndarray, iteration: int = 0) ->
     return total.item(), g[0].double().numpy()
 
 
-def trajectory(p: Problem) -> np.ndarray:
+def trajectory(p: Objective) -> np.ndarray:
     """(steps+1, ...): the parameter before the first step and after each."""
     search, found = Search(p), []
     found.append(search.parameter.detach()[0].double().numpy().copy())

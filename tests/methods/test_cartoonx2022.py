@@ -146,8 +146,8 @@ def test_the_distortion_alone_moves_the_mask_as_derived():
 
 def test_preset_is_the_papers():
     cfg = config.compose("experiment=cartoonx2022")
-    recipe = config.recipe(cfg)
-    assert (recipe.game, recipe.steps, cfg.lr, recipe.samples) == ("preservation", 2000, 0.001, 64)
-    assert recipe.perturbation.keywords == {"wavelet": "db3", "levels": 5, "noisy": False}
-    assert recipe.regularizers["l1"][0] == 20 and set(recipe.regularizers) == {"l1"}
-    assert recipe.score.keywords == {"of": "class", "softmax": True}
+    method = config.build_method(cfg)
+    assert (method.game, method.steps, cfg.lr, method.samples) == ("preservation", 2000, 0.001, 64)
+    assert method.perturbation.keywords == {"wavelet": "db3", "levels": 5, "noisy": False}
+    assert method.regularizers["l1"][0] == 20 and set(method.regularizers) == {"l1"}
+    assert method.score.keywords == {"of": "class", "softmax": True}

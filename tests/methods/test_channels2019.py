@@ -8,7 +8,7 @@ import torch
 from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
 from methods.reference import NETWORK, gradient, photos
 
-from mpx import config, explain, preset
+from mpx import config, explain, method
 
 SMALL = ("perturbation.layer=conv", "area=0.25", "steps=20")
 KEPT = 3  # of the 12 channels
@@ -71,14 +71,14 @@ def test_it_finds_the_best_channels():
 
 def test_preset_is_the_papers():
     cfg = config.compose("experiment=channels2019")
-    recipe = config.recipe(cfg)
-    assert (recipe.steps, recipe.areas, recipe.game, cfg.lr) == (800, (0.1,), "preservation", 0.01)
-    assert recipe.optimizer.keywords | {"momentum": 0.9, "dampening": 0.9} == recipe.optimizer.keywords
-    weight, area = recipe.regularizers["area"]
-    assert weight == 300 and area.keywords["growth"] == 1.0035 and recipe.mask(shape=(12, 1, 1)).shape == (12, 1, 1)
+    method = config.build_method(cfg)
+    assert (method.steps, method.areas, method.game, cfg.lr) == (800, (0.1,), "preservation", 0.01)
+    assert method.optimizer.keywords | {"momentum": 0.9, "dampening": 0.9} == method.optimizer.keywords
+    weight, area = method.regularizers["area"]
+    assert weight == 300 and area.keywords["growth"] == 1.0035 and method.mask(shape=(12, 1, 1)).shape == (12, 1, 1)
 
 
 def test_the_result_names_the_channels():
-    e = explain(NETWORK, torch.from_numpy(photos()).float(), TARGET, recipe=preset("channels2019", *SMALL[:2], "steps=300"))
+    e = explain(NETWORK, torch.from_numpy(photos()).float(), TARGET, method=method("channels2019", *SMALL[:2], "steps=300"))
     assert e.parameter.shape == (1, 12, 1, 1) and (e.parameter > 0.5).sum() == KEPT
     assert e.saliency.shape == (1, 1, 32, 32) and e.saliency.max() == 1 and e.saliency.min() >= 0

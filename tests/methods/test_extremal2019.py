@@ -11,9 +11,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from planted import SquareNet, square_photo
 
 from mpx import config, explain
-from mpx.operators.regularizers import area
-from mpx.operators.rng import Draws
-from mpx.operators.smoothmax import SmoothMax
+from mpx.masks.smooth_max import SmoothMax
+from mpx.randomness import RowRandom
+from mpx.regularizers import area
 
 CELLS, SIGMA, BLUR = 8, 6.0, 4.0  # on 32 px; the paper's are 32 cells, 21 px and 20 px on 224 px
 SMALL = (f"mask_size={CELLS}", f"mask.sigma={SIGMA / SIDE}", f"perturbation.sigma={BLUR}", "mask.init=random", "steps=20")
@@ -140,8 +140,8 @@ def test_the_area_asked_is_the_area_seen(side):
     """Within a tenth, soft edges and all, at every resolution."""
     net = SquareNet(side, side // 4, side // 2, side // 4).eval()
     blur = ["perturbation.sigma=4"] * (side == 32)
-    recipe = config.preset("extremal2019", "area=[0.025,0.2]", *blur)
-    e = explain(net, square_photo(net)[None], 1, recipe=recipe, frames=2)
+    method = config.method("extremal2019", "area=[0.025,0.2]", *blur)
+    e = explain(net, square_photo(net)[None], 1, method=method, frames=2)
     assert ((e.area / e.areas - 1).abs() < 0.1).all(), e.area
     assert e.saliency.shape == (2, 1, side, side) and (e.passes == 800).all()
 
@@ -165,17 +165,17 @@ def test_three_places_in_a_cell_are_every_pixel():
 
 def test_a_mask_of_ones_is_a_mask_of_ones_inside():
     mask = SmoothMax((224, 224), 32)
-    ones = mask(mask.start(Draws([1])))
+    ones = mask(mask.start(RowRandom([1])))
     assert ones.max() <= 1 and ones[..., 60:-60, 60:-60].min() > 0.9
 
 
 def test_presets_are_the_papers():
     cfg = config.compose("experiment=extremal2019")
-    recipe = config.recipe(cfg)
-    assert (recipe.steps, recipe.areas, recipe.game, cfg.lr) == (800, (0.1,), "preservation", 0.01)
-    assert recipe.optimizer.keywords | {"momentum": 0.9, "dampening": 0.9} == recipe.optimizer.keywords
-    mask = recipe.mask(image_size=(224, 224))
-    assert mask.shape == (1, 32, 32) and mask.sigma == 21 and recipe.perturbation.keywords == {"sigma": 20.0, "levels": 7}
+    method = config.build_method(cfg)
+    assert (method.steps, method.areas, method.game, cfg.lr) == (800, (0.1,), "preservation", 0.01)
+    assert method.optimizer.keywords | {"momentum": 0.9, "dampening": 0.9} == method.optimizer.keywords
+    mask = method.mask(image_size=(224, 224))
+    assert mask.shape == (1, 32, 32) and mask.sigma == 21 and method.perturbation.keywords == {"sigma": 20.0, "levels": 7}
 
 
 @pytest.mark.parametrize(

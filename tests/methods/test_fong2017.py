@@ -8,11 +8,12 @@ import torch
 from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
 from methods.reference import SIDE, Adam, bilinear, blur, gaussian, gradient, logits, nearest, photos, softmax
 
-from mpx import config
-from mpx.operators import augment, perturbations, scores
-from mpx.operators.masks import Grid
-from mpx.operators.perturbations import blend
-from mpx.operators.rng import Draws
+from mpx import augmentations as augment
+from mpx import config, scores
+from mpx.masks.grid import Grid
+from mpx.perturbations import blur as perturbations
+from mpx.perturbations.blur import blend
+from mpx.randomness import RowRandom
 
 CELLS = 8  # on 32 px; the paper's are 28 on 224
 SMALL = (f"mask_size={CELLS}", "steps=20")
@@ -130,15 +131,15 @@ def test_straight_through_is_the_codes_gradient():
 
 def test_presets_are_the_papers():
     cfg = config.compose("experiment=fong2017")
-    recipe = config.recipe(cfg)
-    assert (recipe.game, recipe.steps, cfg.lr, cfg.mask_size, recipe.perturbation.keywords["sigma"]) == (
+    method = config.build_method(cfg)
+    assert (method.game, method.steps, cfg.lr, cfg.mask_size, method.perturbation.keywords["sigma"]) == (
         "deletion", 300, 0.1, 28, 10.0,
     )  # fmt: skip
-    assert recipe.optimizer.func is torch.optim.Adam and recipe.score is not None and not recipe.over_mask
-    assert [a.keywords for a in recipe.under_mask] == [{"pixels": 4}]
-    assert {k: w for k, (w, _) in recipe.regularizers.items()} == {"l1": 1e-4, "tv": 1e-2}
-    assert recipe.mask.keywords | {"sigma": 5.0, "upsample": "nearest", "init": "disc"} == recipe.mask.keywords
-    loc = config.recipe(config.compose("experiment=fong2017_loc"))
+    assert method.optimizer.func is torch.optim.Adam and method.score is not None and not method.input_augmentations
+    assert [a.keywords for a in method.image_augmentations] == [{"pixels": 4}]
+    assert {k: w for k, (w, _) in method.regularizers.items()} == {"l1": 1e-4, "tv": 1e-2}
+    assert method.mask.keywords | {"sigma": 5.0, "upsample": "nearest", "init": "disc"} == method.mask.keywords
+    loc = config.build_method(config.compose("experiment=fong2017_loc"))
     assert loc.regularizers["l1"][0] == 1e-3 and loc.regularizers["tv"][1].keywords["beta"] == 2
     assert loc.score.func is scores.top and loc.score.keywords == {"classes": 5} and loc.mask.keywords["init"] == "disc"
 
@@ -165,9 +166,9 @@ def test_ten_levels_are_near_the_exact_blur_of_each_pixel(image):
     cells = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     mask = torch.nn.functional.interpolate(cells, size=(48, 48), mode="bicubic").clamp(0, 1)
     exact = per_pixel(photo, 10 * (1 - mask[0, 0].numpy()))
-    recipe = config.recipe(config.compose("experiment=fong2017_scale_space"))
+    method = config.build_method(config.compose("experiment=fong2017_scale_space"))
     x = torch.from_numpy(photo)[None]
-    found = blend(torch.cat([recipe.perturbation(x), x[:, None]], 1), mask)[0].numpy()
+    found = blend(torch.cat([method.perturbation(x), x[:, None]], 1), mask)[0].numpy()
     error, change = np.abs(found - exact), np.abs(photo - exact).mean()
     assert error.mean() < 0.01 * change and np.quantile(error, 0.99) < 0.012
 
@@ -175,9 +176,9 @@ def test_ten_levels_are_near_the_exact_blur_of_each_pixel(image):
 def test_crop_moves_all_levels_alike_and_evenly_often():
     x = torch.rand(2000, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     x = torch.cat([x, 1 - x], 1)
-    moved = augment.crop(x, Draws(list(range(2000))).at(0), 4)
+    moved = augment.crop(x, RowRandom(list(range(2000))).at(0), 4)
     torch.testing.assert_close(moved[:, 1], 1 - moved[:, 0])
-    offsets = Draws(list(range(2000))).at(0).integers(0, 3, 2)
+    offsets = RowRandom(list(range(2000))).at(0).integers(0, 3, 2)
     rows = torch.from_numpy(bilinear(6, 10)).float()
     for k in range(3):
         top, left = offsets[k].tolist()
@@ -201,7 +202,7 @@ def test_one_cell_per_pixel():
 @pytest.mark.parametrize(
     "call, names",
     [
-        (lambda: augment.crop(torch.rand(1, 3, 8, 8), Draws([1]), 8), "crop=8 px"),
+        (lambda: augment.crop(torch.rand(1, 3, 8, 8), RowRandom([1]), 8), "crop=8 px"),
         (lambda: scores.top(torch.rand(1, 5), None, torch.rand(1, 5), classes=5), "classes=5 must be from 1 to 4"),
         (lambda: perturbations.blur_gaussian(torch.rand(1, 3, 32, 32), 50.0, 65), "kernel_size=65 must be odd.*at most 63"),
         (lambda: perturbations.blur_gaussian(torch.rand(1, 3, 32, 32), 5.0, 6), "kernel_size=6 must be odd"),

@@ -89,12 +89,12 @@ def test_information_is_the_divergence_of_sampled_noise(folder):
 
 def test_preset_is_the_papers():
     cfg = config.compose("experiment=iba2020")
-    recipe = config.recipe(cfg)
-    assert (recipe.steps, recipe.samples, cfg.lr, cfg.lambda_information) == (
+    method = config.build_method(cfg)
+    assert (method.steps, method.samples, cfg.lr, cfg.lambda_information) == (
         10,
         10,
         1,
         10,
-    ) and recipe.game == "preservation"
-    mask = recipe.mask(shape=(12, 14, 14))
-    assert (mask.sigmoid, mask.init) == (True, 5.0) and not recipe.under_mask and not recipe.over_mask
+    ) and method.game == "preservation"
+    mask = method.mask(shape=(12, 14, 14))
+    assert (mask.sigmoid, mask.init) == (True, 5.0) and not method.image_augmentations and not method.input_augmentations

@@ -7,9 +7,8 @@ from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
 from methods.reference import SIDE, bilinear, gaussian, gradient, logits, logits_backward, photos, softmax
 from planted import SquareNet, square_photo
 
-from mpx import config, explain
-from mpx.operators import regularizers
-from mpx.solver.optimizers import LineSearch, Nesterov
+from mpx import config, explain, regularizers
+from mpx.learning.optimizers import LineSearch, Nesterov
 
 CELLS, POINTS = 8, 20
 SMALL = (f"mask_size={CELLS}", "steps=20")
@@ -174,13 +173,13 @@ def test_twenty_steps_of_nesterov():
 
 def test_presets_are_the_papers():
     cfg, pp = (config.compose(f"experiment={name}") for name in ("igos2020", "igospp2021"))
-    for recipe in map(config.recipe, (cfg, pp)):
-        assert recipe.steps == 15 and recipe.gradient().__len__() == 20
-        assert recipe.perturbation.keywords == {"sigma": 50.0, "kernel_size": 51}
-        assert recipe.optimizer.keywords == {"lr": 1000.0, "decay": 0.2, "armijo": 1e-4, "tries": 13}
-        assert [a.keywords["sigma"] for a in recipe.over_mask] == [0.2] and not recipe.under_mask
-        assert {weight for weight, _ in recipe.regularizers.values()} == {1.0, 20.0}
-    assert config.recipe(pp).game == "product" and config.recipe(cfg).mask(image_size=(32, 48)).shape == (1, 32, 48)
+    for method in map(config.build_method, (cfg, pp)):
+        assert method.steps == 15 and method.gradient().__len__() == 20
+        assert method.perturbation.keywords == {"sigma": 50.0, "kernel_size": 51}
+        assert method.optimizer.keywords == {"lr": 1000.0, "decay": 0.2, "armijo": 1e-4, "tries": 13}
+        assert [a.keywords["sigma"] for a in method.input_augmentations] == [0.2] and not method.image_augmentations
+        assert {weight for weight, _ in method.regularizers.values()} == {1.0, 20.0}
+    assert config.build_method(pp).game == "product" and config.build_method(cfg).mask(image_size=(32, 48)).shape == (1, 32, 48)
 
 
 def test_bilateral_variation_is_plain_on_a_flat_photo_and_free_along_its_edges():
@@ -201,9 +200,9 @@ INSIDE[NET.box] = True
 
 @pytest.mark.parametrize("experiment, lr", [("igos2020", 1000), ("igospp2021", 1000), ("igospp2021_nesterov", 10)])
 def test_planted_answer_is_found_and_a_batch_of_three_is_three_single_runs(experiment, lr):
-    recipe = config.preset(experiment, "mask_size=16", f"lr={lr}", "lambda_l1=0.3", "gradient.ig_steps=5")
-    together = explain(NET, PHOTOS, 1, recipe=recipe)
-    singles = torch.cat([explain(NET, photo, 1, recipe=recipe).parameter for photo in PHOTOS])
+    method = config.method(experiment, "mask_size=16", f"lr={lr}", "lambda_l1=0.3", "gradient.ig_steps=5")
+    together = explain(NET, PHOTOS, 1, method=method)
+    singles = torch.cat([explain(NET, photo, 1, method=method).parameter for photo in PHOTOS])
     torch.testing.assert_close(together.parameter, singles, atol=1e-5, rtol=0)
     inside, outside = together.saliency[:, 0, INSIDE].mean(1), together.saliency[:, 0, ~INSIDE].mean(1)
     assert (inside > 5 * outside).all() and (together.p_after < 0.5).all() and (together.p_before > 0.99).all()

@@ -9,7 +9,7 @@ from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
 from methods.reference import CLASSES, SIDE, backward, bilinear, gradient, logits, photos, softmax
 
 from mpx import config
-from mpx.operators.scores import distortion
+from mpx.scores import distortion
 
 CELLS, SAMPLES, AREA = 8, 2, 0.1
 SMALL = (f"samples={SAMPLES}", "steps=20")
@@ -90,11 +90,11 @@ def test_twenty_steps(monotone):
 
 def test_preset_is_the_papers():
     cfg = config.compose("experiment=rde2019")
-    recipe = config.recipe(cfg)
-    assert (recipe.game, recipe.areas, recipe.steps) == ("preservation", (0.1,), 100)  # theirs: 2000, see the preset
-    assert cfg.mask_size is None and not recipe.regularizers
-    assert recipe.score.keywords == {"of": "class", "softmax": False}  # its code: the class's activation before the softmax
-    assert recipe.optimizer.keywords["monotone"] and recipe.mask(image_size=(224, 224)).shape == (1, 224, 224)
+    method = config.build_method(cfg)
+    assert (method.game, method.areas, method.steps) == ("preservation", (0.1,), 100)  # theirs: 2000, see the preset
+    assert cfg.mask_size is None and not method.regularizers
+    assert method.score.keywords == {"of": "class", "softmax": False}  # its code: the class's activation before the softmax
+    assert method.optimizer.keywords["monotone"] and method.mask(image_size=(224, 224)).shape == (1, 224, 224)
 
 
 def test_distortion_by_hand():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpx import explain, preset
+from mpx import config, explain
 from mpx.data.datasets import sample
 from mpx.data.images import read_image
 from mpx.models.zoo import efficientnet_lite0
@@ -70,8 +70,8 @@ def theirs():
 def test_masks_agree_at_equal_iterations(theirs, parts, least):
     classifier, photo, expected = theirs
     seen = 0.1 * (260 / 224) ** 2
-    recipe = preset("extremal2019", f"steps={STEPS}", "regularizers.area.correction=0.0", f"area={seen}")
+    chosen = config.method("extremal2019", f"steps={STEPS}", "regularizers.area.correction=0.0", f"area={seen}")
     if parts == "theirs":
-        recipe = replace(recipe, mask=Theirs, perturbation=blurs, areas=(0.1,))
-    ours = explain(classifier, photo, 967, recipe=recipe, frames=2).saliency
+        chosen = replace(chosen, mask=Theirs, perturbation=blurs, areas=(0.1,))
+    ours = explain(classifier, photo, 967, method=chosen, frames=2).saliency
     assert np.corrcoef(ours.flatten(), expected.flatten())[0, 1] > least

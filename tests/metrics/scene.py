@@ -3,10 +3,10 @@
 import torch
 from planted import SquareNet, square_photo
 
+from mpx.data.annotations import Annotation, Region
 from mpx.data.preprocess import Preprocess
-from mpx.data.regions import Place, Region
 from mpx.models.classifier import Classifier
-from mpx.operators.perturbations import blur_gaussian
+from mpx.perturbations.blur import blur_gaussian
 
 SIDE, BOX = 32, (16, 8, 24, 16)  # the square, (x0,y0,x1,y1)
 
@@ -24,8 +24,8 @@ def targets(count: int = 2) -> torch.Tensor:
     return torch.ones(count, dtype=torch.long)
 
 
-def place(*boxes, size=(SIDE, SIDE), preprocess=None, **region) -> Place:
-    return Place(Region(boxes or (BOX,), **region), size, preprocess or Preprocess((SIDE, SIDE)))
+def place(*boxes, size=(SIDE, SIDE), preprocess=None, **region) -> Annotation:
+    return Annotation(Region(boxes or (BOX,), **region), size, preprocess or Preprocess((SIDE, SIDE)))
 
 
 def square(value: float = 1.0) -> torch.Tensor:

@@ -12,12 +12,12 @@ from scene import perturbations
 from scipy.ndimage import distance_transform_edt
 
 from mpx import config
+from mpx.data.annotations import Annotation
 from mpx.data.images import read_image
-from mpx.data.regions import Place
 from mpx.data.synthetic import NAMES, synthetic
 from mpx.metrics import Metric
 from mpx.models.synthetic import synthetic as network
-from mpx.operators import asks
+from mpx.parts import asks
 
 ROWS = 6
 CAPTUM = ("infidelity", "max_sensitivity")
@@ -64,7 +64,7 @@ def scene(tmp_path_factory):
         picture = read_image(item.path)
         images.append(model.preprocess(picture))
         targets.append(NAMES.index(item.label))
-        places.append(Place(region, picture.size, model.preprocess))
+        places.append(Annotation(region, picture.size, model.preprocess))
     perfect = torch.stack([place.mask()[None].float() for place in places])
     return Scene(model, torch.stack(images), torch.tensor(targets), places, perfect)
 

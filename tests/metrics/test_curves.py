@@ -7,7 +7,7 @@ from scene import SIDE, classifier, photos, random_maps, square, targets
 from scipy.ndimage import convolve, gaussian_filter
 from torch import nn
 
-from mpx.metrics.asking import ask, filled
+from mpx.metrics.batched import ask, filled
 from mpx.metrics.curves import area, curve, deletion, insertion, order
 
 

@@ -7,9 +7,9 @@ import torch
 from scene import classifier, perturbations, photos, random_maps, square, targets
 
 from mpx.metrics.drops import average_drop, crossed, normalised_drop
-from mpx.metrics.minimal import minimality, saliency_metric
-from mpx.metrics.transfer import representativeness
-from mpx.operators.perturbations import blur_gaussian
+from mpx.metrics.representativeness import representativeness
+from mpx.metrics.smallest_box import minimality, saliency_metric
+from mpx.perturbations.blur import blur_gaussian
 
 
 def p(images):

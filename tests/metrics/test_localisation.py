@@ -17,7 +17,7 @@ from mpx.metrics.boxes import (
     thresholds,
     tight,
 )
-from mpx.operators.perturbations import blur_gaussian
+from mpx.perturbations.blur import blur_gaussian
 
 
 def around(pixels):

@@ -9,15 +9,15 @@ from choices import PERTURBATIONS
 from torch.nn import functional
 
 from mpx import config, explain
+from mpx.data.annotations import Annotation
 from mpx.data.images import read_image
-from mpx.data.regions import Place
 from mpx.data.synthetic import CELL, NAMES, NOISE, SHAPES, SMALL, _cells, draw, synthetic, textures
 from mpx.data.targets import region_of, resolve_targets
+from mpx.learning.method import Method
+from mpx.learning.objective import Objective
 from mpx.models import synthetic as models
 from mpx.models.synthetic import FULL, THRESHOLD
-from mpx.operators.perturbations import blend
-from mpx.solver.objective import Problem
-from mpx.solver.recipe import Recipe
+from mpx.perturbations.blur import blend
 
 NET = models.synthetic()
 
@@ -28,7 +28,7 @@ def data(tmp_path_factory):
     items = pickle.loads(pickle.dumps(synthetic(tmp_path_factory.mktemp("synthetic"), 16)))
     photos = torch.stack([NET.preprocess(read_image(item.path)) for item in items])
     targets = torch.tensor([NAMES.index(item.label) for item in items])
-    masks = torch.stack([Place(item.regions[item.label], (128, 128), NET.preprocess).mask() for item in items])[:, None]
+    masks = torch.stack([Annotation(item.regions[item.label], (128, 128), NET.preprocess).mask() for item in items])[:, None]
     return items, photos, targets, masks
 
 
@@ -112,8 +112,8 @@ def test_a_logit_depends_on_its_shape_alone(data):
 def test_every_perturbation_takes_the_evidence_away(name, data):
     _, photos, targets, masks = data
     few = slice(0, 4)
-    recipe = Recipe(config.option("perturbation", name), config.option("mask", "grid", mask_size=8), lambda *_: 0)
-    problem = Problem(recipe, NET, photos[few], targets[few], list("abcd"))
+    method = Method(config.option("perturbation", name), config.option("mask", "grid", mask_size=8), lambda *_: 0)
+    problem = Objective(method, NET, photos[few], targets[few], list("abcd"))
     levels = problem.site.draw(problem.rng.at("evaluation"))
     deleted = blend(levels, (~masks[few]).float())
     preserved = blend(levels, masks[few].float())

@@ -6,7 +6,8 @@ import math
 import pytest
 from PIL import Image
 
-from mpx.report import compare, results
+from mpx.report import compare
+from mpx.runs import store as results
 
 LESS = {"value": 0.3, "interval95": [0.2, 0.4], "n": 12, "better": "lower", "protocol": {"steps": 224}}
 

@@ -1,0 +1,46 @@
+"""What is said of published methods is read off their files, and true."""
+
+import re
+from pathlib import Path
+
+import pytest
+from methods.parity import problem
+
+from mpx import config
+from mpx.cli import menu
+
+README = Path(__file__).parents[2] / "README.md"
+ROWS = {row["experiment"]: row for row in menu.methods()}
+SMALL = {  # what does not fit the small network's 32 px
+    "cartoonx2022": ["perturbation.levels=2"],
+    "fong2017_loc": ["perturbation.sigma=3", "score.classes=2"],
+    "token_drop": None,  # wants a transformer
+}
+
+
+def small(name: str) -> list[str]:
+    cfg = config.compose(f"experiment={name}")
+    if name not in SMALL and cfg.perturbation._target_.endswith(("blur_gaussian", "blur_pyramid", "mix")):
+        return ["perturbation.sigma=3", *(["perturbation.kernel_size=11"] if "kernel_size" in cfg.perturbation else [])]
+    return SMALL.get(name, [])
+
+
+def test_the_readmes_table_is_the_menus():
+    """python -m mpx.cli.menu makes it."""
+    table = re.search(r"<!-- presets -->\n(.*?)\n<!-- /presets -->", README.read_text(), re.S)[1]
+    assert table == menu.table()
+
+
+@pytest.mark.parametrize("name", [name for name in config.options("experiment") if SMALL.get(name, ()) is not None])
+def test_passes_are_what_an_iteration_takes(name):
+    size = ["mask_size=16"] if ROWS[name]["mask"].split()[-1].isdigit() else []
+    p = problem(name, *small(name), *size)
+    p.loss(p.start().requires_grad_(), 0)
+    assert ROWS[name]["passes"].split(" ")[0] == f"{p.spent['passes'] * p.method.steps:.0f}"
+    assert p.spent["forwards"] == 0 or "disc" in str(p.mask.init)
+
+
+def test_every_preset_names_its_paper_in_the_table_and_in_the_help():
+    text = menu.help_text()
+    for name in config.options("experiment"):
+        assert ROWS[name]["paper"] and ROWS[name]["paper"] in text and f"  {name} " in text

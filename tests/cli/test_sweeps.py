@@ -1,0 +1,297 @@
+"""Sweeps: what jobs there are, what is done again and what not, and the same results wherever they are started."""
+
+import csv
+import itertools
+import json
+import os
+import signal
+
+import pytest
+from commands import SAME, Command, done, masks, table, workplace
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from planted import SQUARE
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from mpx import config
+from mpx.cli import sweeper
+from mpx.report.sweep import axes
+from mpx.runs import store as results
+
+QUICK = [*SQUARE, "images=photos", "pictures=none", "log_images=0", "metric=[]"]
+CASES = {"blur": {"weak": ["perturbation=blur_mean", "perturbation.sigma=2"], "black": ["perturbation=black", "lr=0.2"]}}
+
+
+def jobs(*typed, params=None, cases=None) -> dict[str, list[str]]:
+    parse = OverridesParser.create().parse_overrides
+    return sweeper.expand(parse([f"{k}={v}" for k, v in (params or {}).items()]), cases or {}, parse(list(typed)))
+
+
+# ---- which jobs there are
+
+
+def test_jobs_are_all_combinations_and_named_by_what_varies():
+    found = jobs("lr=0.5", "seed=1,2", params={"mask_size": "7,14,28"}, cases=CASES)
+    assert len(found) == 3 * 2 * 2
+    expected = itertools.product((7, 14, 28), ("weak", "black"), (1, 2))
+    assert list(found) == [f"mask_size={m},blur={b},seed={s}" for m, b, s in expected]
+    assert found["mask_size=7,blur=black,seed=2"] == ["lr=0.5", "mask_size=7", "perturbation=black", "seed=2"]
+
+
+def test_what_is_typed_takes_the_place_of_the_axis():
+    assert list(jobs("mask_size=5", params={"mask_size": "7,14"})) == ["mask_size=5"]
+    assert list(jobs("mask_size=5,6", "seed=3", params={"mask_size": "7,14"})) == ["mask_size=5", "mask_size=6"]
+    assert jobs("perturbation=noise", cases=CASES) == {"run": ["perturbation=noise"]}
+    only_one_sets_it = jobs("lr=0.5", cases=CASES)
+    assert only_one_sets_it["blur=black"] == ["lr=0.5", "perturbation=black"]
+
+
+def test_values_that_a_folder_cannot_be_called():
+    assert config.folder_name({"images": "/a b/é.png", "area": "[0.1,0.2]"}) == "images=-a-b-é.png,area=0.1+0.2"
+    long = config.folder_name({f"key{i}": i for i in range(100)})
+    assert len(long.encode()) < 200 and long != config.folder_name({f"key{i}": i for i in range(101)})
+
+
+def test_a_long_value_leaves_the_axes_readable():
+    names = [config.folder_name({"images": f"/data/{'x' * 250}/{end}", "lr": 0.1, "mask_size": 7}) for end in "ab"]
+    read = [axes(name) for name in names]
+    assert all(
+        len(name.encode()) <= 200 and list(found) == ["images", "lr", "mask_size"] for name, found in zip(names, read)
+    )
+    assert read[0]["images"] != read[1]["images"] and read[0]["lr"] == "0.1" and read[0]["images"].endswith("x-a")
+    two = axes(config.folder_name({"images": "i" * 190, "boxes": "b" * 150}))
+    assert two["boxes"] == "b" * 150 and len(two["images"]) < 30  # no more is cut than must be
+
+
+def test_two_jobs_in_one_folder_are_refused():
+    with pytest.raises(ValueError, match="two jobs would be in the folder images=a-b"):
+        jobs("images=a/b,a-b")
+
+
+def test_an_interval_is_refused():
+    with pytest.raises(ValueError, match="sweep=optuna"):
+        jobs("lr=interval(0,1)")
+
+
+@pytest.mark.parametrize("name", [name for name in config.options("sweep") if name != "optuna"])
+def test_every_preset_has_jobs_that_could_be_run(name):
+    preset = OmegaConf.load(config.CONFIGS / "sweep" / f"{name}.yaml").hydra.sweeper
+    found = jobs(params=preset.get("params"), cases=OmegaConf.to_container(preset.get("cases") or OmegaConf.create({})))
+    first, *others = [name.split(",") for name in found]
+    near = [name for name in others if sum(a != b for a, b in zip(name, first, strict=True)) == 1]  # along each axis
+    assert len(found) > 2 and near
+    composed = [config.compose(*found[",".join(name)]) for name in (first, *near)]
+    assert len(set(map(str, composed))) == 1 + len(near)  # no two are the same
+    for cfg in composed:
+        config.build_method(cfg)
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        (["sweep=mask_resolution", "dataset=sample", "threads=1"], "mask_resolution,dataset=sample"),
+        (["sweep=mask_resolution", "mask_size=7,9"], "mask_resolution"),
+        (["sweep=blur", "seed=0,1", "perturbation=noise"], "blur_x_seed"),
+        (["-m", "mask_size=14,28", "perturbation=noise,black", "steps=5"], "mask_size_x_perturbation,steps=5"),
+        (["cluster=slurm", "images=/a/b.png"], "run,images=-a-b.png"),
+    ],
+)
+def test_a_sweep_is_called_by_what_it_is(arguments, name):
+    assert sweeper.sweep_name(arguments) == name
+
+
+# ---- what is done again
+
+
+def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(tmp_path):
+    """SIGKILL, then the same line."""
+    home = workplace(tmp_path, 4)
+    line = [*SAME, "sweep=mask_resolution", "mask_size=4,8,16", "metric=[]"]
+    done(home, *line, "name=calm")
+    sweep, calm = (home / "outputs" / "sweeps" / name for name in ("killed", "calm"))
+    command = Command(home, *line, "name=killed").until(lambda: any(sweep.glob("mask_size=8/masks/*.npz")))
+    os.killpg(command.pid, signal.SIGKILL)
+    command.end()
+    before = {path: path.stat().st_mtime_ns for path in sweep.glob("*/masks/*.npz")}
+    said = (sweep / "mask_size=4" / "summary.json").stat().st_mtime_ns
+    assert 4 < len(before) < 12 and not (sweep / "table.csv").exists()
+    again = done(home, *line, "name=killed")
+    assert "1 of 3 jobs are done" in again.out
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    assert (sweep / "mask_size=4" / "summary.json").stat().st_mtime_ns == said
+    for job in ("mask_size=4", "mask_size=8", "mask_size=16"):
+        assert masks(sweep / job) == masks(calm / job) and len(masks(sweep / job)) == 4
+    tables = [[{k: v for k, v in row.items() if k != "seconds"} for row in _lines(f)] for f in (sweep, calm)]
+    assert tables[0] == tables[1] and len(tables[0]) > 3
+
+
+def _lines(sweep) -> list[dict]:
+    """Of the sweep's table, but for what a clock says."""
+    with open(sweep / "table.csv", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["metric"] != "seconds"]
+
+
+def test_what_is_done_is_not_started_again_but_by_force(mpx, folder):
+    line = [*QUICK, "-m", "seed=0,1", "limit=1"]
+    (sweep,) = _run(mpx, folder, *line)
+    before = {path: path.stat().st_mtime_ns for path in sweep.glob("*/*.json")}
+    assert len(before) == 2
+    code, out, err = mpx(*line)
+    assert code == 0 and "2 of 2 jobs are done" in out, err
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    code, out, err = mpx(*line, "force=true")
+    assert code == 0 and "0 of 2 jobs are done" in out, err
+    assert all(path.stat().st_mtime_ns != when for path, when in before.items())
+    code, out, err = mpx(*QUICK, "-m", "seed=0,1,2", "limit=2")  # more of both
+    assert code == 0 and "0 of 3 jobs are done" in out, err
+    assert [len(table(sweep / f"seed={k}")) for k in range(3)] == [2, 2, 2]
+    assert [_hparams(sweep / f"seed={k}") for k in range(3)] == [{"seed": 0.0}, {"seed": 1.0}, {"seed": 2.0}]
+
+
+def _hparams(folder) -> dict[str, float]:
+    events = EventAccumulator(str(folder)).Reload()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    found = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    return {key: value.number_value for key, value in found.items()}
+
+
+def test_another_configuration_is_refused_with_what_differs(mpx, folder):
+    (sweep,) = _run(mpx, folder, *QUICK, "-m", "seed=0,1", "limit=1", "name=one")
+    kept = masks(sweep / "seed=0")
+    code, _, err = mpx(*QUICK, "-m", "seed=0,1", "limit=1", "name=one", "lr=0.5")
+    assert code == 1 and "lr was 0.1 and is 0.5" in err and "another name=" in err
+    assert masks(sweep / "seed=0") == kept
+
+
+def test_force_makes_a_single_run_anew(mpx, folder):
+    for extra in ([], ["lr=0.5"]):
+        (folder / "outputs" / "one").mkdir(parents=True, exist_ok=True)
+        (folder / "outputs" / "one" / "mine.txt").write_text("mine")
+        code, _, err = mpx(*QUICK, "name=one", *extra, *["force=true"] * bool(extra))
+        assert code == 0, err
+    assert json.loads((folder / "outputs" / "one" / "summary.json").read_text())["n"] == 3
+    assert "lr: 0.5" in (folder / "outputs" / "one" / ".hydra" / "config.yaml").read_text()
+    assert (folder / "outputs" / "one" / "mine.txt").read_text() == "mine"
+    code, _, err = mpx(*QUICK, "name=one", "force=true", "share=0/2")
+    assert code == 1 and "other shares" in err
+
+
+# ---- what fails
+
+
+def test_a_job_that_fails_is_listed_and_the_rest_is_whole(mpx, folder):
+    line = [*QUICK, "-m", "target='checker board',nosuch,0"]
+    code, out, err = mpx(*line)
+    assert code == 1 and "1 of 3 jobs failed, target=nosuch" in err and "'nosuch' is not a class" in err
+    (sweep,) = (folder / "outputs" / "sweeps").iterdir()
+    said = (sweep / "table.md").read_text()
+    assert "target=nosuch" in said and "'nosuch' is not a class" in said and "checker" in said and "checker" in out
+    assert (sweep / "report.html").is_file() and (sweep / "grid.png").is_file()
+    (folder / "names.txt").write_text("nosuch\nchecker board\n")
+    code, _, err = mpx(*line)  # repaired: what failed is started again
+    assert code == 0 and not (sweep / "target=nosuch" / results.FAILED).exists(), err
+
+
+def test_a_typing_mistake_stops_before_a_job_starts(mpx, folder):
+    code, out, err = mpx(*QUICK, "-m", "score=logit,lgoit")
+    assert code == 1 and "near it: logit" in err and "images are done" not in out
+
+
+def test_an_engine_that_is_not_installed():
+    error = HydraException("no such file")
+    error.missing_cfg_file = "hydra/launcher/submitit_slurm"
+    assert "pip install 'mpx[slurm]'" in config.sentence(error)
+    error.missing_cfg_file = "hydra/launcher/nosuch"
+    assert "hydra/launcher=nosuch is not an option" in config.sentence(error)
+
+
+def test_a_launcher_that_lacks_something_says_so(mpx, folder):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    code, _, err = mpx(*QUICK, "cluster=slurm", "hydra.launcher.partition=gpu")
+    assert code == 1 and "srun" in err and len(err.strip().splitlines()) == 1
+
+
+# ---- where they are started
+
+SEEDS = [*QUICK, "-m", "seed=0,1", "deterministic=true"]
+ALONE = ("num_cpus=1", "include_dashboard=false")  # two workers would import all, and a server start
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """A folder with three photos, explained with two seeds in outputs/sweeps/plain."""
+    home = workplace(tmp_path_factory.mktemp("seeds"), 3)
+    done(home, *SEEDS, "name=plain")
+    return home
+
+
+@pytest.mark.parametrize(
+    "plugin, arguments",
+    [
+        ("hydra_joblib_launcher", ["cluster=joblib", "hydra.launcher.n_jobs=2"]),
+        ("hydra_submitit_launcher", ["hydra/launcher=submitit_local"]),
+        ("hydra_ray_launcher", ["cluster=ray", *(f"+hydra.launcher.ray.init.{o}" for o in ALONE)]),
+    ],
+)
+def test_engines_give_what_one_after_the_other_gives(mpx, seeds, monkeypatch, plugin, arguments):
+    pytest.importorskip(f"hydra_plugins.{plugin}")
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(filter(None, [str(config.CONFIGS.parent), os.environ.get("PYTHONPATH")]))
+    )
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.chdir(seeds)
+    _run(mpx, seeds, *SEEDS, *arguments, f"name={plugin}")
+    plain, engine = (seeds / "outputs" / "sweeps" / name for name in ("plain", plugin))
+    for job in ("seed=0", "seed=1"):
+        assert masks(engine / job) == masks(plain / job) and len(masks(plain / job)) == 3
+    assert masks(plain / "seed=0") != masks(plain / "seed=1")
+
+
+def test_a_sweeper_that_searches_gets_the_objective(mpx, folder):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    (sweep,) = _run(mpx, folder, *QUICK, "limit=1", "sweep=optuna", "hydra.sweeper.n_trials=3", "objective=area")
+    said = OmegaConf.load(sweep / "optimization_results.yaml")
+    areas = [json.loads(path.read_text())["area"]["mean"] for path in sweep.glob("*/summary.json")]
+    assert len(areas) == 3 and said.best_value == pytest.approx(min(areas))
+    assert (sweep / "table.md").is_file()
+    code, _, err = mpx(*QUICK, "limit=1", "objective=nosuch")
+    assert code == 1 and "objective='nosuch'" in err and "p_normalised" in err
+
+
+def test_jobs_beside_each_other_have_a_gpu_each(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPX_JOBS", "2")
+    with sweeper.gpu(tmp_path, 2):
+        assert os.environ["MPX_GPU"] == "0"
+        del os.environ["MPX_GPU"]  # of another process
+        with sweeper.gpu(tmp_path, 2):
+            assert os.environ["MPX_GPU"] == "1"
+        os.environ["MPX_GPU"] = "0"
+    with pytest.raises(ValueError, match="of the job"), sweeper.gpu(tmp_path, 2):
+        assert os.environ["MPX_GPU"] == "0"
+        raise ValueError("of the job")
+    assert "MPX_GPU" not in os.environ
+    monkeypatch.setenv("MPX_JOBS", "1")
+    with sweeper.gpu(tmp_path, 2):
+        assert "MPX_GPU" not in os.environ
+
+
+def _run(mpx, folder, *line) -> list:
+    """The sweeps' folders after a command that went well."""
+    code, out, err = mpx(*line)
+    assert code == 0, out + err
+    return sorted((folder / "outputs" / "sweeps").iterdir())
+
+
+def test_a_job_whose_photos_are_others_now_goes_on(mpx, folder):
+    (folder / "photos" / "p2.png").unlink()
+    line = [*QUICK, "-m", "lr=0.1", "steps=2"]
+    (sweep,) = _run(mpx, folder, *line)
+    assert "1 of 1 jobs are done" in mpx(*line)[1] and len(table(sweep / "run")) == 2
+    (folder / "photos" / "p3.png").write_bytes(b"no photo")
+    code, out, _ = mpx(*line)
+    assert code == 3 and "0 of 1 jobs are done" in out
+    (folder / "photos" / "p3.png").write_bytes((folder / "photos" / "p0.png").read_bytes())  # repaired
+    code, out, _ = mpx(*line)
+    assert code == 0 and "0 of 1 jobs are done" in out and len(table(sweep / "run")) == 3

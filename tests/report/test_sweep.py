@@ -1,0 +1,286 @@
+"""A sweep's folder as a table and pictures: the numbers are its jobs', in an order that no file system has a say in."""
+
+import csv
+import itertools
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mpx.report import compare, plots, sweep
+from mpx.runs import store as results
+
+TERMS = {"made_by": "test", "label": "", "file_bytes": 1, "problems": np.array(["1", "2"])}
+
+
+@pytest.fixture
+def job(tmp_path, explanation):
+    """job(name, p_after, game, ...) -> the folder of a finished job; `more` sets the explanation's attributes."""
+
+    def make(name, p_after=0.2, game="deletion", pictures=True, size=(40, 56), **more):
+        e, folder = explanation(game=game, size=size), tmp_path / name
+        e.p_after[:] = p_after
+        for key, value in more.items():
+            setattr(e, key, value)
+        for i in range(len(e)):
+            results.save_row(folder, e, i, pictures, problem="1", **TERMS)
+        rows = results.table_rows(e)
+        results.write_csv(folder / "results.csv", rows)
+        said = results.summary(rows, 0, 0, {"game": game, "stopped": False})
+        results.write_json(folder / "summary.json", said | {"metrics": {}})
+        return folder
+
+    return make
+
+
+def lines(folder) -> list[dict]:
+    with open(folder / "table.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_name_says_the_axes():
+    assert sweep.axes("mask_size=14,perturbation=blur_median") == {"mask_size": "14", "perturbation": "blur_median"}
+    assert sweep.axes("area=0.1+0.2,lr=1e-3") == {"area": "0.1+0.2", "lr": "1e-3"}
+    assert sweep.axes("alone") == {"job": "alone"}
+
+
+def test_numbers_by_size_and_names_as_they_were_asked_for(tmp_path):
+    names = [f"mask_size={m},blur={b}" for m, b in itertools.product((28, 7, 112), ("wide", "narrow"))]
+    for name in reversed(names):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+    (tmp_path / "notes").mkdir()
+    expected = [f"mask_size={m},blur={b}" for m, b in itertools.product((7, 28, 112), ("wide", "narrow"))]
+    (tmp_path / sweep.ORDER).write_text("\n".join(names))
+    assert sweep.jobs(tmp_path) == expected
+    (tmp_path / sweep.ORDER).unlink()
+    assert sweep.jobs(tmp_path) == [
+        f"mask_size={m},blur={b}" for m, b in itertools.product((7, 28, 112), ("narrow", "wide"))
+    ]
+
+
+def test_the_table_has_the_jobs_numbers_and_marks_the_best(tmp_path, job):
+    for size, left in ((7, 0.5), (14, 0.2), (28, 0.4)):
+        job(f"mask_size={size},seed=0", left)
+    text = sweep.finish(tmp_path)
+    table = {line["mask_size"]: line for line in lines(tmp_path) if line["metric"] == "p_normalised"}
+    assert {k: float(v["value"]) for k, v in table.items()} == pytest.approx({"7": 0.5, "14": 0.125, "28": 0.375})
+    assert list(table) == ["7", "14", "28"] and "seed" not in table["7"]  # what does not vary is no axis
+    (best,) = [line for line in text.splitlines() if "**0.125**" in line]
+    assert best.startswith("| 14 |")
+    for name in ("table.tex", "grid.png", "plots.png", "pareto.png"):
+        assert (tmp_path / name).is_file()
+    assert Image.open(tmp_path / "grid.png").width > 4 * sweep.CELL
+
+
+def test_an_axis_may_be_called_like_a_column(tmp_path, job):
+    for name in ("[road]", "[deletion]"):
+        job(f"metric={name}")
+    sweep.finish(tmp_path)
+    found = {(line["metric="], line["metric"]) for line in lines(tmp_path)}
+    assert ("[road]", "area") in found and ("[deletion]", "p_normalised") in found
+
+
+def test_forwards_are_a_cost_where_there_are_any(tmp_path, job):
+    job("a/mask_size=7")
+    job("b/explainer=rise", forwards=torch.full((2,), 4000.0))
+    assert "forwards" not in sweep.finish(tmp_path / "a") and "| 4000 |" in sweep.finish(tmp_path / "b")
+
+
+def test_null_is_before_the_numbers():
+    assert sweep.ordered(["14", "null", "7", "1e2"]) == ["null", "7", "14", "1e2"]
+    assert sweep.ordered(["b", "null", "7"]) == ["b", "null", "7"]
+
+
+def test_a_failed_job_takes_nothing_away(tmp_path, job):
+    job("target=mug")
+    job("target=cup")
+    results.write(tmp_path / "target=nosuch" / results.FAILED, "there is\nno class nosuch\n")
+    (tmp_path / "target=begun" / ".hydra").mkdir(parents=True)
+    text = sweep.finish(tmp_path)
+    assert "\n- target=nosuch failed: there is no class nosuch\n" in text and "\n- target=begun is not finished" in text
+    assert text.endswith(".\n") and text == (tmp_path / "table.md").read_text()
+    assert {line["target"] for line in lines(tmp_path)} == {"mug", "cup"}
+    shutil.rmtree(tmp_path / "target=cup")
+    assert "| mug |" in sweep.finish(tmp_path)  # one is enough
+    shutil.rmtree(tmp_path / "target=mug")
+    assert "No job is finished" in sweep.finish(tmp_path)
+
+
+def test_a_job_that_was_stopped_does_not_compete(tmp_path, job):
+    job("mask_size=7")
+    said = json.loads((job("mask_size=14", 0.1) / "summary.json").read_text())
+    said["protocol"]["stopped"] = True
+    results.write_json(tmp_path / "mask_size=14" / "summary.json", said)
+    text = sweep.finish(tmp_path)
+    assert "mask_size=14 is not finished" in text and "| 14 |" not in text
+
+
+def test_a_folder_is_told_as_it_is_typed(tmp_path, job, monkeypatch, caplog):
+    """With a ~, and as text, as scripts/compare.py gives it."""
+    job("home/a/mask_size=7")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    sweep.finish("~/a")
+    assert (tmp_path / "home/a/table.md").is_file() and (tmp_path / "home/a/report.html").is_file() and not caplog.records
+
+
+def test_what_is_no_sweep(tmp_path):
+    with pytest.raises(ValueError, match="not the folder of a sweep"):
+        sweep.finish(tmp_path)
+
+
+def test_a_preservation_wants_the_chance_high(tmp_path, job):
+    for size, left in ((7, 0.3), (14, 0.8)):
+        job(f"mask_size={size}", left, "preservation")
+    (best,) = [line for line in sweep.finish(tmp_path).splitlines() if "**0.875**" in line]
+    assert best.startswith("| 14 |") and {x["better"] for x in lines(tmp_path) if x["metric"] == "p_normalised"} == {
+        "higher"
+    }
+
+
+def test_the_grid_shows_each_jobs_own_saliency(tmp_path, job):
+    """Of rows with and without a photo."""
+    seen = []
+    for pictures in (True, False):
+        for size in (7, 14):
+            job(f"{pictures}/mask_size={size}", pictures=pictures)
+        page = sweep.grid(sweep.read(tmp_path / str(pictures)).runs)
+        cells = np.asarray(page)[60:100, 8 : 8 + 3 * (sweep.CELL + 8)].astype(int)
+        first, second, third = np.split(cells, 3, 1)
+        assert np.array_equal(second, third) and not np.array_equal(first, second)
+        assert (first.std() > 10) == pictures
+        seen.append(second)
+    assert not np.array_equal(*seen)  # over the photo, and alone
+
+
+def test_a_line_of_the_grid_is_one_photo_whatever_varies(tmp_path, job):
+    """The area that is asked, or a model that finds another class and sees another part."""
+    for n in (1, 2):
+        job(f"a/area=0.{n}", areas=torch.full((2,), n / 10))
+        job(f"b/model=m{n}", size=(40, 20 * n), targets=torch.tensor([n, 7]), classes=[f"class {n}", "tabby cat"])
+    areas, models = (sweep.grid(sweep.read(tmp_path / name).runs) for name in "ab")
+    assert areas.width == 3 * (sweep.CELL + 8) + 8 and areas.height < 2.5 * sweep.CELL  # two photos, wider than high
+    tall, square = (np.asarray(models)[30:180, 8 + k * (sweep.CELL + 8) :][:, : sweep.CELL] for k in (1, 2))
+    assert (tall[:, 85:] == 255).all() and (square[:, 85:] < 255).any()  # each over its own photo
+
+
+def test_rows_whose_masks_are_gone_take_no_picture_away(tmp_path, job):
+    for size in (7, 14):
+        job(f"mask_size={size}")
+    (tmp_path / "mask_size=7/masks/cup-1-mug.npz").unlink()
+    both = sweep.grid(sweep.read(tmp_path).runs)
+    (tmp_path / "mask_size=14/masks/cup-1-mug.npz").write_bytes(b"half")
+    one = sweep.grid(sweep.read(tmp_path).runs)
+    assert one.width == both.width and one.height < both.height
+    shutil.rmtree(tmp_path / "mask_size=7/masks")
+    shutil.rmtree(tmp_path / "mask_size=14/masks")
+    sweep.finish(tmp_path)
+    assert (tmp_path / "pareto.png").is_file()
+
+
+def test_of_many_jobs_some_are_shown(tmp_path, job):
+    runs = [replace(run, axes={"seed": str(k)}) for run in sweep.read(job("a/seed=0").parent).runs for k in range(30)]
+    assert sweep.grid(runs).width == (sweep.COLUMNS + 1) * (sweep.CELL + 8) + 8
+
+
+def test_no_point_of_the_front_is_beaten():
+    points = np.random.default_rng(0).integers(0, 12, (200, 2)).astype(float)
+    front = plots.front(points)
+    for i, point in enumerate(points):
+        beaten = ((points <= point).all(1) & (points < point).any(1)).any()
+        assert beaten or any((points[j] == point).all() for j in front)
+        assert not (i in front and beaten)
+    assert (np.diff(points[front, 0]) > 0).all()
+
+
+def heat(better: str, values: dict) -> tuple:
+    """The panel of a metric with these values, (a, b) -> value, where a is 1 or 2 and b is x or y."""
+    table = [
+        {"axes": {"a": a, "b": b}, "metric": "m", "better": better, "value": value, "low": math.nan, "high": math.nan}
+        for (a, b), value in values.items()
+    ]
+    panel = Figure().subplots()
+    plots._heat(panel, table, ["a", "b"], [["1", "2"], ["x", "y"]])
+    return panel, {text.get_text(): text for text in panel.texts}
+
+
+def test_a_cell_without_a_job_stays_blank():
+    panel, texts = heat("lower", {("1", "x"): 0.5, ("1", "y"): 0.25, ("2", "x"): 0.75})
+    assert panel.images[0].get_array().mask.tolist() == [[False, False], [False, True]]
+    assert sorted(texts) == ["0.250", "0.500", "0.750"] and panel.patch.get_hatch()
+
+
+@pytest.mark.parametrize("better, best", [("lower", -0.5), ("higher", 0.75), ("near 0", 0.25)])
+def test_the_best_cell_is_the_brightest_and_bold(better, best):
+    values = {("1", "x"): 0.75, ("1", "y"): 0.25, ("2", "x"): -0.5, ("2", "y"): 0.5}
+    panel, texts = heat(better, values)
+    (image,) = panel.images
+    bright = {
+        value: image.to_rgba(image.get_array())[int(a) - 1, "xy".index(b), :3].sum() for (a, b), value in values.items()
+    }
+    assert max(bright, key=bright.get) == best
+    assert [float(text) for text, shown in texts.items() if shown.get_weight() == "bold"] == [best]
+
+
+def test_what_is_geometric():
+    assert all(map(plots.geometric, [(7, 14, 28), (5, 7, 14, 28, 56), (0.001, 0.01, 1), (0, 0.1, 0.2, 0.5, 1)]))
+    assert not any(map(plots.geometric, [(1, 2, 3), (10, 20, 30, 40, 50, 60), (1, 100), (-1, 1, 10, 100), (0, 1), (5,)]))
+
+
+def test_the_labels_of_an_axis_are_not_written_over_each_other():
+    panel = Figure().subplots()
+    panel.plot([0, 100], [0, 0])
+    assert plots._apart(panel, [1, 2, 50, 100], ["1", "2", "50", "100"]) == ["1", "", "50", "100"]
+
+
+def test_names_with_several_jobs_stand_beside_each_other():
+    axes = [{"blur": blur, "lr": lr, "tv": "1"} for blur in ("wide", "narrow") for lr in ("1", "2")]
+    table = [{"axes": a, "metric": "m", "better": "lower", "value": 0.5, "low": 0.4, "high": 0.6} for a in axes]
+    panel = Figure().subplots()
+    plots._lines(panel, table, ["blur", "lr", "tv"], [["wide", "narrow"], ["1", "2"], ["1"]])
+    places = [x for shown in panel.containers for x in shown[0].get_xdata()]
+    assert len(set(places)) == 4 and sorted(round(x) for x in places) == [0, 0, 1, 1]
+
+
+def test_only_what_it_cost_is_drawn_too(tmp_path, job):
+    for size in (7, 14):
+        job(f"mask_size={size}")
+    sweep.finish(tmp_path, tmp_path / "out", ["seconds"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"plots.png", "pareto.png", "grid.png"}
+
+
+def run(name: str, p: float, area: float, better: str = "lower") -> compare.Run:
+    numbers = {"p_normalised": p, "area": area, "passes": 30.0, "forwards": 0.0}
+    metrics = {
+        key: {"value": value, "better": better if key == "p_normalised" else "lower"} for key, value in numbers.items()
+    }
+    return compare.Run(Path(name), {"lr": name}, [], metrics, {}, 0)
+
+
+def drawn(monkeypatch, tmp_path, runs) -> Figure:
+    pages = []
+    monkeypatch.setattr(results, "write_figure", lambda path, page: pages.append(page))
+    plots.pareto(runs, tmp_path / "pareto.png")
+    return pages[0]
+
+
+@pytest.mark.parametrize("better, labels", [("lower", ["a", "b"]), ("higher", ["b", "c"]), ("mixed", [])])
+def test_the_front_goes_the_way_of_the_game(tmp_path, monkeypatch, better, labels):
+    ways = ["lower", "lower", "higher"] if better == "mixed" else [better] * 3
+    runs = [run(*given, way) for given, way in zip((("a", 0.1, 0.3), ("b", 0.2, 0.1), ("c", 0.5, 0.2)), ways)]
+    left, _ = drawn(monkeypatch, tmp_path, runs).axes
+    assert sorted(text.get_text() for text in left.texts) == labels
+
+
+def test_labels_of_a_crowded_front_keep_apart(tmp_path, monkeypatch):
+    runs = [run(f"a long name, {k}", 0.5 - 0.01 * k, 0.2 + 0.01 * k) for k in range(8)]
+    left, _ = drawn(monkeypatch, tmp_path, runs).axes
+    boxes, frame = [text.get_window_extent() for text in left.texts], left.get_window_extent()
+    assert len(boxes) == 8 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)

@@ -1,0 +1,239 @@
+"""The same command does what is missing, and only that: a row is looked at, not only found."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from commands import PLAIN, SAME, done, masks, summary, table, whole, workplace
+from planted import RoundingNet, SquareNet, square_photo
+from torchvision.transforms.v2.functional import to_pil_image
+
+from mpx.runs.store import load_row
+
+ROWS = ["p00-1-checker-board", "p01-1-checker-board", "p02-1-checker-board", "p03-1-checker-board"]
+SHOWN = [a for a in SAME if not a.startswith("pictures")] + ["pictures=2"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with four photos, explained in outputs/calm."""
+    home = workplace(tmp_path_factory.mktemp("resume"), 4)
+    done(home, *SHOWN, "name=calm")
+    return home
+
+
+@pytest.fixture
+def run(home):
+    """A run in outputs/this that is complete."""
+    shutil.rmtree(home / "outputs" / "this", ignore_errors=True)
+    return shutil.copytree(home / "outputs" / "calm", home / "outputs" / "this")
+
+
+def again(home, *arguments: str, code: int = 0) -> tuple[set[str], str]:
+    """The same command once more: the rows that it made, and what it said."""
+    run = home / "outputs" / "this"
+    before = {path.name: path.stat().st_mtime_ns for path in (run / "masks").iterdir()}
+    command = done(home, *SHOWN, "name=this", *arguments, code=code)
+    assert code == 0 or len(command.err.strip().splitlines()) == 1, command.err
+    whole(run)
+    made = {path.stem for path in (run / "masks").iterdir() if before.get(path.name) != path.stat().st_mtime_ns}
+    return made, command.out + command.err
+
+
+def _truncated(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _empty(file):
+    file.write_bytes(b"")
+
+
+def _garbage(file):
+    file.write_bytes(b"not a zip file" * 100)
+
+
+def _flipped(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def _anothers(file):
+    shutil.copy(file.with_name(f"{ROWS[3]}.npz"), file)
+
+
+def _without_its_end(file):
+    with np.load(file) as row:
+        np.savez(file, **{key: row[key] for key in row.files if key != "curves"})
+
+
+def _gone(file):
+    file.unlink()
+
+
+@pytest.mark.parametrize("damage", [_truncated, _empty, _garbage, _flipped, _anothers, _without_its_end, _gone])
+def test_a_damaged_row_is_done_again_and_no_other(home, run, damage):
+    damage(run / "masks" / f"{ROWS[1]}.npz")
+    assert again(home)[0] == {ROWS[1]}
+    assert masks(run) == masks(home / "outputs" / "calm") and len(table(run)) == 4
+
+
+@pytest.mark.parametrize("picture", ["panels/{}.png", "evolution/{}.gif"])
+def test_a_row_without_its_pictures_is_done_again(home, run, picture):
+    (run / picture.format(ROWS[0])).unlink()
+    assert again(home)[0] == {ROWS[0]}
+    for name in (picture.format(row) for row in ROWS[:2]):
+        assert (run / name).read_bytes() == (home / "outputs" / "calm" / name).read_bytes()
+
+
+def test_a_run_of_which_nothing_is_missing_makes_nothing(home, run):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.suffix in (".csv", ".png", ".gif", ".npz")}
+    made, said = again(home)
+    assert not made and "4 of 4 images" in said
+    assert all(path.read_bytes() == data for path, data in before.items())
+    assert summary(run)["n"] == 4 and len(list(run.glob("*.whole"))) == 1
+
+
+def test_a_photo_that_changed_is_done_again(home, run):
+    photo = home / "photos" / "p01.png"
+    before = photo.read_bytes()
+    try:
+        to_pil_image(square_photo(SquareNet(), 77)).save(photo, compress_level=1)
+        assert again(home)[0] == {ROWS[1]}
+        assert masks(run)[ROWS[1]] != masks(home / "outputs" / "calm")[ROWS[1]] and len(table(run)) == 4
+    finally:
+        photo.write_bytes(before)
+
+
+def test_a_photo_that_is_new_is_done_in_its_place(home, run):
+    photo = home / "photos" / "p00a.png"
+    try:
+        to_pil_image(square_photo(SquareNet(), 77)).save(photo)
+        assert again(home)[0] == {"p00a-1-checker-board"}
+        assert [row["image"] for row in table(run)] == ["p00", "p00a", "p01", "p02", "p03"]
+    finally:
+        photo.unlink()
+    again(home)
+    assert [row["image"] for row in table(run)] == ["p00", "p01", "p02", "p03"]
+
+
+def test_a_photo_that_vanished_since_stays_done(home, tmp_path):
+    """As a link into a disk that is not mounted any more does."""
+    links = tmp_path / "set" / "nothing"
+    links.mkdir(parents=True)
+    for photo in (home / "photos").glob("p0[01].png"):
+        shutil.copy(photo, tmp_path / photo.name)
+        (links / photo.name).symlink_to(tmp_path / photo.name)
+    linked = [a for a in SHOWN if not a.startswith("images")] + [
+        "dataset=folder",
+        f"dataset.root={tmp_path}/set",
+        "name=links",
+    ]
+    done(home, *linked)
+    (tmp_path / "p01.png").unlink()
+    done(home, *linked)
+    assert [row["image"] for row in table(home / "outputs" / "links")] == ["p00", "p01"]
+    assert summary(home / "outputs" / "links")["n_skipped"] == 0
+
+
+def test_of_an_image_with_two_targets_the_missing_one_is_done(home):
+    two = [*SAME, "target=[0,1]", "limit=2", "name=two"]
+    done(home, *two)
+    run = home / "outputs" / "two"
+    before, kept = masks(run), (run / "masks" / f"{ROWS[0]}.npz").stat().st_mtime_ns
+    (run / "masks" / "p00-0-nothing.npz").unlink()
+    done(home, *two)
+    assert masks(run) == before and (run / "masks" / f"{ROWS[0]}.npz").stat().st_mtime_ns == kept
+    assert [(row["image"], row["target"]) for row in table(run)] == [("p00", "0"), ("p00", "1"), ("p01", "0"), ("p01", "1")]
+
+
+@pytest.mark.parametrize(
+    "changed, names",
+    [
+        (["steps=13"], ["steps was 12 and is 13"]),
+        (["seed=1", "mask_size=7"], ["seed was 0 and is 1", ", mask.mask_size was 8 and is 7", "mask_size was 8 and is 7"]),
+        (["perturbation=blur_mean"], ["perturbation._target_ was", "perturbation.kernel_size was None and is 11"]),
+        (["pictures=1"], ["pictures was 2 and is 1"]),
+        (["target=0"], ["target was top1 and is 0"]),
+        (["batch_size=3"], ["batch_size was 4 and is 3"]),  # these change bits, which deterministic=true promises not to
+        (["threads=2"], ["threads was None and is 2"]),
+        (["deterministic=false"], ["deterministic was True and is False"]),
+    ],
+)
+def test_another_configuration_is_refused_by_the_names_of_its_keys(home, run, changed, names):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name not in (".lock", "run.log")}
+    command = done(home, *SHOWN, "name=this", *changed, code=1)
+    assert all(name in command.err for name in names) and len(command.err.strip().splitlines()) == 1, command.err
+    assert command.err.partition(";")[0].count(" was ") == len(names)
+    assert all(path.read_bytes() == data for path, data in before.items())
+
+
+def test_keys_that_change_no_row_may_differ(home, run):
+    made, _ = again(home, "limit=2")
+    assert not made and [row["image"] for row in table(run)] == ["p00", "p01"] and summary(run)["n"] == 2
+    (run / "masks" / f"{ROWS[3]}.npz").unlink()
+    assert again(home, "limit=null", "log_images=1", "trainer.devices=2")[0] == {ROWS[3]}
+    assert masks(run) == masks(home / "outputs" / "calm")
+
+
+def test_without_deterministic_the_batch_may_differ_too(home):
+    done(home, *PLAIN, "batch_size=2", "limit=2", "name=free")
+    done(home, *PLAIN, "batch_size=1", "threads=1", "limit=3", "name=free")
+    assert len(table(home / "outputs" / "free")) == 3
+    assert sorted(summary(home / "outputs" / "free")["made_by"].values()) == [1, 2]
+
+
+def test_a_row_of_another_label_is_done_again(home, tmp_path):
+    csv = home / "set.csv"
+    for label, expected in (("nothing", "0"), ("checker board", "1")):
+        csv.write_text(f"image,label\nphotos/p00.png,{label}\n")
+        labels = [a for a in SHOWN if not a.startswith("images")]
+        done(home, *labels, "dataset=table", "dataset.file=set.csv", "target=label", "name=labels")
+        assert [row["target"] for row in table(home / "outputs" / "labels")] == [expected]
+
+
+def test_no_damage_of_a_row_stops_the_reading(run):
+    file = next((run / "masks").iterdir())
+    data, random = file.read_bytes(), np.random.default_rng(0)
+    row = load_row(file)
+    for bit in random.integers(8 * len(data), size=600).tolist() + list(range(400)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(flipped)
+        read = load_row(file)
+        assert read is None or all(np.array_equal(read[key], row[key], equal_nan=key == "area_asked") for key in row)
+
+
+def test_weights_that_changed_in_their_file_are_refused(home, tmp_path):
+    net, file = RoundingNet(), tmp_path / "weights.pth"
+    torch.save(net.state_dict(), file)
+    own = [*PLAIN, f"model.weights={file}", "limit=1", "name=trained"]
+    done(home, *own)
+    assert "1 of 1 images are done" in done(home, *own).out
+    net.gain.data *= 1.5
+    torch.save(net.state_dict(), file)
+    command = done(home, *own, code=1)
+    assert "model.weights_sha256 was" in command.err and len(command.err.strip().splitlines()) == 1
+
+
+def test_a_network_whose_file_changed_is_refused(home, tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text("from planted import *\n")
+    own = [*PLAIN, f"model.network={file}:RoundingNet", "limit=1", "name=own"]
+    done(home, *own)
+    assert "1 of 1 images are done" in done(home, *own).out
+    file.write_text("from planted import *\n\nclass RoundingNet(SquareNet):\n    pass\n")
+    assert "model.network_sha256 was" in done(home, *own, code=1).err
+
+
+def test_a_run_that_an_older_version_began_goes_on(home):
+    """Which knew fewer keys, and did what their defaults say."""
+    few = [*PLAIN, "limit=1", "name=older"]
+    done(home, *few)
+    kept = home / "outputs" / "older" / ".hydra" / "config.yaml"
+    text = kept.read_text()
+    kept.write_text("".join(line for line in text.splitlines(True) if not line.startswith(("compile:", "dual_weight:"))))
+    assert "1 of 1 images are done" in done(home, *few).out
+    kept.write_text("".join(line for line in text.splitlines(True) if not line.startswith("samples:")))
+    assert "samples was unknown and is 2" in done(home, *few, "samples=2", code=1).err

@@ -1,0 +1,466 @@
+"""However the rows are shared out over processes, the run is the one that a single process makes."""
+
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import CONTEXT, PLAIN, SAME, Command, done, drafts, masks, serve, summary, table, whole, workplace
+from planted import SQUARE
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mpx import config
+from mpx.data.datasets import images
+from mpx.runs import devices as shares
+from mpx.runs import launch as workers
+from mpx.runs.coordinator import RunCoordinator
+from mpx.runs.folder import held, lock
+from mpx.runs.resume import keep
+
+ROOT = Path(__file__).parents[2]
+SHOWN = [a for a in SAME if not a.startswith("log_images")] + ["log_images=2"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with eight photos, explained by one process in outputs/one."""
+    home = workplace(tmp_path_factory.mktemp("workers"), 8)
+    done(home, *SHOWN, "name=one")
+    return home
+
+
+def run(home: Path, name: str) -> Path:
+    return home / "outputs" / name
+
+
+def complete(home: Path, name: str, images: int = 8) -> None:
+    """The run holds these rows of outputs/one to the bit, each once and in order, in every file that speaks of them."""
+    this, one = run(home, name), run(home, "one")
+    names = [f"p{i:02}-1-checker-board" for i in range(images)]
+    assert masks(this) == {row: masks(one)[row] for row in names}
+    seconds = {"seconds": None}  # all else in the table is equal, though made elsewhere
+    assert [row | seconds for row in table(this)] == [row | seconds for row in table(one)[:images]]
+    counts = summary(this)
+    assert (counts["n"], counts["n_skipped"], counts["n_missing"], counts["protocol"]["stopped"]) == (images, 0, 0, False)
+    assert sum(counts["made_by"].values()) == images
+    (total,) = this.glob("events.out.tfevents.*.whole")
+    rows = [file for file in this.glob("events.out.tfevents.*") if file != total]
+    groups = [group for file in rows for group in {tag.split("/")[0] for tag in tags(file)["scalars"]}]
+    assert sorted(groups) == [f"row {row}" for row in names[:2]]
+    said = EventAccumulator(str(total)).Reload()
+    assert {"mean/probability", "metric/p_after", "metric/area"} <= set(said.Tags()["scalars"])
+    text = said.Tensors("run/summary/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert [line.split()[1] for line in text.splitlines()[2:]] == [f"p{i:02}" for i in range(images)]
+    assert not (this / "parts").exists() and not drafts(this)
+    whole(this)
+
+
+def tags(file: Path) -> dict:
+    return EventAccumulator(str(file)).Reload().Tags()
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("images", [1, 5, 8])
+def test_ranks_give_the_run_of_one_process(home, ranks, images):
+    done(home, *SHOWN, f"trainer.devices={ranks}", f"limit={images}", f"name={ranks}x{images}")
+    complete(home, f"{ranks}x{images}", images)
+
+
+def test_torchrun_shares_rows_or_samples(home):
+    """Both in one go, for the sake of the time that a start takes."""
+    samples = [*PLAIN, "samples=4", "limit=3", "parallel=samples"]
+    (home / "both.py").write_text(
+        "import sys\nfrom mpx.cli.main import main\n"
+        f"for arguments in {[[*SHOWN, 'name=torchrun'], [*samples, 'name=torchrun-samples']]!r}:\n"
+        "    sys.argv[1:] = arguments\n    try:\n        main()\n    except SystemExit as end:\n"
+        "        if end.code:\n            raise\n"
+    )
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.run(
+        [sys.executable, *launcher, "both.py"], cwd=home, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stderr
+    complete(home, "torchrun")
+    done(home, *[a for a in samples if a != "parallel=samples"], "name=four")
+    close(home, "torchrun-samples", "four")
+
+
+def test_srun_shares_rows(home):
+    tasks = [
+        Command(home, *SHOWN, "name=srun", SLURM_JOB_ID="7", SLURM_NTASKS="2", SLURM_STEP_NUM_TASKS="2",
+                SLURM_STEP_TASKS_PER_NODE="2", SLURM_PROCID=rank, SLURM_LOCALID=rank, SLURM_JOB_NAME="night")
+        for rank in "01"
+    ]  # fmt: skip
+    assert [task.end() for task in tasks] == [0, 0], tasks[0].err + tasks[1].err
+    complete(home, "srun")
+
+
+def test_shares_may_come_one_after_the_other_and_the_last_sums_up(home):
+    first = done(home, *SHOWN, "share=0/2", "name=shares")
+    assert not (run(home, "shares") / "results.csv").exists() and not (run(home, "shares") / "summary.json").exists()
+    assert sorted(p.name for p in (run(home, "shares") / "parts").iterdir()) == ["0-of-2.csv", "0-of-2.json"]
+    assert len(masks(run(home, "shares"))) == 4 and "share 0 of 2 is done" in first.out
+    done(home, *SHOWN, "share=1/2", "name=shares")
+    complete(home, "shares")
+
+
+def test_the_plain_command_finishes_what_a_share_began(home):
+    done(home, *SHOWN, "share=1/2", "name=plain")
+    times = {path: path.stat().st_mtime_ns for path in (run(home, "plain") / "masks").iterdir()}
+    done(home, *SHOWN, "name=plain")
+    complete(home, "plain")
+    assert len(times) == 4 and all(path.stat().st_mtime_ns == time for path, time in times.items())
+
+
+def test_of_shares_that_end_together_one_sums_up(home, tmp_path):
+    """The second to end waits for the first, which looked before it had ended."""
+    shutil.copytree(run(home, "one"), tmp_path / "run")
+    files = images(str(home / "photos"))
+    first, second = (RunCoordinator(tmp_path / "run", files, index, 2) for index in range(2))
+    with first.whole() as merged:
+        assert merged is None
+    merging = threading.Thread(target=lambda: second.whole().__enter__())
+    with lock(tmp_path / "run" / ".lock-merge", "another that looks"):
+        merging.start()
+        merging.join(0.5)
+        assert merging.is_alive()
+    merging.join(10)
+    assert not merging.is_alive()
+
+
+def test_neither_the_order_of_files_nor_the_place_in_a_batch_matters(home):
+    order = [7, 2, 5, 0, 3, 6, 1, 4]
+    listed = f"images=[{','.join(f'photos/p{i:02}.png' for i in order)}]"
+    done(home, *SAME, listed, "name=permuted")
+    assert masks(run(home, "permuted")) == masks(run(home, "one"))
+    assert [row["image"] for row in table(run(home, "permuted"))] == [f"p{i:02}" for i in order]
+
+
+def test_a_network_that_rounds_by_the_place_in_a_batch_is_solved_one_by_one(home):
+    few = [*SAME, "model.network=net.py:PlaceNet", "limit=4"]
+    assert "one by one" in done(home, *few, "name=alone").out
+    order = f"images=[{','.join(f'photos/p0{i}.png' for i in (3, 1, 0, 2))}]"
+    done(home, *few, order, "trainer.devices=2", "name=alone2")
+    assert len(masks(run(home, "alone"))) == 4 and masks(run(home, "alone2")) == masks(run(home, "alone"))
+
+
+def test_bad_images_of_one_share_end_no_other(home):
+    """torchrun ends all its processes when one ends with another code than 0."""
+    (home / "mixed").mkdir()
+    for i in range(6):
+        if i % 2:
+            shutil.copy(home / "photos" / f"p{i:02}.png", home / "mixed")
+        else:
+            (home / "mixed" / f"p{i:02}.png").write_bytes(b"no picture")
+    few = [*SHOWN, "images=mixed", "name=mixed"]
+    assert "share 0 of 2 is done" in done(home, *few, "share=0/2").out
+    assert "skipped p02" in done(home, *few, "share=1/2", code=3).out
+    assert [row["image"] for row in table(run(home, "mixed"))] == ["p01", "p03", "p05"]
+    assert summary(run(home, "mixed"))["n_skipped"] == 3 and not (run(home, "mixed") / "parts").exists()
+
+
+def test_shares_of_different_images_are_not_summed_up(home):
+    done(home, *SHOWN, "share=1/2", "limit=4", "name=grew")
+    assert "different images" in done(home, *SHOWN, "share=0/2", "name=grew").out
+    assert not (run(home, "grew") / "results.csv").exists()
+    done(home, *SHOWN, "name=grew")
+    complete(home, "grew")
+
+
+def test_a_share_that_joins_has_the_same_configuration(tmp_path):
+    def kept(*overrides):
+        return partial(keep, config.compose(*overrides), tmp_path, ("name",), list(overrides))
+
+    with held(tmp_path, 0, 2, kept("steps=5", "name=a")):
+        with held(tmp_path, 1, 2, kept("steps=5", "name=b")):
+            pass
+        with pytest.raises(ValueError, match="steps was 5 and is 6"):
+            with held(tmp_path, 1, 2, kept("steps=6")):
+                pass
+        with pytest.raises(ValueError, match=f"being worked in .2 shares pid {os.getpid()}"):
+            with held(tmp_path, 0, 1, kept("steps=5")):
+                pass
+    with held(tmp_path, 0, 1, kept("steps=6")):  # nobody is there, and no row
+        pass
+
+
+def test_a_row_beside_another_target_of_its_image_is_the_same(home):
+    done(home, *SAME, "target=[1,0]", "limit=2", "name=targets")
+    both = masks(run(home, "targets"))
+    assert len(both) == 4
+    for row in ("p00-1-checker-board", "p01-1-checker-board"):  # but for the list of targets, which is the last
+        assert both[row][:-1] == masks(run(home, "one"))[row][:-1]
+
+
+def test_a_batch_of_another_size_differs_by_rounding_only(home):
+    for size in (1, 4):
+        done(home, *PLAIN, f"batch_size={size}", "limit=5", f"name=batch{size}")
+    close(home, "batch1", "batch4", 1e-4)
+
+
+def close(home: Path, name: str, other: str, tolerance: float = 1e-5) -> None:
+    paths = sorted((run(home, name) / "masks").iterdir())
+    assert paths and [p.name for p in paths] == sorted(p.name for p in (run(home, other) / "masks").iterdir())
+    for path in paths:
+        a, b = np.load(path), np.load(run(home, other) / "masks" / path.name)
+        for key in ("parameter", "curves", "p_after"):
+            np.testing.assert_allclose(a[key], b[key], rtol=tolerance, atol=tolerance, err_msg=f"{path.name} {key}")
+
+
+def test_samples_spread_over_ranks_are_the_samples_of_one_process(home):
+    samples = [*PLAIN, "samples=4", "limit=3", "batch_size=2"]
+    done(home, *samples, "name=samples1")
+    done(home, *samples, "parallel=samples", "trainer.devices=2", "name=samples2")
+    close(home, "samples2", "samples1")
+
+
+def test_a_group_of_which_nothing_is_left_to_do_ends_too(home):
+    """Only the leader knows, and the others wait for it."""
+    done(home, *PLAIN, "limit=1", "samples=2", "parallel=samples", "trainer.devices=2", "name=group")
+    ranks = torchrun(home, *PLAIN, "limit=1", "samples=2", "parallel=samples", "name=group")
+    assert [rank.end(30) for rank in ranks] == [0, 0]
+
+
+def test_a_group_that_is_told_to_stop_stops_though_its_ranks_wait_for_each_other(home):
+    """Lightning's own handler of SIGTERM broadcasts from within it, and the others do not listen."""
+    long = [*PLAIN, "batch_size=1", "samples=2", "parallel=samples", "steps=100", "name=told"]
+
+    def images():
+        return len(table(run(home, "told"))) if (run(home, "told") / "results.csv").exists() else 0
+
+    leader, other = torchrun(home, *long)
+    leader.until(images)
+    assert other.signal(signal.SIGTERM).end(5) == 143
+    leader.signal(signal.SIGKILL).end()
+    kept = images()
+    ranks = torchrun(home, *long)
+    ranks[0].until(lambda: images() > kept)
+    for rank in ranks:  # as torchrun does
+        rank.signal(signal.SIGTERM)
+    assert [rank.end(5) for rank in ranks] == [143, 143]
+    assert kept < summary(run(home, "told"))["n"] < 8 and summary(run(home, "told"))["protocol"]["stopped"]
+    assert "Traceback" not in ranks[0].err + ranks[1].err
+
+
+def torchrun(home: Path, *arguments: str) -> list[Command]:
+    """Two ranks, as torchrun would start them."""
+    where = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    return [Command(home, *arguments, RANK=rank, LOCAL_RANK=rank, **where) for rank in "01"]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+class Desk:
+    answered = ("take",)
+
+    def take(self, number):
+        time.sleep(0.5)  # the one who asks dies meanwhile
+        return [0] * number
+
+
+def _dies_while_it_waits(remote):
+    remote._pipe.send_bytes(pickle.dumps(("take", (1,))))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _dies_while_it_speaks(remote):
+    os.write(remote._pipe.fileno(), (1000).to_bytes(4, "big") + b"a part of a thousand bytes")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("target", [_dies_while_it_waits, _dies_while_it_speaks])
+def test_a_worker_that_dies_at_any_moment_is_one_sentence(monkeypatch, target):
+    serve()
+    monkeypatch.setattr(torch.multiprocessing, "get_context", lambda _: CONTEXT)
+    with pytest.raises(ValueError, match="a worker process was killed by signal 9"):
+        workers.start(target, [()], 1, Desk())
+
+
+SRUN = {"SLURM_STEP_NUM_TASKS": "6", "SLURM_PROCID": "4", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "3(x2)"}
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+
+
+@pytest.mark.parametrize(
+    "environment, expected",
+    [
+        ({}, (0, 1, 0, 1, "")),
+        (TORCHRUN, (5, 8, 1, 4, "torchrun")),
+        (TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0"}, (0, 1, 0, 1, "")),
+        ({"RANK": "3"}, (0, 1, 0, 1, "")),  # others use these names too
+        (SRUN, (4, 6, 1, 3, "srun")),
+        (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "3,2"}, (4, 6, 1, 3, "srun")),
+        (SRUN | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, (0, 1, 0, 1, "")),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "6"}, (0, 1, 0, 1, "")),  # a batch script, outside of a step
+        (SRUN | TORCHRUN, (5, 8, 1, 4, "torchrun")),  # srun starts one torchrun on each node
+    ],
+)
+def test_a_launcher_is_read_off_the_environment(environment, expected):
+    assert shares.launched(environment) == shares.Share(*expected)
+
+
+ARRAY = {
+    "SLURM_ARRAY_TASK_ID": "14",
+    "SLURM_ARRAY_TASK_MIN": "10",
+    "SLURM_ARRAY_TASK_STEP": "2",
+    "SLURM_ARRAY_TASK_COUNT": "4",
+}
+
+
+@pytest.mark.parametrize(
+    "asked, environment, expected",
+    [
+        ("auto", {}, (0, 1)),
+        ("auto", SRUN, (4, 6)),
+        ("auto", ARRAY, (0, 1)),  # an array may be one of configurations: it must be asked for
+        ("array", ARRAY, (2, 4)),
+        ("array", {k: v for k, v in ARRAY.items() if "STEP" not in k} | {"SLURM_ARRAY_TASK_ID": "11"}, (1, 4)),
+        ("array", ARRAY | SRUN, (16, 24)),
+        ("0/1", {}, (0, 1)),
+        ("3/4", SRUN, (3, 4)),
+    ],
+)
+def test_a_share_is_what_is_asked_for(monkeypatch, asked, environment, expected):
+    monkeypatch.setattr(os, "environ", environment)
+    found = shares.share(asked)
+    assert (found.index, found.count) == expected
+
+
+def test_the_shares_of_an_array_of_steps_are_all_there_are(monkeypatch):
+    found = []
+    for task in range(10, 18, 2):
+        for rank in range(6):
+            monkeypatch.setattr(os, "environ", ARRAY | SRUN | {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_PROCID": str(rank)})
+            found.append(shares.share("array"))
+    assert sorted(s.index for s in found) == list(range(24)) and {s.count for s in found} == {24}
+
+
+@pytest.mark.parametrize("asked", ["4/4", "-1/4", "1", "a/b", "1/", "array"])
+def test_a_share_that_cannot_be_is_refused(monkeypatch, asked):
+    monkeypatch.setattr(os, "environ", {})
+    with pytest.raises(ValueError, match=f"share={asked}"):
+        shares.share(asked)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Four of them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+
+
+ON_NODE = shares.Share(3, 4, local=1, local_count=2)
+
+
+@pytest.mark.parametrize(
+    "name, count, share, expected",
+    [
+        ("cpu", 3, shares.Share(), ["cpu"] * 3),
+        ("auto", 1, shares.Share(), ["cuda:0"]),
+        ("cuda", "all", shares.Share(), ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
+        ("auto", [1, 3], shares.Share(), ["cuda:1", "cuda:3"]),
+        ("cuda:2", 1, shares.Share(), ["cuda:2"]),
+        ("auto", 1, ON_NODE, ["cuda:1"]),  # tasks of one machine take turns at its GPUs
+        ("auto", "all", ON_NODE, ["cuda:1", "cuda:3"]),
+        ("auto", 1, shares.Share(5, 8, local=5, local_count=8), ["cuda:1"]),  # more processes than GPUs
+        ("auto", "all", shares.Share(1, 2, local=1, local_count=2, bound=True), ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
+    ],
+)
+def test_a_worker_for_each_device(gpus, name, count, share, expected):
+    assert [str(device) for device in shares.devices(name, count, share)] == expected
+
+
+@pytest.mark.parametrize(
+    "name, count, names",
+    [
+        ("cpu", "all", "trainer.devices=all means GPUs"),
+        ("cpu", 0, "trainer.devices=0"),
+        ("cpu", True, "trainer.devices=True"),
+        ("cpu", "two", "trainer.devices='two'"),
+        ("auto", 5, "more than the 4"),
+        ("cuda:1", 2, "more than the 1"),
+        ("auto", [4], "cuda:4"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(gpus, name, count, names):
+    with pytest.raises(ValueError, match=names):
+        shares.devices(name, count, shares.Share())
+
+
+@pytest.mark.parametrize(
+    "asked, here, local, deterministic, environment, bound, expected",
+    [
+        (None, 1, 1, False, {}, 8, 8),
+        (None, 2, 1, False, {}, 8, 4),
+        (None, 2, 2, False, {}, 8, 2),  # two tasks on the machine
+        (None, 1, 4, False, {}, 4, 8),  # which are bound to cores of their own
+        (None, 1, 4, False, {"OMP_NUM_THREADS": "8"}, 8, 8),  # or were given their threads
+        (None, 16, 1, False, {}, 8, 1),
+        (None, 1, 1, True, {}, 8, 1),
+        (3, 2, 2, True, {}, 8, 3),
+    ],
+)
+def test_workers_share_the_cores(monkeypatch, asked, here, local, deterministic, environment, bound, expected):
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(bound)), raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    assert shares.threads(asked, here, shares.Share(0, local, 0, local), deterministic) == expected
+
+
+def test_no_threads_are_refused():
+    with pytest.raises(ValueError, match="threads=0"):
+        shares.threads(0, 1, shares.Share(), False)
+
+
+@pytest.mark.parametrize(
+    "arguments, environment, names",
+    [
+        (["-m", "seed=0,1", "name=refused"], SRUN, "a sweep with srun"),
+        (["-m", "seed=0,1", "name=refused"], TORCHRUN, "a sweep with torchrun"),
+        (["-m", "seed=0,1", "share=0/2", "name=refused"], {}, "a sweep with share="),
+        ([], SRUN, "same name="),
+        ([], TORCHRUN, "same name="),
+        (["share=0/2"], {}, "same name="),
+    ],
+)
+def test_a_launcher_that_is_used_wrongly_is_told_before_there_is_a_folder(
+    mpx, folder, monkeypatch, arguments, environment, names
+):
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    code, out, err = mpx(*SQUARE, "images=photos", *arguments)
+    assert code == 1 and names in err and len(err.strip().splitlines()) == 1, out + err
+    assert not (folder / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, environment, names",
+    [
+        (["samples=3", "trainer.devices=2"], {}, "samples=3 cannot be shared out equally over 2"),
+        (["samples=4"], {}, "trainer.devices=N"),
+        (["samples=4", "share=0/2", "trainer.devices=2"], {}, "or torchrun"),
+        (["samples=6"], SRUN, "or torchrun"),
+        (["samples=4"], TORCHRUN, "samples=4 cannot be shared out equally over 8"),
+    ],
+)
+def test_samples_that_cannot_be_spread_are_told_before_the_work(mpx, folder, monkeypatch, arguments, environment, names):
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    code, out, err = mpx(*SQUARE, "images=photos", "parallel=samples", "name=refused", *arguments)
+    assert code == 1 and names in err and len(err.strip().splitlines()) == 1, out + err
+    assert not [path for path in (folder / "outputs" / "refused").iterdir() if path.name != "run.log"]  # Hydra's

@@ -27,8 +27,9 @@ from mpx.data import datasets
 from mpx.data.images import read_image, to_rgb
 from mpx.data.targets import resolve_targets
 from mpx.explanation import Explanation, join
-from mpx.learning.batching import Row, batch_position_matters, begin, solve_all
+from mpx.learning.batching import batch_position_matters, begin, solve_all
 from mpx.learning.method import Method
+from mpx.learning.rows import Row
 from mpx.learning.search import minimise
 from mpx.models.classifier import Classifier
 
@@ -153,7 +154,7 @@ def explain(
         ):
             for sentence in failures.values():
                 raise ValueError(sentence)
-            parts.append((given[0].place, explanation))
+            parts.append((given[0].image_index, explanation))
     return join([explanation for _, explanation in sorted(parts, key=lambda part: part[0])])
 
 
@@ -191,7 +192,7 @@ def _rows(classifier, photos: Tensor, names: list[str], target, areas: Sequence[
         logits = classifier(photo[None].to(classifier.device))[0]
         targets = resolve_targets(spec, logits, None, classifier.categories)
         rows += [Row(photo, t, name, area) for t in targets for area in areas]
-    return [replace(row, place=place) for place, row in enumerate(rows)]
+    return [replace(row, image_index=place) for place, row in enumerate(rows)]
 
 
 def _as_batch(images, classifier) -> tuple[Tensor, list[str]]:

@@ -48,9 +48,10 @@ from torchvision.io import write_jpeg
 from mpx import config
 from mpx.data import datasets
 from mpx.data.images import read_image
-from mpx.learning.batching import Row, begin, solve, solve_all
+from mpx.learning.batching import begin, solve, solve_all
 from mpx.learning.learner import fit
 from mpx.learning.objective import Objective
+from mpx.learning.rows import Row
 from mpx.learning.search import Search
 from mpx.metrics import measure
 from mpx.perturbations.blur import blur_median

@@ -6,37 +6,17 @@ Both the library (mpx.explain) and the main job (mpx.runs.run) solve their rows 
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mpx.data.annotations import Annotation
 from mpx.explanation import Explanation, class_name, slug
 from mpx.learning.attribution import Attribution
 from mpx.learning.method import Method
 from mpx.learning.objective import Objective
+from mpx.learning.rows import Row
 from mpx.learning.search import RowState, Search, failures
 from mpx.metrics.batched import out_of_memory
-
-
-@dataclass(frozen=True)
-class Row:
-    """One problem: a photo (3,H,W) in [0,1], a class and, where the method wants it, an area."""
-
-    photo: Tensor
-    target: int
-    image: str  # its name
-    area: float | None = None  # asked
-    place: int = 0  # of the image in its dataset
-    region: Annotation | None = None  # where the class is, if the dataset says so
-    regions: dict = field(default_factory=dict)  # all that it says of the image, label -> Region
-    stamp: dict = field(default_factory=dict)  # what is stored with it, by which a session knows it again
-
-    @property
-    def problem(self) -> str:
-        """Which of its image's rows it is."""
-        return f"{self.target}" if self.area is None else f"{self.target} {self.area:g}"
 
 
 def begin(method: Method, classifier, rows: Sequence[Row], frames: int, pad: int = 0, samples=None) -> Search | Attribution:
@@ -46,10 +26,10 @@ def begin(method: Method, classifier, rows: Sequence[Row], frames: int, pad: int
     """
     start, where = time.perf_counter(), classifier.device
     padded = [*rows, *[rows[-1]] * (pad - len(rows))]
-    photos = torch.stack([row.photo for row in padded]).to(where)
+    photos = torch.stack([row.image for row in padded]).to(where)
     targets = torch.tensor([row.target for row in padded], device=where)
     areas = None if rows[0].area is None else torch.tensor([row.area for row in padded], device=where)
-    problem = Objective(method, classifier, photos, targets, [row.image for row in padded], areas, samples)
+    problem = Objective(method, classifier, photos, targets, [row.image_name for row in padded], areas, samples)
     search = Attribution(problem, len(rows)) if method.explainer else Search(problem, frames, len(rows))
     for seat in search.seats:
         seat.spent["seconds"] += (time.perf_counter() - start) / len(rows)
@@ -207,7 +187,7 @@ def read_off(problem: Objective, seats: list[RowState], given: Sequence[Row]) ->
     targets, categories = rows(problem.targets), problem.classifier.categories
     areas = torch.full(targets.shape, torch.nan) if problem.areas is None else rows(problem.areas)
     tags = [f"-area-{area:g}" if area == area else "" for area in areas.tolist()]
-    images, classes = [given[i].image for i in keep], [class_name(given[i].target, categories) for i in keep]
+    images, classes = [given[i].image_name for i in keep], [class_name(given[i].target, categories) for i in keep]
     kinds = [f"{t}" if c == f"class {t}" else f"{t}-{slug(c)}" for t, c in zip(targets.tolist(), classes)]
     spent = {kind: torch.tensor([seats[i].spent[kind] for i in keep]) for kind in seats[0].spent}
     explanation = Explanation(

@@ -18,9 +18,10 @@ from mpx import config
 from mpx.data.annotations import Annotation, digest
 from mpx.data.images import read_image
 from mpx.data.targets import region_of
-from mpx.learning.batching import Row, solve
+from mpx.learning.batching import solve
 from mpx.learning.method import Method
 from mpx.learning.objective import draws
+from mpx.learning.rows import Row
 from mpx.learning.search import minimise
 from mpx.metrics import areas, protocol, rows, summarise
 from mpx.parts import asks, offer
@@ -45,9 +46,9 @@ class Evaluator:
         targets = torch.tensor([row.target for row in found], device=where)
         available = {
             "classifier": self.classifier,
-            "images": torch.stack([row.photo for row in found]).to(where),
+            "images": torch.stack([row.image for row in found]).to(where),
             "targets": targets,
-            "places": [row.region for row in found],
+            "places": [row.annotation for row in found],
             "mask": (saliency if self.method.game == "preservation" else 1 - saliency).to(where),
             "game": self.method.game,
             "perturbations": {k: partial(self._perturbed, operator, targets) for k, operator in self.perturbations.items()},
@@ -160,7 +161,7 @@ def _row(session, cfg, row: dict, classifier, lost: dict[str, str]) -> Row | Non
     except ValueError as error:
         lost[row["image"]] = str(error)
         return None
-    return Row(photo, row["target"], row["image"], area, region=region, regions=item.regions)
+    return Row(photo, row["target"], row["image"], area, annotation=region, regions=item.regions)
 
 
 def wanted(cfg) -> bool:

@@ -20,8 +20,9 @@ from mpx import config
 from mpx.data.images import read_image
 from mpx.data.targets import resolve_targets
 from mpx.explanation import Explanation
-from mpx.learning.batching import Row, batch_position_matters, begin, solve_all
+from mpx.learning.batching import batch_position_matters, begin, solve_all
 from mpx.learning.learner import fit
+from mpx.learning.rows import Row
 from mpx.metrics.batched import out_of_memory
 from mpx.runs import devices as shares
 from mpx.runs import launch as workers
@@ -64,14 +65,14 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
         take, warn = group.shared(take) if group else take, session.warn if session else lambda text: None
         for rows, explanation, failures in solve_all(start, run, take, size, places, warn, not group, method.compile):
             if session and method.explainer:  # it has no steps to tell of
-                session.step(len({row.image for row in rows}))
+                session.step(len({row.image_name for row in rows}))
             if session:
                 keep(session, cfg, folder, rows, explanation, failures, where, measures)
 
 
 def _begin(cfg, method, classifier, rows: list[Row], **options):
     """With snapshots on the way where somebody will see them."""
-    seen = any(row.place < max(config.pictures(cfg), cfg.log_images) for row in rows)
+    seen = any(row.image_index < max(config.pictures(cfg), cfg.log_images) for row in rows)
     return begin(method, classifier, rows, cfg.frames if seen else 2, **options)
 
 
@@ -109,10 +110,10 @@ class RowSource:
                 rows = [
                     Row(photo, t, item.name, area, n, at, item.regions) for t, at in targets.items() for area in self.areas
                 ]
-                problems = np.array([row.problem for row in rows], np.str_)
+                problems = np.array([row.key for row in rows], np.str_)
                 stamp = {"problems": problems, "label": str(item.label), "path": str(item.path), "file_bytes": size}
                 self.waiting += [
-                    replace(row, stamp=stamp | {"problem": row.problem}) for row in rows if row.problem not in done
+                    replace(row, provenance=stamp | {"problem": row.key}) for row in rows if row.key not in done
                 ]
             if not items or len(items) < wanted and self.waiting:  # fewer near the end, so that every worker has some
                 break
@@ -147,7 +148,7 @@ class RowSource:
 def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: dict, where: torch.device, measures) -> None:
     """Evaluator the sound rows of a batch, writes them and tells the session."""
     for i, sentence in failures.items():
-        session.skip(rows[i].image, sentence.removeprefix(f"{rows[i].image}: "))
+        session.skip(rows[i].image_name, sentence.removeprefix(f"{rows[i].image_name}: "))
     sound = [row for i, row in enumerate(rows) if i not in failures]
     versions = [f"{name} {version}" for name, version in results.versions().items()]
     made_by = ", ".join([*versions, f"{where}", f"{torch.get_num_threads()} threads", f"batch {e.batch_size}"])
@@ -159,12 +160,12 @@ def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: 
     except BaseException as error:  # the masks are kept, and measured when the run is continued
         fault = error
     for i, row in enumerate(sound):  # one by one, so that a kill between takes no picture from TensorBoard
-        stamp = row.stamp | {"made_by": made_by, "pictures": row.place < config.pictures(cfg)}
+        stamp = row.provenance | {"made_by": made_by, "pictures": row.image_index < config.pictures(cfg)}
         stamp |= {"metrics": measured[i], "measured_by": by[i]}
         one, means = e.only([i]), Means()
         means.add(one.curves)
         results.save_row(folder, one, 0, **stamp)
-        session.found(results.scalars(e, i) | stamp, means.sums, one if row.place < cfg.log_images else None)
+        session.found(results.scalars(e, i) | stamp, means.sums, one if row.image_index < cfg.log_images else None)
     if isinstance(fault, RuntimeError) and out_of_memory(fault):
         raise ValueError("out of memory while measuring: the masks are kept; a smaller batch_size needs less") from fault
     if fault:

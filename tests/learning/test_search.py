@@ -10,10 +10,11 @@ from planted import SquareNet, square_photo
 
 from mpx import Classifier, config, explain
 from mpx import augmentations as augment
-from mpx.learning.batching import Row, solve
+from mpx.learning.batching import solve
 from mpx.learning.learner import fit
 from mpx.learning.method import GAMES, Method
 from mpx.learning.objective import Objective
+from mpx.learning.rows import Row
 from mpx.learning.search import Search, minimise, schedule
 from mpx.perturbations import blur as perturbations
 from mpx.runs.launch import alone

@@ -11,9 +11,10 @@ from mpx import Classifier, config, explain
 from mpx.explanation import join
 from mpx.learning import search as searching
 from mpx.learning import stopping as stops
-from mpx.learning.batching import Row, begin, solve_all
+from mpx.learning.batching import begin, solve_all
 from mpx.learning.learner import fit
 from mpx.learning.optimizers import RowAdam
+from mpx.learning.rows import Row
 from mpx.perturbations.blur import PixelPerturbation, blur_gaussian
 from mpx.runs.launch import alone
 
@@ -95,7 +96,7 @@ def test_lightning_gives_the_same_bits():
 
     with classifier.frozen(PHOTOS.shape[2:]):
         start, run = partial(begin, method, classifier, frames=24), partial(fit, trainer=make)
-        parts = {given[0].image: e for given, e, _ in solve_all(start, run, take, 3, None, print)}
+        parts = {given[0].image_name: e for given, e, _ in solve_all(start, run, take, 3, None, print)}
     equal(join([parts[name] for name in sorted(parts)]), explain(NET, PHOTOS, 1, method=method, batch_size=3))
 
 

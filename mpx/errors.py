@@ -1,0 +1,22 @@
+"""Sentences for user errors: near matches for a misspelt name, and the first line of another library's message."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def near_matches(name: object, names: Iterable[str], limit: int = 3, cutoff: float = 0.5) -> list[str]:
+    """Return the names most like `name`, best first."""
+    return get_close_matches(str(name), list(names), limit, cutoff)
+
+
+def near(name: object, names: Iterable[str]) -> str:
+    """Return "; near it: a, b" for the closest names, all names where there are at most 12, else an empty string."""
+    names = sorted(names)
+    close = near_matches(name, names) or (names if len(names) <= 12 else [])
+    return f"; near it: {', '.join(close)}" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's type where it has no message."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

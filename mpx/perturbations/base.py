@@ -1,0 +1,123 @@
+"""The contract of a perturbation: what a pixel becomes where the mask is 0.
+
+A perturbation is a function `(images (B,C,H,W) in [0,1], context: PerturbationContext, **options)`. It is called once per
+batch, never per step, and returns one of
+
+- the fully perturbed images (B,C,H,W),
+- a pyramid (B,K,C,H,W) from fully to least perturbed; the image itself is appended as the last level,
+- a function `rng -> (B,C,H,W)` that draws fully perturbed images anew at every evaluation, or
+- a `PreparedPerturbation` of its own, where the mask acts on something other than pixels (features, tokens, wavelets).
+
+`prepare` turns each of these into a `PreparedPerturbation`, the only thing that the objective knows.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mpx.models.classifier import Classifier
+from mpx.randomness import RowRandom
+
+
+@dataclass(frozen=True)
+class PerturbationContext:
+    """What a perturbation may use besides the images of its B rows."""
+
+    classifier: Classifier  # frozen
+    targets: Tensor  # (B,) class indices
+    rng: RowRandom  # draws of these B rows, before the first iteration
+
+
+class PreparedPerturbation:
+    """The images of B rows, ready to be perturbed under any mask (B,*mask_shape) in [0,1], where 1 keeps and 0 perturbs.
+
+    row_tensors: names of all attributes that are tensors of B rows, inherited by subclasses that only extend it; None where
+    rows of several batches cannot be joined, because a row's state lies elsewhere too.
+    masks_pixels: whether the mask acts on the pixels of the image, so that jitter, flips and mask shapes in pixels make sense.
+    """
+
+    row_tensors: ClassVar[tuple[str, ...] | None] = None
+    masks_pixels: bool = False
+    mask_shape: tuple[int, ...]  # (C,h,w) of one row's mask
+    images: Tensor  # (B,C,H,W) in [0,1]
+
+    def sample(self, rng: RowRandom) -> Tensor | None:
+        """Draw whatever one evaluation has at random; None where nothing is random."""
+        return None
+
+    def fixed_sample(self, rng: RowRandom) -> Tensor | None:
+        """Draw what masks are evaluated and shown with; by default the same as `sample`."""
+        return self.sample(rng)
+
+    def apply(self, sample: Tensor | None, mask: Tensor) -> Tensor:
+        """Return the images (B,C,H,W) that the network is given under a mask."""
+        raise NotImplementedError
+
+    def network_inputs(self, sample: Tensor | None, mask: Tensor) -> tuple[Tensor, ...]:
+        """Return the tensors, each of B rows, that `patched_network` needs; empty where the network stays as it is."""
+        return ()
+
+    def patched_network(self, *inputs: Tensor) -> AbstractContextManager:
+        """Return the context within which the network runs, patched by what `network_inputs` returned."""
+        return nullcontext()
+
+    def to_image(self, evidence: Tensor) -> Tensor:
+        """Map evidence (B,*mask_shape) in [0,1] to a picture of it, (B,1,H,W) in [0,1]."""
+        raise NotImplementedError
+
+
+class PixelPerturbation(PreparedPerturbation):
+    """Images blended, pixel by pixel, with what a perturbation returned for them."""
+
+    row_tensors: ClassVar[tuple[str, ...] | None] = ("images", "levels")
+    masks_pixels = True
+
+    def __init__(self, images: Tensor, perturbed: Tensor | Callable[[RowRandom], Tensor]):
+        self.images = images
+        self.mask_shape = (1, *images.shape[2:])
+        self.draw: Callable[[RowRandom], Tensor] | None = None if isinstance(perturbed, Tensor) else perturbed
+        self.levels: Tensor | None = self._stack(perturbed) if isinstance(perturbed, Tensor) else None  # (B,K+1,C,H,W)
+        if self.draw is not None:
+            self.row_tensors = None  # type: ignore[misc]  # rows inside a function of the user's cannot be moved
+
+    def _stack(self, perturbed: Tensor) -> Tensor:
+        pyramid = perturbed if perturbed.ndim == 5 else perturbed.unsqueeze(1)
+        return torch.cat([pyramid, self.images.unsqueeze(1)], 1)
+
+    def sample(self, rng: RowRandom) -> Tensor:
+        """Return the levels (B,K,C,H,W) from fully perturbed to the image."""
+        if self.draw is not None:
+            return self._stack(self.draw(rng))
+        assert self.levels is not None
+        return self.levels
+
+    def apply(self, sample: Tensor | None, mask: Tensor) -> Tensor:
+        assert sample is not None
+        return blend(sample, mask)
+
+    def to_image(self, evidence: Tensor) -> Tensor:
+        return evidence
+
+
+def blend(levels: Tensor, mask: Tensor) -> Tensor:
+    """Return images (B,C,H,W) perturbed under a mask (B,1,H,W): linear interpolation between levels (B,K,C,H,W).
+
+    The levels go from fully perturbed (mask 0) to the image (mask 1, which gives it exactly). Differentiable in the mask, also
+    at 0 and 1 and, for a pyramid, in the amount of blur (Fong & Vedaldi 2017, equation 2's sigma).
+    """
+    if levels.shape[1] == 2:
+        return torch.lerp(levels[:, 0], levels[:, 1], mask)
+    position = mask * (levels.shape[1] - 1)
+    below = position.detach().nan_to_num(0).long().clamp(0, levels.shape[1] - 2)  # (B,1,H,W); a NaN stays in its row
+    index = below.unsqueeze(1).expand(-1, 1, *levels.shape[2:])  # (B,1,C,H,W)
+    return torch.lerp(levels.gather(1, index)[:, 0], levels.gather(1, index + 1)[:, 0], position - below)
+
+
+def prepare(perturbation: Callable, images: Tensor, context: PerturbationContext) -> PreparedPerturbation:
+    """Call a perturbation on images (B,C,H,W) and return it prepared, whichever of the four kinds it returned."""
+    prepared = perturbation(images, context)
+    return prepared if isinstance(prepared, PreparedPerturbation) else PixelPerturbation(images, prepared)

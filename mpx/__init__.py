@@ -1,14 +1,41 @@
-"""mpx: which pixels made the network say that? Meaningful perturbations (Fong & Vedaldi 2017) and what followed."""
+"""mpx: find the pixels that a network's decision rests on, by meaningful perturbations (Fong & Vedaldi 2017) and successors.
+
+The public names are loaded when they are first used, so that `import mpx` and the command line start at once.
+"""
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-if "OMP_WAIT_POLICY" not in os.environ:  # before torch is imported: its threads wait in sleep, not in a loop that keeps the
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # one they wait for off a core that others use too
+if "OMP_WAIT_POLICY" not in os.environ:  # torch reads it at import: idle threads then sleep instead of occupying a core
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-from mpx.config import method
-from mpx.explain import MeaningfulPerturbation, explain
-from mpx.explanation import Explanation
-from mpx.models.classifier import Classifier
+if TYPE_CHECKING:
+    from mpx.api import MeaningfulPerturbation, explain
+    from mpx.config import method
+    from mpx.explanation import Explanation
+    from mpx.models.classifier import Classifier
 
 __all__ = ["Classifier", "Explanation", "MeaningfulPerturbation", "explain", "method"]
 __version__ = "0.1.0"
+
+_MODULES = {
+    "Classifier": "mpx.models.classifier",
+    "Explanation": "mpx.explanation",
+    "MeaningfulPerturbation": "mpx.api",
+    "explain": "mpx.api",
+    "method": "mpx.config",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name at its first use (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'mpx' has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,7 +4,6 @@ A part is an operator with its options bound (a functools.partial). The function
 ill-typed option is refused when the part is built, not when it is first called. User errors are ValueErrors of one sentence.
 """
 
-import difflib
 import inspect
 import math
 import re
@@ -13,93 +12,18 @@ import typing
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
-from hashlib import sha256
-from pathlib import Path
 
 import torch
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from mpx.config_errors import error_sentence, unknown_key, unused_weight
+from mpx.config_schema import CONFIGS, SCHEMA, compose, groups, options
+from mpx.errors import first_line, near
 from mpx.learning.method import Method
 from mpx.models.classifier import Classifier
-from mpx.runs.devices import cores
-
-_beside = Path(__file__).parent / "configs"  # in a wheel; in a checkout they lie beside the package
-CONFIGS = _beside if _beside.is_dir() else Path(__file__).parents[1] / "configs"
-
-ENGINES = ("joblib", "slurm", "ray", "optuna")  # extras of pyproject.toml, each a plugin of Hydra's
-
-# the types of config.yaml's keys; an option's type is its function's signature
-SCHEMA = {
-    **{key: AnyNode() for key in ("images", "target", "area", "mask_size", "pictures", "crossing", "batch_size")},
-    **{key: StringNode() for key in ("name", "game", "device", "precision", "parallel", "share", "objective")},
-    **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "threads", "log_images", "frames")},
-    **{key: FloatNode() for key in ("lr", "dual_weight", "enough")},
-    **{key: BooleanNode() for key in ("deterministic", "force", "compile")},
-}
-ConfigStore.instance().store("mpx_schema", SCHEMA)
-
-
-def folder_name(varied: dict[str, str]) -> str:
-    """A sweep job's folder by what varies: "mask_size=14,perturbation=black"; report.sweep reads it back.
-
-    Where that is too long for a folder, the longest values are cut: their ends, which of paths tell more, and a hash.
-    """
-    plain = {
-        re.sub(r"^[+~]+", "", k): re.sub(r"[^\w.+=-]+", "-", str(v).strip("[]").replace(",", "+")) for k, v in varied.items()
-    }
-    whole = name = _joined(plain)
-    for key in sorted(plain, key=lambda key: -len(plain[key])):
-        if len(name.encode()) > 200 and len(plain[key]) > 32:
-            plain[key] = f"{_digest(plain[key])}-{plain[key][-20:]}"
-            name = _joined(plain)
-    return name if len(name.encode()) <= 200 else f"{whole[:60]}-{_digest(whole)}"
-
-
-def _joined(values: dict[str, str]) -> str:
-    return ",".join(f"{k}={v}" for k, v in values.items())
-
-
-def _digest(text: str) -> str:
-    return sha256(text.encode()).hexdigest()[:8]
-
-
-def _job(overrides: list[str]) -> str:
-    """The same for a sweeper that does not say what it varies."""
-    pairs = (override.partition("=")[::2] for override in overrides)
-    return folder_name({key: value for key, value in pairs if key not in ("name", "sweep")})
-
-
-def _slots() -> int:
-    """Jobs at once on this machine: a GPU each, else a core."""
-    return torch.cuda.device_count() or cores()
-
-
-OmegaConf.register_new_resolver("mpx_slots", _slots, replace=True)
-OmegaConf.register_new_resolver("mpx_job", _job, replace=True)
-
-
-def compose(*overrides: str, choices: bool = False) -> DictConfig:
-    """The config that these overrides give on the command line; choices: with Hydra's own part, which knows the options."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose("config", list(overrides), return_hydra_config=choices)
-
-
-def options(group: str) -> list[str]:
-    """Names of a group's options: the files in its folder."""
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-
-
-def near(name: str, names) -> str:
-    """What may have been meant: '; near: a, b', or all names where few, or nothing."""
-    names = sorted(names)
-    close = difflib.get_close_matches(str(name), names, 3, 0.5) or (names if len(names) <= 12 else [])
-    return f"; near it: {', '.join(close)}" if close else ""
 
 
 def option(group: str, choice, **root) -> Callable:
@@ -183,16 +107,15 @@ def method(experiment: str, *overrides: str) -> Method:
     """A published method, experiment=... of the command line, for explain(); overrides are written as there."""
     if experiment not in options("experiment"):
         raise ValueError(f"experiment={experiment!r} is not an option: choose one of {', '.join(options('experiment'))}")
-    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
     own = {field.name for field in fields(Method)} | {"area", "mask_size", "lr", "regularizer", "augment"}
     for override in overrides:
         key = re.split(r"[=.]", override.lstrip("+~"), maxsplit=1)[0]
-        if key in {*SCHEMA, *groups} - own:
+        if key in {*SCHEMA, *groups()} - own:
             raise ValueError(f"{override}: {key} is no part of a method, but of how it is run: give it to explain()")
     try:
         return build_method(compose(f"experiment={experiment}", *overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(sentence(error)) from error
+        raise ValueError(error_sentence(error)) from error
 
 
 def metrics(cfg: DictConfig) -> dict[str, Callable]:
@@ -262,52 +185,10 @@ def pictures(cfg: DictConfig) -> float:
 
 def check_keys(cfg: DictConfig) -> None:
     """Refuses root keys that nothing reads, which `+key=value` could bring in."""
-    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir()}
-    known = set(SCHEMA) | groups | {"regularizers", "metrics", "image_augmentations", "input_augmentations"} | set(options("augment"))
+    known = set(SCHEMA) | set(groups()) | {"regularizers", "metrics", "image_augmentations", "input_augmentations"} | set(options("augment"))
     for key in cfg:
         name = key.removeprefix("lambda_")
         if name != key and name not in (cfg.get("regularizers") or {}):
-            raise ValueError(_not_chosen(key))
+            raise ValueError(unused_weight(key))
         if name == key and key not in known:
-            raise ValueError(_unknown(key, known))
-
-
-def sentence(error: Exception) -> str:
-    """A Hydra or OmegaConf error as one sentence that names the value, what was allowed and what to do."""
-    cause = error.__cause__ or error
-    if isinstance(error, OverrideParseException) and "=" not in error.override:
-        return f"{error.override}: an argument is key=value or group=option (--help lists all)"
-    if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override}: {first_line(error)}; quote what holds brackets, commas or spaces, e.g. 'images=\"a,b.jpg\"'"
-        )
-    missing = getattr(error, "missing_cfg_file", None)
-    if missing:
-        group, _, name = missing.rpartition("/")
-        extra = {"submitit_slurm": "slurm", "submitit_local": "slurm"}.get(name, name)
-        if group.startswith("hydra/") and extra in ENGINES:
-            return f"{group}={name} comes with a package that is not installed: pip install 'mpx[{extra}]'"
-        return f"{group}={name} is not an option{near(name, options(group))} (--help lists all)"
-    key = getattr(cause, "full_key", None)
-    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        if key.startswith("lambda_"):
-            return _not_chosen(key)
-        return _unknown(key, [k for k in cause.parent_node or [] if k != "hydra"])
-    text = (f"{key}: " if key else "") + first_line(cause)
-    return f"{text}; quote a value that holds a comma, 'key=\"a,b\"', or add -m to sweep" if "Ambiguous" in text else text
-
-
-def _unknown(key: str, known) -> str:
-    parent, _, name = key.rpartition(".")
-    return f"there is no key {key}{near(name, known)} ({'--help' if not parent else '--cfg job'} lists all)"
-
-
-def _not_chosen(key: str) -> str:
-    name = key.removeprefix("lambda_")
-    if name in options("regularizer"):
-        return f"{key} weighs a term that is not chosen: add it to regularizer=[...,{name}], or leave {key} out"
-    return f"{key}: there is no regularizer {name}{near(name, options('regularizer'))}"
-
-
-def first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(unknown_key(key, known))

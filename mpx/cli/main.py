@@ -24,6 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mpx import config
 from mpx.cli import menu, sweeper
+from mpx.config_errors import error_sentence
+from mpx.errors import first_line
 from mpx.report import sweep
 from mpx.runs import devices as shares
 from mpx.runs import launch as workers
@@ -66,13 +68,13 @@ def main() -> None:
                 raise
             codes.append(_complain(error))
             if sweeps:  # the others go on; a sweeper that searches sees that there is no number
-                results.write(folder / results.FAILED, f"{_sentence(error)}\n")
+                results.write(folder / results.FAILED, f"{error_sentence(error)}\n")
             return math.nan
         except Exception as error:
             if not sweeps:
                 raise
             log.exception("this job failed")
-            results.write(folder / results.FAILED, f"{type(error).__name__}: {config.first_line(error)}\n")
+            results.write(folder / results.FAILED, f"{type(error).__name__}: {first_line(error)}\n")
             return math.nan
 
     before = os.environ.get("HYDRA_FULL_ERROR")
@@ -145,13 +147,5 @@ def stoppable():
 
 
 def _complain(error: Exception) -> int:
-    print(f"mpx: {_sentence(error)}", file=sys.stderr)
+    print(f"mpx: {error_sentence(error)}", file=sys.stderr)
     return FAILED
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, (HydraException, OmegaConfBaseException)):
-        return config.sentence(error)
-    if isinstance(error, OSError) and error.filename:
-        return f"cannot use {error.filename}: {error.strerror}"
-    return str(error)

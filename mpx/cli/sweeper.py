@@ -24,7 +24,9 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from mpx import config
+from mpx.cli.folders import folder_name
 from mpx.data.datasets import fingerprint
+from mpx.errors import first_line
 from mpx.report import sweep
 from mpx.runs import store as results
 from mpx.runs.folder import lock
@@ -64,7 +66,7 @@ class Jobs(Sweeper):
         except Exception as error:  # of the launcher: a job says what it has to say in its folder
             if sweep.jobs(folder):
                 log.info(f"\n{sweep.finish(folder)}")
-            raise ValueError(f"the jobs could not all be started or ended ({config.first_line(error)}): the same command "
+            raise ValueError(f"the jobs could not all be started or ended ({first_line(error)}): the same command "
                              "starts those again that are missing") from error  # fmt: skip
         log.info(f"\n{sweep.finish(folder)}")
         failed = [name for name in jobs if (folder / name / results.FAILED).exists()]
@@ -101,7 +103,7 @@ def expand(params: list[Override], cases: dict[str, dict[str, list[str]]], typed
             fixed.append(override.input_line)
     jobs = {}
     for chosen in itertools.product(*(values.items() for values in axes.values())):
-        name = config.folder_name(dict(zip(axes, (label for label, _ in chosen)))) or "run"
+        name = folder_name(dict(zip(axes, (label for label, _ in chosen)))) or "run"
         if name in jobs:
             raise ValueError(
                 f"two jobs would be in the folder {name}: their values differ in what a folder cannot be called"
@@ -157,7 +159,7 @@ def sweep_name(arguments: list[str]) -> str:
             varied.append(key)
         elif key not in HOW:
             fixed[key] = _label(override.get_value_element_as_str())
-    return ",".join(["_x_".join(varied) or "run", *([config.folder_name(fixed)] if fixed else [])])
+    return ",".join(["_x_".join(varied) or "run", *([folder_name(fixed)] if fixed else [])])
 
 
 def _replaceable(preset: str) -> set[str]:

@@ -1,6 +1,6 @@
 """How rows (an image and a class each) are solved, a batch at a time or continuously, and read off into Explanations.
 
-Both the library (mpx.explain) and the main job (mpx.runs.run) solve their rows here, each with its own way to run the steps.
+Both the library (mpx.api) and the main job (mpx.runs.run) solve their rows here, each with its own way to run the steps.
 """
 
 import gc

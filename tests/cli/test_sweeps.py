@@ -9,7 +9,7 @@ import signal
 import pytest
 from commands import SAME, Command, done, masks, table, workplace
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 from planted import SQUARE
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -17,6 +17,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mpx import config
 from mpx.cli import sweeper
+from mpx.cli.folders import folder_name
+from mpx.config_errors import error_sentence
 from mpx.report.sweep import axes
 from mpx.runs import store as results
 
@@ -49,19 +51,19 @@ def test_what_is_typed_takes_the_place_of_the_axis():
 
 
 def test_values_that_a_folder_cannot_be_called():
-    assert config.folder_name({"images": "/a b/é.png", "area": "[0.1,0.2]"}) == "images=-a-b-é.png,area=0.1+0.2"
-    long = config.folder_name({f"key{i}": i for i in range(100)})
-    assert len(long.encode()) < 200 and long != config.folder_name({f"key{i}": i for i in range(101)})
+    assert folder_name({"images": "/a b/é.png", "area": "[0.1,0.2]"}) == "images=-a-b-é.png,area=0.1+0.2"
+    long = folder_name({f"key{i}": i for i in range(100)})
+    assert len(long.encode()) < 200 and long != folder_name({f"key{i}": i for i in range(101)})
 
 
 def test_a_long_value_leaves_the_axes_readable():
-    names = [config.folder_name({"images": f"/data/{'x' * 250}/{end}", "lr": 0.1, "mask_size": 7}) for end in "ab"]
+    names = [folder_name({"images": f"/data/{'x' * 250}/{end}", "lr": 0.1, "mask_size": 7}) for end in "ab"]
     read = [axes(name) for name in names]
     assert all(
         len(name.encode()) <= 200 and list(found) == ["images", "lr", "mask_size"] for name, found in zip(names, read)
     )
     assert read[0]["images"] != read[1]["images"] and read[0]["lr"] == "0.1" and read[0]["images"].endswith("x-a")
-    two = axes(config.folder_name({"images": "i" * 190, "boxes": "b" * 150}))
+    two = axes(folder_name({"images": "i" * 190, "boxes": "b" * 150}))
     assert two["boxes"] == "b" * 150 and len(two["images"]) < 30  # no more is cut than must be
 
 
@@ -199,12 +201,9 @@ def test_a_typing_mistake_stops_before_a_job_starts(mpx, folder):
     assert code == 1 and "near it: logit" in err and "images are done" not in out
 
 
-def test_an_engine_that_is_not_installed():
-    error = HydraException("no such file")
-    error.missing_cfg_file = "hydra/launcher/submitit_slurm"
-    assert "pip install 'mpx[slurm]'" in config.sentence(error)
-    error.missing_cfg_file = "hydra/launcher/nosuch"
-    assert "hydra/launcher=nosuch is not an option" in config.sentence(error)
+@pytest.mark.parametrize("name, part", [("submitit_slurm", "pip install 'mpx[slurm]'"), ("nosuch", "is not an option")])
+def test_an_engine_that_is_not_installed(name, part):
+    assert part in error_sentence(MissingConfigException("", f"hydra/launcher/{name}"))
 
 
 def test_a_launcher_that_lacks_something_says_so(mpx, folder):

@@ -1,0 +1,63 @@
+"""Sentences for errors in a configuration: each names the value, the allowed values and the next step. Imports no torch."""
+
+from collections.abc import Iterable
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from mpx.config_schema import ENGINES, options
+from mpx.errors import first_line, near
+
+EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra launcher -> extra of pyproject.toml
+
+
+def error_sentence(error: Exception) -> str:
+    """Return an error of Hydra, OmegaConf or the file system as one sentence; any other error's own text."""
+    if isinstance(error, OverrideParseException):
+        return _malformed_override(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _missing_option(str(error.missing_cfg_file))
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _config_error(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot use {error.filename}: {error.strerror}"
+    return str(error)
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """Return the sentence for a key that does not exist, with near matches among the known keys of its node."""
+    parent, _, name = key.rpartition(".")
+    return f"there is no key {key}{near(name, known)} ({'--cfg job' if parent else '--help'} lists all)"
+
+
+def unused_weight(key: str) -> str:
+    """Return the sentence for lambda_<name> where regularizer=[...] does not choose <name>."""
+    name = key.removeprefix("lambda_")
+    if name in options("regularizer"):
+        return f"{key} weighs a term that is not chosen: add it to regularizer=[...,{name}], or leave {key} out"
+    return f"{key}: there is no regularizer {name}{near(name, options('regularizer'))}"
+
+
+def _malformed_override(error: OverrideParseException) -> str:
+    if "=" not in error.override:
+        return f"{error.override}: an argument is key=value or group=option (--help lists all)"
+    return f"{error.override}: {first_line(error)}; quote what holds brackets, commas or spaces, e.g. 'images=\"a,b.jpg\"'"
+
+
+def _missing_option(path: str) -> str:
+    group, _, name = path.rpartition("/")
+    extra = EXTRAS.get(name, name)
+    if group.startswith("hydra/") and extra in ENGINES:
+        return f"{group}={name} needs a package that is not installed: pip install 'mpx[{extra}]'"
+    return f"{group}={name} is not an option{near(name, options(group))} (--help lists all)"
+
+
+def _config_error(error: HydraException | OmegaConfBaseException) -> str:
+    cause = error.__cause__ or error
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        key = str(cause.full_key)
+        siblings = [name for name in cause.parent_node or [] if name != "hydra"]
+        return unused_weight(key) if key.startswith("lambda_") else unknown_key(key, siblings)
+    key = cause.full_key if isinstance(cause, OmegaConfBaseException) else None
+    text = (f"{key}: " if key else "") + first_line(cause)
+    return f"{text}; quote a value that holds a comma, 'key=\"a,b\"', or add -m to sweep" if "Ambiguous" in text else text

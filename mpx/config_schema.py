@@ -1,0 +1,64 @@
+"""The menu in configs/: its folders, the types of its root keys and the composition of a configuration.
+
+This module imports no torch, so that `mpx --help`, `mpx --cfg job` and tab completion answer at once. mpx/config.py turns
+a composed configuration into the parts of a run.
+"""
+
+from pathlib import Path
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
+
+_INSTALLED = Path(__file__).parent / "configs"  # a wheel has configs/ inside the package, a checkout beside it
+CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "configs"
+
+ENGINES = ("joblib", "slurm", "ray", "optuna")  # extras of pyproject.toml, each a Hydra plugin
+
+# types of the root keys of config.yaml; the type of an option's own key is in its function's signature
+SCHEMA = {
+    **{key: AnyNode() for key in ("images", "target", "area", "mask_size", "pictures", "crossing", "batch_size")},
+    **{key: StringNode() for key in ("name", "game", "device", "precision", "parallel", "share", "objective")},
+    **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "threads", "log_images", "frames")},
+    **{key: FloatNode() for key in ("lr", "dual_weight", "enough")},
+    **{key: BooleanNode() for key in ("deterministic", "force", "compile")},
+}
+ConfigStore.instance().store("mpx_schema", SCHEMA)
+
+
+def groups() -> list[str]:
+    """Return the names of the configuration groups: the folders in configs/."""
+    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+
+
+def options(group: str) -> list[str]:
+    """Return the names of a group's options: the YAML files in its folder."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def compose(*overrides: str, choices: bool = False) -> DictConfig:
+    """Return the configuration of these command line overrides; with `choices` it keeps the node `hydra`."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra_compose("config", list(overrides), return_hydra_config=choices)
+
+
+def _parallel_jobs() -> int:
+    """Return how many sweep jobs run at once on this machine: one per GPU, or one per core without GPUs."""
+    import torch  # a resolver runs when its value is read, long after --help
+
+    from mpx.runs.devices import cores
+
+    return torch.cuda.device_count() or cores()
+
+
+def _job_folder(overrides: list[str]) -> str:
+    """Return a job's folder under a sweeper that does not name it (sweep=optuna)."""
+    from mpx.cli.folders import folder_name
+
+    pairs = (override.partition("=")[::2] for override in overrides)
+    return folder_name({key: value for key, value in pairs if key not in ("name", "sweep")})
+
+
+OmegaConf.register_new_resolver("mpx_slots", _parallel_jobs, replace=True)
+OmegaConf.register_new_resolver("mpx_job", _job_folder, replace=True)

@@ -31,6 +31,7 @@ from mpx.learning.batching import batch_position_matters, begin, solve_all
 from mpx.learning.method import Method
 from mpx.learning.rows import Row
 from mpx.learning.search import minimise
+from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
 
 
@@ -143,8 +144,8 @@ def explain(
     photos, names = _as_batch(images, classifier)
     kind = classifier.device.type
     callers = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
-    with classifier.frozen(photos.shape[2:]), callers:  # `precision` decides, not the mode that explain() is called in
-        classifier.check(photos[:1].to(classifier.device))
+    with classifier.frozen_and_folded(photos.shape[2:]), callers:  # `precision` decides, not the caller's autocast
+        check_classifier(classifier, photos[:1])
         rows = _rows(classifier, photos, names, target, method.areas)
         left, parts = iter(rows), []
         places = partial(batch_position_matters, classifier, photos.shape[2:]) if deterministic else None

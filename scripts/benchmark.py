@@ -125,7 +125,7 @@ def iteration(overrides: list[str]) -> None:
     cfg = config.compose(f"steps={STEPS}", *overrides)
     where = shares.device(cfg.device)
     classifier, make = config.classifier(cfg, where), config.trainer(cfg)
-    with classifier.frozen(classifier.preprocess.crop):
+    with classifier.frozen_and_folded():
         problem = random_rows(cfg, classifier)
         pairs = [(our_pass(problem, make, where), bare_pass(problem)) for _ in range(ROUNDS)]
     card = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
@@ -141,7 +141,7 @@ def predecessor(overrides: list[str]) -> None:
         where = shares.device(cfg.device)
         ours, theirs = (config.classifier(cfg, where) for _ in range(2))
         theirs.network.to(memory_format=torch.contiguous_format)
-        with ours.frozen(ours.preprocess.crop), theirs.frozen():
+        with ours.frozen_and_folded(), theirs.frozen():
             problem = random_rows(cfg, ours)
             size, make = len(problem.photos), config.trainer(cfg)
             pairs = [(our_pass(problem, make, where) / size, published(theirs, problem.photos[:1])) for _ in range(ROUNDS)]
@@ -174,7 +174,7 @@ def stop(overrides: list[str]) -> None:
     where = shares.device(plain.device)
     classifier, make, found = config.classifier(plain, where), config.trainer(plain), []
     photos = [classifier.preprocess(read_image(item.path)) for item in config.build(plain.dataset, "dataset")][: plain.limit]
-    with classifier.frozen(classifier.preprocess.crop), torch.no_grad():
+    with classifier.frozen_and_folded(), torch.no_grad():
         targets = [int(classifier(photo[None].to(where)).argmax()) for photo in photos]
     rows = [Row(photo, target, f"{i}") for i, (photo, target) in enumerate(zip(photos, targets))]
 
@@ -199,7 +199,7 @@ def stop(overrides: list[str]) -> None:
             objective |= dict(zip(e.images, total.tolist()))
         return (ended - start) / len(rows), sum(e.passes.sum().item() for e in parts) / len(rows), objective
 
-    with classifier.frozen(classifier.preprocess.crop):
+    with classifier.frozen_and_folded():
         for part in (rows[::2], rows[1::2]):
             found.append((solved(quick, part), solved(plain, part)))
     print(f"{classifier.name}, {len(rows)} photos in two halves: {' '.join(overrides)}")
@@ -216,7 +216,7 @@ def whole(overrides: list[str]) -> None:
     cfg = config.compose("limit=100", *overrides)
     where = shares.device(cfg.device)
     classifier, passes = config.classifier(cfg, where), []
-    with tempfile.TemporaryDirectory() as folder, classifier.frozen(classifier.preprocess.crop):
+    with tempfile.TemporaryDirectory() as folder, classifier.frozen_and_folded():
         problem = random_rows(cfg, classifier)
         passes.append(bare_pass(problem, 30))
         start = time.perf_counter()
@@ -299,7 +299,7 @@ def metrics(overrides: list[str]) -> None:
         call()
         return time.perf_counter() - start
 
-    with classifier.frozen(size):
+    with classifier.frozen_and_folded(size):
         bare()
         pairs = [(seconds(ours), seconds(bare)) for _ in range(TURNS)]
     print(f"{classifier.name}, {2 * count} pictures, {where}")
@@ -320,7 +320,7 @@ def extremal(overrides: list[str], areas: tuple, iterations: int, images: int) -
     normalised = classifier.scale * photos[:1].to(where) + classifier.shift
 
     def ours():
-        with classifier.frozen(photos.shape[2:]):
+        with classifier.frozen_and_folded(photos.shape[2:]):
             solve(method, classifier, rows, 2, partial(fit, trainer=partial(config.trainer(cfg), **workers.alone(where))))
 
     return {"mpx": ours, "torchray": lambda: extremal_perturbation(

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from mpx import Classifier, MeaningfulPerturbation, explain, method
-from mpx.data.preprocess import Preprocess
+from mpx.data.preprocessing import Preprocess
 from mpx.regularizers import border
 
 NET = SquareNet().train()

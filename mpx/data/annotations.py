@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional
 
-from mpx.data.preprocess import Preprocess
+from mpx.data.preprocessing import Preprocess
 
 
 @dataclass(frozen=True)

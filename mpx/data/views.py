@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mpx.data import datasets
 from mpx.data.images import read_image
-from mpx.data.preprocess import Preprocess
+from mpx.data.preprocessing import Preprocess
 
 BUNDLED = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png", "gravel.png",
            "hubble_deep_field.jpg", "ihc.png", "motorcycle_left.png", "retina.jpg", "rocket.jpg")  # fmt: skip

@@ -8,7 +8,6 @@ of branches), the part of an input is the positive part of weight times input, w
 nothing, a batch norm passes all on as it is (as in torchray), and so all is passed on where some part is positive.
 """
 
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,6 @@ from torch.overrides import TorchFunctionMode
 from mpx.explainers import at_least
 from mpx.explainers.cam import find, upsample
 from mpx.explainers.gradients import largest, slopes
-from mpx.models.folding import put
 
 LINEAR = {"conv2d": F.conv2d, "linear": F.linear}
 MEANS = ("avg_pool2d", "adaptive_avg_pool2d", "mean")
@@ -44,13 +42,14 @@ def excitation_backprop(
     classifier,
     targets: Tensor,
     layer: str | int | None = None,
-    side: float = 0.0625,
+    min_map_fraction: float = 0.0625,
     pictures: int = 64,
 ) -> Tensor:
-    """The sum over the channels of a layer. layer: see `find`; side: of the photo's, that the layer's map must have."""
+    """The sum over the channels of a layer. layer: see `find`;
+    min_map_fraction: share of the photo's sides that the layer's map must have."""
     at_least(1, pictures=pictures)
-    with _unfolded(classifier):
-        where = find(photos, classifier, layer, side)
+    with classifier.unfolded():  # rules for weights are for the network's own
+        where = find(photos, classifier, layer, min_map_fraction)
         maps = [_excitation(where, x, of) for x, of in zip(photos.split(pictures), targets.split(pictures))]
     return upsample(torch.cat(maps), photos)
 
@@ -65,22 +64,9 @@ def _excitation(where, x: Tensor, targets: Tensor) -> Tensor:
         rules.on = True  # what comes before the layer needs no rule
         return kept[0].clone()
 
-    with rules, where.changed(begin):
+    with rules, where.patched(begin):
         logits = where.classifier(x)
     return torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), kept[0])[0].sum(1, keepdim=True)
-
-
-@contextmanager
-def _unfolded(classifier):
-    """Rules for weights are for the network's own, not for what batch norms make of them."""
-    folded = dict(classifier.folded)
-    classifier.unfold(*folded)
-    try:
-        yield
-    finally:
-        for pair in folded.items():
-            put(*pair)
-        classifier.folded = folded
 
 
 def _name(function) -> str:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpx.explainers import at_least
-from mpx.models.layers import Layer, once, runs_of
+from mpx.models.layers import Layer, cached, map_shapes
 from mpx.perturbations.blur import blur_gaussian
 
 
@@ -74,22 +74,23 @@ def weighted(where: Layer, x: Tensor, targets: Tensor) -> Tensor:
         kept.append(features.detach().clone().requires_grad_())
         return kept[0].clone()  # what follows may work in place
 
-    with where.changed(keep):
+    with where.patched(keep):
         logits = where.classifier(x).gather(1, targets[:, None])
     slope = torch.autograd.grad(logits.sum(), kept[0], materialize_grads=True)[0]
     return slope.mean((2, 3), keepdim=True) * kept[0].detach()
 
 
-def find(photos: Tensor, classifier, layer: str | int | None, side: float | None = None) -> Layer:
-    """The layer named, or else the last that is fine enough: with sides of at least `side` of the photo's, by default as
-    those of the last map that weights made."""
-    if layer is None and side is None:
-        side = once(classifier, ("last map", tuple(photos.shape[2:])), lambda: _last(photos, classifier))
-    return Layer(classifier, layer, 1.0 if side is None else side, photos, of="explainer")
+def find(photos: Tensor, classifier, layer: str | int | None, min_map_fraction: float | None = None) -> Layer:
+    """The layer named, or else the last that is fine enough: with sides of at least `min_map_fraction` of the photo's, by
+    default as those of the last map that weights made."""
+    if layer is None and min_map_fraction is None:
+        key = ("last map", tuple(photos.shape[2:]))
+        min_map_fraction = cached(classifier, key, lambda: _last(photos, classifier))
+    return Layer(classifier, layer, 1.0 if min_map_fraction is None else min_map_fraction, photos, "explainer")
 
 
 def _last(photos: Tensor, classifier) -> float:
-    runs = runs_of(classifier, photos)
+    runs = map_shapes(classifier, photos)
     weights = {
         name for name, module in classifier.named_modules() if next(module.parameters(recurse=False), None) is not None
     }

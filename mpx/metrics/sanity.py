@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from mpx.models.classifier import Classifier
 from mpx.randomness import key
 
 
@@ -110,8 +111,8 @@ def randomised(classifier: nn.Module, share: float, how: str = "shuffle", seed: 
     if how not in ("shuffle", "reset"):
         raise ValueError(f"how={how!r} must be shuffle or reset")
     other = copy.deepcopy(classifier)
-    if hasattr(other, "folded"):  # a folded convolution has weights of its own (models/fold.py)
-        other.unfold(*list(other.folded))
+    if isinstance(other, Classifier):
+        other.unfold()  # a folded convolution has weights of its own (mpx/models/folding.py)
     layers = [(name, module) for name, module in other.named_modules() if [*module.parameters(recurse=False)]]
     with torch.no_grad(), torch.random.fork_rng():
         for name, module in layers[len(layers) - math.ceil(share * len(layers)) :]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mpx.data.preprocess import Preprocess
+from mpx.data.preprocessing import Preprocess
 from mpx.data.synthetic import CELL, HIGH, LOW, NAMES, SIDE, textures
 from mpx.models.classifier import Classifier
 

@@ -18,7 +18,7 @@ import torchvision.models as torchvision_models
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from mpx.data.preprocess import Preprocess
+from mpx.data.preprocessing import Preprocess
 from mpx.models.checkpoints import load_weights, read_categories, read_state
 from mpx.models.classifier import Classifier
 

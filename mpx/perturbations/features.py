@@ -12,24 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpx.models.layers import Layer, once
+from mpx.models.layers import Layer, cached
 from mpx.regularizers import _reduce
 
 LEAST = 0.01  # standard deviation of a feature; one that no image moves would make any other value infinitely telling
 
 
-def bottleneck(x: Tensor, classifier, views: Callable, layer: str | int | None = None, side: float = 0.125):
+def bottleneck(x: Tensor, classifier, views: Callable, layer: str | int | None = None, min_map_fraction: float = 0.125):
     """Features become noise with the mean and standard deviation that each has over other pictures, per channel and place.
 
-    views: (preprocess or None, (H,W)) -> batches (n,3,H,W) of these. layer, side: see `choose`.
+    views: (preprocess or None, (H,W)) -> batches (n,3,H,W) of these. layer, min_map_fraction: see `default_layer`.
     """
-    at = Layer(classifier, layer, side, x)
-    return Noise(x, at, *once(classifier, ("statistics", at.name, str(views), at.size), lambda: _statistics(at, views, x)))
+    at = Layer(classifier, layer, min_map_fraction, x)
+    key = ("statistics", at.name, str(views), at.size)
+    return Noise(x, at, *cached(classifier, key, lambda: _statistics(at, views, x)))
 
 
-def channels(x: Tensor, classifier, targets: Tensor, layer: str | int | None = None, side: float = 0.0625):
-    """Channels become 0. layer, side: see `choose`."""
-    return Channels(x, Layer(classifier, layer, side, x), targets)
+def channels(x: Tensor, classifier, targets: Tensor, layer: str | int | None = None, min_map_fraction: float = 0.0625):
+    """Channels become 0. layer, min_map_fraction: see `default_layer`."""
+    return Channels(x, Layer(classifier, layer, min_map_fraction, x), targets)
 
 
 class Noise:
@@ -47,7 +48,7 @@ class Noise:
         return self.photos, (mask, noise)
 
     def inside(self, mask: Tensor, noise: Tensor):
-        return self.layer.changed(lambda features: mask * features + (1 - mask) * noise)
+        return self.layer.patched(lambda features: mask * features + (1 - mask) * noise)
 
     def information(self, mask: Tensor) -> Tensor:
         """(B,C,h,w) nats that pass: KL[N(m r, (1-m)^2) || N(0, 1)] with r = (R - mu_R) / sigma_R."""
@@ -72,7 +73,7 @@ class Channels:
 
     def __init__(self, photos: Tensor, layer: Layer, targets: Tensor):
         self.photos, self.layer = photos, layer
-        self.parts = layer.parts(photos, targets)  # (B,C,h,w)
+        self.parts = layer.activation_times_gradient(photos, targets)  # (B,C,h,w)
         self.shape = (self.parts.shape[1], 1, 1)
 
     def draw(self, rng) -> None:
@@ -82,7 +83,7 @@ class Channels:
         return self.photos, (mask,)
 
     def inside(self, mask: Tensor):
-        return self.layer.changed(lambda features: mask * features)
+        return self.layer.patched(lambda features: mask * features)
 
     def to_pixels(self, evidence: Tensor) -> Tensor:
         """What the evidence's channels add to the class's logit at each place, sum_k e_k R_k dy/dR_k, where it is positive.
@@ -102,7 +103,7 @@ def _shown(cells: Tensor, photos: Tensor) -> Tensor:
 def _statistics(layer: Layer, views: Callable, x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (C,h,w) of the layer's features over other pictures of the size of x."""
     count, mean, square = 0, 0.0, 0.0
-    for pictures in views(getattr(layer.classifier, "preprocess", None), tuple(x.shape[2:])):
+    for pictures in views(layer.classifier.preprocess, tuple(x.shape[2:])):
         features = layer.features(pictures.to(x)).double()
         count += len(features)
         total = mean + (features - mean).sum(0) / count  # Welford's update, by batches

@@ -100,7 +100,7 @@ def again(session, cfg, where: torch.device) -> None:
         return
     log.info(f"measuring {len(behind)} masks that were found before")
     classifier, size, lost = config.classifier(cfg, where), config.batch_size(cfg, torch.device("cpu")), {}
-    with classifier.frozen(classifier.preprocess.crop):
+    with classifier.frozen_and_folded():
         measures = Evaluator(cfg, config.build_method(cfg), classifier)
         chosen = measures.metrics
         for k in range(0, len(behind), size):
@@ -133,7 +133,7 @@ def summed(session, cfg, where: torch.device) -> list[dict]:
     if not found or not of_maps:
         return []
     classifier, lines, size = config.classifier(cfg, where), [], config.batch_size(cfg, torch.device("cpu"))
-    with classifier.frozen(classifier.preprocess.crop):
+    with classifier.frozen_and_folded():
         measures = Evaluator(cfg, config.build_method(cfg), classifier)
         measures.metrics = of_maps  # the sum is of no search that could be done again
         for k in range(0, len(found), size):

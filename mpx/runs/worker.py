@@ -24,6 +24,7 @@ from mpx.learning.batching import batch_position_matters, begin, solve_all
 from mpx.learning.learner import fit
 from mpx.learning.rows import Row
 from mpx.metrics.batched import out_of_memory
+from mpx.models.checks import check_classifier
 from mpx.runs import devices as shares
 from mpx.runs import launch as workers
 from mpx.runs import store as results
@@ -53,7 +54,7 @@ def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.G
         return search
 
     classifier = config.classifier(cfg, where)
-    with shares.same_bits(cfg.deterministic), classifier.frozen(classifier.preprocess.crop):
+    with shares.same_bits(cfg.deterministic), classifier.frozen_and_folded():
         take = RowSource(session, classifier, cfg.target, method.areas, wanted(cfg)) if session else None
         samples = group.samples(method.samples) if group else None
         measures = Evaluator(cfg, method, classifier)
@@ -128,9 +129,9 @@ class RowSource:
         if self.checked:
             return None
         try:
-            logits = self.classifier.check(photo[None])[0]
+            logits = check_classifier(self.classifier, photo[None])[0]
         except ValueError as error:
-            self.classifier.check(torch.rand(photo[None].shape, generator=torch.Generator().manual_seed(0)))
+            check_classifier(self.classifier, torch.rand(photo[None].shape, generator=torch.Generator().manual_seed(0)))
             return str(error)
         if "label" not in (self.target if OmegaConf.is_list(self.target) else [self.target]):
             resolve_targets(self.target, logits, None, self.classifier.categories)

@@ -12,7 +12,7 @@ from mpx import config
 from mpx.data import annotated
 from mpx.data.annotations import Annotation
 from mpx.data.images import read_image
-from mpx.data.preprocess import Preprocess
+from mpx.data.preprocessing import Preprocess
 
 SAMPLE = Path("/work/shared/data/imagenet_val100")  # not in the repository
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mpx.data.annotations import Annotation, Region, digest
-from mpx.data.preprocess import Preprocess
+from mpx.data.preprocessing import Preprocess
 
 KINDS = [(256, (224, 224)), (64, (64, 48)), (40, (61, 80)), (None, (61, 80)), (None, (30, 31)), (97, (33, 128))]
 KINDS = [pytest.param(*kind, id=str(kind)) for kind in KINDS]

@@ -13,7 +13,7 @@ from mpx import config
 from mpx.data.annotations import Annotation
 from mpx.data.coco import coco
 from mpx.data.images import read_image
-from mpx.data.preprocess import Preprocess
+from mpx.data.preprocessing import Preprocess
 
 mask = pytest.importorskip("pycocotools.mask")
 WIDTH, HEIGHT = SIZE = (30, 20)

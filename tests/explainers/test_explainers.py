@@ -31,7 +31,7 @@ CHEAP = {
     "occlusion": {"patch": 6, "stride": 2},
     "rise": {"masks": 300},
     "group_cam": {"groups": 3, "sigma": 5.0, "kernel_size": None},
-    "excitation_backprop": {"side": 0.5},
+    "excitation_backprop": {"min_map_fraction": 0.5},
 }
 EXPLAINERS = config.options("explainer")
 OPTIONS = {name: config.option("explainer", name) for name in EXPLAINERS}
@@ -132,7 +132,7 @@ def test_the_network_is_handed_back_as_it_was(name, left, folded):
     classifier = frozen(Failing())
     photos, copied = PHOTOS.clone(), PHOTOS.clone()
     classifier.network.first.register_forward_hook(lambda *hooked: None) if not folded else None  # the user's own stays
-    with classifier.frozen((32, 32) if folded else None):
+    with classifier.frozen_and_folded((32, 32)) if folded else classifier.frozen():
         ask("gradcam", classifier)  # what a layer unfolds stays unfolded
         ask("excitation_backprop", classifier)
         before = state(classifier)
@@ -150,7 +150,7 @@ def test_the_network_is_handed_back_as_it_was(name, left, folded):
 def test_folded_batch_norms_change_nothing(name):
     classifier = frozen(Checkers())
     plain = ask(name, classifier)
-    with classifier.frozen((32, 32)):
+    with classifier.frozen_and_folded((32, 32)):
         assert classifier.folded
         folded = ask(name, classifier)
     torch.testing.assert_close(folded, plain, atol=1e-4 * plain.abs().max().item(), rtol=1e-3)
@@ -557,7 +557,7 @@ def test_files_that_cannot_be_read_are_one_sentence(maps):
         ("rise", {"cells": 0}, "explainer.cells=0 must be at least 1"),
         ("group_cam", {"share": 1.0}, "explainer.share=1.0 must be at least 0 and below 1"),
         ("group_cam", {"groups": 0}, "explainer.groups=0 must be at least 1"),
-        ("excitation_backprop", {"side": 0.0}, "explainer.side=0.0 must be above 0"),
+        ("excitation_backprop", {"min_map_fraction": 0.0}, "explainer.min_map_fraction=0.0 must be above 0"),
         ("center", {"sigma": 0.0}, "explainer.sigma=0.0 must be above 0"),
         ("files", {"folder": None}, "explainer.folder=None is not a folder: give the one with <name>.npz, .npy or .png"),
     ],

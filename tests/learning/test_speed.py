@@ -40,7 +40,7 @@ def slope(precision="32", compile=False, order=torch.contiguous_format, size=Non
         partial(blur_gaussian, sigma=3.0), config.option("mask", "grid", mask_size=8), config.option("score", "probability"),
         precision=precision, compile=compile,
     )  # fmt: skip
-    with classifier.frozen(size):
+    with classifier.frozen_and_folded(size):
         problem = Objective(method, classifier, PHOTOS, torch.tensor([1, 0, 4]), ["a", "b", "c"])
         parameter = problem.rng.at("test").uniform(1, 8, 8).requires_grad_()
         total = problem.loss(parameter, 3)["total"]
@@ -86,6 +86,6 @@ def test_what_cannot_be_compiled_is_told(monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", compiler)
-    with pytest.raises(ValueError, match=r"compile=true: SquareNet cannot be compiled here \(no compiler\): leave it out"):
+    with pytest.raises(ValueError, match=r"SquareNet cannot be compiled here \(no compiler\): set compile=false"):
         run(compile=True)
     assert "_compiled" not in vars(NET)

@@ -94,7 +94,7 @@ def test_lightning_gives_the_same_bits():
         taken, rows[:] = rows[:number], rows[number:]
         return taken
 
-    with classifier.frozen(PHOTOS.shape[2:]):
+    with classifier.frozen_and_folded(PHOTOS.shape[2:]):
         start, run = partial(begin, method, classifier, frames=24), partial(fit, trainer=make)
         parts = {given[0].image_name: e for given, e, _ in solve_all(start, run, take, 3, None, print)}
     equal(join([parts[name] for name in sorted(parts)]), explain(NET, PHOTOS, 1, method=method, batch_size=3))

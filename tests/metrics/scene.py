@@ -4,7 +4,7 @@ import torch
 from planted import SquareNet, square_photo
 
 from mpx.data.annotations import Annotation, Region
-from mpx.data.preprocess import Preprocess
+from mpx.data.preprocessing import Preprocess
 from mpx.models.classifier import Classifier
 from mpx.perturbations.blur import blur_gaussian
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from scene import BOX, SIDE, place, random_maps, square
 
-from mpx.data.preprocess import Preprocess
+from mpx.data.preprocessing import Preprocess
 from mpx.metrics import Metric
 from mpx.metrics.regions import iou, keypoints, mass, pointing
 

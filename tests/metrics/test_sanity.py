@@ -59,7 +59,7 @@ def test_a_folded_classifier_is_randomised_too():
     with torch.no_grad():
         with found.frozen():
             plain = randomised(found, 1.0)(images)
-        with found.frozen((32, 32)):
+        with found.frozen_and_folded((32, 32)):
             assert found.folded
             before = found(images)
             other = randomised(found, 1.0)

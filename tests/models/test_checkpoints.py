@@ -10,6 +10,7 @@ from torch import nn
 
 from mpx.models import zoo
 from mpx.models.checkpoints import load_weights, read_categories
+from mpx.models.checks import check_classifier
 
 BUILD = "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(12, 3))\n"
 
@@ -116,7 +117,7 @@ def test_custom_networks(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     for given in (network(), "mynet:build", f"{tmp_path}/mynet.py:build"):
         classifier = zoo.custom(given, size=2, categories=["a", "b", "c"], mean=[0.5, 0.5, 0.5], std=0.5)
-        assert classifier.check(torch.rand(1, 3, 2, 2)).shape == (1, 3)
+        assert check_classifier(classifier, torch.rand(1, 3, 2, 2)).shape == (1, 3)
         assert classifier.preprocess == zoo.Preprocess((2, 2), 2) and classifier.categories == ("a", "b", "c")
     assert zoo.custom(network(), size=[2, 4]).preprocess == zoo.Preprocess((2, 4), 4)
     for given, words in [

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mpx.models import Classifier
+from mpx.models.checks import check_classifier
 
 X = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -62,7 +63,7 @@ def test_the_callers_tensor_is_never_written(mean, std):
     kept = x.clone()
     Classifier(Wrap(), mean, std)(x)
     assert torch.equal(x, kept)
-    Classifier(Wrap(), mean, std).check(x)
+    check_classifier(Classifier(Wrap(), mean, std), x)
     assert torch.equal(x, kept) and x.grad is None
 
 
@@ -82,7 +83,7 @@ def test_frozen_gives_everything_back(fail):
     except KeyboardInterrupt:
         pass
     assert same(before, state(network)) and len(calls) == 2
-    classifier.check(X)
+    check_classifier(classifier, X)
     assert same(before, state(network))
 
 
@@ -155,7 +156,7 @@ class NoGrad(Wrap):
         (Wrap(lambda out: (out - out.detach()).abs().sqrt()), "gradient.*NaN"),
         (Wrap(lambda out: out[:, :1]), "a single logit y"),
         (Wrap(lambda out: out.softmax(1)), "gives probabilities"),
-        (Wrap(lambda out: out - out.mean(0)[None] * (len(out) > 1)), "otherwise when another is beside it"),
+        (Wrap(lambda out: out - out.mean(0)[None] * (len(out) > 1)), "gives an image other logits"),
         (Wrap().double(), "weights of torch.float64"),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), "3 colours and 8x8 px .*model.size="),
         (nn.Sequential(nn.Flatten(), nn.Linear(27, 5)), "3 colours and 8x8 px .*model.size="),
@@ -164,17 +165,17 @@ class NoGrad(Wrap):
 def test_check_refuses(network, words):
     before = state(network)
     with pytest.raises(ValueError, match=words):
-        Classifier(network).check(X[:1])
+        check_classifier(Classifier(network), X[:1])
     assert same(before, state(network))
 
 
 def test_check_returns_logits_even_under_no_grad():
     classifier = Classifier(Wrap(), categories="abcde")
     with torch.no_grad():
-        logits = classifier.check(X[:1])
+        logits = check_classifier(classifier, X[:1])
     assert logits.shape == (1, 5) and not logits.requires_grad
     with pytest.raises(ValueError, match="4 category names.*5 classes"):
-        Classifier(Wrap(), categories="abcd").check(X[:1])
+        check_classifier(Classifier(Wrap(), categories="abcd"), X[:1])
 
 
 def test_bad_normalisation():
@@ -191,10 +192,10 @@ def test_what_was_built_under_inference_mode_is_refused():
         around = Classifier(outside)  # whose own mean and std are inference tensors
     for classifier in (Classifier(network), around):
         with pytest.raises(ValueError, match="Wrap was built under inference_mode.*build it outside, or under no_grad"):
-            classifier.check(X)
+            check_classifier(classifier, X)
     assert outside.training and all(p.requires_grad for p in outside.parameters())
 
 
 def test_check_tells_chance_from_company():
     """A network that draws is the user's affair; one whose pictures see each other is not."""
-    Classifier(Wrap(lambda out: out + torch.rand_like(out))).check(X[:1])
+    check_classifier(Classifier(Wrap(lambda out: out + torch.rand_like(out))), X[:1])

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from mpx.models import Classifier
-from mpx.models.folding import put
+from mpx.models.folding import fold_pair
 from mpx.models.layers import Layer
 from mpx.models.zoo import efficientnet_lite0
 
@@ -63,7 +63,7 @@ def test_same_logits_and_gradients(name):
     classifier = lived(NETWORKS[name]())
     with classifier.frozen():
         before = answers(classifier, X)
-    with classifier.frozen(X.shape[2:]):
+    with classifier.frozen_and_folded(X.shape[2:]):
         assert classifier.folded
         for a, b in zip(before, answers(classifier, X)):
             assert (a - b).norm() <= 2e-3 * a.norm()  # a gradient may jump where rounding moves an activation over 0
@@ -72,7 +72,7 @@ def test_same_logits_and_gradients(name):
 def test_all_of_lite0():
     classifier = efficientnet_lite0()
     norms = sum(isinstance(m, nn.BatchNorm2d) for m in classifier.modules())
-    with classifier.frozen((64, 64)):
+    with classifier.frozen_and_folded((64, 64)):
         assert len(classifier.folded) == norms == 49
         with classifier.frozen():  # as check() does inside
             pass
@@ -82,7 +82,7 @@ def test_all_of_lite0():
 def test_the_network_is_as_it_was():
     network = Net()
     before = {name: dict(vars(module)) for name, module in network.named_modules()}
-    with pytest.raises(KeyboardInterrupt), Classifier(network).frozen((32, 32)) as classifier:
+    with pytest.raises(KeyboardInterrupt), Classifier(network).frozen_and_folded((32, 32)) as classifier:
         assert "forward" in vars(network.conv) and classifier.folded
         assert list(network.state_dict()) == list(Net().state_dict())  # nothing moved in between either
         raise KeyboardInterrupt
@@ -99,7 +99,7 @@ STAY = {
 @pytest.mark.parametrize("why", STAY)
 def test_left_alone_where_it_would_not_be_the_same(why):
     classifier = lived(Net(**STAY[why]))
-    with classifier.frozen((32, 32)):
+    with classifier.frozen_and_folded((32, 32)):
         assert not classifier.folded and "forward" not in vars(classifier.network.conv)
 
 
@@ -107,14 +107,14 @@ def test_run_twice_is_left_alone():
     network = Net()
     network.conv2 = network.conv  # one module, two places
     network.between = lambda x: network.conv(x[:, :3])
-    with lived(network).frozen((32, 32)) as classifier:
+    with lived(network).frozen_and_folded((32, 32)) as classifier:
         assert not classifier.folded
 
 
 def test_hooked_is_left_alone():
     network = Net()
     network.conv.register_forward_hook(lambda *_: None)
-    with lived(network).frozen((32, 32)) as classifier:
+    with lived(network).frozen_and_folded((32, 32)) as classifier:
         assert not classifier.folded
 
 
@@ -122,7 +122,7 @@ def test_a_named_convolution_gives_its_own_output():
     classifier = lived(Net())
     with classifier.frozen():
         wanted = classifier.network.conv((X - 0.5) / 0.5)
-    with classifier.frozen((32, 32)):
+    with classifier.frozen_and_folded((32, 32)):
         found = Layer(classifier, "conv", 0.1, X).features(X)
         torch.testing.assert_close(found, wanted)
         assert not classifier.folded  # and its batch norm works again
@@ -130,9 +130,9 @@ def test_a_named_convolution_gives_its_own_output():
 
 def test_a_copy_can_be_unfolded():
     classifier = lived(Net())
-    with classifier.frozen((32, 32)):
+    with classifier.frozen_and_folded((32, 32)):
         before, other = classifier(X), copy.deepcopy(classifier)
-        other.unfold(*other.folded)
+        other.unfold()
         other.network.conv.weight.data.zero_()
         other.network.conv.bias.data.zero_()
         assert not other.network.norm(other.network.conv(X)).var((0, 2, 3)).any() and classifier.folded
@@ -141,8 +141,8 @@ def test_a_copy_can_be_unfolded():
 
 def test_frozen_inside_frozen():
     classifier = lived(Net())
-    with classifier.frozen(X.shape[2:]):
-        with classifier.frozen(X.shape[2:]):
+    with classifier.frozen_and_folded(X.shape[2:]):
+        with classifier.frozen_and_folded(X.shape[2:]):
             pass
         assert "forward" in vars(classifier.network.conv)
     assert not any("forward" in vars(module) for module in classifier.modules())
@@ -153,17 +153,17 @@ def test_what_cannot_be_folded_is_left_as_it_is(monkeypatch):
     nn.utils.parametrizations.spectral_norm(net.conv)
     classifier = lived(net)
     expected = classifier(X)
-    with classifier.frozen((32, 32)):
+    with classifier.frozen_and_folded((32, 32)):
         assert not classifier.folded and torch.equal(classifier(X), expected)
 
     def fails(conv, norm):  # at the second
         if classifier_of_two.network[0] is not conv:
             raise RuntimeError("out of memory")
-        put(conv, norm)
+        fold_pair(conv, norm)
 
     classifier_of_two = lived(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)))
-    monkeypatch.setattr("mpx.models.folding.put", fails)
+    monkeypatch.setattr("mpx.models.folding.fold_pair", fails)
     classifier_of_two.network.append(nn.Flatten())
-    with pytest.raises(RuntimeError), classifier_of_two.frozen((32, 32)):
+    with pytest.raises(RuntimeError), classifier_of_two.frozen_and_folded((32, 32)):
         pass
     assert not any("forward" in vars(module) for module in classifier_of_two.modules())

@@ -16,8 +16,9 @@ from torch import nn
 from mpx import config
 from mpx.data.datasets import sample
 from mpx.data.images import read_image
-from mpx.data.preprocess import Preprocess
+from mpx.data.preprocessing import Preprocess
 from mpx.models import zoo
+from mpx.models.checks import check_classifier
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = ROOT.parent / "shared/data/imagenet_val100"
@@ -41,7 +42,7 @@ def labelled(classifier, n):
 
 def test_lite0_knows_the_samples(lite0):
     for item in sample():
-        logits = lite0.check(lite0.preprocess(read_image(item.path))[None])
+        logits = check_classifier(lite0, lite0.preprocess(read_image(item.path))[None])
         assert int(logits.argmax()) == item.label
     assert lite0.categories[967] == "espresso" and lite0.preprocess == Preprocess((224, 224), 256, "bicubic")
 

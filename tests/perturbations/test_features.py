@@ -58,14 +58,14 @@ def vit() -> nn.Module:
     return net
 
 
-@pytest.mark.parametrize("side, name", [(0.5, "0"), (0.25, "2"), (0.2, "2"), (0.125, "3"), (1.0, "0")])
-def test_the_last_layer_that_everything_passes_and_that_is_fine_enough_is_chosen(side, name):
+@pytest.mark.parametrize("min_map_fraction, name", [(0.5, "0"), (0.25, "2"), (0.2, "2"), (0.125, "3"), (1.0, "0")])
+def test_the_last_layer_that_everything_passes_and_that_is_fine_enough_is_chosen(min_map_fraction, name):
     """Maps of 16, 8, 8 and 4 cells on 32 px; those within the second block come later, but are passed by."""
-    assert network_of.choose(classifier(network()), PHOTOS, side) == f"network.{name}"
+    assert network_of.default_layer(classifier(network()), PHOTOS, min_map_fraction) == f"network.{name}"
 
 
 def test_a_transformers_middle_block_is_chosen():
-    name = network_of.choose(classifier(vit()), PHOTOS, 0.125)
+    name = network_of.default_layer(classifier(vit()), PHOTOS, 0.125)
     assert name in ("network.encoder.layers.encoder_layer_1", "network.encoder.layers.encoder_layer_2")
 
 
@@ -288,7 +288,7 @@ def test_a_mask_of_pixels_may_have_one_element_for_each():
     [
         (["perturbation.layer=bodi"], "perturbation.layer='bodi' is not a module of model Corner; near it: body"),
         (["perturbation.layer=''"], "perturbation.layer=''"),
-        (["perturbation.side=0"], "perturbation.side=0"),
+        (["perturbation.min_map_fraction=0"], "perturbation.min_map_fraction=0"),
         (["perturbation.views.images=/nowhere/at/all"], "/nowhere/at/all"),
         (["mask.sigma=3"], "mask.sigma=3 is too wide for a map of 8x8"),
         (["mask.sigmoid=false"], "mask.init=5.0 must be from 0 to 1"),

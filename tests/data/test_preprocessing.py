@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from mpx.data.preprocess import Preprocess
+from mpx.data.preprocessing import Preprocess
 
 SIZES = [(500, 375), (375, 500), (301, 257), (256, 256), (90, 60), (641, 427)]  # (width, height)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mpx.metrics import areas
 from mpx.metrics.drops import normalised
-from mpx.pictures import panels as render
-from mpx.runs import store as results
+from mpx.pictures.panel import draw_panel, draw_sheet
+from mpx.runs import store, tables, terminal
 
 
 @dataclass
@@ -66,11 +66,11 @@ class Explanation:
 
     def panel(self, row: int = 0) -> Image.Image:
         """Photo | saliency over it | perturbed photo, with class, probabilities and area."""
-        return render.panel(self, row)
+        return draw_panel(self, row)
 
     def smallest(self, enough: float = 0.9) -> list[int]:
         """Of each image and class the row of the smallest area that is enough, else of the largest (`areas.smallest`)."""
-        rows = [row | {"row": i} for i, row in enumerate(results.table_rows(self))]
+        rows = [row | {"row": i} for i, row in enumerate(tables.table_rows(self))]
         return [row["row"] for row in areas.smallest(rows, enough, self.game == "preservation")]
 
     def summed(self, smooth: float = 0.09) -> Tensor:
@@ -82,16 +82,16 @@ class Explanation:
         """Writes masks/, panels/, evolution/ and results.csv into the folder, each file whole or not at all."""
         folder = Path(folder)
         for row in range(len(self.names)):
-            results.save_row(folder, self, row)
-        results.write_csv(folder / "results.csv", results.table_rows(self))
+            store.save_row(folder, self, row)
+        tables.write_csv(folder / "results.csv", tables.table_rows(self))
 
     def _repr_png_(self) -> bytes:  # a notebook shows the panels by itself
         buffer = io.BytesIO()
-        render.sheet(self, range(len(self.names))).save(buffer, "PNG")
+        draw_sheet(self, range(len(self.names))).save(buffer, "PNG")
         return buffer.getvalue()
 
     def __repr__(self) -> str:
-        return f"Explanation of {len(self.names)} rows\n{results.format_table(results.table_rows(self))}"
+        return f"Explanation of {len(self.names)} rows\n{terminal.format_rows(tables.table_rows(self))}"
 
     def __len__(self) -> int:
         return len(self.names)

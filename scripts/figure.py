@@ -20,8 +20,12 @@ from PIL import Image
 from mpx import config, explain
 from mpx.data.datasets import sample
 from mpx.models.zoo import efficientnet_lite0
-from mpx.pictures import panels as render
-from mpx.runs import store as results
+from mpx.pictures.animation import animation_gif
+from mpx.pictures.colours import overlay
+from mpx.pictures.encoding import to_image
+from mpx.pictures.panel import draw_sheet, panel_layout
+from mpx.pictures.text import FAINT_INK, PAPER, draw_text, format_percent, format_probability
+from mpx.runs import files, store
 
 README = Path(__file__).parent / "readme"
 LIGHTER = {
@@ -38,8 +42,8 @@ def main() -> None:
         presets(sys.argv[2:])
         return
     e = explain(efficientnet_lite0(), [item.path for item in sample()], frames=8)
-    render.sheet(e, range(len(e))).save(README / "sheet.jpg", quality=90)
-    results.write(README / "espresso.gif", render.animation(e, e.classes.index("espresso")))
+    draw_sheet(e, range(len(e))).save(README / "sheet.jpg", quality=90)
+    files.write_file(README / "espresso.gif", animation_gif(e, e.classes.index("espresso")))
     print(e)
 
 
@@ -61,25 +65,25 @@ def presets(overrides: list[str]) -> None:
 
 def sheet(rows: list[tuple[str, Path]], columns: int | None) -> Image.Image:
     """A line of evidence over photo for each method, under the photos."""
-    runs = [{row["image"]: row for row in map(results.load_row, sorted((at / "masks").glob("*.npz")))} for _, at in rows]
+    runs = [{row["image"]: row for row in map(store.load_row, sorted((at / "masks").glob("*.npz")))} for _, at in rows]
     names = sorted(set.intersection(*map(set, runs)))[:columns]
     photos = {name: _photo(rows[0][1], runs[0][name]) for name in names}
     height = SIDE + 2 * LINE
-    page = Image.new("RGB", (NAMES + len(names) * (SIDE + 8), (len(rows) + 1) * height), render.PAPER)
+    page = Image.new("RGB", (NAMES + len(names) * (SIDE + 8), (len(rows) + 1) * height), PAPER)
     for k, name in enumerate(names):
         x, row = NAMES + k * (SIDE + 8), runs[0][name]
         page.paste(_small(photos[name]), (x, LINE))
-        render.write(page, (x, 2, SIDE), row["class"], f"p {render.probability(row['p_before'])}", 12)
+        draw_text(page, (x, 2, SIDE), row["class"], f"p {format_probability(row['p_before'])}", 12)
         for j, run in enumerate(runs):
             row, y = run[name], (j + 1) * height
-            page.paste(_small(render.overlay(photos[name], torch.from_numpy(row["saliency"]).float()[None])), (x, y + LINE))
-            p, area = render.probability(row["p_after"]), render.percent(row["saliency"].mean())
-            render.write(page, (x, y + 2, SIDE), f"p {p}", area, 11, render.FAINT)
+            page.paste(_small(overlay(photos[name], torch.from_numpy(row["saliency"]).float()[None])), (x, y + LINE))
+            p, area = format_probability(row["p_after"]), format_percent(row["saliency"].mean())
+            draw_text(page, (x, y + 2, SIDE), f"p {p}", area, 11, FAINT_INK)
     for j, ((name, _), run) in enumerate(zip(rows, runs)):
         row = next(iter(run.values()))
         spent = f"{row['passes']:.0f} passes" + (f" + {row['forwards']:.0f}" if row["forwards"] else "")
         for line, text in enumerate((name, row["game"], spent)):
-            render.write(page, (4, (j + 1) * height + LINE * (line + 1), NAMES - 10), text, "", 14 - 2 * bool(line))
+            draw_text(page, (4, (j + 1) * height + LINE * (line + 1), NAMES - 10), text, "", 14 - 2 * bool(line))
     return page
 
 
@@ -87,13 +91,13 @@ def _photo(run: Path, row: dict) -> torch.Tensor:
     """(3,H,W): the first picture of its panel, as the network was given it."""
     panel = np.asarray(Image.open(run / "panels" / f"{row['name']}.png").convert("RGB"))
     h, w = row["saliency"].shape
-    size = max(13, max(render.TILE, w) // 17)  # as render.panel
+    _, size = panel_layout(w)
     top, left = size // 2 + round(1.5 * size), size
     return torch.from_numpy(panel[top : top + h, left : left + w].copy()).movedim(-1, 0) / 255
 
 
 def _small(x: torch.Tensor) -> Image.Image:
-    return render.to_image(x).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return to_image(x).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
 if __name__ == "__main__":

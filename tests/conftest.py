@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from planted import SquareNet, square_photo
+from synthetic_explanation import make_explanation
 from torchvision.transforms.v2.functional import to_pil_image
 
 from mpx.cli.main import main
@@ -45,3 +46,9 @@ def mpx(monkeypatch, capfd):
         return (code, *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture
+def explanation():
+    """explanation(size, game, names, classes, steps, frames) -> a synthetic Explanation."""
+    return make_explanation

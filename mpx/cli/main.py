@@ -28,8 +28,8 @@ from mpx.config_errors import error_sentence
 from mpx.errors import first_line
 from mpx.report import sweep
 from mpx.runs import devices as shares
+from mpx.runs import files, store
 from mpx.runs import launch as workers
-from mpx.runs import store as results
 from mpx.runs.run import Stopped, objective, run
 
 log = logging.getLogger("mpx")
@@ -52,7 +52,7 @@ def main() -> None:
         this = HydraConfig.get()
         folder = Path(this.runtime.output_dir)
         try:
-            (folder / results.FAILED).unlink(missing_ok=True)
+            (folder / store.FAILED).unlink(missing_ok=True)
             with sweeper.gpu(folder.parent, torch.cuda.device_count()):
                 varied = sweep.axes(folder.name) if sweeps else {}
                 said = run(cfg, folder, dict(this.runtime.choices), list(this.overrides.task), varied)
@@ -68,13 +68,13 @@ def main() -> None:
                 raise
             codes.append(_complain(error))
             if sweeps:  # the others go on; a sweeper that searches sees that there is no number
-                results.write(folder / results.FAILED, f"{error_sentence(error)}\n")
+                files.write_file(folder / store.FAILED, f"{error_sentence(error)}\n")
             return math.nan
         except Exception as error:
             if not sweeps:
                 raise
             log.exception("this job failed")
-            results.write(folder / results.FAILED, f"{type(error).__name__}: {first_line(error)}\n")
+            files.write_file(folder / store.FAILED, f"{type(error).__name__}: {first_line(error)}\n")
             return math.nan
 
     before = os.environ.get("HYDRA_FULL_ERROR")

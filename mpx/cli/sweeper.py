@@ -28,7 +28,7 @@ from mpx.cli.folders import folder_name
 from mpx.data.datasets import fingerprint
 from mpx.errors import first_line
 from mpx.report import sweep
-from mpx.runs import store as results
+from mpx.runs import files, store
 from mpx.runs.folder import lock
 from mpx.runs.resume import to_keep
 from mpx.runs.run import RESUMABLE_KEYS, RESUMABLE_WITHOUT_DETERMINISM, images
@@ -59,7 +59,7 @@ class Jobs(Sweeper):
             if not done(loader.load_sweep_config(self.config, overrides), folder / name, listed):
                 todo.append(overrides)
         before = sweep.order(folder)
-        results.write(folder / sweep.ORDER, "".join(f"{name}\n" for name in dict.fromkeys([*before, *jobs])))
+        files.write_file(folder / sweep.ORDER, "".join(f"{name}\n" for name in dict.fromkeys([*before, *jobs])))
         log.info(f"{len(jobs) - len(todo)} of {len(jobs)} jobs are done in {folder}")
         try:
             returns = self.launcher.launch(todo, initial_job_idx=0) if todo else []
@@ -69,7 +69,7 @@ class Jobs(Sweeper):
             raise ValueError(f"the jobs could not all be started or ended ({first_line(error)}): the same command "
                              "starts those again that are missing") from error  # fmt: skip
         log.info(f"\n{sweep.finish(folder)}")
-        failed = [name for name in jobs if (folder / name / results.FAILED).exists()]
+        failed = [name for name in jobs if (folder / name / store.FAILED).exists()]
         if failed:
             raise ValueError(
                 f"{len(failed)} of {len(jobs)} jobs failed, {', '.join(failed)}: {folder}/table.md says why; the others are "

@@ -25,10 +25,10 @@ def smallest(rows: list[dict], share: float, keeps: bool) -> list[dict]:
     """
     found = []
     for places in groups([(row["image"], row["target"]) for row in rows]).values():
-        ordered = sorted((rows[place] for place in places), key=lambda row: row["area_asked"])
+        ordered = sorted((rows[place] for place in places), key=lambda row: row["requested_area"])
         enough = [row for row in ordered if _enough(row, share, keeps)]
         best = enough[0] if enough else ordered[-1]
-        found.append({**best, "smallest_area": best["area_asked"] if enough else ""})
+        found.append({**best, "smallest_area": best["requested_area"] if enough else ""})
     return found
 
 

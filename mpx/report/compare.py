@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import permutation_test
 
-from mpx.runs import store as results
+from mpx.report.figures import save_figure
+from mpx.runs import files, tables
 
 # what every run has: column -> which is better
 ALWAYS = {"p_normalised": "lower", "area": "lower", "passes": "lower", "forwards": "lower", "seconds": "lower"}
@@ -96,11 +97,11 @@ def paired(run: Run, first: Run, name: str) -> tuple[float, int, float]:
     """
     key = ("image", "target")
     if any(len(r.by(*key)) < len(r.rows) for r in (run, first)):
-        key += ("area_asked",)
+        key += ("requested_area",)
     mine, others = run.by(*key), first.by(*key)
     found = {}  # image -> differences
     for k in (k for k in mine if k in others):
-        a, b = (results.number(rows[k].get(name)) for rows in (mine, others))
+        a, b = (tables.parse_number(rows[k].get(name)) for rows in (mine, others))
         if math.isfinite(a - b) and len({r[k]["file_bytes"] for r in (mine, others) if r[k].get("file_bytes")}) < 2:
             found.setdefault(k[0], []).append(a - b)
     differences, pairs = np.array([np.mean(those) for those in found.values()]), sum(map(len, found.values()))
@@ -226,7 +227,7 @@ def figure(runs: Sequence[Run], table: list[dict], path: Path) -> None:
         axes.set_axis_off()
     marks = [panels[0].plot([], [], "o", color=f"C{j % 10}", label=run.name)[0] for j, run in enumerate(runs)]
     page.legend(handles=marks, loc="outside lower center", ncols=min(4, len(runs)))
-    results.write_figure(path, page)
+    save_figure(path, page)
 
 
 def cost(run: Run) -> float:
@@ -239,9 +240,9 @@ def save(runs: Sequence[Run], table: list[dict], out: Path, *more: str) -> str:
     text = "\n".join([markdown(runs, table), *more])
     heads = {axis: f"{axis}=" if axis in COLUMNS else axis or "method" for axis in runs[0].axes}  # metric= may vary, too
     lines = [{heads[axis]: value for axis, value in line["axes"].items()} | line for line in table]
-    results.write(out / "table.md", text)
-    results.write_csv(out / "table.csv", lines, [*heads.values(), *COLUMNS[1:]])
-    results.write(out / "table.tex", latex(table))
+    files.write_file(out / "table.md", text)
+    tables.write_csv(out / "table.csv", lines, [*heads.values(), *COLUMNS[1:]])
+    files.write_file(out / "table.tex", latex(table))
     return text
 
 

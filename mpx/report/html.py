@@ -19,8 +19,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from mpx.pictures import panels as render
-from mpx.runs import store as results
+from mpx.pictures.colours import COLOUR_TABLE
+from mpx.pictures.encoding import encode_jpeg
+from mpx.pictures.text import format_percent
+from mpx.runs import files, store, tables
 
 BOUND = 0.1  # of p_normalised, below which a deletion works; a preservation works above 1 - BOUND
 POINTS = 200  # at most, of a curve
@@ -64,16 +66,16 @@ def write_sweep(folder: str | Path, jobs: Sequence[str | Path]) -> Path:
 
 
 def _read(folder: Path, name: str) -> Job:
-    if (folder / results.FAILED).is_file():
-        return Job(name, (folder / results.FAILED).read_text("utf-8", "replace").strip() or "failed")
+    if (folder / store.FAILED).is_file():
+        return Job(name, (folder / store.FAILED).read_text("utf-8", "replace").strip() or "failed")
     try:
-        lines = results.read_csv(folder / "results.csv")
+        lines = tables.read_csv(folder / "results.csv")
     except FileNotFoundError:
         return Job(name, "no results.csv")
-    if not lines or not set(results.COLUMNS) - {*results.PHOTO} <= lines[0].keys():
+    if not lines or not set(tables.RESULT_COLUMNS) - {*tables.FILE_COLUMNS} <= lines[0].keys():
         return Job(name, "no rows in results.csv")
     skipped = folder / "skipped.csv"
-    skipped = [(line["image"], line["reason"]) for line in results.read_csv(skipped)] if skipped.is_file() else []
+    skipped = [(line["image"], line["reason"]) for line in tables.read_csv(skipped)] if skipped.is_file() else []
     try:
         summary = json.loads((folder / "summary.json").read_text("utf-8"))
     except (OSError, ValueError):  # a run that was killed has none yet
@@ -86,7 +88,7 @@ def _read(folder: Path, name: str) -> Job:
 
 def _write(folder: Path, title: str, command: str, jobs: list[Job]) -> Path:
     columns = dict.fromkeys(c for job in jobs for line in job.lines[:1] for c in line)
-    columns = [c for c in columns if c not in ("image", "class", "mask", *results.PHOTO)]
+    columns = [c for c in columns if c not in ("image", "class", "mask", *tables.FILE_COLUMNS)]
     rows = _matched(jobs)
     page = Path(__file__).parent / "page"
     style, script = ((page / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
@@ -106,7 +108,7 @@ def _write(folder: Path, title: str, command: str, jobs: list[Job]) -> Path:
             "jobs": [{"name": job.name, "game": job.game, "fault": job.fault} for job in jobs],
             "rows": [_row(row, jobs, columns) for row in rows],
             "columns": columns,
-            "colours": (render.TABLE * 255).round().int().flatten().tolist(),
+            "colours": (COLOUR_TABLE * 255).round().int().flatten().tolist(),
             "aspect": _aspect(jobs),
         },
         "blocks": _blocks(rows, jobs),
@@ -116,7 +118,7 @@ def _write(folder: Path, title: str, command: str, jobs: list[Job]) -> Path:
         loader=PackageLoader("mpx.report", "page"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.policies["json.dumps_kwargs"] = {}  # the curves' terms in their order
-    with results.writing(path) as file:
+    with files.open_atomically(path) as file:
         for part in environment.get_template("page.html.j2").generate(text):
             file.write(part.encode("utf-8", "backslashreplace"))
     return path
@@ -126,7 +128,7 @@ def _matched(jobs: list[Job]) -> list[list[dict | None]]:
     """Of each image and class the line of every job, as compare.paired: by area too where a job has several."""
     key = ("image", "target")
     if any(len({(line["image"], line["target"]) for line in job.lines}) < len(job.lines) for job in jobs):
-        key += ("area_asked",)
+        key += ("requested_area",)
     found = {}
     for j, job in enumerate(jobs):
         for line in job.lines:
@@ -136,13 +138,13 @@ def _matched(jobs: list[Job]) -> list[list[dict | None]]:
 
 def _row(row: list[dict | None], jobs: list[Job], columns: list[str]) -> dict:
     lines = [line for line in row if line]
-    first, asked = lines[0], {line["area_asked"] for line in lines}
+    first, asked = lines[0], {line["requested_area"] for line in lines}
     reasons = [dict(job.skipped).get(first["image"]) for job in jobs] if len(jobs) > 1 else [None]
     return {
         "name": _name(first),
         "image": first["image"],
         "class": first["class"],
-        "area_asked": _number(asked.pop()) if len(asked) == 1 else None,
+        "requested_area": _number(asked.pop()) if len(asked) == 1 else None,
         "cells": [
             job.cell(line, columns) if line else reason and {"reason": f"skipped: {reason}"}
             for job, line, reason in zip(jobs, row, reasons)
@@ -158,7 +160,7 @@ def _means(job: Job, columns: list[str]) -> dict[str, str]:
     works = [cell["works"] for cell in (job.cell(line, columns) for line in job.lines) if cell["works"] is not None]
     counts = {"missing": said.get("n_missing", 0), "skipped": len(job.skipped)}
     means = {"rows": str(len(job.lines))} | {name: str(n) for name, n in counts.items() if n}
-    means |= {"game": job.game, "works": render.percent(sum(works) / len(works)) if works else ""}
+    means |= {"game": job.game, "works": format_percent(sum(works) / len(works)) if works else ""}
     statistics = {name: said[name] | {"value": said[name]["mean"]} for name in ("p_normalised", "area") if name in said}
     for name, found in (statistics | said.get("metrics", {})).items():
         if found["value"] is not None:
@@ -202,7 +204,7 @@ def _curves(stored: dict) -> dict:
 
 def _final(saliency: np.ndarray) -> bytes:
     """The result as a grey JPEG at its own size, which the recorded `frames` do not have."""
-    return render.jpeg(
+    return encode_jpeg(
         Image.fromarray((np.nan_to_num(saliency.astype(np.float32)) * 255).round().clip(0, 255).astype(np.uint8))
     )
 
@@ -211,7 +213,7 @@ def _stored(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as file:
             return {key: file[key] for key in keys if key in file}
-    except Exception:  # damaged in any way: results.load_row
+    except Exception:  # damaged in any way: store.load_row
         return {}
 
 
@@ -227,7 +229,7 @@ def _name(line: dict[str, str]) -> str:
 
 
 def _number(text: str | None) -> float | None:
-    value = results.number(text)  # not measured, or no such column in this job: NaN
+    value = tables.parse_number(text)  # not measured, or no such column in this job: NaN
     return value if math.isfinite(value) else None
 
 

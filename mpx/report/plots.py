@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mpx.report.compare import COST, Run, better, cost, is_best, short, title
-from mpx.runs import store as results
+from mpx.report.figures import save_figure
+from mpx.runs import tables
 
 WIDTH, HEIGHT = 4.2, 3.2  # inches of a panel
 
@@ -37,12 +38,12 @@ def metrics(table: list[dict], path: Path) -> None:
         page.legend(
             handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=8, title=", ".join(axes[1:])
         )
-    results.write_figure(path, page)
+    save_figure(path, page)
 
 
 def _lines(panel, lines: list[dict], axes: list[str], values: list[list[str]]) -> None:
     first, *others = axes
-    numbers = [results.number(value) for value in values[0]]
+    numbers = [tables.parse_number(value) for value in values[0]]
     is_number = np.isfinite(numbers).all()
     at = dict(zip(values[0], numbers if is_number else range(len(numbers))))
     groups = {}
@@ -127,7 +128,7 @@ def pareto(runs: Sequence[Run], path: Path) -> None:
     if any(runs[0].axes):
         page.suptitle(", ".join(runs[0].axes), fontsize=8, color="grey")  # what the labels are values of
     _untangle(page, best)
-    results.write_figure(path, page)
+    save_figure(path, page)
 
 
 def _front(panel, across: dict, up: dict, way: str, runs: Sequence[Run]) -> list:

@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mpx.pictures import panels as render
+from mpx.pictures.colours import heatmap, overlay
+from mpx.pictures.encoding import to_image
+from mpx.pictures.text import FAINT_INK, INK, PAPER, draw_text, format_percent, format_probability
 from mpx.report import compare, html, plots
 from mpx.report.compare import Run
-from mpx.runs import store as results
+from mpx.runs import files, store, tables, terminal
 
 log = logging.getLogger("mpx")
 ORDER = "jobs.txt"
@@ -43,11 +45,11 @@ def finish(folder: str | Path, out: str | Path | None = None, wanted: Sequence[s
     """
     sweep = read(folder)
     out = Path(out).expanduser() if out else sweep.folder
-    said = [f"- {job} failed: {results.printable(reason)}\n" for job, reason in sweep.failed.items()]
+    said = [f"- {job} failed: {terminal.printable(reason)}\n" for job, reason in sweep.failed.items()]
     said += [f"- {job} is not finished: the same command goes on.\n" for job in sweep.open]
     if not sweep.runs:
         text = "\n".join(["No job is finished.\n", "".join(said)])
-        results.write(out / "table.md", text)
+        files.write_file(out / "table.md", text)
         return text
     table = compare.compare(sweep.runs, wanted or _main(sweep.runs))
     text = compare.save(sweep.runs, table, out, *(["".join(said)] if said else []))
@@ -73,8 +75,8 @@ def read(folder: str | Path) -> Sweep:
     keys = [k for k in keys if len({found.get(k) for found in varied.values()}) > 1] or list(keys)
     runs, failed, unfinished = [], {}, []
     for name in names:
-        if (folder / name / results.FAILED).is_file():
-            failed[name] = (folder / name / results.FAILED).read_text("utf-8").strip()
+        if (folder / name / store.FAILED).is_file():
+            failed[name] = (folder / name / store.FAILED).read_text("utf-8").strip()
             continue
         try:
             run = compare.read(folder / name)
@@ -89,7 +91,7 @@ def read(folder: str | Path) -> Sweep:
 
 def jobs(folder: Path) -> list[str]:
     """Names of the jobs: numbers by size, other values in the order of jobs.txt, else of the alphabet."""
-    of_jobs = ("results.csv", results.FAILED, ".hydra")
+    of_jobs = ("results.csv", store.FAILED, ".hydra")
     found = sorted(path.name for path in folder.glob("[!.]*/") if any((path / name).exists() for name in of_jobs))
     places = {name: place for place, name in enumerate(order(folder))}
     found.sort(key=lambda name: places.get(name, len(places)))
@@ -114,7 +116,7 @@ def axes(name: str) -> dict[str, str]:
 
 def ordered(values: list[str]) -> list[str]:
     """null, then numbers by size; names as they come."""
-    numbers = [-math.inf if value == "null" else results.number(value) for value in values]
+    numbers = [-math.inf if value == "null" else tables.parse_number(value) for value in values]
     return values if np.isnan(numbers).any() else [values[i] for i in np.argsort(numbers, kind="stable")]
 
 
@@ -129,23 +131,23 @@ def _main(runs: Sequence[Run]) -> list[str]:
 def grid(runs: Sequence[Run]) -> Image.Image:
     """Photos down, jobs across: the saliency over the photo, the class's probability before and after, and the area."""
     chosen = [runs[i] for i in np.unique(np.linspace(0, len(runs) - 1, min(len(runs), COLUMNS)).round().astype(int))]
-    tables = [_numbered(run) for run in chosen]
-    every = dict.fromkeys(key for table in tables for key in table)
-    stored = [[_load(run, table.get(key)) for run, table in zip(chosen, tables)] for key in list(every)[:PHOTOS]]
+    numbered = [_numbered(run) for run in chosen]
+    every = dict.fromkeys(key for lines in numbered for key in lines)
+    stored = [[_load(run, lines.get(key)) for run, lines in zip(chosen, numbered)] for key in list(every)[:PHOTOS]]
     stored = [row for row in stored if any(row)]  # masks/ may have been thinned out
     shown = [[_first(row), *map(_evidence, row)] for row in stored]
     heights = [max(picture.height for picture in row if picture) for row in shown]
     size, line, gap, axes = 13, 18, 8, list(runs[0].axes)
     top, wide = gap + line * len(axes), CELL + gap
     page = Image.new(
-        "RGB", (gap + (len(chosen) + 1) * wide, top + sum(heights) + len(stored) * (2 * line + gap) + line), render.PAPER
+        "RGB", (gap + (len(chosen) + 1) * wide, top + sum(heights) + len(stored) * (2 * line + gap) + line), PAPER
     )
 
-    def write(x: int, y: int, text: str, ink: str = render.INK) -> None:
-        render.write(page, (gap + x * wide, y, CELL), text, "", size, ink)
+    def write(x: int, y: int, text: str, ink: str = INK) -> None:
+        draw_text(page, (gap + x * wide, y, CELL), text, "", size, ink)
 
     for k, axis in enumerate(axes):
-        write(0, gap + k * line, axis, render.FAINT)
+        write(0, gap + k * line, axis, FAINT_INK)
         for x, run in enumerate(chosen, 1):
             write(x, gap + k * line, run.axes[axis])
     y = top
@@ -157,17 +159,17 @@ def grid(runs: Sequence[Run]) -> Image.Image:
             if x == 0:
                 below = some["class"], some["image"]
             elif found:
-                p = " to ".join(render.probability(found[p]) for p in ("p_before", "p_after"))
+                p = " to ".join(format_probability(found[p]) for p in ("p_before", "p_after"))
                 other = "" if found["class"] == some["class"] else f", {found['class']}"
-                below = p, f"area {render.percent(results.table_row(found)['area'])}{other}"
+                below = p, f"area {format_percent(tables.table_row(found)['area'])}{other}"
             else:
                 below = "", "no mask"
             write(x, y + height + 2, below[0])
-            write(x, y + height + 2 + line, below[1], render.FAINT)
+            write(x, y + height + 2 + line, below[1], FAINT_INK)
         y += height + 2 * line + gap
     left_out = [f"{len(stored)} of {len(every)} rows"] if len(stored) < len(every) else []
     left_out += [f"{len(chosen)} of {len(runs)} jobs"] if len(chosen) < len(runs) else []
-    render.write(page, (gap, page.height - line, page.width - 2 * gap), ", ".join(left_out), "", size, render.FAINT)
+    draw_text(page, (gap, page.height - line, page.width - 2 * gap), ", ".join(left_out), "", size, FAINT_INK)
     return page
 
 
@@ -181,12 +183,12 @@ def _numbered(run: Run) -> dict[tuple[str, int], dict]:
 
 
 def _load(run: Run, line: dict | None) -> dict | None:
-    return results.load_row(run.folder / line["mask"]) if line else None
+    return store.load_row(run.folder / line["mask"]) if line else None
 
 
 def _first(row: list[dict | None]) -> Image.Image | None:
     photos = (_photo(found) for found in row if found)
-    return next((_fit(render.to_image(photo)) for photo in photos if photo is not None), None)
+    return next((_fit(to_image(photo)) for photo in photos if photo is not None), None)
 
 
 def _photo(row: dict) -> torch.Tensor | None:
@@ -203,9 +205,9 @@ def _evidence(row: dict | None) -> Image.Image | None:
         return None
     photo, saliency = _photo(row), torch.from_numpy(row["saliency"]).float()[None]  # (1,H,W)
     if photo is None:
-        return _fit(render.to_image(render.heatmap(saliency)))
+        return _fit(to_image(heatmap(saliency)))
     sized = torch.nn.functional.interpolate(saliency[None], photo.shape[1:], mode="bilinear", antialias=True)[0]
-    return _fit(render.to_image(render.overlay(photo, sized.clamp(0, 1))))
+    return _fit(to_image(overlay(photo, sized.clamp(0, 1))))
 
 
 def _fit(image: Image.Image) -> Image.Image:
@@ -217,4 +219,4 @@ def _fit(image: Image.Image) -> Image.Image:
 def _save(image: Image.Image, path: Path) -> None:
     file = io.BytesIO()
     image.save(file, "PNG")
-    results.write(path, file.getvalue())
+    files.write_file(path, file.getvalue())

@@ -18,8 +18,7 @@ import torch
 from tqdm import tqdm
 
 from mpx.metrics import areas
-from mpx.runs import store as results
-from mpx.runs import tensorboard
+from mpx.runs import files, summaries, tables, tensorboard
 from mpx.runs.folder import lock, scan, sweep
 
 log = logging.getLogger("mpx")
@@ -39,8 +38,8 @@ class RunCoordinator:
         self.rows = []  # (place of the image, of the problem, row of the results table)
         self.done = {}  # image -> its problems (target, area) that are done, None for all
         self.skipped = {}  # image -> why
-        self.measured_by = {}  # row -> its metrics and their protocols
-        self.made_by = Counter()  # versions, device and batch size -> rows
+        self.measured_with = {}  # row -> its metrics and their protocols
+        self.computed_with = Counter()  # versions, device and batch size -> rows
         self.means, self.board, self.bar = tensorboard.Means(), tensorboard.Rows(folder), None
         if count > 1:
             with self._merging():
@@ -86,12 +85,12 @@ class RunCoordinator:
         return [(place, self.items[place], self.done.get(self.items[place].name, set())) for place in places]
 
     def found(self, row: dict, sums: dict, shown=None) -> None:
-        """row: as `results.load_row` gives it, on disk already; sums: of its curves; shown: for TensorBoard."""
+        """row: as `store.load_row` gives it, on disk already; sums: of its curves; shown: for TensorBoard."""
         self._keep(row)
         self.means.add_sums(sums)
-        line = results.table_row(row)
-        if set(results.columns([line])) <= set(self.columns):
-            results.append_csv(self.csv, [line], self.columns)
+        line = tables.table_row(row)
+        if set(tables.result_columns([line])) <= set(self.columns):
+            tables.append_csv(self.csv, [line], self.columns)
         else:  # the first that was measured
             self._write_csv()
         if shown is not None:
@@ -122,14 +121,14 @@ class RunCoordinator:
         log.warning(text)
 
     def _keep(self, row: dict) -> None:
-        image, problem, problems = row["image"], row["problem"], list(row["problems"])
+        image, problem, problems = row["image"], row["row_key"], list(row["row_keys"])
         done = self.done.setdefault(image, set())
         if done is not None:
             done.add(problem)
             self.done[image] = done if set(problems) - done else None
-        self.rows.append((self.places[image], problems.index(problem), results.table_row(row)))
-        self.measured_by[row["name"]] = row.get("measured_by", "")
-        self.made_by[row["made_by"]] += 1
+        self.rows.append((self.places[image], problems.index(problem), tables.table_row(row)))
+        self.measured_with[row["name"]] = row.get("measured_with", "")
+        self.computed_with[row["computed_with"]] += 1
 
     # ---- what is measured later
 
@@ -138,11 +137,11 @@ class RunCoordinator:
         return [
             row["mask"]
             for place, _, row in self.rows
-            if self.measured_by[Path(row["mask"]).stem] != stamp(self.items[place].regions)
+            if self.measured_with[Path(row["mask"]).stem] != stamp(self.items[place].regions)
         ]
 
     def measured(self, rows: list[dict]) -> None:
-        new = {line["mask"]: line for line in map(results.table_row, rows)}
+        new = {line["mask"]: line for line in map(tables.table_row, rows)}
         self.rows = [(a, b, new.get(line["mask"], line)) for a, b, line in self.rows]
 
     # ---- the end
@@ -152,8 +151,8 @@ class RunCoordinator:
 
     def _write_csv(self) -> None:
         table = self.table()
-        self.columns = results.columns(table)
-        results.write_csv(self.csv, table, self.columns)
+        self.columns = tables.result_columns(table)
+        tables.write_csv(self.csv, table, self.columns)
 
     def missing(self) -> int:
         """Images that are neither done nor skipped."""
@@ -167,7 +166,7 @@ class RunCoordinator:
             return
         names = sha256("\n".join(self.places).encode()).hexdigest()
         if not self.missing() and not stopped:
-            results.write_json(self._part(self.index, "json"), {"images": names, "skipped": self.skipped})
+            files.write_json(self._part(self.index, "json"), {"images": names, "skipped": self.skipped})
         with self._merging():  # held until all is written: of two that end together, the second must look after the first
             parts = [self._part(index, "json") for index in range(self.count)]
             parts = [json.loads(part.read_text()) for part in parts if part.is_file()]
@@ -196,19 +195,19 @@ class RunCoordinator:
         """
         table, skipped = self.table(), [(name, self.skipped[name]) for name in sorted(self.skipped, key=self.places.get)]
         self._write_csv()
-        results.write_skipped(self.folder / "skipped.csv", skipped)
-        summary = results.summary(table, len(skipped), self.missing(), protocol) | {"made_by": self.made_by}
+        tables.write_skipped(self.folder / "skipped.csv", skipped)
+        summary = summaries.summarize_rows(table, len(skipped), self.missing(), protocol) | {"computed_with": self.computed_with}
         summary["metrics"] = measured(table)
         if summed:
-            results.write_csv(self.folder / "summed.csv", summed, tuple(k for k in summed[0] if "@" not in k))
+            tables.write_csv(self.folder / "summed.csv", summed, tuple(k for k in summed[0] if "@" not in k))
             summary["summed"] = measured(summed)
-        if table and table[0]["area_asked"]:
+        if table and table[0]["requested_area"]:
             best = areas.smallest(table, enough, protocol["game"] == "preservation")
-            results.write_csv(self.folder / "smallest.csv", best, areas.COLUMNS)
+            tables.write_csv(self.folder / "smallest.csv", best, areas.COLUMNS)
             found = [row for row in best if row["smallest_area"]]
             areas_found, images = ([row[key] for row in found] for key in ("smallest_area", "image"))
-            summary["smallest_area"] = {"enough": enough, "rows": len(best), **results.statistics(areas_found, images)}
-        results.write_json(self.folder / "summary.json", summary)
+            summary["smallest_area"] = {"enough": enough, "rows": len(best), **summaries.statistics(areas_found, images)}
+        files.write_json(self.folder / "summary.json", summary)
         shown = [Path(row["mask"]).stem for place, _, row in sorted(self.rows, key=lambda r: r[:2]) if place < log_images]
         self.board.close()
         if self.bar:

@@ -25,7 +25,7 @@ from mpx.learning.rows import Row
 from mpx.learning.search import minimise
 from mpx.metrics import areas, protocol, rows, summarise
 from mpx.parts import asks, offer
-from mpx.runs import store as results
+from mpx.runs import store, tables
 
 log = logging.getLogger("mpx")
 
@@ -104,7 +104,7 @@ def again(session, cfg, where: torch.device) -> None:
         measures = Evaluator(cfg, config.build_method(cfg), classifier)
         chosen = measures.metrics
         for k in range(0, len(behind), size):
-            stored = [results.load_row(session.folder / name) for name in behind[k : k + size]]
+            stored = [store.load_row(session.folder / name) for name in behind[k : k + size]]
             pairs = [(row, problem) for row in stored if (problem := _row(session, cfg, row, classifier, lost))]
             if not pairs:
                 continue
@@ -112,13 +112,13 @@ def again(session, cfg, where: torch.device) -> None:
             saliency = torch.stack([torch.from_numpy(row["saliency"])[None] for row in stored])
             judged = torch.tensor([[row[p] for row in stored] for p in ("p_before", "p_after", "p_reference")])
             stamp = [measures.stamp(problem.regions) for problem in found]
-            known = [(json.loads(row.get("measured_by") or "{}"), json.loads(by)) for row, by in zip(stored, stamp)]
+            known = [(json.loads(row.get("measured_with") or "{}"), json.loads(by)) for row, by in zip(stored, stamp)]
             kept = {name for name in chosen if all(old.get(name) == new[name] for old, new in known)}
             measures.metrics = {name: metric for name, metric in chosen.items() if name not in kept}
             for row, by, measured in zip(stored, stamp, measures(found, saliency, judged)):
                 values = json.loads(row.get("metrics", "{}")) | json.loads(measured)
-                row |= {"metrics": json.dumps({name: values[name] for name in chosen}), "measured_by": by}
-                results.rewrite(session.folder / "masks" / f"{row['name']}.npz", row)
+                row |= {"metrics": json.dumps({name: values[name] for name in chosen}), "measured_with": by}
+                store.replace_row(session.folder / "masks" / f"{row['name']}.npz", row)
             session.measured(stored)
     if lost:
         image, why = next(iter(lost.items()))
@@ -138,7 +138,7 @@ def summed(session, cfg, where: torch.device) -> list[dict]:
         measures.metrics = of_maps  # the sum is of no search that could be done again
         for k in range(0, len(found), size):
             files = [[session.folder / table[p]["mask"] for p in places] for places in found[k : k + size]]
-            stored = [[results.load_row(file) for file in some] for some in files]
+            stored = [[store.load_row(file) for file in some] for some in files]
             pairs = [(some, problem) for some in stored if (problem := _row(session, cfg, some[-1], classifier, {}))]
             if not pairs:
                 continue
@@ -148,13 +148,13 @@ def summed(session, cfg, where: torch.device) -> list[dict]:
             ]
             saliency = torch.stack([x / x.max().clamp(min=1e-6) for x in sums])
             for some, measured in zip(stored, measures(these, saliency, None)):
-                lines.append({key: some[0][key] for key in ("image", "target", "class")} | results.measured(measured))
+                lines.append({key: some[0][key] for key in ("image", "target", "class")} | tables.metric_columns(measured))
     return lines
 
 
 def _row(session, cfg, row: dict, classifier, lost: dict[str, str]) -> Row | None:
     """The problem of a stored row; None where its photo is gone, of which `lost` is told."""
-    item, area = session.items[session.places[row["image"]]], None if math.isnan(row["area_asked"]) else row["area_asked"]
+    item, area = session.items[session.places[row["image"]]], None if math.isnan(row["requested_area"]) else row["requested_area"]
     try:
         photo = classifier.preprocess(read_image(item.path))
         region = place(classifier, item, row["target"]) if wanted(cfg) else None

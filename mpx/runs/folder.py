@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from mpx.runs import store as results
+from mpx.runs import store
 
 log = logging.getLogger("mpx")
 
@@ -76,12 +76,12 @@ def _locked(file, what: str, together: bool) -> bool | None:
 
 
 def scan(folder: Path, mine: Callable[[str], bool], belongs: Callable[[dict], bool]) -> Iterator[dict]:
-    """The rows of this run on disk that are whole, one at a time, as `results.load_row` gives them.
+    """The rows of this run on disk that are whole, one at a time, as `store.load_row` gives them.
 
     mine(image): is it one of those that are asked for? The others' arrays are not read.
     """
     for path in _files(folder / "masks"):
-        row = None if path.name.startswith(".") else results.load_row(path, mine)
+        row = None if path.name.startswith(".") else store.load_row(path, mine)
         if row and belongs(row) and _pictured(folder, row):
             yield row
 
@@ -94,7 +94,7 @@ def _pictured(folder: Path, row: dict) -> bool:
 def clear(folder: Path) -> None:
     """Removes what a run has written, and nothing else that may be there."""
     written = ("masks/*.npz", "panels/*.png", "evolution/*.gif", "events.out.tfevents.*", ".hydra/*.yaml", "results.csv",
-               "summary.json", "skipped.csv", "smallest.csv", "summed.csv", "report.html", results.FAILED)  # fmt: skip
+               "summary.json", "skipped.csv", "smallest.csv", "summed.csv", "report.html", store.FAILED)  # fmt: skip
     for path in [path for pattern in written for path in folder.glob(pattern)]:
         path.unlink()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from mpx.config import CONFIGS
-from mpx.runs.store import write
+from mpx.runs.files import write_file
 
 DIGEST = "_sha256"
 UNKNOWN = "unknown"
@@ -32,8 +32,8 @@ def keep(cfg: DictConfig, folder: Path, free: Iterable[str], overrides: list[str
                 "continue it, or another name= to start anew"
             )
     if not joins:
-        write(path, text)
-        write(path.with_name("overrides.yaml"), OmegaConf.to_yaml(OmegaConf.create(overrides)))
+        write_file(path, text)
+        write_file(path.with_name("overrides.yaml"), OmegaConf.to_yaml(OmegaConf.create(overrides)))
 
 
 def to_keep(cfg: DictConfig) -> dict:

@@ -19,7 +19,7 @@ from mpx.report import html
 from mpx.runs import devices as shares
 from mpx.runs import evaluation as measure
 from mpx.runs import launch as workers
-from mpx.runs import store as results
+from mpx.runs import tables, terminal
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.folder import clear, held
 from mpx.runs.resume import keep
@@ -94,9 +94,9 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str], vari
     if whole.missing():
         raise ValueError(f"{whole.missing()} of {len(items)} images are still missing in {folder}: give the command again")
     table = whole.table()
-    log.info(results.format_table(table[:PRINTED]) + f"\n... {len(table) - PRINTED} more" * (len(table) > PRINTED))
+    log.info(terminal.format_rows(table[:PRINTED]) + f"\n... {len(table) - PRINTED} more" * (len(table) > PRINTED))
     if config.metrics(cfg):
-        log.info("\n" + results.format_metrics(whole.said["metrics"]))
+        log.info("\n" + terminal.format_metrics(whole.said["metrics"]))
     if empty := [n for n in needy if not any(row[k] is not None for row in table for k in row if k.startswith(n))]:
         labels = sorted({repr(label) for item in items for label in item.regions})
         log.warning(
@@ -104,7 +104,7 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str], vari
             f"{', '.join(labels[:5])}: give target=label, and labels that are classes of the model"
         )
     if "summed" in whole.said:
-        log.info("\nthe sum of the masks of all areas:\n" + results.format_metrics(whole.said["summed"]))
+        log.info("\nthe sum of the masks of all areas:\n" + terminal.format_metrics(whole.said["summed"]))
     pictures = f"pictures  {folder}/panels  {folder}/evolution\n" if config.pictures(cfg) else ""
     log.info(f"\n{report}{pictures}numbers   {folder}/results.csv\ncurves    tensorboard --logdir {folder}")
     return whole.said
@@ -253,7 +253,7 @@ def _alone(cfg: DictConfig, share: shares.Share):
 def hparams(cfg: DictConfig, choices: dict, varied: dict[str, str]) -> dict:
     """What TensorBoard compares by, flat and short: a sweep's axes (it shows the first five), else all that was chosen."""
     if varied:
-        return {axis: value if math.isnan(results.number(value)) else float(value) for axis, value in varied.items()}
+        return {axis: value if math.isnan(tables.parse_number(value)) else float(value) for axis, value in varied.items()}
     groups = {
         k: v
         for k, v in choices.items()

@@ -20,8 +20,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from mpx.pictures import panels as render
-from mpx.runs import store as results
+from mpx.pictures.animation import animation_gif
+from mpx.pictures.encoding import encode_jpeg, to_image
+from mpx.pictures.panel import draw_panel
+from mpx.pictures.snapshots import evolution_strips
+from mpx.runs import summaries, tables, terminal
 
 log = logging.getLogger("mpx")
 METRICS = ("p_after", "p_normalised", "area", "passes", "seconds")
@@ -72,10 +75,10 @@ class Rows:
             for frame, iteration in enumerate(e.iterations):  # not of the parameter, which need not lie in [0,1]
                 self.writer.add_histogram(f"{group}/saliency", e.frame_saliency[frame, i] / 255, iteration, bins=BINS)
             frames, last = chosen(e.iterations), e.iterations[-1]
-            for frame, strip in zip(frames, render.strips(e, i, frames)):
-                self._image(f"{group}/evolution", render.jpeg(render.to_image(strip)), e.iterations[frame])
-            self._image(f"{group}/panel", render.jpeg(render.panel(e, i)), last)
-            self._image(f"{group}/animation", render.animation(e, i), last)  # the viewer plays a GIF
+            for frame, strip in zip(frames, evolution_strips(e, i, frames)):
+                self._image(f"{group}/evolution", encode_jpeg(to_image(strip)), e.iterations[frame])
+            self._image(f"{group}/panel", encode_jpeg(draw_panel(e, i)), last)
+            self._image(f"{group}/animation", animation_gif(e, i), last)  # the viewer plays a GIF
         self.writer.flush()
 
     def _image(self, tag: str, encoded: bytes, step: int) -> None:
@@ -105,7 +108,7 @@ def write_whole(
             curve(writer, tag("mean", term), values)
         # what Lightning's log_hyperparams writes, but without placeholder values
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in config.items() if v is not None}
-        values = {name: results.statistics((row[name] for row in rows), draws=0)["mean"] for name in METRICS}
+        values = {name: summaries.statistics((row[name] for row in rows), draws=0)["mean"] for name in METRICS}
         values |= {name: metric["value"] for name, metric in metrics.items() if metric["value"] is not None}
         for part in hparams(plain, {f"metric/{name}": 0 for name in values}):
             writer.file_writer.add_summary(part)
@@ -150,7 +153,7 @@ class Means:
 
 
 def row_group(name: str) -> str:
-    return f"row {results.printable(name)}"
+    return f"row {terminal.printable(name)}"
 
 
 def curve(writer: SummaryWriter, name: str, values) -> None:
@@ -171,9 +174,9 @@ def chosen(iterations: list[int], most: int = IMAGES) -> list[int]:
 
 def markdown(rows: list[dict]) -> str:
     """The results table, its mask column and what is beyond TABLE rows left out."""
-    columns = [c for c in results.columns(rows) if c != "mask"]
+    columns = [c for c in tables.result_columns(rows) if c != "mask"]
     cells = [[f"{v:.4g}" if isinstance(v := row.get(c), float) else str(v) for c in columns] for row in rows[:TABLE]]
-    cells = [[results.printable(c).replace("|", "\\|") for c in line] for line in cells]
+    cells = [[terminal.printable(c).replace("|", "\\|") for c in line] for line in cells]
     lines = [columns, ["---"] * len(columns), *cells]
     rest = f"\n\n{len(rows) - TABLE} more rows in results.csv" if len(rows) > TABLE else ""
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + rest

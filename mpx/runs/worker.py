@@ -27,7 +27,7 @@ from mpx.metrics.batched import out_of_memory
 from mpx.models.checks import check_classifier
 from mpx.runs import devices as shares
 from mpx.runs import launch as workers
-from mpx.runs import store as results
+from mpx.runs import store, summaries, tables
 from mpx.runs.evaluation import Evaluator, place, wanted
 from mpx.runs.tensorboard import Means
 
@@ -112,9 +112,9 @@ class RowSource:
                     Row(photo, t, item.name, area, n, at, item.regions) for t, at in targets.items() for area in self.areas
                 ]
                 problems = np.array([row.key for row in rows], np.str_)
-                stamp = {"problems": problems, "label": str(item.label), "path": str(item.path), "file_bytes": size}
+                stamp = {"row_keys": problems, "label": str(item.label), "path": str(item.path), "file_bytes": size}
                 self.waiting += [
-                    replace(row, provenance=stamp | {"problem": row.key}) for row in rows if row.key not in done
+                    replace(row, provenance=stamp | {"row_key": row.key}) for row in rows if row.key not in done
                 ]
             if not items or len(items) < wanted and self.waiting:  # fewer near the end, so that every worker has some
                 break
@@ -151,8 +151,8 @@ def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: 
     for i, sentence in failures.items():
         session.skip(rows[i].image_name, sentence.removeprefix(f"{rows[i].image_name}: "))
     sound = [row for i, row in enumerate(rows) if i not in failures]
-    versions = [f"{name} {version}" for name, version in results.versions().items()]
-    made_by = ", ".join([*versions, f"{where}", f"{torch.get_num_threads()} threads", f"batch {e.batch_size}"])
+    versions = [f"{name} {version}" for name, version in summaries.package_versions().items()]
+    computed_with = ", ".join([*versions, f"{where}", f"{torch.get_num_threads()} threads", f"batch {e.batch_size}"])
     measured, by, fault = ["{}"] * len(sound), [""] * len(sound), None
     try:
         if sound:
@@ -161,12 +161,12 @@ def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: 
     except BaseException as error:  # the masks are kept, and measured when the run is continued
         fault = error
     for i, row in enumerate(sound):  # one by one, so that a kill between takes no picture from TensorBoard
-        stamp = row.provenance | {"made_by": made_by, "pictures": row.image_index < config.pictures(cfg)}
-        stamp |= {"metrics": measured[i], "measured_by": by[i]}
+        stamp = row.provenance | {"computed_with": computed_with, "pictures": row.image_index < config.pictures(cfg)}
+        stamp |= {"metrics": measured[i], "measured_with": by[i]}
         one, means = e.only([i]), Means()
         means.add(one.curves)
-        results.save_row(folder, one, 0, **stamp)
-        session.found(results.scalars(e, i) | stamp, means.sums, one if row.image_index < cfg.log_images else None)
+        store.save_row(folder, one, 0, **stamp)
+        session.found(tables.row_values(e, i) | stamp, means.sums, one if row.image_index < cfg.log_images else None)
     if isinstance(fault, RuntimeError) and out_of_memory(fault):
         raise ValueError("out of memory while measuring: the masks are kept; a smaller batch_size needs less") from fault
     if fault:

@@ -20,7 +20,7 @@ from mpx.cli import sweeper
 from mpx.cli.folders import folder_name
 from mpx.config_errors import error_sentence
 from mpx.report.sweep import axes
-from mpx.runs import store as results
+from mpx.runs import store
 
 QUICK = [*SQUARE, "images=photos", "pictures=none", "log_images=0", "metric=[]"]
 CASES = {"blur": {"weak": ["perturbation=blur_mean", "perturbation.sigma=2"], "black": ["perturbation=black", "lr=0.2"]}}
@@ -193,7 +193,7 @@ def test_a_job_that_fails_is_listed_and_the_rest_is_whole(mpx, folder):
     assert (sweep / "report.html").is_file() and (sweep / "grid.png").is_file()
     (folder / "names.txt").write_text("nosuch\nchecker board\n")
     code, _, err = mpx(*line)  # repaired: what failed is started again
-    assert code == 0 and not (sweep / "target=nosuch" / results.FAILED).exists(), err
+    assert code == 0 and not (sweep / "target=nosuch" / store.FAILED).exists(), err
 
 
 def test_a_typing_mistake_stops_before_a_job_starts(mpx, folder):

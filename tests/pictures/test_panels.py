@@ -6,7 +6,11 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from mpx.pictures import panels as render
+from mpx.pictures.animation import animation_gif
+from mpx.pictures.colours import COLOUR_TABLE, heatmap, overlay
+from mpx.pictures.encoding import TILE, to_tile, to_uint8
+from mpx.pictures.panel import draw_panel, draw_sheet
+from mpx.pictures.text import drawable, shorten
 
 LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
 
@@ -14,33 +18,33 @@ LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
 def test_a_value_has_its_colour_whatever_the_other_values_are():
     low, full = torch.full((1, 4, 4), 0.3), torch.linspace(0, 1, 16).view(1, 4, 4).clone()
     full[0, 0, 0] = 0.3
-    assert torch.equal(render.heatmap(low)[:, 0, 0], render.heatmap(full)[:, 0, 0])
+    assert torch.equal(heatmap(low)[:, 0, 0], heatmap(full)[:, 0, 0])
     photo = torch.rand(3, 4, 4)
-    assert torch.equal(render.overlay(photo, low)[:, 0, 0], render.overlay(photo, full)[:, 0, 0])
+    assert torch.equal(overlay(photo, low)[:, 0, 0], overlay(photo, full)[:, 0, 0])
     batch = torch.stack([low, full])
-    assert torch.equal(render.heatmap(batch)[1], render.heatmap(full))
+    assert torch.equal(heatmap(batch)[1], heatmap(full))
 
 
 def test_colours_rise_in_luminance_evenly_from_black():
-    luminance = render.TABLE @ LUMINANCE
-    assert render.TABLE.shape == (256, 3) and luminance[0] < 0.01 and luminance[-1] > 0.9
+    luminance = COLOUR_TABLE @ LUMINANCE
+    assert COLOUR_TABLE.shape == (256, 3) and luminance[0] < 0.01 and luminance[-1] > 0.9
     assert (luminance.diff() > 0).all()
 
 
 def test_colours_are_magma():
     matplotlib = pytest.importorskip("matplotlib")
     magma = torch.tensor(matplotlib.colormaps["magma"].colors)
-    assert (255 * (render.TABLE - magma)).abs().max() <= 2
+    assert (255 * (COLOUR_TABLE - magma)).abs().max() <= 2
 
 
 def test_overlay_without_saliency_is_the_photo_in_grey_and_with_it_is_brighter_everywhere():
     photo = torch.rand(3, 32, 32)
     grey = (photo * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0)
-    nothing = render.overlay(photo, torch.zeros(1, 32, 32))
+    nothing = overlay(photo, torch.zeros(1, 32, 32))
     for channel in nothing:
         assert torch.corrcoef(torch.stack([channel.flatten(), grey.flatten()]))[0, 1] > 0.999
     assert nothing.std() > 0.3 * grey.std()
-    shown = [render.overlay(photo, torch.full((1, 32, 32), s)) for s in (0, 0.25, 0.5, 0.75, 1)]
+    shown = [overlay(photo, torch.full((1, 32, 32), s)) for s in (0, 0.25, 0.5, 0.75, 1)]
     brightness = torch.stack([(x * LUMINANCE.view(3, 1, 1)).sum(0) for x in shown])
     assert (brightness.diff(dim=0) > 0).all() and brightness.max() <= 1
 
@@ -48,21 +52,21 @@ def test_overlay_without_saliency_is_the_photo_in_grey_and_with_it_is_brighter_e
 @pytest.mark.parametrize("size", [(32, 32), (224, 224), (480, 480), (100, 333), (333, 100), (1, 9)])
 def test_panels_of_any_size_show_each_pixel_of_three_pictures(explanation, size):
     e = explanation(size)
-    page = render.panel(e, 0)
-    tile = render.picture(e.photos[0])
-    assert max(tile.size) >= render.TILE and page.width > 3 * tile.width and page.height > tile.height
+    page = draw_panel(e, 0)
+    tile = to_tile(e.photos[0])
+    assert max(tile.size) >= TILE and page.width > 3 * tile.width and page.height > tile.height
     times = tile.width // size[1]
     assert tile.size == (times * size[1], times * size[0])
-    assert torch.equal(render.to_bytes(e.photos[0])[:, 0, 0], torch.tensor(tile.getpixel((0, 0))))
+    assert torch.equal(to_uint8(e.photos[0])[:, 0, 0], torch.tensor(tile.getpixel((0, 0))))
 
 
 def test_names_of_any_kind_are_drawn(explanation):
     names = ["a" * 3000, "日本語のとても長いクラス名" * 9, "crème brûlée\nà la carte", "\udcff\x00\u202e", "", "قطة 👩‍🚀"]
     e = explanation((32, 32), names=[f"{k}-x" for k in range(len(names))], classes=names)
-    page = render.sheet(e, range(len(names)))
-    assert page.height == sum(render.panel(e, i).height for i in range(len(names)))
-    assert render.animation(e, 1)
-    assert render.drawable("crème\n brûlée") == "creme brulee"
+    page = draw_sheet(e, range(len(names)))
+    assert page.height == sum(draw_panel(e, i).height for i in range(len(names)))
+    assert animation_gif(e, 1)
+    assert drawable("crème\n brûlée") == "creme brulee"
 
 
 @pytest.mark.parametrize("width", [0, 20, 90, 200])
@@ -73,7 +77,7 @@ def test_a_shortened_text_fits_and_a_short_one_is_left_alone(width):
         return draw.textlength(text, font=font)
 
     for text in ("tabby, tabby cat, striped and rather large", "x", "W" * 2000):
-        short = render.shorten(text, width, length)
+        short = shorten(text, width, length)
         assert length(short) <= max(width, length("…"))
         assert (short == text) if length(text[:100]) <= width else (short.endswith("…") and text.startswith(short[:-1]))
 
@@ -81,7 +85,7 @@ def test_a_shortened_text_fits_and_a_short_one_is_left_alone(width):
 @pytest.mark.parametrize("game", ["deletion", "preservation", "dual"])
 def test_an_animation_has_every_frame_loops_and_holds_the_last(explanation, game):
     e = explanation(game=game, frames=7)
-    gif = Image.open(io.BytesIO(render.animation(e, 1)))
+    gif = Image.open(io.BytesIO(animation_gif(e, 1)))
     assert gif.n_frames == 7 and gif.info["loop"] == 0
     assert gif.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
     gif.seek(6)
@@ -91,7 +95,7 @@ def test_an_animation_has_every_frame_loops_and_holds_the_last(explanation, game
 def test_what_does_not_change_does_not_flicker(explanation):
     e = explanation((64, 64), frames=6)
     e.frame_saliency[:], e.frames[:] = 0, e.frames[:1]
-    gif = Image.open(io.BytesIO(render.animation(e, 0)))
+    gif = Image.open(io.BytesIO(animation_gif(e, 0)))
     pages = []
     for k in range(6):
         gif.seek(k)
@@ -101,8 +105,8 @@ def test_what_does_not_change_does_not_flicker(explanation):
 
 def test_the_animation_says_what_was_recorded(explanation, monkeypatch):
     e, said = explanation(steps=30, frames=4), []
-    monkeypatch.setattr(render, "write", lambda page, place, left, right, *rest: said.append((left, right)))
-    render.animation(e, 1)
+    monkeypatch.setattr("mpx.pictures.animation.draw_text", lambda page, place, left, right, *rest: said.append((left, right)))
+    animation_gif(e, 1)
     assert [left for left, _ in said if "iteration" in left] == [f"iteration {k} of 30" for k in (0, 10, 20, 30)]
     seen = [right for _, right in said if right.startswith("p ")]
     assert seen == [f"p {p:.3f}" for p in e.frame_p[:, 1].tolist()]
@@ -111,4 +115,4 @@ def test_the_animation_says_what_was_recorded(explanation, monkeypatch):
 def test_a_nan_is_drawn_not_fatal(explanation):
     e = explanation()
     e.perturbed[0], e.saliency[0], e.p_after[0] = float("nan"), float("nan"), float("nan")
-    assert render.panel(e, 0).getbbox()
+    assert draw_panel(e, 0).getbbox()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mpx.report import compare
-from mpx.runs import store as results
+from mpx.runs import files, summaries, tables
 
 LESS = {"value": 0.3, "interval95": [0.2, 0.4], "n": 12, "better": "lower", "protocol": {"steps": 224}}
 
@@ -15,16 +15,16 @@ LESS = {"value": 0.3, "interval95": [0.2, 0.4], "n": 12, "better": "lower", "pro
 def run(folder, shift=0.0, metrics=None, images=12, **more):
     """A finished run's folder, whose deletion is a ramp plus `shift`."""
     rows = [
-        dict.fromkeys(results.COLUMNS, "x")
-        | {"image": f"a{i}", "target": 1, "area_asked": "", "p_normalised": 0.1 * i, "area": 0.2, "passes": 150.0}
+        dict.fromkeys(tables.RESULT_COLUMNS, "x")
+        | {"image": f"a{i}", "target": 1, "requested_area": "", "p_normalised": 0.1 * i, "area": 0.2, "passes": 150.0}
         | {"forwards": 3.0, "seconds": 1.0, "p_after": 0.1, "deletion": 0.01 * i + shift + more.get("noise", 0) * (-1) ** i}
         for i in range(images)
     ]
-    results.write_csv(folder / "results.csv", rows, results.columns(rows))
-    said = results.summary(rows, 0, 0, {"command": "mpx"})
+    tables.write_csv(folder / "results.csv", rows, tables.result_columns(rows))
+    said = summaries.summarize_rows(rows, 0, 0, {"command": "mpx"})
     value = sum(row["deletion"] for row in rows) / images
     said["metrics"] = {"deletion": LESS | {"value": value, "interval95": [value - 0.1, value + 0.1]} | (metrics or {})}
-    results.write_json(folder / "summary.json", said)
+    files.write_json(folder / "summary.json", said)
     return folder
 
 
@@ -72,7 +72,7 @@ def test_one_area_is_paired_with_none(tmp_path):
     """A method that is told its area, beside one that finds it."""
     runs = [compare.read(run(tmp_path / "a")), compare.read(run(tmp_path / "b", 0.1))]
     for row in runs[1].rows:
-        row["area_asked"] = "0.1"
+        row["requested_area"] = "0.1"
     assert compare.paired(runs[1], runs[0], "deletion")[1] == 12
 
 
@@ -88,9 +88,9 @@ def test_rows_of_an_image_do_not_make_it_surer(tmp_path):
     runs = []
     for name, shift in (("a", 0.0), ("b", 0.1)):
         folder = run(tmp_path / name, shift, images=4)
-        rows = results.read_csv(folder / "results.csv")
-        rows = [row | {"area_asked": area} for row in rows for area in (0.05, 0.1, 0.2, 0.4)]
-        results.write_csv(folder / "results.csv", rows, results.columns(rows))
+        rows = tables.read_csv(folder / "results.csv")
+        rows = [row | {"requested_area": area} for row in rows for area in (0.05, 0.1, 0.2, 0.4)]
+        tables.write_csv(folder / "results.csv", rows, tables.result_columns(rows))
         runs.append(compare.read(folder))
     difference, pairs, p = compare.paired(runs[1], runs[0], "deletion")
     assert difference == pytest.approx(0.1) and pairs == 16 and p == pytest.approx(2 / 16)
@@ -98,9 +98,9 @@ def test_rows_of_an_image_do_not_make_it_surer(tmp_path):
 
 def test_photos_of_one_name_that_differ_are_not_paired(tmp_path):
     a, b = run(tmp_path / "a"), run(tmp_path / "b", 0.1)
-    rows = results.read_csv(b / "results.csv")
-    results.write_csv(b / "results.csv", [r | {"file_bytes": i} for i, r in enumerate(rows)], results.columns(rows))
-    rows = results.read_csv(a / "results.csv")
-    results.write_csv(a / "results.csv", [r | {"file_bytes": i % 6} for i, r in enumerate(rows)], results.columns(rows))
+    rows = tables.read_csv(b / "results.csv")
+    tables.write_csv(b / "results.csv", [r | {"file_bytes": i} for i, r in enumerate(rows)], tables.result_columns(rows))
+    rows = tables.read_csv(a / "results.csv")
+    tables.write_csv(a / "results.csv", [r | {"file_bytes": i % 6} for i, r in enumerate(rows)], tables.result_columns(rows))
     assert compare.paired(compare.read(b), compare.read(a), "deletion")[1] == 6
     assert "deletion: only 6 rows are both in b and in a" in compare.write([a, b], tmp_path)

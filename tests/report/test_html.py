@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mpx.pictures import panels as render
+from mpx.pictures.colours import overlay
+from mpx.pictures.text import format_probability
 from mpx.report import html
-from mpx.runs import store as results
+from mpx.runs import files, store, summaries, tables
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -29,11 +30,11 @@ HOSTILE = [
 def save(folder, e, game="deletion", skipped=(), **more):
     """A finished run's folder."""
     for i in range(len(e.names)):
-        results.save_row(folder, e, i, **more)
-    rows = results.table_rows(e)
-    results.write_csv(folder / "results.csv", rows, results.columns(rows))
-    results.write_skipped(folder / "skipped.csv", list(skipped))
-    results.write_json(folder / "summary.json", results.summary(rows, 0, 0, {"command": "mpx a=1", "game": game}))
+        store.save_row(folder, e, i, **more)
+    rows = tables.table_rows(e)
+    tables.write_csv(folder / "results.csv", rows, tables.result_columns(rows))
+    tables.write_skipped(folder / "skipped.csv", list(skipped))
+    files.write_json(folder / "summary.json", summaries.summarize_rows(rows, 0, 0, {"command": "mpx a=1", "game": game}))
     return folder
 
 
@@ -44,7 +45,7 @@ def older(folder):
             row = {
                 k: file[k] for k in file if k not in ("photo", "perturbed", "complement", "frames", "frame_p", "iterations")
             }
-        results.rewrite(path, row)
+        store.replace_row(path, row)
 
 
 class Pieces(HTMLParser):
@@ -108,24 +109,24 @@ def test_the_pieces_are_what_was_stored(tmp_path, explanation):
     page = pieces.blocks["page"]
     cell = dict(zip(page["columns"], page["rows"][1]["cells"][0]["values"]))
     assert cell["p_before"] == pytest.approx(0.9) and cell["area"] == pytest.approx(float(e.area[1]), rel=1e-4)
-    assert page["aspect"] == "96 / 64" and not {*results.PHOTO} & {*page["columns"]}
+    assert page["aspect"] == "96 / 64" and not {*tables.FILE_COLUMNS} & {*page["columns"]}
 
 
 def test_what_a_row_keeps_is_small_and_survives_being_measured_again(tmp_path, explanation):
     e = explanation((24, 400), steps=200, frames=120)
-    stamp = {"problems": np.array(["1"]), "problem": "1", "label": "", "file_bytes": 1, "made_by": "x"}
-    results.save_row(tmp_path, e, 0, **stamp)
+    stamp = {"row_keys": np.array(["1"]), "row_key": "1", "label": "", "file_bytes": 1, "computed_with": "x"}
+    store.save_row(tmp_path, e, 0, **stamp)
     path = tmp_path / "masks/cup-1-mug.npz"
-    row = results.load_row(path)
+    row = store.load_row(path)
     assert Image.open(io.BytesIO(row["photo"].tobytes())).size == (320, 19)
     assert Image.open(io.BytesIO(row["frames"].tobytes())).size == (56, 100 * 8) and len(row["iterations"]) == 100
-    results.rewrite(path, row | {"metrics": '{"deletion": {"": 0.5}}', "measured_by": "me"})
-    again = results.load_row(path)
+    store.replace_row(path, row | {"metrics": '{"deletion": {"": 0.5}}', "measured_with": "me"})
+    again = store.load_row(path)
     assert all(
         np.array_equal(again[k], row[k]) for k in ("photo", "perturbed", "complement", "frames", "iterations", "frame_p")
     )
     older(tmp_path)
-    assert results.load_row(path)["metrics"] == '{"deletion": {"": 0.5}}'
+    assert store.load_row(path)["metrics"] == '{"deletion": {"": 0.5}}'
 
 
 def test_no_picture_is_shown_of_what_acts_inside_the_network(tmp_path, explanation):
@@ -141,8 +142,8 @@ def test_rows_of_older_runs_and_without_pictures_have_their_numbers(tmp_path, ex
         with np.load(folder / "masks/cup-1-mug.npz") as file:
             assert ("photo" in file) == (kind == "older")
         older(folder)
-        lines = results.read_csv(folder / "results.csv")
-        results.write_csv(folder / "results.csv", lines, [c for c in lines[0] if c not in results.PHOTO])
+        lines = tables.read_csv(folder / "results.csv")
+        tables.write_csv(folder / "results.csv", lines, [c for c in lines[0] if c not in tables.FILE_COLUMNS])
         pieces = Pieces(html.write(folder))
         assert [row["class"] for row in pieces.blocks["page"]["rows"]] == ["mug", "tabby cat"]
         assert not any(k[0] == "p" and k != "page" for k in pieces.blocks)
@@ -209,7 +210,7 @@ def test_several_areas_of_a_job_are_rows_of_their_own(tmp_path, explanation):
     for name in "ab":
         save(tmp_path / name, e)
     rows = Pieces(html.write_sweep(tmp_path, [tmp_path / "a", "b"])).blocks["page"]["rows"]
-    assert [(row["area_asked"], [c["name"][-3:] for c in row["cells"]]) for row in rows] == [
+    assert [(row["requested_area"], [c["name"][-3:] for c in row["cells"]]) for row in rows] == [
         (0.1, ["0.1"] * 2),
         (0.2, ["0.2"] * 2),
     ]
@@ -279,19 +280,19 @@ def test_sliders_and_views(tmp_path, explanation, browse):
     page.wait_for_selector("#views canvas")
     assert page.inner_text("#class") == "tabby cat"
     picture = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
-    assert (picture - render.overlay(e.photos[1], e.saliency[1])).abs().mean() < 0.01  # as mpx.pictures.panels has it
+    assert (picture - overlay(e.photos[1], e.saliency[1])).abs().mean() < 0.01  # as mpx.pictures.panels has it
     captions = page.eval_on_selector_all("figcaption", "all => all.map(e => e.textContent.replaceAll('\u00a0', ' '))")
-    assert captions[0] == "photo · p 0.900" and captions[1].endswith("p " + render.probability(float(e.frame_p[-1, 1])))
+    assert captions[0] == "photo · p 0.900" and captions[1].endswith("p " + format_probability(float(e.frame_p[-1, 1])))
     assert captions[2:] == ["evidence deleted, in the end · p 0.200", "evidence kept, in the end"]
     page.evaluate(MOVE, ["iteration", 2])
     moved = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
     assert (
-        (moved - render.overlay(e.photos[1], e.frame_saliency[2, 1] / 255)).abs().mean()
+        (moved - overlay(e.photos[1], e.frame_saliency[2, 1] / 255)).abs().mean()
         < 0.01
         < (moved - picture).abs().mean()
     )
     assert page.inner_text("#iterated") == f"{e.iterations[2]} of 30"
-    assert render.probability(float(e.frame_p[2, 1])) in page.inner_text("figure:nth-child(2) figcaption")
+    assert format_probability(float(e.frame_p[2, 1])) in page.inner_text("figure:nth-child(2) figcaption")
     page.evaluate(MOVE, ["opacity", 0])
     bare = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
     assert (bare - e.photos[1]).abs().mean() < 0.01
@@ -353,12 +354,12 @@ def test_a_sweep_side_by_side(tmp_path, explanation, browse):
 def test_a_thousand_images_are_seen_at_once(tmp_path, explanation, browse):
     """And those further down when they are scrolled to; what is out of sight is not kept."""
     save(tmp_path, explanation((224, 224), frames=24))
-    lines = results.read_csv(tmp_path / "results.csv")
+    lines = tables.read_csv(tmp_path / "results.csv")
     for kind, suffix in (("masks", "npz"), ("panels", "png")):
         for k in range(1000):
             (tmp_path / kind / f"i{k}-1-mug.{suffix}").hardlink_to(tmp_path / kind / f"cup-1-mug.{suffix}")
     rows = [lines[0] | {"image": f"i{k}", "mask": f"masks/i{k}-1-mug.npz"} for k in range(1000)]
-    results.write_csv(tmp_path / "results.csv", rows, results.columns(rows))
+    tables.write_csv(tmp_path / "results.csv", rows, tables.result_columns(rows))
     start = time.perf_counter()
     path = html.write(tmp_path)
     wrote = time.perf_counter() - start

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mpx.report import compare, plots, sweep
-from mpx.runs import store as results
+from mpx.runs import files, store, summaries, tables
 
-TERMS = {"made_by": "test", "label": "", "file_bytes": 1, "problems": np.array(["1", "2"])}
+TERMS = {"computed_with": "test", "label": "", "file_bytes": 1, "row_keys": np.array(["1", "2"])}
 
 
 @pytest.fixture
@@ -30,11 +30,11 @@ def job(tmp_path, explanation):
         for key, value in more.items():
             setattr(e, key, value)
         for i in range(len(e)):
-            results.save_row(folder, e, i, pictures, problem="1", **TERMS)
-        rows = results.table_rows(e)
-        results.write_csv(folder / "results.csv", rows)
-        said = results.summary(rows, 0, 0, {"game": game, "stopped": False})
-        results.write_json(folder / "summary.json", said | {"metrics": {}})
+            store.save_row(folder, e, i, pictures, row_key="1", **TERMS)
+        rows = tables.table_rows(e)
+        tables.write_csv(folder / "results.csv", rows)
+        said = summaries.summarize_rows(rows, 0, 0, {"game": game, "stopped": False})
+        files.write_json(folder / "summary.json", said | {"metrics": {}})
         return folder
 
     return make
@@ -101,7 +101,7 @@ def test_null_is_before_the_numbers():
 def test_a_failed_job_takes_nothing_away(tmp_path, job):
     job("target=mug")
     job("target=cup")
-    results.write(tmp_path / "target=nosuch" / results.FAILED, "there is\nno class nosuch\n")
+    files.write_file(tmp_path / "target=nosuch" / store.FAILED, "there is\nno class nosuch\n")
     (tmp_path / "target=begun" / ".hydra").mkdir(parents=True)
     text = sweep.finish(tmp_path)
     assert "\n- target=nosuch failed: there is no class nosuch\n" in text and "\n- target=begun is not finished" in text
@@ -117,7 +117,7 @@ def test_a_job_that_was_stopped_does_not_compete(tmp_path, job):
     job("mask_size=7")
     said = json.loads((job("mask_size=14", 0.1) / "summary.json").read_text())
     said["protocol"]["stopped"] = True
-    results.write_json(tmp_path / "mask_size=14" / "summary.json", said)
+    files.write_json(tmp_path / "mask_size=14" / "summary.json", said)
     text = sweep.finish(tmp_path)
     assert "mask_size=14 is not finished" in text and "| 14 |" not in text
 
@@ -265,7 +265,7 @@ def run(name: str, p: float, area: float, better: str = "lower") -> compare.Run:
 
 def drawn(monkeypatch, tmp_path, runs) -> Figure:
     pages = []
-    monkeypatch.setattr(results, "write_figure", lambda path, page: pages.append(page))
+    monkeypatch.setattr(plots, "save_figure", lambda path, page: pages.append(page))
     plots.pareto(runs, tmp_path / "pareto.png")
     return pages[0]
 

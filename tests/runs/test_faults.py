@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from commands import CONTEXT, SAME, Command, done, drafts, fork_workers, masks, serve, summary, table, whole, workplace
 
-from mpx.runs import store as results
+from mpx.runs import tables
 from mpx.runs.launch import start
 
 ROWS = 16
@@ -403,14 +403,14 @@ def test_tensorboard_that_cannot_be_written_is_one_warning(home):
 
 def test_a_table_holds_whole_lines_on_a_full_disk(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    rows = [dict.fromkeys(results.COLUMNS, "x")]
-    results.write_csv(tmp_path / "results.csv", rows)
+    rows = [dict.fromkeys(tables.RESULT_COLUMNS, "x")]
+    tables.write_csv(tmp_path / "results.csv", rows)
     size = (tmp_path / "results.csv").stat().st_size
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 30, before[1]))
         with pytest.raises(OSError, match="results.csv"):
             for _ in range(2):
-                results.append_csv(tmp_path / "results.csv", rows)
+                tables.append_csv(tmp_path / "results.csv", rows)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     whole(tmp_path)

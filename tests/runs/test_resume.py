@@ -181,7 +181,7 @@ def test_without_deterministic_the_batch_may_differ_too(home):
     done(home, *PLAIN, "batch_size=2", "limit=2", "name=free")
     done(home, *PLAIN, "batch_size=1", "threads=1", "limit=3", "name=free")
     assert len(table(home / "outputs" / "free")) == 3
-    assert sorted(summary(home / "outputs" / "free")["made_by"].values()) == [1, 2]
+    assert sorted(summary(home / "outputs" / "free")["computed_with"].values()) == [1, 2]
 
 
 def test_a_row_of_another_label_is_done_again(home, tmp_path):
@@ -202,7 +202,7 @@ def test_no_damage_of_a_row_stops_the_reading(run):
         flipped[bit // 8] ^= 1 << bit % 8
         file.write_bytes(flipped)
         read = load_row(file)
-        assert read is None or all(np.array_equal(read[key], row[key], equal_nan=key == "area_asked") for key in row)
+        assert read is None or all(np.array_equal(read[key], row[key], equal_nan=key == "requested_area") for key in row)
 
 
 def test_weights_that_changed_in_their_file_are_refused(home, tmp_path):

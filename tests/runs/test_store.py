@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mpx.runs import store as results
+from mpx.runs import files, store, summaries, tables, terminal
 
 
 def test_a_crash_between_write_and_rename_leaves_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "a.csv"
-    results.write(path, "old")
+    files.write_file(path, "old")
 
     def crash(*_):
         raise KeyboardInterrupt
@@ -24,7 +24,7 @@ def test_a_crash_between_write_and_rename_leaves_what_was_there(tmp_path, monkey
     monkeypatch.setattr(os, "replace", crash)
     for target in (path, tmp_path / "new.csv"):
         with pytest.raises(KeyboardInterrupt):
-            results.write(target, "n" * 100_000)
+            files.write_file(target, "n" * 100_000)
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.csv"]
 
 
@@ -32,16 +32,16 @@ def test_what_is_renamed_is_on_the_disk(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(os, "fsync", lambda fd: done.append(("fsync", os.fstat(fd).st_size)))
     monkeypatch.setattr(os, "replace", lambda a, b: done.append(("replace", a.parent == b.parent)))
-    results.write(tmp_path / "a", b"four")
+    files.write_file(tmp_path / "a", b"four")
     assert done == [("fsync", 4), ("replace", True)]
 
 
 def test_a_mask_says_that_the_row_is_complete(tmp_path, explanation, monkeypatch):
     e = explanation()
     written = []
-    real = results.write
-    monkeypatch.setattr(results, "write", lambda path, data: (written.append(path.parent.name), real(path, data)))
-    results.save_row(tmp_path, e, 1)
+    real = store.write_file
+    monkeypatch.setattr(store, "write_file", lambda path, data: (written.append(path.parent.name), real(path, data)))
+    store.save_row(tmp_path, e, 1)
     assert written[-1] == "masks" and sorted(written) == ["evolution", "masks", "panels"]
     assert Image.open(tmp_path / "panels/cat-2-tabby.png").format == "PNG"
     assert Image.open(tmp_path / "evolution/cat-2-tabby.gif").n_frames == 6
@@ -57,8 +57,8 @@ def test_a_mask_says_that_the_row_is_complete(tmp_path, explanation, monkeypatch
 def test_table_rows(explanation):
     e = explanation()
     e.p_before[1] = e.p_reference[1]
-    first, second = results.table_rows(e)
-    assert tuple(first) == results.COLUMNS
+    first, second = tables.table_rows(e)
+    assert tuple(first) == tables.RESULT_COLUMNS
     assert first["p_normalised"] == pytest.approx((0.2 - 0.1) / (0.9 - 0.1)) and math.isnan(second["p_normalised"])
     assert (first["image"], first["target"], first["class"], first["mask"]) == ("cup", 1, "mug", "masks/cup-1-mug.npz")
     assert first["seconds"] == 1.5 and first["area"] == pytest.approx(float(e.area[0]))
@@ -66,8 +66,8 @@ def test_table_rows(explanation):
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", '=HYPERLINK("http://x","y")'])
 def test_no_cell_is_a_formula(tmp_path, text):
-    results.write_csv(tmp_path / "a.csv", [{"image": text, "p": -0.25}], ("image", "p"))
-    results.write_skipped(tmp_path / "b.csv", [(text, text)])
+    tables.write_csv(tmp_path / "a.csv", [{"image": text, "p": -0.25}], ("image", "p"))
+    tables.write_skipped(tmp_path / "b.csv", [(text, text)])
     for name in ("a.csv", "b.csv"):
         with open(tmp_path / name, newline="") as file:
             _, row = csv.reader(file)
@@ -77,20 +77,20 @@ def test_no_cell_is_a_formula(tmp_path, text):
 
 def test_csv_written_at_once_or_line_by_line(tmp_path):
     rows = [{"a": 1}, {"a": 2, "b": "x,\ny \udcff"}]
-    results.write_csv(tmp_path / "a.csv", rows, ("a", "b"))
+    tables.write_csv(tmp_path / "a.csv", rows, ("a", "b"))
     for row in rows:
-        results.append_csv(tmp_path / "b.csv", [row], ("a", "b"))
+        tables.append_csv(tmp_path / "b.csv", [row], ("a", "b"))
     with open(tmp_path / "a.csv", newline="", encoding="utf-8") as file:
         assert list(csv.DictReader(file)) == [{"a": "1", "b": ""}, {"a": "2", "b": "x,\ny \\udcff"}]
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-    results.write_csv(tmp_path / "none.csv", [])
-    assert (tmp_path / "none.csv").read_text().strip() == ",".join(results.COLUMNS)
+    tables.write_csv(tmp_path / "none.csv", [])
+    assert (tmp_path / "none.csv").read_text().strip() == ",".join(tables.RESULT_COLUMNS)
 
 
 def test_json_knows_no_nan(tmp_path):
     values = {"a": [math.nan, 1.0, {"b": math.inf}], "c": np.float32("nan"), "d": torch.tensor([1.0, -math.inf])}
     values |= {"e": None, 3: tmp_path}
-    results.write_json(tmp_path / "a.json", values)
+    files.write_json(tmp_path / "a.json", values)
 
     def reject(constant):
         raise ValueError(constant)
@@ -104,47 +104,47 @@ def test_summary(tmp_path, explanation):
         {"image": f"p{i}", "p_normalised": x, "p_after": x, "area": 0.1, "passes": 9.0, "forwards": 0.0, "seconds": 1.0}
         for i, x in enumerate((0.0, 0.1, 0.2, 0.9, math.nan))
     ]
-    summary = results.summary(rows, 1, 2, {"p_normalised": "how"})
+    summary = summaries.summarize_rows(rows, 1, 2, {"p_normalised": "how"})
     p = summary["p_normalised"]
     assert (summary["n"], summary["n_skipped"], summary["n_missing"], p["n"]) == (5, 1, 2, 4)
     assert p["mean"] == pytest.approx(0.3) and p["median"] == pytest.approx(0.15)
     low, high = p["interval95"]
     assert 0 <= low < p["mean"] < high <= 0.9
-    assert summary == results.summary(rows, 1, 2, summary["protocol"])
+    assert summary == summaries.summarize_rows(rows, 1, 2, summary["protocol"])
     assert {"python", "torch", "torchvision", "pytorch_lightning", "mpx"} == set(summary["versions"])
-    results.write_json(tmp_path / "a.json", results.summary([], 0, 0, {}))
-    assert results.statistics([0.5])["interval95"] is None
+    files.write_json(tmp_path / "a.json", summaries.summarize_rows([], 0, 0, {}))
+    assert summaries.statistics([0.5])["interval95"] is None
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(1)
-    intervals = [results.statistics(rng.normal(size=40), draws=200)["interval95"] for _ in range(200)]
+    intervals = [summaries.statistics(rng.normal(size=40), draws=200)["interval95"] for _ in range(200)]
     assert 0.88 <= np.mean([low <= 0 <= high for low, high in intervals]) <= 0.99
 
 
 @pytest.mark.parametrize("names", [["cup"], ["x" * 300, "日本語" * 60, "e\u0301" * 90, "ok"], ["\x1b[31mred\nline\r", ""]])
 def test_the_table_fits_the_terminal_and_is_aligned(names):
     numbers = {"p_before": 0.987, "p_after": math.nan, "area": 0.5, "seconds": 1234.56}
-    lines = results.format_table([{"image": n, "class": n[::-1], **numbers} for n in names]).split("\n")
+    lines = terminal.format_rows([{"image": n, "class": n[::-1], **numbers} for n in names]).split("\n")
     assert len(lines) == 1 + len(names)
-    assert all(results._cells(line) <= 100 and line.isprintable() for line in lines)
-    assert len({results._cells(line) for line in lines}) == 1
-    assert results.format_table([]).split()[0] == "image"
+    assert all(terminal.cell_width(line) <= 100 and line.isprintable() for line in lines)
+    assert len({terminal.cell_width(line) for line in lines}) == 1
+    assert terminal.format_rows([]).split()[0] == "image"
 
 
 def test_terminal_cells_of_wide_and_combining_characters():
-    assert [results._cells(text) for text in ("cup", "日本", "e\u0301", "")] == [3, 4, 1, 0]
+    assert [terminal.cell_width(text) for text in ("cup", "日本", "e\u0301", "")] == [3, 4, 1, 0]
 
 
 def test_a_short_neighbour_leaves_its_room():
     row = {"image": "x", "class": "c" * 60, "p_before": 0.5, "p_after": 0.5, "area": 0.5, "seconds": 1.0}
-    assert "c" * 54 in results.format_table([row])
+    assert "c" * 54 in terminal.format_rows([row])
 
 
 def test_the_interval_draws_images_with_all_their_rows():
     values = np.random.default_rng(0).random(20).tolist()
-    once = results.statistics(values)
-    again = results.statistics(values * 4, [*range(20)] * 4)
+    once = summaries.statistics(values)
+    again = summaries.statistics(values * 4, [*range(20)] * 4)
     assert again["interval95"] == pytest.approx(once["interval95"]) and (again["n"], again["mean"]) == (80, once["mean"])
-    gaps = results.statistics([*values, float("nan")], [f"p{i}" for i in range(21)])
+    gaps = summaries.statistics([*values, float("nan")], [f"p{i}" for i in range(21)])
     assert (gaps["n"], gaps["mean"]) == (20, once["mean"])

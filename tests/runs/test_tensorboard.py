@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from mpx.runs import store as results
+from mpx.runs import tables
 from mpx.runs.tensorboard import IMAGES, POINTS, WHOLE, Means, Rows, chosen, markdown, write_whole
 
 KEEP_ALL = dict.fromkeys(("scalars", "images", "histograms", "tensors"), 0)
@@ -26,7 +26,7 @@ def record(folder, *batches, limit=8):
         board.show(e.only(list(range(limit))[: len(e)]))
         limit -= len(e)
         means.add(e.curves)
-        rows += results.table_rows(e)
+        rows += tables.table_rows(e)
     board.close()
     shown = [row["mask"][6:-4] for row in rows]
     for text in ("once", "a: 1"):  # the whole is said again when a run goes on
@@ -127,7 +127,7 @@ def test_text_and_layout(tmp_path, explanation):
 
 
 def test_markdown_of_hostile_and_many_rows(explanation):
-    row = results.table_rows(explanation())[0]
+    row = tables.table_rows(explanation())[0]
     lines = markdown([row | {"class": "a|b\nc\udcff"}] * 300).split("\n")
     assert "a\\|b c" in lines[2] and "100 more rows" in lines[-1] and len(lines) == 204
     assert len({line.replace("\\|", "").count("|") for line in lines[:-2]}) == 1
@@ -137,7 +137,7 @@ def test_names_that_are_not_text(tmp_path, explanation):
     board = Rows(tmp_path)
     e = explanation(names=["\udcff-1"], classes=["\udcff"])
     board.show(e)
-    write_whole(tmp_path, results.table_rows(e), {}, e.names, {}, {"command": "mpx \udcff"}, {})
+    write_whole(tmp_path, tables.table_rows(e), {}, e.names, {}, {"command": "mpx \udcff"}, {})
     assert not board.failed
 
 

@@ -52,7 +52,7 @@ def complete(home: Path, name: str, images: int = 8) -> None:
     assert [row | seconds for row in table(this)] == [row | seconds for row in table(one)[:images]]
     counts = summary(this)
     assert (counts["n"], counts["n_skipped"], counts["n_missing"], counts["protocol"]["stopped"]) == (images, 0, 0, False)
-    assert sum(counts["made_by"].values()) == images
+    assert sum(counts["computed_with"].values()) == images
     (total,) = this.glob("events.out.tfevents.*.whole")
     rows = [file for file in this.glob("events.out.tfevents.*") if file != total]
     groups = [group for file in rows for group in {tag.split("/")[0] for tag in tags(file)["scalars"]}]

@@ -6,7 +6,7 @@ const $ = (id) => document.getElementById(id);
 const { jobs, rows, columns, colours, aspect } = JSON.parse($("page").textContent);
 const place = Object.fromEntries(columns.map((name, k) => [name, k]));
 const number = (cell, name) => cell.values[place[name]] ?? null;
-const FIXED = ["target", "area_asked", "p_before", "p_after", "p_reference", "p_normalised", "area", "passes", "forwards", "seconds"];
+const FIXED = ["target", "requested_area", "p_before", "p_after", "p_reference", "p_normalised", "area", "passes", "forwards", "seconds"];
 const metrics = columns.filter((name) => !FIXED.includes(name));
 
 function make(tag, attributes = {}, ...children) {
@@ -25,7 +25,7 @@ function short(x) {
   if (Number.isInteger(x) || Math.abs(x) >= 100) return x.toFixed(0);
   return x !== 0 && Math.abs(x) < 0.0005 ? x.toExponential(1) : Math.abs(x) >= 1 ? x.toPrecision(3) : x.toFixed(3);
 }
-const written = { area: percent, area_asked: percent, p_before: probability, p_after: probability, p_reference: probability };
+const written = { area: percent, requested_area: percent, p_before: probability, p_after: probability, p_reference: probability };
 const kept = (j) => (jobs[j].game === "preservation" ? ["kept", "deleted"] : ["deleted", "kept"]);
 
 // ---- pictures: a block of JSON for each cell, read when it is looked at and forgotten after
@@ -107,7 +107,7 @@ function card(r) {
   const row = rows[r], cells = make("div", { class: "cells" });
   row.cells.forEach((cell, j) => cells.append(cell && cell.values ? small(r, j) : absent(j, cell)));
   const name = make("div", { class: "name", title: `${row.class} – ${row.image}` }, make("b", {}, row.class));
-  const asked = row.area_asked === null ? "" : ` · area ${percent(row.area_asked)} asked`;
+  const asked = row.requested_area === null ? "" : ` · area ${percent(row.requested_area)} asked`;
   name.append(make("span", { class: "faint" }, row.image + asked));
   const made = make("li", { class: "card" });
   made.append(...(jobs.length > 1 ? [name, cells] : [cells, name, ...facts(r, 0)]));

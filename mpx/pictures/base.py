@@ -1,0 +1,32 @@
+"""The fields of an explanation that pictures are drawn from (mpx.explanation.Explanation has them)."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class PicturedExplanation(Protocol):
+    """B rows (an image and a target each) with F recorded iterations; pictures and saliency are floats in [0,1]."""
+
+    images: list[str]  # names of the images
+    classes: list[str]  # of the targets, readable
+    game: str
+    photos: Tensor  # (B,3,H,W)
+    perturbed: Tensor  # (B,3,H,W) the image under the final mask
+    complement: Tensor | None  # (B,3,H,W) the image under 1-mask; None where the mask acts inside the network
+    saliency: Tensor  # (B,1,H,W)
+    p_before: Tensor  # (B,) probability of the target on the image,
+    p_after: Tensor  # (B,) on `perturbed`,
+    p_reference: Tensor  # (B,) and on the fully perturbed image
+    iterations: list[int]  # F, the first is 0
+    frames: Tensor  # (F,B,3,H,W) uint8, the perturbed image
+    frame_saliency: Tensor  # (F,B,1,H,W) uint8
+    frame_p: Tensor  # (F,B) probability of the target
+
+    @property
+    def area(self) -> Tensor: ...  # (B,) mean saliency
+
+
+def evidence_state(e: PicturedExplanation) -> str:
+    """Return whether the evidence is "kept" or "deleted" in `e.perturbed`."""
+    return "kept" if e.game == "preservation" else "deleted"

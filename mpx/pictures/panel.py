@@ -1,0 +1,77 @@
+"""A panel: one row as image, saliency over the image, and the perturbed image, with captions and bars."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+from mpx.pictures.base import PicturedExplanation, evidence_state
+from mpx.pictures.colours import overlay
+from mpx.pictures.encoding import TILE, to_image, to_tile
+from mpx.pictures.text import FAINT_INK, INK, MARK, PAPER, RULE, draw_text, format_percent, format_probability
+
+
+def draw_panel(e: PicturedExplanation, i: int) -> Image.Image:
+    """Draw row i as image | saliency over image | perturbed image, with class, probabilities and area."""
+    reference = "nothing kept" if e.game == "preservation" else "all deleted"
+    tiles = [to_tile(x) for x in (e.photos[i], overlay(e.photos[i], e.saliency[i]), e.perturbed[i])]
+    before, after, p_reference = (float(p[i]) for p in (e.p_before, e.p_after, e.p_reference))
+    captions = [  # left and right above the picture, left and right below its bar
+        (e.classes[i], f"p {format_probability(before)}", e.images[i], ""),
+        ("evidence", f"area {format_percent(float(e.area[i]))}", "0", "1"),
+        (evidence_state(e), f"p {format_probability(after)}", f"{reference}: p {format_probability(p_reference)}", ""),
+    ]
+    height = tiles[0].height
+    cell, size = panel_layout(tiles[0].width)
+    gap = size
+    bar = max(6, size // 2)
+    line = round(1.5 * size)
+    bars = draw_bar(cell, bar, before), draw_scale(cell, bar), draw_bar(cell, bar, after, p_reference)
+    page = Image.new("RGB", (3 * cell + 4 * gap, height + bar + 2 * line + 2 * gap), PAPER)
+    for k, (tile, strip, (above, number, below, end)) in enumerate(zip(tiles, bars, captions)):
+        x = gap + k * (cell + gap)
+        y = gap // 2 + line
+        draw_text(page, (x, gap // 2, cell), above, number, size)
+        page.paste(tile, (x, y))
+        y += height + gap // 2
+        page.paste(strip, (x, y))
+        draw_text(page, (x, y + bar + gap // 4, cell), below, end, size - 2, FAINT_INK)
+    return page
+
+
+def panel_layout(width: int) -> tuple[int, int]:
+    """Return the width of a panel's cell and the size of its text, in pixels, for pictures of this width."""
+    cell = max(TILE, width)
+    return cell, max(14, cell // 15)
+
+
+def draw_sheet(e: PicturedExplanation, rows: Sequence[int]) -> Image.Image:
+    """Draw the panels of these rows one below the other."""
+    return stack_images([draw_panel(e, i) for i in rows])
+
+
+def stack_images(images: Sequence[Image.Image]) -> Image.Image:
+    """Paste images of one size one below the other."""
+    width, height = images[0].size
+    page = Image.new("RGB", (width, height * len(images)))
+    for k, image in enumerate(images):
+        page.paste(image, (0, k * height))
+    return page
+
+
+def draw_scale(width: int, height: int) -> Image.Image:
+    """Draw the overlay's colours from 0 to 1, as they look on a mid-grey image."""
+    ramp = torch.linspace(0, 1, width).expand(1, height, width)
+    return to_image(overlay(torch.full((3, 1, 1), 0.5), ramp))
+
+
+def draw_bar(width: int, height: int, value: float, tick: float = math.nan) -> Image.Image:
+    """Draw a bar filled to `value` in [0,1], with a tick for comparison; NaN is not drawn."""
+    bar = Image.new("RGB", (width, height), RULE)
+    if value > 0:
+        bar.paste(INK, (0, 0, max(1, round(value * width)), height))
+    if tick >= 0:
+        x = round(tick * (width - 3))
+        bar.paste(MARK, (x, 0, x + 3, height))
+    return bar

@@ -1,0 +1,54 @@
+"""Text in pictures: one line with a left and a right part, shortened to fit; numbers as pictures and tables show them."""
+
+import unicodedata
+from collections.abc import Callable
+from functools import cache
+
+from PIL import Image, ImageDraw, ImageFont
+
+INK = "#1c1c22"
+FAINT_INK = "#5c5c66"
+RULE = "#e4e4e8"
+MARK = "#d9466a"
+PAPER = "#ffffff"
+
+
+def draw_text(page: Image.Image, place: tuple[int, int, int], left: str, right: str, size: int, ink: str = INK) -> None:
+    """Draw two texts on one line at place (x, y, width): the right one in full, the left one shortened to the free width."""
+    x, y, width = place
+    draw = ImageDraw.Draw(page)
+    font = _font(size)
+    right_width = draw.textlength(right, font=font)
+    draw.text((x + width - right_width, y), right, fill=ink, font=font)
+    free = width - right_width - (size if right else 0)
+    left = shorten(drawable(left), free, lambda text: draw.textlength(text, font=font))
+    draw.text((x, y), left, fill=ink, font=font)
+
+
+def drawable(text: str) -> str:
+    """Return the text on one line, printable, without accents: Pillow's own font has none. Other scripts show as boxes."""
+    decomposed = unicodedata.normalize("NFKD", " ".join(text.split()))
+    return "".join(c for c in decomposed if c.isprintable() and not unicodedata.combining(c))
+
+
+def shorten(text: str, width: float, length: Callable[[str], float] = len) -> str:
+    """Return the text where its length is at most `width`, else its beginning and an ellipsis."""
+    if length(text[:1000]) <= width and len(text) <= 1000:
+        return text
+    text = text[:1000]
+    while text and length(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def format_probability(p: float) -> str:
+    return "<0.001" if 0 < p < 0.0005 else f"{p:.3f}"
+
+
+def format_percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+@cache  # Pillow unpacks its font at every call
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=size)

@@ -1,0 +1,134 @@
+"""CSV tables: the columns of results.csv, the values of a row, and safe reading and writing.
+
+A text that a spreadsheet would run as a formula gets a leading apostrophe, which `read_csv` removes.
+"""
+
+import csv
+import errno
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mpx.metrics.drops import normalised
+from mpx.runs.files import path_in_error, write_file
+
+if TYPE_CHECKING:
+    from mpx.explanation import Explanation
+
+FILE_COLUMNS = ("path", "file_bytes")  # of the image's file
+NUMBER_COLUMNS = ("p_before", "p_after", "p_reference", "area", "passes", "forwards", "seconds")
+RESULT_COLUMNS = ("image", "target", "class", "requested_area", "p_before", "p_after", "p_reference", "p_normalised", "area",
+                  "passes", "forwards", "seconds", "mask", *FILE_COLUMNS)  # fmt: skip
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+TableRow = dict[str, Any]  # column -> value
+
+
+def row_values(e: "Explanation", i: int) -> TableRow:
+    """Return the texts and numbers of row i, without its arrays."""
+    probabilities = (float(p[i]) for p in (e.p_before, e.p_after, e.p_reference))
+    others = (float(x[i]) for x in (e.area, e.passes, e.forwards, e.seconds))
+    return {
+        "name": e.names[i],
+        "image": e.images[i],
+        "target": int(e.targets[i]),
+        "class": e.classes[i],
+        "requested_area": round(float(e.areas[i]), 6),  # NaN: none
+        **dict(zip(NUMBER_COLUMNS, (*probabilities, *others))),
+    }
+
+
+def table_rows(e: "Explanation") -> list[TableRow]:
+    """Return a line of results.csv for each row of an explanation."""
+    return [table_row(row_values(e, i)) for i in range(len(e.names))]
+
+
+def table_row(values: TableRow) -> TableRow:
+    """Return the line of results.csv for the values of `row_values` or `store.load_row`, with the columns of its metrics."""
+    before, after, reference = (torch.tensor(values[p], dtype=torch.float64) for p in ("p_before", "p_after", "p_reference"))
+    requested = values["requested_area"]
+    computed = {
+        "p_normalised": normalised(after, before, reference).item(),
+        "mask": f"masks/{values['name']}.npz",
+        "requested_area": "" if math.isnan(requested) else requested,
+    }
+    line = {column: (values | computed).get(column, "") for column in RESULT_COLUMNS}
+    return line | metric_columns(values.get("metrics", "{}"))
+
+
+def metric_columns(metrics: str) -> dict[str, float | None]:
+    """Return column -> value for the stored metrics of a row, JSON of {metric: {suffix: value}}."""
+    return {
+        f"{name}_{suffix}" if suffix else name: value
+        for name, values in json.loads(metrics).items()
+        for suffix, value in values.items()
+    }
+
+
+def result_columns(rows: Iterable[TableRow]) -> tuple[str, ...]:
+    """Return RESULT_COLUMNS and the columns of the rows' metrics; points of curves (a name with "@") have no column."""
+    return tuple(dict.fromkeys([*RESULT_COLUMNS, *(column for row in rows for column in row if "@" not in column)]))
+
+
+# ---- CSV
+
+
+def write_csv(path: str | Path, rows: Sequence[TableRow], columns: Sequence[str] = RESULT_COLUMNS) -> None:
+    """Write a table; numbers have six digits."""
+    write_file(path, _csv_lines([dict(zip(columns, columns)), *rows], columns))
+
+
+def append_csv(path: Path, rows: Sequence[TableRow], columns: Sequence[str] = RESULT_COLUMNS) -> None:
+    """Append lines in one write, so that a reader sees whole lines; a full disk leaves the table as it was."""
+    if not path.exists():
+        write_csv(path, [], columns)
+    lines = _csv_lines(rows, columns).encode("utf-8", "backslashreplace")
+    with path_in_error(path), open(path, "ab", buffering=0) as file:
+        size = file.tell()
+        if file.write(lines) < len(lines):  # the disk had no room for all of them
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read the lines of a table; missing cells are empty."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{k: _unescape(v) for k, v in line.items()} for line in csv.DictReader(file, restval="")]
+
+
+def write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:
+    """Write skipped.csv, (image, reason) each; remove the file where nothing was skipped."""
+    if skipped:
+        write_csv(path, [{"image": name, "reason": reason} for name, reason in skipped], ("image", "reason"))
+    else:
+        path.unlink(missing_ok=True)
+
+
+def parse_number(text: str | None) -> float:
+    """Return the number in a table's cell; NaN where the cell holds none."""
+    try:
+        return float(text) if text is not None else math.nan
+    except ValueError:
+        return math.nan
+
+
+def _csv_lines(rows: Iterable[TableRow], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_escape(row.get(c, "")) for c in columns] for row in rows)
+    return text.getvalue()
+
+
+def _escape(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+
+
+def _unescape(text: str) -> str:
+    return text[1:] if text[:1] == "'" and text[1:].startswith(FORMULA_STARTS) else text

@@ -1,0 +1,46 @@
+"""Results as aligned text for a terminal."""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mpx.pictures.text import format_percent, shorten
+
+HEADINGS = ("image", "class", "probability", "area", "seconds")
+
+
+def format_rows(rows: Sequence[Mapping[str, Any]], width: int = 100) -> str:
+    """Return lines of results.csv as aligned text, at most `width` cells wide; image and class share the free space."""
+    texts = [(row["image"], row["class"], f"{row['p_before']:.3f} → {row['p_after']:.3f}",
+              format_percent(row["area"]), f"{row['seconds']:.1f}") for row in rows]  # fmt: skip
+    columns = [[printable(text) for text in column] for column in zip(HEADINGS, *texts)]
+    widths = [max(map(cell_width, column)) for column in columns]
+    free = width - sum(widths[2:]) - 2 * (len(HEADINGS) - 1)
+    widths[0] = min(widths[0], max(free // 2, free - widths[1]))
+    widths[1] = min(widths[1], free - widths[0])
+    lines = []
+    for line in zip(*columns):
+        names = [shorten(text, w, cell_width) for text, w in zip(line[:2], widths)]
+        names = [text + " " * (w - cell_width(text)) for text, w in zip(names, widths)]
+        lines.append("  ".join(names + [text.rjust(w) for text, w in zip(line[2:], widths[2:])]))
+    return "\n".join(lines)
+
+
+def format_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a line for each metric of a summary that has a value: mean, interval and number of rows."""
+    lines = []
+    for name, metric in metrics.items():
+        if metric["value"] is not None:
+            interval = "[{:.3f}, {:.3f}]  ".format(*metric["interval95"]) if metric["interval95"] else ""
+            lines.append(f"{name:<28} {metric['value']:8.3f}  {interval}of {metric['n']} rows")
+    return "\n".join(lines)
+
+
+def printable(text: object) -> str:
+    """Return the text on one line without control characters: a file's name must not control the terminal."""
+    return "".join(c for c in " ".join(str(text).split()) if c.isprintable())
+
+
+def cell_width(text: str) -> int:
+    """Return the number of terminal cells: East Asian wide characters take two, combining ones none."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)

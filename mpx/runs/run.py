@@ -28,7 +28,7 @@ from mpx.runs.worker import work
 log = logging.getLogger("mpx")
 PRINTED = 20  # rows of the table at the end
 # keys that may differ when a run is continued; those of the second line only where bits may differ
-RESUMABLE_KEYS = ("name", "force", "limit", "trainer.devices", "share", "log_images", "enough", "metrics", "crossing", "objective")
+RESUMABLE_KEYS = ("name", "force", "limit", "trainer.devices", "share", "log_images", "logger", "enough", "metrics", "crossing", "objective")
 RESUMABLE_WITHOUT_DETERMINISM = ("batch_size", "device", "threads", "parallel", "compile")
 
 

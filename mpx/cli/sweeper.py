@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpx import config
 from mpx.cli.folders import folder_name
-from mpx.data.datasets import fingerprint
+from mpx.data.items import fingerprint
 from mpx.errors import first_line
 from mpx.report import sweep
 from mpx.runs import files, store

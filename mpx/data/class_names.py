@@ -1,4 +1,4 @@
-"""What an annotated dataset calls its categories, and what the model does: the `classes=` of voc, coco, pets and cub.
+"""From the categories of an annotated dataset to the classes of the model: the option `classes=` of voc, coco, pets and cub.
 
 None: a category's own name is the label. Else a mapping, or a JSON file of one, from each category to a label (an index, a
 name or a wnid); null leaves a category out, and "*" stands for all that are not listed.
@@ -6,41 +6,44 @@ name or a wnid); null leaves a category out, and "*" stands for all that are not
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from mpx.data.annotations import Label
+from mpx.errors import near_matches
 
-def naming(classes: str | os.PathLike | Mapping | None, known: Iterable[str] = ()):
-    """category -> label, or None where it is left out. known: the dataset's categories, if it lists them."""
+
+def label_function(
+    classes: str | os.PathLike | Mapping | None, categories: Iterable[str] = ()
+) -> Callable[[str], Label | None]:
+    """Return the function from a category to its label, None where it is left out.
+
+    categories: of the dataset, where it lists them; each must have an entry, and each entry must be one of them.
+    """
     if classes is None:
         return str
-    if not isinstance(classes, Mapping):
-        classes = _read(Path(str(classes)).expanduser())
-    for category, label in classes.items():
+    mapping = dict(classes if isinstance(classes, Mapping) else _read_mapping(Path(str(classes)).expanduser()))
+    categories = list(categories)
+    for category, label in mapping.items():
         if isinstance(label, bool) or not isinstance(label, (int, str, type(None))):
             raise ValueError(f"classes: {category!r} is given the class {label!r}: give an index, a name, a wnid or null")
-    known = list(known)
-    for category in set(classes) - {"*"} if known else ():
-        if category not in known:
-            near = get_close_matches(str(category), known) or known[:5]
-            raise ValueError(f"classes: {category!r} is no category of this dataset: it has {', '.join(near)}, ...")
-    label_of = cache(partial(_label, dict(classes)))
-    for category in known:
+        if categories and category not in (*categories, "*"):
+            close = near_matches(category, categories, cutoff=0.6) or categories[:5]
+            raise ValueError(f"classes: {category!r} is no category of this dataset: it has {', '.join(close)}, ...")
+
+    def label_of(category: str) -> Label | None:
+        if category not in mapping and "*" not in mapping:
+            raise ValueError(
+                f"classes: category {category!r} has no class: give it one, or null to leave it out (*: null for all others)"
+            )
+        return mapping.get(category, mapping.get("*"))
+
+    for category in categories:
         label_of(category)
     return label_of
 
 
-def _label(classes: dict, category: str) -> int | str | None:
-    if category not in classes and "*" not in classes:
-        raise ValueError(
-            f"classes: category {category!r} has no class: give it one, or null to leave it out (*: null for all others)"
-        )
-    return classes.get(category, classes.get("*"))
-
-
-def _read(file: Path) -> Mapping:
+def _read_mapping(file: Path) -> Mapping:
     if not file.is_file():
         raise ValueError(f"classes={str(file)!r} is no file: give a JSON file or a mapping from categories to classes")
     try:

@@ -11,42 +11,45 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from mpx.data.annotated import regions
-from mpx.data.class_names import naming
-from mpx.data.datasets import Item, _folder, _items, _one
+from mpx.data.annotations import AnnotatedObject, Label, Region, regions_by_label
+from mpx.data.class_names import label_function
+from mpx.data.items import Item, existing_folder, name_items, single_label
+from mpx.data.preprocessing import Box
+
+Json = dict[str, Any]  # an entry of the file
 
 
 def coco(
     root: str | os.PathLike, annotations: str | os.PathLike, classes: str | os.PathLike | Mapping | None = None
 ) -> list[Item]:
-    """root: the folder of the images; annotations: instances_*.json; classes: category -> model class (mpx.data.class_names)."""
-    root, source = _folder(root), Path(str(annotations)).expanduser()
+    """List the images of a file. root: their folder; annotations: instances_*.json; classes: see mpx.data.class_names."""
+    root, source = existing_folder(root), Path(str(annotations)).expanduser()
     parsed = _parse(source)
-    categories = {number: one["name"] for number, one in parsed.cats.items()}
-    label_of = naming(classes, categories.values())
-    labels, problems, found = [], [], []
+    categories = {number: category["name"] for number, category in parsed.cats.items()}
+    label_of = label_function(classes, categories.values())
+    items = []
     for number, image in sorted(parsed.imgs.items()):
         objects = []
-        for one in parsed.imgToAnns.get(number, []):
-            if one["category_id"] not in categories:
+        for entry in parsed.imgToAnns.get(number, []):
+            if entry["category_id"] not in categories:
                 raise ValueError(
-                    f"annotation {one['id']} in {str(source)!r} is of category {one['category_id']}, which the file does "
-                    "not list: add it to its categories"
+                    f"annotation {entry['id']} in {str(source)!r} is of category {entry['category_id']}, which the file "
+                    "does not list: add it to its categories"
                 )
-            name = categories[one["category_id"]]
-            objects.append((label_of(name), name, one))
-        found.append(_regions(objects, image))
-        labels.append(_one(found[-1]))
-        missing = f"{str(source)!r} has no object for {image['file_name']!r}: leave the image out"
-        problems.append(None if found[-1] else missing)
-    return _items([root / image["file_name"] for _, image in sorted(parsed.imgs.items())], labels, problems, found)
+            name = categories[entry["category_id"]]
+            objects.append((label_of(name), name, entry))
+        regions = _regions(objects, image)
+        problem = None if regions else f"{str(source)!r} has no object for {image['file_name']!r}: leave the image out"
+        items.append(Item(root / image["file_name"], single_label(regions), problem, regions))
+    return name_items(items)
 
 
 def draw(segments: tuple, size: tuple[int, int]) -> Image.Image:
-    """Polygons, and run lengths compressed or not, of an image of size (width, height) -> their union, mode "1"."""
+    """Return the union, mode "1", of polygons and run lengths, compressed or not, in an image of `size` (width, height)."""
     from pycocotools import mask
 
     width, height = size
@@ -61,35 +64,38 @@ def draw(segments: tuple, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(mask.decode(mask.merge(runs)).astype(bool))
 
 
-def _regions(objects: list[tuple], image: dict) -> dict:
-    """Label -> Region of an image's (label, category, annotation)."""
+def _regions(objects: list[tuple[Label | None, str, Json]], image: Json) -> dict[Label, Region]:
+    """Return label -> region of an image's (label, category, annotation); label None: left out."""
     size = image["width"], image["height"]
-    others = {name if label is None else label for label, name, _ in objects}
-    objects = [(label, one) for label, _, one in objects if label is not None]
-    areas = [(label, _box(one), one.get("area", one["bbox"][2] * one["bbox"][3])) for label, one in objects]
-    by_area = regions(areas, size[0] * size[1], others)
-    whole = {}
-    for label, region in by_area.items():
-        mine = [one for other, one in objects if other == label]
-        single = [one for one in mine if not one.get("iscrowd")] or mine
+    all_classes = {name if label is None else label for label, name, _ in objects}
+    labelled = [(label, entry) for label, _, entry in objects if label is not None]
+    sized = [
+        AnnotatedObject(label, _box(entry), entry.get("area", entry["bbox"][2] * entry["bbox"][3]))
+        for label, entry in labelled
+    ]
+    regions = {}
+    for label, region in regions_by_label(sized, size[0] * size[1], all_classes).items():
+        entries = [entry for other, entry in labelled if other == label]
+        single = [entry for entry in entries if not entry.get("iscrowd")] or entries
         boxes = tuple(box for box in map(_box, single) if box[0] < box[2] and box[1] < box[3])
-        segments = tuple(filter(None, map(_segment, mine)))
-        whole[label] = replace(region, boxes=boxes, draw=partial(draw, segments, size) if segments else None)
-    return whole
+        segments = tuple(segment for segment in map(_segment, entries) if segment)
+        regions[label] = replace(region, boxes=boxes, draw=partial(draw, segments, size) if segments else None)
+    return regions
 
 
-def _box(one: dict) -> tuple:
-    x, y, width, height = one["bbox"]
+def _box(entry: Json) -> Box:
+    x, y, width, height = entry["bbox"]
     return (x, y, x + width, y + height)
 
 
-def _segment(one: dict):
-    segment = one.get("segmentation")
-    # four numbers would be read as a box
+def _segment(entry: Json) -> list | Json | None:
+    """Return polygons, run lengths, or None; without polygons of four numbers, which pycocotools would read as a box."""
+    segment = entry.get("segmentation")
     return [polygon for polygon in segment if len(polygon) >= 6] if isinstance(segment, list) else segment
 
 
-def _parse(source: Path):
+def _parse(source: Path) -> Any:
+    """Return pycocotools' COCO object."""
     try:
         from pycocotools.coco import COCO
     except ImportError as error:
@@ -97,7 +103,7 @@ def _parse(source: Path):
     if not source.is_file():
         raise ValueError(f"annotations={str(source)!r} is no file: give COCO's instances_*.json")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells of its progress
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
             parsed = COCO(str(source))
     except (ValueError, AssertionError, KeyError, TypeError) as error:
         raise ValueError(f"annotations={str(source)!r} is no COCO JSON ({type(error).__name__}): fetch it again") from error

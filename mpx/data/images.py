@@ -1,8 +1,6 @@
 """Image files to RGB, by Pillow alone (torchvision.io ignores EXIF, and crashes on some broken PNGs).
 
-`read_image(path)`: a file -> PIL image, mode RGB, upright; whatever is wrong with the file is one ValueError.
-`to_rgb(image)`: any Pillow image -> the same, for pictures that are already in memory.
-Transparency goes on white, 16-bit grey is scaled to 8 bits, an animation gives its first frame.
+Transparency is laid on white, 16-bit grey is scaled to 8 bits, and an animation gives its first frame.
 """
 
 import warnings
@@ -14,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 def read_image(path: str | PathLike) -> Image.Image:
-    """The picture in a file, RGB, upright."""
+    """Return the image in a file, RGB and upright; any fault of the file is a ValueError of one sentence."""
     path = Path(path)
     try:
         if path.exists() and not path.is_file():  # a folder, or a pipe that would block
@@ -25,22 +23,22 @@ def read_image(path: str | PathLike) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 if image.format == "EPS":  # decoding one runs Ghostscript
-                    raise ValueError("EPS is a program, not a picture; save it as PNG")
+                    raise ValueError("EPS is a program, not an image; save it as PNG")
                 return to_rgb(image)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise ValueError(f"cannot read image {str(path)!r}: {_reason(error)}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """EXIF orientation applied, then every mode to RGB. Returns a loaded picture of its own."""
-    wide = image.mode.startswith("I;16") or image.mode == "I" and image.format in ("PNG", "PPM")  # old Pillow: I
-    if image.mode in ("I", "F") and not wide:
+    """Return a loaded copy of any Pillow image, RGB and with its EXIF orientation applied."""
+    is_16_bit = image.mode.startswith("I;16") or image.mode == "I" and image.format in ("PNG", "PPM")  # old Pillow: I
+    if image.mode in ("I", "F") and not is_16_bit:
         raise ValueError(
             f"its pixels are {'floats' if image.mode == 'F' else '32-bit integers'} of unknown range; "
             "save it with 8 or 16 bits"
         )
     image = ImageOps.exif_transpose(image)
-    if wide:  # convert() would clip at 255; 65535 / 257 = 255
+    if is_16_bit:  # convert() would clip at 255; 65535 / 257 = 255
         image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")

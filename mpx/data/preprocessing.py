@@ -1,7 +1,7 @@
-"""Where the geometry lives: a picture to the frame the network sees, boxes, points and masks along with it, points back.
+"""The geometry between an original image and the network's input, for images, boxes, points and masks, and back for points.
 
-As torchvision's `Resize` (shorter side, antialiased, on PIL) and `CenterCrop`; `resize=None` only crops. A picture smaller
-than the crop is padded with black. Values stay in [0,1]: normalising is the Classifier's.
+Equals torchvision's `Resize` (shorter side, antialiased, on PIL) and `CenterCrop`; `resize=None` only crops. An image that
+is smaller than the crop is padded with black. Values stay in [0,1]: the Classifier normalises.
 """
 
 from collections.abc import Iterator
@@ -13,16 +13,23 @@ from torchvision.transforms import InterpolationMode, functional
 
 from mpx.data.images import to_rgb
 
-LARGEST = 2**27  # pixels after resizing; a 5000x2 strip would become 640000x256
+MAX_PIXELS = 2**27  # after resizing; a 5000x2 strip would become 640000x256
+Point = tuple[float, float]  # (x,y)
+Box = tuple[float, float, float, float]  # (x0,y0,x1,y1)
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    crop: tuple[int, int]  # (H, W) of the network's input
-    resize: int | None = None  # the shorter side before cropping
+    """From an image of any size to the network's input.
+
+    crop: (H,W) of the input. resize: shorter side before the centre crop, or None. interpolation: of the resizing.
+    """
+
+    crop: tuple[int, int]
+    resize: int | None = None
     interpolation: str = "bicubic"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, sides in (("size", self.crop), ("resize", () if self.resize is None else (self.resize,))):
             if any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
                 raise ValueError(f"{name}={'x'.join(map(str, sides))} must be whole numbers of pixels, at least 1")
@@ -30,45 +37,50 @@ class Preprocess:
         if self.interpolation not in allowed:
             raise ValueError(f"interpolation {self.interpolation!r} is unknown: choose one of {', '.join(allowed)}")
 
-    def __call__(self, image: Image.Image) -> Tensor:  # (3,H,W) in [0,1]
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the network's input (3,H,W) in [0,1] for an image."""
         image = to_rgb(image)
         width, height = self._resized(image.size)
         image = functional.resize(image, [height, width], InterpolationMode(self.interpolation))
         return functional.to_tensor(functional.center_crop(image, list(self.crop)))
 
-    def box(self, box: tuple, original_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """(x0,y0,x1,y1) in pixels of the upright original of size (width, height) -> the same in the crop, clipped to it."""
-        corners = (*self.point(box[:2], original_size), *self.point(box[2:], original_size))
-        return tuple(min(max(value, 0.0), float(self.crop[1 - i % 2])) for i, value in enumerate(corners))
+    def box(self, box: Box, original_size: tuple[int, int]) -> Box:
+        """Map a box in pixels of the upright original of size (width, height) to the crop, clipped to it."""
+        (x0, y0), (x1, y1) = self.point(box[:2], original_size), self.point(box[2:], original_size)
+        height, width = map(float, self.crop)
+        return min(max(x0, 0.0), width), min(max(y0, 0.0), height), min(max(x1, 0.0), width), min(max(y1, 0.0), height)
 
-    def point(self, point: tuple, original_size: tuple[int, int]) -> tuple[float, float]:
-        """(x,y) in the original -> in the crop, or beyond its edges; pixel (i,j) has its centre at (j+0.5,i+0.5) in both."""
-        return tuple(value * scale - offset for value, (scale, offset) in zip(point, self._steps(original_size)))
+    def point(self, point: Point, original_size: tuple[int, int]) -> Point:
+        """Map a point of the original to the crop, or beyond its edges; the centre of pixel (i,j) is (j+0.5,i+0.5)."""
+        (x_scale, x_offset), (y_scale, y_offset) = self._scales_and_offsets(original_size)
+        return point[0] * x_scale - x_offset, point[1] * y_scale - y_offset
 
-    def back(self, point: tuple, original_size: tuple[int, int]) -> tuple[float, float]:
-        """(x,y) in the crop -> in the original, or beyond its edges where the crop is padded."""
-        return tuple((value + offset) / scale for value, (scale, offset) in zip(point, self._steps(original_size)))
+    def to_original(self, point: Point, original_size: tuple[int, int]) -> Point:
+        """Map a point of the crop to the original, or beyond its edges where the crop is padded."""
+        (x_scale, x_offset), (y_scale, y_offset) = self._scales_and_offsets(original_size)
+        return (point[0] + x_offset) / x_scale, (point[1] + y_offset) / y_scale
 
     def mask(self, drawing: Image.Image) -> Tensor:
-        """A picture of the original's size, mode "1" -> (H,W) bool: which pixels of the crop have their centre in it."""
+        """Map an image of the original's size, mode "1", to (H,W) bool: pixels of the crop with their centre in it."""
         width, height = self._resized(drawing.size)
         drawing = functional.resize(drawing, [height, width], InterpolationMode.NEAREST)
         return functional.pil_to_tensor(functional.center_crop(drawing, list(self.crop)))[0].bool()
 
-    def _steps(self, size: tuple[int, int]) -> Iterator[tuple[float, int]]:
-        """For x, then y: the scale of the resizing, and how many resized pixels lie before the crop."""
+    def _scales_and_offsets(self, size: tuple[int, int]) -> Iterator[tuple[float, int]]:
+        """Yield, for x then y, the scale of the resizing and the number of resized pixels before the crop."""
         for full, side, crop in zip(self._resized(size), size, self.crop[::-1]):
             # torchvision's own rounding, which differs between cropping and padding
             yield full / side, -((crop - full) // 2) if full < crop else round((full - crop) / 2)
 
-    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:  # (width, height) -> (width, height)
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return (width, height) after resizing an image of `size` (width, height)."""
         if self.resize is None:
             return size
         short = min(size)
         width, height = (self.resize if side == short else int(self.resize * side / short) for side in size)
-        if width * height > LARGEST:
+        if width * height > MAX_PIXELS:
             raise ValueError(
-                f"a picture of {size[0]}x{size[1]} pixels is too long to be resized to a shorter side of "
-                f"{self.resize}; crop it first"
+                f"an image of {size[0]}x{size[1]} pixels is too long to be resized to a shorter side of {self.resize}; "
+                "crop it first"
             )
         return width, height

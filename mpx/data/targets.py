@@ -1,120 +1,122 @@
-"""Which class is explained: words to class indices, for one image, on the host, before anything is optimised.
+"""The classes to explain in one image: words to class indices, on the host, before anything is optimised.
 
 A target is "top1" (the winner), "top2" (the second) ..., "label" (the dataset's, all of them), an index, or a class name:
 the whole name, else one of its comma separated synonyms, else whole words of it, if that leaves a single class. A name may
-also be an ImageNet wnid where there are 1000 classes. Digits are an index, but for a label that is the very name of a class.
+also be an ImageNet wnid where there are 1000 classes. Digits are an index, unless a label is itself the name of a class.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from functools import cache
 from numbers import Integral
+from typing import Any
 
 from torch import Tensor
 
-from mpx.data.annotations import Region
+from mpx.data.annotations import Label, Region
+from mpx.errors import near_matches
+
+Categories = Sequence[str] | None  # a name per class, in the order of the logits
 
 
 def resolve_targets(
-    spec, logits: Tensor, label: int | str | tuple | None = None, categories: Sequence[str] | None = None
+    targets: Any, logits: Tensor, label: Label | tuple[Label, ...] | None = None, categories: Categories = None
 ) -> list[int]:
-    """spec: one target or a list of them; logits: (classes,). Class indices in the order given, each once."""
-    specs = list(spec) if isinstance(spec, Iterable) and not isinstance(spec, str) else [spec]
-    if not specs:
-        raise ValueError('target=[] names no class: give "top1", "label", an index or a class name')
-    return list(dict.fromkeys(index for one in specs for index in _resolve(one, logits, label, categories)))
+    """Return the class indices of one target or a list of them, in the order given, each once.
 
-
-def region_of(target: int, regions: dict, classes: int, categories: Sequence[str] | None = None) -> Region | None:
-    """The region of a class index among an item's (label -> Region): None where it has none of this class.
-
-    A label that is no class of the model is another's.
+    logits: (classes,) of the image. label: the dataset's.
     """
-    found = []
+    several = list(targets) if isinstance(targets, Iterable) and not isinstance(targets, str) else [targets]
+    if not several:
+        raise ValueError('target=[] names no class: give "top1", "label", an index or a class name')
+    return list(dict.fromkeys(index for target in several for index in _resolve(target, logits, label, categories)))
+
+
+def region_of(target: int, regions: Mapping[Label, Region], classes: int, categories: Categories = None) -> Region | None:
+    """Return the region of a class index among an item's, None where the class has none.
+
+    Labels that are no class of this model are ignored: a dataset may have others.
+    """
+    matches = []
     for label, region in regions.items():
         with suppress(ValueError):
             if _index(label, classes, categories, "label") == target:
-                found.append(region)
-    if len(found) > 1:
+                matches.append(region)
+    if len(matches) > 1:
         raise ValueError(
-            f"{len(found)} of the labels {', '.join(map(repr, regions))} are class {target}: give one region each"
+            f"{len(matches)} of the labels {', '.join(map(repr, regions))} are class {target}: give one region each"
         )
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
-def _resolve(spec, logits, label, categories) -> list[int]:
-    top = re.fullmatch(r"top(\d+)", spec) if isinstance(spec, str) else None
+def _resolve(target: Any, logits: Tensor, label: Label | tuple[Label, ...] | None, categories: Categories) -> list[int]:
+    top = re.fullmatch(r"top(\d+)", target) if isinstance(target, str) else None
     if top:
         rank = int(top[1])
         if not 1 <= rank <= len(logits):
-            raise ValueError(f"target {spec!r} is out of range: this model goes from top1 to top{len(logits)}")
+            raise ValueError(f"target {target!r} is out of range: this model goes from top1 to top{len(logits)}")
         return [int(logits.topk(rank).indices[-1])]
-    if spec != "label":
-        return [_index(spec, len(logits), categories, "target")]
+    if target != "label":
+        return [_index(target, len(logits), categories, "target")]
     labels = label if isinstance(label, tuple) else () if label is None else (label,)
     if not labels:
         raise ValueError('target "label" needs a dataset with labels, and this image has none: use "top1" or name a class')
-    return [_index(label, len(logits), categories, "label") for label in labels]
+    return [_index(one, len(logits), categories, "label") for one in labels]
 
 
-def _index(value, classes: int, categories, what: str) -> int:
+def _index(value: Any, classes: int, categories: Categories, kind: str) -> int:
+    """Return the class index of an index, a name or a wnid. kind: "target" or "label", for messages."""
     text = str(value).strip()
     if isinstance(value, bool) or not isinstance(value, (str, Integral)):
-        raise ValueError(f'{what} {value!r} is not a class: give "top1", "label", an index or a class name')
+        raise ValueError(f'{kind} {value!r} is not a class: give "top1", "label", an index or a class name')
     if re.fullmatch(r"-?\d+", text):
-        named = _called(text, categories) if isinstance(value, str) else None
-        if named not in (None, int(text)):
-            if what == "label":
-                return named
-            raise ValueError(
-                f"{what} {value!r} is an index and the name of class {named}: give the index {named} as a number, without "
-                f"quotes, for the class of this name, or {text}"
-            )
-        if not 0 <= int(text) < classes:
-            raise ValueError(f"{what} {text} is out of range: the model has {classes} classes, 0 to {classes - 1}")
-        return int(text)
-    if classes == 1000 and re.fullmatch(r"n\d{8}", text) and text in _wnids():
-        return _wnids()[text]
+        return _index_of_digits(value, text, classes, categories, kind)
+    if classes == 1000 and re.fullmatch(r"n\d{8}", text) and text in _imagenet_wnids():
+        return _imagenet_wnids()[text]
     if categories is None:
-        raise ValueError(f"{what} {text!r} is a name, and the model has no class names: give an index, 0 to {classes - 1}")
-    return _by_name(text, categories, what)
+        raise ValueError(f"{kind} {text!r} is a name, and the model has no class names: give an index, 0 to {classes - 1}")
+    return _index_of_name(text, categories, kind)
 
 
-def _called(text: str, categories: Sequence[str] | None) -> int | None:
-    """The one class of this very name."""
-    found = [i for i, name in enumerate(categories or ()) if str(name).strip() == text]
-    return found[0] if len(found) == 1 else None
+def _index_of_digits(value: Any, text: str, classes: int, categories: Categories, kind: str) -> int:
+    if isinstance(value, str):  # a folder called 10 is the class of this name
+        named = [i for i, name in enumerate(categories or ()) if str(name).strip() == text]
+        if len(named) == 1 and named[0] != int(text):
+            if kind == "label":
+                return named[0]
+            raise ValueError(
+                f"{kind} {value!r} is an index and the name of class {named[0]}: give the index {named[0]} as a number, "
+                f"without quotes, for the class of this name, or {text}"
+            )
+    if not 0 <= int(text) < classes:
+        raise ValueError(f"{kind} {text} is out of range: the model has {classes} classes, 0 to {classes - 1}")
+    return int(text)
 
 
-def _by_name(text: str, categories: Sequence[str], what: str) -> int:
-    wanted, names = _plain(text), [_plain(name) for name in categories]
-    word = re.compile(rf"(?<!\w){re.escape(wanted)}(?!\w)")
-    for match in (wanted.__eq__, lambda name: wanted in re.split(r"\s*,\s*", name), word.search):
-        found = [i for i, name in enumerate(names) if wanted and match(name)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            listed = ", ".join(f"{i} ({categories[i]})" for i in found[:10]) + (", ..." if len(found) > 10 else "")
-            raise ValueError(f"{what} {text!r} is ambiguous: give one of the indices {listed}")
-    near = [categories[names.index(name)] for name in get_close_matches(wanted, names, n=3, cutoff=0.5)]
-    raise ValueError(
-        f"{what} {text!r} is not a class of this model; "
-        + (
-            f"near: {', '.join(near)}"
-            if near
-            else f"its {len(categories)} classes are {categories[0]!r} to {categories[-1]!r}"
-        )
-    )
+def _index_of_name(text: str, categories: Sequence[str], kind: str) -> int:
+    wanted_name, names = _normalised(text), [_normalised(name) for name in categories]
+    word = re.compile(rf"(?<!\w){re.escape(wanted_name)}(?!\w)")
+    for is_match in (wanted_name.__eq__, lambda name: wanted_name in re.split(r"\s*,\s*", name), word.search):
+        matches = [i for i, name in enumerate(names) if wanted_name and is_match(name)]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            listed = ", ".join(f"{i} ({categories[i]})" for i in matches[:10]) + (", ..." if len(matches) > 10 else "")
+            raise ValueError(f"{kind} {text!r} is ambiguous: give one of the indices {listed}")
+    close = [categories[names.index(name)] for name in near_matches(wanted_name, names)]
+    hint = f"its {len(categories)} classes are {categories[0]!r} to {categories[-1]!r}"
+    if close:
+        hint = f"near it: {', '.join(close)}"
+    raise ValueError(f"{kind} {text!r} is not a class of this model; {hint}")
 
 
-def _plain(name: str) -> str:
+def _normalised(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").split())
 
 
 @cache
-def _wnids() -> dict[str, int]:
-    from timm.data import ImageNetInfo  # slow to import, and seldom needed
+def _imagenet_wnids() -> dict[str, int]:
+    from timm.data import ImageNetInfo  # slow to import, and rarely needed
 
     return {wnid: index for index, wnid in enumerate(ImageNetInfo().label_names())}

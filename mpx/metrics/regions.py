@@ -21,8 +21,8 @@ def pointing(saliency: Tensor, places: list, tolerance: float = 15.0) -> dict[st
     for row, (place, peak) in enumerate(zip(places, saliency.flatten(1).argmax(1).tolist())):
         if place is None:
             continue
-        x, y = place.back(peak % width + 0.5, peak // width + 0.5)
-        rows, cols = place.original().nonzero().double().T + 0.5
+        x, y = place.to_original(peak % width + 0.5, peak // width + 0.5)
+        rows, cols = place.original_mask().nonzero().double().T + 0.5
         if place.shows(cols, rows).any():
             hits[row] = ((cols - x) ** 2 + (rows - y) ** 2).min() < tolerance**2
     hard = torch.tensor([place is not None and place.region.difficult for place in places])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mpx import config
-from mpx.data.annotations import Annotation, digest
+from mpx.data.annotations import Annotation, regions_digest
 from mpx.data.images import read_image
 from mpx.data.targets import region_of
 from mpx.learning.batching import solve
@@ -90,7 +90,7 @@ def stamps(cfg) -> Callable[[dict], str]:
         if asks(metric, "perturbations"):
             said[name]["crossing"] = list(config.crossing(cfg))
     seeing = [name for name, metric in config.metrics(cfg).items() if asks(metric, "places")]
-    return lambda regions: json.dumps(said | {n: said[n] | {"regions": digest(regions)} for n in seeing}, default=str)
+    return lambda regions: json.dumps(said | {n: said[n] | {"regions": regions_digest(regions)} for n in seeing}, default=str)
 
 
 def again(session, cfg, where: torch.device) -> None:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpx import config
 from mpx.data import datasets
+from mpx.data.items import Item, fingerprint
 from mpx.parts import asks
 from mpx.report import html
 from mpx.runs import devices as shares
@@ -140,7 +141,7 @@ def _sum_up(
         "command": command,
         "game": cfg.game,
         "stopped": stopped,
-        "images": datasets.fingerprint(session.items),
+        "images": fingerprint(session.items),
         "session_seconds": round(time.perf_counter() - start, 1),
         "p_normalised": "(p_after-p_reference)/(p_before-p_reference), softmax, no augment, "
         f"reference and mask's operator: {choices['perturbation']}",
@@ -187,7 +188,7 @@ def _check(cfg: DictConfig) -> None:
     config.batch_size(cfg, torch.device("cpu"))
 
 
-def images(cfg: DictConfig, choices: dict) -> list[datasets.Item]:
+def images(cfg: DictConfig, choices: dict) -> list[Item]:
     """What a run explains."""
     if cfg.images is None:
         return config.build(cfg.dataset, "dataset")[: cfg.limit]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mpx.data.annotations import Annotation, Region, digest
+from mpx.data.annotations import Annotation, Region, regions_digest
 from mpx.data.preprocessing import Preprocess
 
 KINDS = [(256, (224, 224)), (64, (64, 48)), (40, (61, 80)), (None, (61, 80)), (None, (30, 31)), (97, (33, 128))]
@@ -38,10 +38,10 @@ def test_points_there_and_back(resize, crop):
     for rng, size, _ in cases(200, high=2000):
         point = tuple(rng.uniform(-9, side + 9) for side in size)
         seen = preprocess.point(point, size)
-        assert np.allclose(preprocess.back(seen, size), point, atol=1e-9)
+        assert np.allclose(preprocess.to_original(seen, size), point, atol=1e-9)
         scale = [full / side for full, side in zip(preprocess._resized(size), size)]
         # by way of whole pixels: at most half a pixel off, of whichever picture has been rounded to
-        nearest = Annotation(Region(), size, preprocess).back(*(np.floor(v) + 0.5 for v in seen))
+        nearest = Annotation(Region(), size, preprocess).to_original(*(np.floor(v) + 0.5 for v in seen))
         assert all(abs(a - b) <= 0.5 / s + 1e-9 for a, b, s in zip(nearest, point, scale))
         pixel = tuple(np.floor(v) + 0.5 for v in point)
         assert all(abs(a - b) <= 0.5 * s + 1e-9 for a, b, s in zip(preprocess.point(pixel, size), seen, scale))
@@ -56,7 +56,7 @@ def test_a_point_is_where_its_pixel_went(resize, crop):
             ramp = np.arange(size[axis], dtype=np.uint8) * 2
             seen = preprocess(Image.fromarray(np.broadcast_to(ramp if axis == 0 else ramp[:, None], size[::-1]).copy()))
             for i, j in np.random.default_rng(0).integers(0, crop, (50, 2)).tolist():
-                point = preprocess.back((j + 0.5, i + 0.5), size)
+                point = preprocess.to_original((j + 0.5, i + 0.5), size)
                 if all(3 < p < side - 3 for p, side in zip(point, size)):  # where no edge bends the ramp
                     assert abs(seen[0, i, j].item() * 255 / 2 + 0.5 - point[axis]) < 0.5
 
@@ -67,9 +67,9 @@ def test_mask_of_a_drawn_box_is_the_boxs(resize, crop):
     for _, size, box in cases(100):
         region, drawn = Region((box,)), Region(draw=partial(draw, box, size))
         place, other = (Annotation(r, size, preprocess) for r in (region, drawn))
-        assert torch.equal(place.original(), other.original()) and place.original().sum() == (box[2] - box[0]) * (
-            box[3] - box[1]
-        )
+        assert torch.equal(place.original_mask(), other.original_mask()) and place.original_mask().sum() == (
+            box[2] - box[0]
+        ) * (box[3] - box[1])
         assert torch.equal(place.mask(), other.mask())
         assert torch.equal(place.boxes(), other.boxes())
         for x0, y0, x1, y1 in place.boxes():  # within half a pixel
@@ -91,19 +91,19 @@ def test_mask_is_what_the_pictures_transform_would_do(resize, crop):
 
 def test_several_boxes_and_none():
     place = Annotation(Region(((0, 0, 2, 3), (1, 1, 4, 2), (8, 8, 9, 9))), (10, 10), Preprocess((6, 6)))  # 2 off each side
-    assert place.original().sum() == 6 + 3 - 1 + 1
+    assert place.original_mask().sum() == 6 + 3 - 1 + 1
     assert place.mask().sum() == 0 and place.boxes().shape == (0, 4)
     place = Annotation(Region(((1, 1, 4, 4), (3, 3, 5, 5))), (10, 10), Preprocess((6, 6)))
     assert place.boxes().tolist() == [[0, 0, 2, 2], [1, 1, 3, 3]] and place.mask().sum() == 7
     empty = Annotation(Region(), (10, 10), Preprocess((6, 6)))
-    assert not empty.mask().any() and not empty.original().any() and empty.boxes().shape == (0, 4)
+    assert not empty.mask().any() and not empty.original_mask().any() and empty.boxes().shape == (0, 4)
     nothing = Annotation(Region(draw=partial(Image.new, "1", (10, 10))), (10, 10), Preprocess((6, 6)))
     assert not nothing.mask().any() and nothing.boxes().shape == (0, 4)
 
 
 def test_no_region_reaches_into_the_padding():
     place = Annotation(Region(((-5, 0, 99, 4),)), (10, 10), Preprocess((12, 14)))
-    assert place.mask().sum() == place.original().sum() == 40
+    assert place.mask().sum() == place.original_mask().sum() == 40
 
 
 def test_points_outside_the_crop_are_left_out():
@@ -121,8 +121,8 @@ def test_a_digest_is_of_boxes_points_and_the_file_drawn_from(tmp_path):
         return {"cat": Region(((x, 2, 3, 4),), partial(fresh, tmp_path / "drawing"), {"eye": (point, 2)})}
 
     one, other = regions(), regions()
-    assert digest(one) == digest(other) and one["cat"].draw.func is not other["cat"].draw.func
-    assert len({digest(one), *(digest(regions(**{name: 0})) for name in ("x", "point", "length"))}) == 4
+    assert regions_digest(one) == regions_digest(other) and one["cat"].draw.func is not other["cat"].draw.func
+    assert len({regions_digest(one), *(regions_digest(regions(**{name: 0})) for name in ("x", "point", "length"))}) == 4
 
 
 def test_a_drawing_of_another_size_is_refused():

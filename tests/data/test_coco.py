@@ -78,7 +78,7 @@ def test_coco(folder, capfd):
     assert "no object for '000000000004.jpg'" in empty.problem and not any(item.problem for item in items[:3])
     assert read_image(grey.path).mode == "RGB"
     same = Preprocess((HEIGHT, WIDTH))
-    drawn = {label: Annotation(region, SIZE, same).original().numpy() for label, region in one.regions.items()}
+    drawn = {label: Annotation(region, SIZE, same).original_mask().numpy() for label, region in one.regions.items()}
     assert (drawn["dog"] == full(3, 9, 2, 8) | full(3, 5, 20, 24) | CROWD).all() and (drawn["couch"] == SOFA).all()
     assert (Annotation(grey.regions["dog"], SIZE, same).mask().numpy() == CROWD).all()
     assert boxed.regions["dog"].draw is None and Annotation(boxed.regions["dog"], SIZE, same).mask().sum() == 25
@@ -95,7 +95,7 @@ def test_drawings_are_pycocotools_own(folder):
         for label, region in item.regions.items():
             ids = parsed.getAnnIds([number], parsed.getCatIds([label]), iscrowd=None)
             found = np.any([parsed.annToMask(one) for one in parsed.loadAnns(ids)], 0)
-            assert torch.equal(Annotation(region, SIZE, Preprocess(SIZE[::-1])).original(), torch.from_numpy(found))
+            assert torch.equal(Annotation(region, SIZE, Preprocess(SIZE[::-1])).original_mask(), torch.from_numpy(found))
 
 
 def test_classes(folder):

@@ -58,8 +58,8 @@ def test_resolves(spec, label, expected):
         ("zzzzqqqq", None, "'tench' to 'toilet tissue'"),
         ("label", "n00000000", "label"),
         ("cat", None, "ambiguous.*282.*285"),
-        ("espreso", None, "near: espresso"),
-        ("flut", None, "near: flute"),
+        ("espreso", None, "near it: espresso"),
+        ("flut", None, "near it: flute"),
     ],
 )
 def test_refuses(spec, label, words):

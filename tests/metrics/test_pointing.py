@@ -99,7 +99,7 @@ def test_pointing_is_torchray():
         x, y = random.integers(0, 58, 2).tolist()
         where = place((x, y, x + 6, y + 6), size=(64, 64), preprocess=Preprocess((64, 64)))
         peak = map.argmax().item()
-        theirs.aggregate(theirs.evaluate(where.original(), (peak % 64, peak // 64)), label)
+        theirs.aggregate(theirs.evaluate(where.original_mask(), (peak % 64, peak // 64)), label)
         ours.update(map, places=[where], targets=classes[seed : seed + 1])
     found = ours.compute()
     assert 0 < found["value"] < 1 and found["n"] == 8

@@ -11,7 +11,7 @@ from torch.nn import functional
 from mpx import config, explain
 from mpx.data.annotations import Annotation
 from mpx.data.images import read_image
-from mpx.data.synthetic import CELL, NAMES, NOISE, SHAPES, SMALL, _cells, draw, synthetic, textures
+from mpx.data.synthetic import CELL, NAMES, NOISE, SHAPES, SMALL, cells_of, draw, synthetic, textures
 from mpx.data.targets import region_of, resolve_targets
 from mpx.learning.method import Method
 from mpx.learning.objective import Objective
@@ -71,7 +71,7 @@ def test_textures():
 @pytest.mark.parametrize("c", range(4))
 def test_whatever_the_ground_only_whole_cells_of_a_shape_are_counted(c, shape):
     """The most that a filter can find in a shape and the worst ground there may be, out of step with its cells."""
-    cells = _cells(shape, 20, 20)
+    cells = cells_of(shape, 20, 20)
     inside = torch.tensor(np.asarray(draw(cells, 72)), dtype=torch.float64)
     weight = NET.network.filters.weight.detach().double()
     tiled = torch.from_numpy(np.tile(textures()[c], (1, 9, 9))).double().roll((20 % CELL, 20 % CELL), (1, 2))

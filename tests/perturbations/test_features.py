@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from mpx import Classifier, config, explain, method
-from mpx.data import views
+from mpx.data import reference_images
 from mpx.learning.objective import Objective
 from mpx.masks.elements import Elements
 from mpx.models import layers as network_of
@@ -147,7 +147,7 @@ def test_noise_is_the_features_own(tmp_path):
 
 def test_statistics_are_found_once_until_the_weights_change(monkeypatch):
     net, asked = classifier(network()), []
-    monkeypatch.setattr(views, "BUNDLED", views.BUNDLED[:2])
+    monkeypatch.setattr(reference_images, "BUNDLED", reference_images.BUNDLED[:2])
     statistics = layers._statistics
     monkeypatch.setattr(layers, "_statistics", lambda *given: asked.append(1) or statistics(*given))
     first = problem("iba2020", net, "perturbation.layer=2").site

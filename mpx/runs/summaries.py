@@ -13,7 +13,9 @@ PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mpx")
 SUMMARIZED_COLUMNS = ("p_normalised", "p_after", "area", "passes", "forwards", "seconds")
 
 
-def summarize_rows(rows: Sequence[dict[str, Any]], n_skipped: int, n_missing: int, protocol: dict[str, Any]) -> dict[str, Any]:
+def summarize_rows(
+    rows: Sequence[dict[str, Any]], n_skipped: int, n_missing: int, protocol: dict[str, Any]
+) -> dict[str, Any]:
     """Return the statistics of SUMMARIZED_COLUMNS over lines of results.csv, the protocol and the versions.
 
     `n` counts rows; `n_skipped` and `n_missing` (neither done nor skipped) count images.
@@ -51,7 +53,7 @@ def statistics(values: Iterable[float], images: Iterable[Hashable] | None = None
 
 
 def _bootstrap_means(sums: np.ndarray, counts: np.ndarray, draws: int) -> np.ndarray:
-    """Return `draws` means over images drawn with replacement. sums, counts: (images,) sum and number of an image's values."""
+    """Return `draws` means over images drawn with replacement. sums, counts: (images,) of the values of an image."""
     if len(sums) < 2 or not draws:
         return np.empty(0)
     rng = np.random.default_rng(0)

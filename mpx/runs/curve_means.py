@@ -1,0 +1,31 @@
+"""Mean curves over the rows of a run."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class CurveMeans:
+    """The mean of each curve over rows, of the finite values; rows are added in any order."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}  # term -> (2,steps): sum and number of values
+
+    def add(self, curves: Mapping[str, Tensor]) -> None:
+        """Add curves (steps,B)."""
+        for term, values in curves.items():
+            total = values.nan_to_num(0, 0, 0).double().sum(1)
+            self.add_sums({term: torch.stack([total, values.isfinite().double().sum(1)])})
+
+    def add_sums(self, sums: Mapping[str, Tensor]) -> None:
+        """Add the `sums` of another CurveMeans. A shorter curve keeps its last value: a row that stopped stays as it was."""
+        for term, new in sums.items():
+            old = self.sums.get(term, torch.zeros_like(new))
+            steps = max(old.shape[1], new.shape[1])
+            self.sums[term] = sum((F.pad(x, (0, steps - x.shape[1]), "replicate") for x in (old, new)), torch.zeros(()))
+
+    def means(self) -> dict[str, Tensor]:
+        """Return term -> (steps,)."""
+        return {term: total / count for term, (total, count) in self.sums.items()}

@@ -55,9 +55,10 @@ def _missing_option(path: str) -> str:
 def _config_error(error: HydraException | OmegaConfBaseException) -> str:
     cause = error.__cause__ or error
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
-        key = str(cause.full_key)
-        siblings = [name for name in cause.parent_node or [] if name != "hydra"]
-        return unused_weight(key) if key.startswith("lambda_") else unknown_key(key, siblings)
-    key = cause.full_key if isinstance(cause, OmegaConfBaseException) else None
-    text = (f"{key}: " if key else "") + first_line(cause)
+        name = str(cause.full_key)
+        siblings = [key for key in cause.parent_node or [] if key != "hydra"]
+        return unused_weight(name) if name.startswith("lambda_") else unknown_key(name, siblings)
+    text = first_line(cause)
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        text = f"{cause.full_key}: {text}"
     return f"{text}; quote a value that holds a comma, 'key=\"a,b\"', or add -m to sweep" if "Ambiguous" in text else text

@@ -1,81 +1,109 @@
-"""The menu in configs/ as text: `--help`, and the table of published methods (python -m mpx.cli.menu)."""
+"""The menu in configs/ as text: `--help`, and the table of published methods (python -m mpx.cli.menu). Imports no torch."""
 
 import re
 from collections.abc import Iterator
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
-from mpx import config
-from mpx.learning.method import GAMES
+from mpx.config_schema import CONFIGS, compose, groups, options
 
 COLUMNS = ("experiment", "paper", "game", "operator", "mask", "score", "regularizers", "optimizer × steps", "passes")
+PASSES = {"deletion": 1, "preservation": 1, "dual": 2, "product": 4}  # per iteration: pictures that the network sees
+USAGE = """\
+mpx: find the pixels that a network's decision rests on
+
+  mpx [key=value ...]    explain images, e.g. images=photo.jpg perturbation=blur_median lambda_tv=0.2
+  mpx -m key=a,b ...     one run per combination of values
+  mpx --cfg job          print the whole configuration;  --version prints mpx's version
+  eval "$(mpx -sc install=bash)" turns tab completion on
+
+Groups (group=option; an option's own keys: group.key=value)"""
 
 
 def help_text() -> str:
-    """Every group with its options, every root key with its default and meaning, every published method with its paper."""
-    lines = [
-        "mpx: which pixels made the network say that?",
-        "",
-        "  mpx [key=value ...]    explain photos, e.g. images=photo.jpg perturbation=blur_median lambda_tv=0.2",
-        "  mpx -m key=a,b ...     every combination",
-        '  mpx --cfg job          the whole config;  eval "$(mpx -sc install=bash)" turns tab completion on',
-        "",
-        "Groups (group=option; an option's own keys: group.key=value)",
-    ]
-    for group in sorted(path.name for path in config.CONFIGS.iterdir() if path.is_dir()):
-        lines.append(f"  {group:<13} {', '.join(config.options(group))}")
+    """Return the help: all groups with their options, all root keys with default and meaning, all published methods."""
+    lines = [USAGE]
+    lines += [f"  {group:<13} {', '.join(options(group))}" for group in groups()]
     lines += ["", "Keys"]
-    owners = [path for group in ("regularizer", "augment") for path in sorted((config.CONFIGS / group).glob("*.yaml"))]
-    for source in [config.CONFIGS / "config.yaml", *owners]:
-        for key, value, meaning in re.findall(r"^(\w+): (\S+|\".*?\") +# (.*)$", source.read_text(), re.M):
-            lines.append(f"  {f'{key}={value}':<24} {meaning}")
-    lines += ["", "Published methods (experiment=...)"]
-    for row in methods():
-        parts = f"{row['game']}, {row['operator']}, {row['mask']}, {row['score']}, {row['regularizers']}"
-        lines.append(f"  {row['experiment']:<24} {row['paper']}")
-        lines.append(f"  {'':<24} {parts}; {row['optimizer × steps']}; passes: {row['passes']}")
-    return "\n".join(lines + ["", f"Every key with its reason and source: {config.CONFIGS / 'config.yaml'}"])
+    lines += [f"  {f'{key}={default}':<24} {meaning}" for key, default, meaning in root_keys()]
+    lines += ["", "Published methods (experiment=...; a method's settings: mpx --cfg job experiment=NAME)"]
+    lines += [f"  {name:<24} {paper(name)}" for name in options("experiment")]
+    return "\n".join([*lines, "", f"Every key with its reason and source: {CONFIGS / 'config.yaml'}"])
+
+
+def root_keys() -> Iterator[tuple[str, str, str]]:
+    """Yield (key, default, meaning) of each root key, from the comments in the YAML files that define them."""
+    owners = [path for group in ("regularizer", "augment") for path in sorted((CONFIGS / group).glob("*.yaml"))]
+    for source in [CONFIGS / "config.yaml", *owners]:
+        yield from re.findall(r"^(\w+): (\S+|\".*?\") +# (.*)$", source.read_text("utf-8"), re.M)
 
 
 def methods() -> Iterator[dict[str, str]]:
-    """COLUMNS of every preset."""
-    for name in config.options("experiment"):
-        cfg = config.compose(f"experiment={name}", choices=True)
-        chosen = OmegaConf.to_container(cfg.hydra.runtime.choices)
-        with_cells = cfg.mask_size if "mask_size" in cfg.mask else None
-        path = (cfg.get("gradient") or {}).get("ig_steps", 1)
-        passes = cfg.steps * cfg.samples * len(GAMES[cfg.game]) * path
-        terms = [f"{k} {cfg[f'lambda_{k}']:g}" for k in cfg.get("regularizers") or {}]
-        area = [] if cfg.area is None else [f"area asked {cfg.area}"]
-        augments = [k for place in ("image_augmentations", "input_augmentations") for k in cfg.get(place) or {} if cfg[k]]
-        scheduler = f" {chosen['scheduler']}" if chosen["scheduler"] else ""
-        fewer = " or fewer" if chosen["stop"] else ""
-        yield dict(zip(COLUMNS, (
-            name,
-            paper(name),
-            cfg.game,
-            ", ".join([chosen["perturbation"], *augments]),
-            chosen["mask"] + (f" {with_cells}" if with_cells else ""),
-            chosen["score"] + (" on a path" if path > 1 else ""),
-            ", ".join(terms if "area" in terms else terms + area) or "none",
-            f"{chosen['optimizer']}{f' {cfg.lr:g}' if 'lr' in cfg.optimizer else ''}{scheduler} × {cfg.steps}{fewer}",
-            f"{passes}{fewer}" + (" + tries" if chosen["optimizer"] == "line_search" else ""),
-        )))  # fmt: skip
+    """Yield the table's row of each published method, with COLUMNS as its keys."""
+    for name in options("experiment"):
+        cfg = compose(f"experiment={name}", choices=True)
+        choices = {str(group): choice for group, choice in cfg.hydra.runtime.choices.items()}
+        yield {
+            "experiment": name,
+            "paper": paper(name),
+            "game": cfg.game,
+            "operator": ", ".join([choices["perturbation"], *_augmentations(cfg)]),
+            "mask": choices["mask"] + (f" {cfg.mask_size}" if "mask_size" in cfg.mask and cfg.mask_size else ""),
+            "score": choices["score"] + (" on a path" if _path_points(cfg) > 1 else ""),
+            "regularizers": ", ".join(_regularizers(cfg)) or "none",
+            "optimizer × steps": _optimizer(cfg, choices),
+            "passes": _passes(cfg, choices),
+        }
 
 
-def paper(name: str) -> str:
-    """What the preset's line `# Paper: ...` says, or that of the preset it starts from."""
-    text = (config.CONFIGS / "experiment" / f"{name}.yaml").read_text()
-    found = re.search(r"^# Paper: (.+)$", text, re.M)
-    if found:
-        return found[1]
-    return paper(re.search(r"^  - (\w+)$", text, re.M)[1])
+def paper(experiment: str) -> str:
+    """Return the paper that the YAML file names (`# Paper: ...`), or that of the experiment it starts from."""
+    text = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text("utf-8")
+    named = re.search(r"^# Paper: (.+)$", text, re.M)
+    if named:
+        return named[1]
+    base = re.search(r"^  - (\w+)$", text, re.M)
+    if base is None:
+        raise ValueError(f"configs/experiment/{experiment}.yaml has no line '# Paper: ...'")
+    return paper(base[1])
 
 
 def table() -> str:
-    """The presets as Markdown, as the README has them."""
-    rows = [COLUMNS, ["---"] * len(COLUMNS), *([f"`{r['experiment']}`", *list(r.values())[1:]] for r in methods())]
+    """Return the published methods as a Markdown table."""
+    rows = [COLUMNS, ["---"] * len(COLUMNS)]
+    rows += [[f"`{row['experiment']}`", *list(row.values())[1:]] for row in methods()]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _augmentations(cfg: DictConfig) -> list[str]:
+    places = [cfg.get(place) or {} for place in ("image_augmentations", "input_augmentations")]
+    return [name for augmentations in places for name in augmentations if cfg[name]]
+
+
+def _regularizers(cfg: DictConfig) -> list[str]:
+    weights = [f"{name} {cfg[f'lambda_{name}']:g}" for name in cfg.get("regularizers") or {}]
+    return weights if cfg.area is None or "area" in (cfg.get("regularizers") or {}) else [*weights, f"area = {cfg.area}"]
+
+
+def _optimizer(cfg: DictConfig, choices: dict[str, str | None]) -> str:
+    rate = f" {cfg.lr:g}" if "lr" in cfg.optimizer else ""
+    scheduler = f" {choices['scheduler']}" if choices["scheduler"] else ""
+    return f"{choices['optimizer']}{rate}{scheduler} × {cfg.steps}{_or_fewer(choices)}"
+
+
+def _passes(cfg: DictConfig, choices: dict[str, str | None]) -> str:
+    passes = cfg.steps * cfg.samples * PASSES[cfg.game] * _path_points(cfg)
+    backtracking = " + backtracking" if choices["optimizer"] == "line_search" else ""
+    return f"{passes}{_or_fewer(choices)}{backtracking}"
+
+
+def _or_fewer(choices: dict[str, str | None]) -> str:
+    return " or fewer" if choices["stop"] else ""
+
+
+def _path_points(cfg: DictConfig) -> int:
+    """Return at how many points of a path each step averages the score (gradient=integrated)."""
+    return int((cfg.get("gradient") or {}).get("ig_steps", 1))
 
 
 if __name__ == "__main__":

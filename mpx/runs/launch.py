@@ -22,7 +22,7 @@ import torch.multiprocessing as mp
 from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # that stop a run; the last is what Slurm's --signal often sends
+from mpx.runs.signals import SIGNALS
 
 
 @dataclass(frozen=True)

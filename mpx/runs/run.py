@@ -24,6 +24,7 @@ from mpx.runs import tables, terminal
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.folder import clear, held
 from mpx.runs.resume import keep
+from mpx.runs.signals import Stopped
 from mpx.runs.worker import work
 
 log = logging.getLogger("mpx")
@@ -31,13 +32,6 @@ PRINTED = 20  # rows of the table at the end
 # keys that may differ when a run is continued; those of the second line only where bits may differ
 RESUMABLE_KEYS = ("name", "force", "limit", "trainer.devices", "share", "log_images", "logger", "enough", "metrics", "crossing", "objective")
 RESUMABLE_WITHOUT_DETERMINISM = ("batch_size", "device", "threads", "parallel", "compile")
-
-
-class Stopped(BaseException):
-    """A signal asked to stop."""
-
-    def __init__(self, signum: int):
-        self.signum = signum
 
 
 def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str], varied: dict[str, str]) -> dict | None:

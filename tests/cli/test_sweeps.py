@@ -1,13 +1,11 @@
 """Sweeps: what jobs there are, what is done again and what not, and the same results wherever they are started."""
 
-import csv
 import itertools
 import json
 import os
-import signal
 
 import pytest
-from commands import SAME, Command, done, masks, table, workplace
+from commands import masks, table
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
@@ -16,8 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mpx import config
-from mpx.cli import sweeper
-from mpx.cli.folders import folder_name
+from mpx.cli.axes import list_jobs
+from mpx.cli.folders import folder_name, sweep_folder
+from mpx.cli.gpus import claim_gpu
 from mpx.config_errors import error_sentence
 from mpx.report.sweep import axes
 from mpx.runs import store
@@ -28,7 +27,7 @@ CASES = {"blur": {"weak": ["perturbation=blur_mean", "perturbation.sigma=2"], "b
 
 def jobs(*typed, params=None, cases=None) -> dict[str, list[str]]:
     parse = OverridesParser.create().parse_overrides
-    return sweeper.expand(parse([f"{k}={v}" for k, v in (params or {}).items()]), cases or {}, parse(list(typed)))
+    return list_jobs(parse([f"{k}={v}" for k, v in (params or {}).items()]), cases or {}, parse(list(typed)))
 
 
 # ---- which jobs there are
@@ -68,7 +67,7 @@ def test_a_long_value_leaves_the_axes_readable():
 
 
 def test_two_jobs_in_one_folder_are_refused():
-    with pytest.raises(ValueError, match="two jobs would be in the folder images=a-b"):
+    with pytest.raises(ValueError, match="two jobs need the folder images=a-b"):
         jobs("images=a/b,a-b")
 
 
@@ -101,38 +100,10 @@ def test_every_preset_has_jobs_that_could_be_run(name):
     ],
 )
 def test_a_sweep_is_called_by_what_it_is(arguments, name):
-    assert sweeper.sweep_name(arguments) == name
+    assert sweep_folder(arguments) == name
 
 
 # ---- what is done again
-
-
-def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(tmp_path):
-    """SIGKILL, then the same line."""
-    home = workplace(tmp_path, 4)
-    line = [*SAME, "sweep=mask_resolution", "mask_size=4,8,16", "metric=[]"]
-    done(home, *line, "name=calm")
-    sweep, calm = (home / "outputs" / "sweeps" / name for name in ("killed", "calm"))
-    command = Command(home, *line, "name=killed").until(lambda: any(sweep.glob("mask_size=8/masks/*.npz")))
-    os.killpg(command.pid, signal.SIGKILL)
-    command.end()
-    before = {path: path.stat().st_mtime_ns for path in sweep.glob("*/masks/*.npz")}
-    said = (sweep / "mask_size=4" / "summary.json").stat().st_mtime_ns
-    assert 4 < len(before) < 12 and not (sweep / "table.csv").exists()
-    again = done(home, *line, "name=killed")
-    assert "1 of 3 jobs are done" in again.out
-    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
-    assert (sweep / "mask_size=4" / "summary.json").stat().st_mtime_ns == said
-    for job in ("mask_size=4", "mask_size=8", "mask_size=16"):
-        assert masks(sweep / job) == masks(calm / job) and len(masks(sweep / job)) == 4
-    tables = [[{k: v for k, v in row.items() if k != "seconds"} for row in _lines(f)] for f in (sweep, calm)]
-    assert tables[0] == tables[1] and len(tables[0]) > 3
-
-
-def _lines(sweep) -> list[dict]:
-    """Of the sweep's table, but for what a clock says."""
-    with open(sweep / "table.csv", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["metric"] != "seconds"]
 
 
 def test_what_is_done_is_not_started_again_but_by_force(mpx, folder):
@@ -141,13 +112,13 @@ def test_what_is_done_is_not_started_again_but_by_force(mpx, folder):
     before = {path: path.stat().st_mtime_ns for path in sweep.glob("*/*.json")}
     assert len(before) == 2
     code, out, err = mpx(*line)
-    assert code == 0 and "2 of 2 jobs are done" in out, err
+    assert code == 0 and "2 of 2 jobs are finished" in out, err
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     code, out, err = mpx(*line, "force=true")
-    assert code == 0 and "0 of 2 jobs are done" in out, err
+    assert code == 0 and "0 of 2 jobs are finished" in out, err
     assert all(path.stat().st_mtime_ns != when for path, when in before.items())
     code, out, err = mpx(*QUICK, "-m", "seed=0,1,2", "limit=2")  # more of both
-    assert code == 0 and "0 of 3 jobs are done" in out, err
+    assert code == 0 and "0 of 3 jobs are finished" in out, err
     assert [len(table(sweep / f"seed={k}")) for k in range(3)] == [2, 2, 2]
     assert [_hparams(sweep / f"seed={k}") for k in range(3)] == [{"seed": 0.0}, {"seed": 1.0}, {"seed": 2.0}]
 
@@ -212,67 +183,20 @@ def test_a_launcher_that_lacks_something_says_so(mpx, folder):
     assert code == 1 and "srun" in err and len(err.strip().splitlines()) == 1
 
 
-# ---- where they are started
-
-SEEDS = [*QUICK, "-m", "seed=0,1", "deterministic=true"]
-ALONE = ("num_cpus=1", "include_dashboard=false")  # two workers would import all, and a server start
-
-
-@pytest.fixture(scope="module")
-def seeds(tmp_path_factory):
-    """A folder with three photos, explained with two seeds in outputs/sweeps/plain."""
-    home = workplace(tmp_path_factory.mktemp("seeds"), 3)
-    done(home, *SEEDS, "name=plain")
-    return home
-
-
-@pytest.mark.parametrize(
-    "plugin, arguments",
-    [
-        ("hydra_joblib_launcher", ["cluster=joblib", "hydra.launcher.n_jobs=2"]),
-        ("hydra_submitit_launcher", ["hydra/launcher=submitit_local"]),
-        ("hydra_ray_launcher", ["cluster=ray", *(f"+hydra.launcher.ray.init.{o}" for o in ALONE)]),
-    ],
-)
-def test_engines_give_what_one_after_the_other_gives(mpx, seeds, monkeypatch, plugin, arguments):
-    pytest.importorskip(f"hydra_plugins.{plugin}")
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join(filter(None, [str(config.CONFIGS.parent), os.environ.get("PYTHONPATH")]))
-    )
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.chdir(seeds)
-    _run(mpx, seeds, *SEEDS, *arguments, f"name={plugin}")
-    plain, engine = (seeds / "outputs" / "sweeps" / name for name in ("plain", plugin))
-    for job in ("seed=0", "seed=1"):
-        assert masks(engine / job) == masks(plain / job) and len(masks(plain / job)) == 3
-    assert masks(plain / "seed=0") != masks(plain / "seed=1")
-
-
-def test_a_sweeper_that_searches_gets_the_objective(mpx, folder):
-    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    (sweep,) = _run(mpx, folder, *QUICK, "limit=1", "sweep=optuna", "hydra.sweeper.n_trials=3", "objective=area")
-    said = OmegaConf.load(sweep / "optimization_results.yaml")
-    areas = [json.loads(path.read_text())["area"]["mean"] for path in sweep.glob("*/summary.json")]
-    assert len(areas) == 3 and said.best_value == pytest.approx(min(areas))
-    assert (sweep / "table.md").is_file()
-    code, _, err = mpx(*QUICK, "limit=1", "objective=nosuch")
-    assert code == 1 and "objective='nosuch'" in err and "p_normalised" in err
-
-
 def test_jobs_beside_each_other_have_a_gpu_each(tmp_path, monkeypatch):
     monkeypatch.setenv("MPX_JOBS", "2")
-    with sweeper.gpu(tmp_path, 2):
+    with claim_gpu(tmp_path, 2):
         assert os.environ["MPX_GPU"] == "0"
         del os.environ["MPX_GPU"]  # of another process
-        with sweeper.gpu(tmp_path, 2):
+        with claim_gpu(tmp_path, 2):
             assert os.environ["MPX_GPU"] == "1"
         os.environ["MPX_GPU"] = "0"
-    with pytest.raises(ValueError, match="of the job"), sweeper.gpu(tmp_path, 2):
+    with pytest.raises(ValueError, match="of the job"), claim_gpu(tmp_path, 2):
         assert os.environ["MPX_GPU"] == "0"
         raise ValueError("of the job")
     assert "MPX_GPU" not in os.environ
     monkeypatch.setenv("MPX_JOBS", "1")
-    with sweeper.gpu(tmp_path, 2):
+    with claim_gpu(tmp_path, 2):
         assert "MPX_GPU" not in os.environ
 
 
@@ -287,10 +211,10 @@ def test_a_job_whose_photos_are_others_now_goes_on(mpx, folder):
     (folder / "photos" / "p2.png").unlink()
     line = [*QUICK, "-m", "lr=0.1", "steps=2"]
     (sweep,) = _run(mpx, folder, *line)
-    assert "1 of 1 jobs are done" in mpx(*line)[1] and len(table(sweep / "run")) == 2
+    assert "1 of 1 jobs are finished" in mpx(*line)[1] and len(table(sweep / "run")) == 2
     (folder / "photos" / "p3.png").write_bytes(b"no photo")
     code, out, _ = mpx(*line)
-    assert code == 3 and "0 of 1 jobs are done" in out
+    assert code == 3 and "0 of 1 jobs are finished" in out
     (folder / "photos" / "p3.png").write_bytes((folder / "photos" / "p0.png").read_bytes())  # repaired
     code, out, _ = mpx(*line)
-    assert code == 0 and "0 of 1 jobs are done" in out and len(table(sweep / "run")) == 3
+    assert code == 0 and "0 of 1 jobs are finished" in out and len(table(sweep / "run")) == 3

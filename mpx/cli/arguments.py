@@ -1,0 +1,64 @@
+"""The command line before Hydra reads it: whether it is a sweep, what is refused, what is added."""
+
+import os
+import re
+
+from mpx.cli import sweeper
+from mpx.cli.folders import sweep_folder
+
+MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
+PRINTS_ONLY = ("-c", "--cfg", "-i", "--info", "-sc", "--shell-completion", "--shell_completion", "--hydra-help")
+FOLDER_KEYS = ("name=", "hydra.run.dir=", "hydra.sweep.dir=")
+HYDRA_FLAGS = ("config-", "hydra-", "cfg", "package", "experimental", "shell", "info")
+
+
+def order(typed: list[str]) -> list[str]:
+    """Return the arguments with -m first, where Hydra expects it."""
+    return sorted(typed, key=lambda argument: argument not in ("-m", "--multirun"))
+
+
+def prepare(typed: list[str]) -> list[str]:
+    """Return the arguments for Hydra. Raises ValueError for those that would fail after Hydra has made a folder."""
+    _refuse_dashes(typed)
+    sweeps = is_sweep(typed)
+    if sweeps:
+        sweeper.register()
+    if any(argument.startswith(PRINTS_ONLY) for argument in typed):
+        return typed
+    _check_processes(typed, sweeps)
+    if sweeps and not names_folder(typed):
+        return [*typed, f"hydra.sweep.dir='outputs/sweeps/{sweep_folder(typed)}'"]  # the same command continues in it
+    return typed
+
+
+def is_sweep(typed: list[str]) -> bool:
+    """Return whether the command starts many runs: -m, sweep=... or cluster=..."""
+    return any(argument in MULTIRUN or re.match("(sweep|cluster)=(?!null$)", argument) for argument in typed)
+
+
+def names_folder(typed: list[str]) -> bool:
+    """Return whether the command fixes the folder of its run or sweep."""
+    return any(argument.startswith(FOLDER_KEYS) for argument in typed)
+
+
+def _refuse_dashes(typed: list[str]) -> None:
+    for argument in typed:
+        if re.match(r"--[a-z0-9_.]+=", argument) and not argument[2:].startswith(HYDRA_FLAGS):
+            raise ValueError(f"{argument}: keys are written without dashes, {argument.lstrip('-')}")
+
+
+def _check_processes(typed: list[str], sweeps: bool) -> None:
+    """Raise ValueError where several processes would each make a folder of their own."""
+    from mpx.runs.devices import launched  # imports torch, which --cfg and completion do without
+
+    process = launched(os.environ)
+    share_typed = any(argument.startswith("share=") and argument != "share=auto" for argument in typed)
+    if process.count == 1 and not share_typed:
+        return
+    if sweeps:
+        raise ValueError(
+            f"a sweep under {process.launcher or 'share='} would start every job in every process: start the sweep in one "
+            "process and its jobs with trainer.devices=N, or start one run per process"
+        )
+    if not names_folder(typed):
+        raise ValueError("processes that share a run need one folder: give each the same name=, e.g. name=night1")

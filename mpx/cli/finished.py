@@ -1,0 +1,44 @@
+"""Whether a job's folder already holds its result."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mpx.data.items import fingerprint
+from mpx.runs.resume import to_keep
+from mpx.runs.run import images
+
+IGNORED_KEYS = {"name", "force"}  # of the comparison of two configurations
+
+
+class FinishedJobs:
+    """Compares jobs with their folders; each source of images is listed once."""
+
+    def __init__(self) -> None:
+        self.fingerprints: dict[str, str] = {}  # source of images -> fingerprint of its list
+
+    def holds(self, cfg: DictConfig, folder: Path) -> bool:
+        """Return whether the folder holds the whole result of this configuration and of the same images."""
+        if cfg.force:
+            return False
+        try:
+            summary = json.loads((folder / "summary.json").read_text("utf-8"))
+            stored = dict(OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml")))  # type: ignore[arg-type]
+        except (OSError, ValueError):
+            return False
+        config = to_keep(cfg)
+        differing = {key for key in {*stored, *config} if stored.get(key) != config.get(key)} - IGNORED_KEYS
+        if differing or summary["n_missing"] or summary["protocol"]["stopped"]:
+            return False
+        if summary["n_skipped"]:  # a broken file may have been repaired
+            return False
+        return self._fingerprint(cfg, config) == summary["protocol"].get("images")
+
+    def _fingerprint(self, cfg: DictConfig, config: dict[str, Any]) -> str:
+        choices = dict(cfg.hydra.runtime.choices)
+        source = str([choices["dataset"], *(config[key] for key in ("dataset", "images", "limit"))])
+        if source not in self.fingerprints:
+            self.fingerprints[source] = fingerprint(images(cfg, choices))
+        return self.fingerprints[source]

@@ -1,0 +1,73 @@
+"""One job, as Hydra starts it: a run, its errors as sentences, and its exit code."""
+
+import logging
+import math
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from mpx.cli.arguments import is_sweep, names_folder
+from mpx.cli.gpus import claim_gpu
+from mpx.config_errors import error_sentence
+from mpx.errors import first_line
+from mpx.runs.signals import Stopped
+
+log = logging.getLogger("mpx")
+FAILURE, SKIPPED_IMAGES = 1, 3  # exit codes
+
+
+@dataclass
+class Job:
+    """The task that Hydra calls: once for a run, once per job of a sweep."""
+
+    typed: list[str]  # command line arguments
+    show_traceback: bool  # of an error that otherwise becomes one sentence
+    exit_codes: list[int] = field(default_factory=list)  # of the jobs that ran in this process
+
+    def run(self, cfg: DictConfig) -> float | None:
+        """Run a composed configuration; return the number that a searching sweeper minimises, NaN after an error.
+
+        In a sweep a failed job leaves failed.txt, and the other jobs continue.
+        """
+        sweeps = is_sweep(self.typed)
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            return self._run(cfg, folder, sweeps)
+        except Stopped:
+            command = ["mpx", *self.typed, *([] if names_folder(self.typed) or sweeps else [f"name={cfg.name}"])]
+            print(f"mpx: stopped; continue with: {shlex.join(command)}", file=sys.stderr)
+            raise
+        except (ValueError, OSError, OmegaConfBaseException) as error:
+            if self.show_traceback and not sweeps:
+                raise
+            sentence = error_sentence(error)
+            print(f"mpx: {sentence}", file=sys.stderr)
+            self.exit_codes.append(FAILURE)
+        except Exception as error:
+            if not sweeps:
+                raise
+            log.exception("this job failed")
+            sentence = f"{type(error).__name__}: {first_line(error)}"
+        if sweeps:
+            from mpx.runs import files, store
+
+            files.write_file(folder / store.FAILED, f"{sentence}\n")
+        return math.nan
+
+    def _run(self, cfg: DictConfig, folder: Path, sweeps: bool) -> float | None:
+        from mpx.report.sweep import axes
+        from mpx.runs import store
+        from mpx.runs.run import objective, run
+
+        hydra = HydraConfig.get()
+        (folder / store.FAILED).unlink(missing_ok=True)
+        varied = axes(folder.name) if sweeps else {}
+        with claim_gpu(folder.parent):
+            summary = run(cfg, folder, dict(hydra.runtime.choices), list(hydra.overrides.task), varied)
+        self.exit_codes.append(SKIPPED_IMAGES if summary and summary["n_skipped"] else 0)
+        return objective(cfg, summary)

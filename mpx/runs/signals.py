@@ -1,0 +1,41 @@
+"""Signals that stop a run. What is finished by then is stored, and the same command continues."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is what Slurm's --signal often sends
+REPEATED_SIGNAL_SECONDS = 1  # a launcher may pass on the signal that the terminal has already sent
+
+
+class Stopped(BaseException):
+    """A signal stopped the run."""
+
+    def __init__(self, signum: int):
+        self.signum = signum
+
+
+@contextmanager
+def raise_on_signal() -> Iterator[None]:
+    """Raise Stopped at the first signal; end the process at once at the second, since files are complete at any instant."""
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        stopped_at = time.monotonic()
+
+        def end(signum: int, _: FrameType | None) -> None:
+            if time.monotonic() - stopped_at > REPEATED_SIGNAL_SECONDS:
+                os._exit(128 + signum)
+
+        for number in SIGNALS:
+            signal.signal(number, end)
+        raise Stopped(signum)
+
+    handlers = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

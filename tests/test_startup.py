@@ -1,0 +1,64 @@
+"""Which packages a command or an import loads: what answers at once loads no torch, and a library call no framework."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FRAMEWORKS = ["pytorch_lightning", "timm", "skimage", "matplotlib", "tensorboard", "scipy", "torchmetrics"]
+COMMAND = "import sys; from mpx.cli.main import main; main()"
+REPORT = """
+import atexit, sys
+atexit.register(lambda: print("\\nloaded", *sorted({name.split(".")[0] for name in sys.modules})))
+"""
+EXPLAIN = """
+import torch
+from mpx import explain
+network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+explain(network, torch.rand(1, 3, 32, 32), target=0, steps=2, mask_size=8)
+"""
+
+
+def loaded(code: str, *arguments: str, **environment: str) -> tuple[set[str], str]:
+    """Return the top-level packages that a fresh interpreter has loaded at its end, and what it printed."""
+    line = [sys.executable, "-c", REPORT + code, *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    out = subprocess.run(line, env=env, capture_output=True, text=True, check=True).stdout
+    printed, _, packages = out.rpartition("\nloaded ")
+    return set(packages.split()), printed
+
+
+@pytest.mark.parametrize(
+    "arguments, printed",
+    [
+        (["--help"], "Groups (group=option"),
+        (["--version"], "mpx 0.1.0"),
+        (["--cfg", "job"], "lambda_tv: 0.2"),
+        (["--cfg", "job", "experiment=fong2017", "metric=[road,insertion]"], "game: deletion"),
+        (["--cfg", "job", "sweep=blur"], "steps: 150"),
+        (["--shell-completion", "query=bash"], "perturbation=blur_median"),
+    ],
+)
+def test_commands_that_only_print_load_no_torch(arguments, printed, tmp_path):
+    line = "mpx perturbation=blur_me"
+    packages, out = loaded(COMMAND, *arguments, COMP_LINE=line, COMP_POINT=str(len(line)))
+    assert printed in out
+    assert not packages & {"torch", "numpy", *FRAMEWORKS}
+
+
+def test_the_import_loads_no_torch():
+    packages, _ = loaded("import mpx; assert {'explain', 'method', 'Classifier'} <= set(dir(mpx))")
+    assert "torch" not in packages
+
+
+def test_the_library_loads_no_framework():
+    packages, _ = loaded(EXPLAIN)
+    assert "torch" in packages and not packages & set(FRAMEWORKS)
+
+
+def test_every_public_name_is_there():
+    packages, _ = loaded("import mpx; assert all(callable(getattr(mpx, name)) for name in mpx.__all__)")
+    assert "torch" in packages

@@ -65,7 +65,7 @@ RUN = Path(__file__).with_name("run.py")
 NETWORKS = {
     "lite0": [],
     "resnet50": ["model=resnet50", "model.weights=null", "batch_size=8"],
-    "vit_tiny": ["model=timm", "model.name=vit_tiny_patch16_224", "model.pretrained=false"],
+    "vit_tiny": ["model=timm", "model.name=vit_tiny_patch16_224", "model.weights=null"],
 }
 FIXED = ("threads=1", "device=cpu", "steps=20", "batch_size=4", "pictures=none", "log_images=0")
 

@@ -1,29 +1,38 @@
-"""Weights and class names from the user's files. Nothing in them is executed (`weights_only`, safetensors, JSON, text), but
-where the user says why a file may be trusted.
+"""Weights and class names from the user's files.
+
+Nothing in a file is executed (`weights_only`, safetensors, JSON, text), unless the user states why it may be trusted.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 PREFIXES = ("module.", "model.", "network.", "_orig_mod.")  # DataParallel, LightningModules, torch.compile
 
 
+def is_file(path: str | Path) -> bool:
+    """Return whether the path, which may begin with ~, is a file."""
+    return Path(path).expanduser().is_file()
+
+
 def load_weights(network: nn.Module, path: str | Path, trust: str | None = None) -> None:
-    """Into the network, strictly. The file holds a state dict, or a dict with one under "state_dict" or "model"."""
-    state, wanted = read_state(path, trust), network.state_dict()
-    while not state.keys() & wanted.keys():  # strip a prefix that all keys share, then look again
+    """Load a checkpoint into the network, strictly: a state dict, or a dict with one under "state_dict" or "model".
+
+    trust: why the code that a pickle may hold can run; None: it does not run.
+    """
+    state, own = read_state(path, trust), network.state_dict()
+    while not state.keys() & own.keys():  # strip a prefix that all keys share, then compare again
         prefix = next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), None)
         if prefix is None:
             break
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     shapes = [
-        f"{key} is {tuple(value.shape)} in the file, {tuple(wanted[key].shape)} in the network"
+        f"{key} is {tuple(value.shape)} in the file, {tuple(own[key].shape)} in the network"
         for key, value in state.items()
-        if key in wanted and isinstance(value, Tensor) and value.shape != wanted[key].shape
+        if key in own and isinstance(value, Tensor) and value.shape != own[key].shape
     ]
     if shapes:
         raise ValueError(f"weights {str(path)!r} do not fit the network: {'; '.join(shapes[:3])} ({len(shapes)} such)")
@@ -36,22 +45,18 @@ def load_weights(network: nn.Module, path: str | Path, trust: str | None = None)
 
 
 def read_state(path: str | Path, trust: str | None = None) -> dict[str, Tensor]:
-    """trust: why the code that a pickle may hold is run, e.g. "our own training of May"; null: it is not."""
+    """Return the state dict in a file. trust: see `load_weights`; at least two words, e.g. "our own training of May"."""
     if trust is not None and len(str(trust).split()) < 2:
-        raise ValueError(f"trust={trust!r} must say in words why the code in {str(path)!r} may be run")
+        raise ValueError(f"trust={trust!r} must say in words why the code in {str(path)!r} may run")
     path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"weights {str(path)!r}: there is no such file")
     try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=trust is None)
-        )
+        state = _read_file(path, weights_only=trust is None)
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError, SafetensorError, ...
         raise ValueError(
             f"weights {str(path)!r} are not a checkpoint that can be read without running code "
-            f"({type(error).__name__}): save network.state_dict() instead, or say by model.trust why its code may be run"
+            f"({type(error).__name__}): save network.state_dict() instead, or state in model.trust why its code may run"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -61,8 +66,19 @@ def read_state(path: str | Path, trust: str | None = None) -> dict[str, Tensor]:
     return state
 
 
+def _read_file(path: Path, weights_only: bool) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=weights_only)
+
+
 def read_categories(path: str | Path) -> list[str]:
-    """A name per line, or JSON: ["name", ...], {"0": "name", ...} or {"0": ["wnid", "name"], ...}."""
+    """Return the class names in a file: a name per line, or JSON.
+
+    JSON: ["name", ...], {"0": "name", ...} or {"0": ["wnid", "name"], ...}.
+    """
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8-sig")
         if Path(path).suffix != ".json":

@@ -39,7 +39,7 @@ def keep(cfg: DictConfig, folder: Path, free: Iterable[str], overrides: list[str
 def to_keep(cfg: DictConfig) -> dict:
     """A config as a run's folder keeps it: with the contents of the model's files, which may change in place."""
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), resolve=True)
-    for key in ("weights", "checkpoint", "network"):
+    for key in ("weights", "network"):
         named = plain["model"].get(key)
         file = Path(named.rpartition(":")[0] if key == "network" else named).expanduser() if isinstance(named, str) else None
         if file and file.is_file():

@@ -23,6 +23,7 @@ from mpx.config_errors import error_sentence, unknown_key, unused_weight
 from mpx.config_schema import CONFIGS, SCHEMA, compose, groups, options
 from mpx.errors import first_line, near
 from mpx.learning.method import Method
+from mpx.metrics.base import Metric, as_metric
 from mpx.models.classifier import Classifier
 
 
@@ -118,16 +119,19 @@ def method(experiment: str, *overrides: str) -> Method:
         raise ValueError(error_sentence(error)) from error
 
 
-def metrics(cfg: DictConfig) -> dict[str, Callable]:
-    """What finished masks are measured by: name -> function."""
-    return {name: build(node, f"metrics.{name}") for name, node in (cfg.get("metrics") or {}).items()}
+def metrics(cfg: DictConfig) -> dict[str, Metric]:
+    """Return the metrics that finished masks are evaluated by, by name."""
+    return {name: as_metric(build(node, f"metrics.{name}")) for name, node in (cfg.get("metrics") or {}).items()}
 
 
-def crossing(cfg: DictConfig) -> dict[str, Callable]:
-    """Perturbations beside its own under which a mask is judged: name -> function."""
-    names = cfg.crossing if cfg.crossing is not None else []
+def other_perturbations(cfg: DictConfig) -> dict[str, Callable]:
+    """Return the perturbations beside its own under which a mask is evaluated, by name."""
+    names = cfg.other_perturbations if cfg.other_perturbations is not None else []
     if not OmegaConf.is_list(names) and not isinstance(names, list):
-        raise ValueError(f"crossing={cfg.crossing!r} must be a list of perturbations, e.g. crossing=[mean_color,noise]")
+        raise ValueError(
+            f"other_perturbations={cfg.other_perturbations!r} must be a list of perturbations, e.g. "
+            "other_perturbations=[mean_color,noise]"
+        )
     return {name: option("perturbation", name) for name in names}
 
 

@@ -20,3 +20,12 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the error's type where it has no message."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether a device or the machine has run out of memory; torch has an error class of its own for CUDA only."""
+    import torch  # errors of the command line are written before torch is imported
+
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    )

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mpx.metrics import areas
-from mpx.metrics.drops import normalised
+from mpx.metrics.areas import group_rows, smallest_area_rows, sum_of_areas
+from mpx.metrics.normalised_probability import normalise_probability
 from mpx.pictures.panel import draw_panel, draw_sheet
 from mpx.runs import store, tables, terminal
 
@@ -55,8 +55,8 @@ class Explanation:
     @property
     def p_normalised(self) -> Tensor:
         """(B,) (p_after - p_reference) / (p_before - p_reference), Fong & Vedaldi 2017, footnote 4; NaN where perturbing all
-        costs next to nothing (metrics.drops.LEAST)."""
-        return normalised(self.p_after, self.p_before, self.p_reference)
+        costs next to nothing (`normalise_probability`)."""
+        return normalise_probability(self.p_after, self.p_before, self.p_reference)
 
     def only(self, rows: list[int]) -> "Explanation":
         """The explanation of these rows."""
@@ -69,14 +69,14 @@ class Explanation:
         return draw_panel(self, row)
 
     def smallest(self, enough: float = 0.9) -> list[int]:
-        """Of each image and class the row of the smallest area that is enough, else of the largest (`areas.smallest`)."""
+        """Of each image and class the row of the smallest area that is enough, else of the largest (`smallest_area_rows`)."""
         rows = [row | {"row": i} for i, row in enumerate(tables.table_rows(self))]
-        return [row["row"] for row in areas.smallest(rows, enough, self.game == "preservation")]
+        return [row["row"] for row in smallest_area_rows(rows, enough, self.game)]
 
     def summed(self, smooth: float = 0.09) -> Tensor:
-        """(N,1,H,W) for N images and classes: the masks of their areas, summed and smoothed (`areas.summed`)."""
-        places = areas.groups(list(zip(self.images, self.targets.tolist()))).values()
-        return torch.stack([areas.summed(self.saliency[rows], smooth) for rows in places])
+        """(N,1,H,W) for N images and classes: the masks of their areas, summed and smoothed (`sum_of_areas`)."""
+        places = group_rows(list(zip(self.images, self.targets.tolist()))).values()
+        return torch.stack([sum_of_areas(self.saliency[rows], smooth) for rows in places])
 
     def save(self, folder) -> None:
         """Writes masks/, panels/, evolution/ and results.csv into the folder, each file whole or not at all."""

@@ -53,7 +53,7 @@ from mpx.learning.learner import fit
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row
 from mpx.learning.search import Search
-from mpx.metrics import measure
+from mpx.metrics.base import MetricContext, measure
 from mpx.perturbations.blur import blur_median
 from mpx.runs import devices as shares
 from mpx.runs import launch as workers
@@ -283,11 +283,11 @@ def metrics(overrides: list[str]) -> None:
     classifier = config.classifier(cfg, where)
     size, target = classifier.preprocess.crop, torch.zeros(1, dtype=torch.long, device=where)
     photo, saliency = torch.rand(1, 3, *size, device=where), torch.rand(1, 1, *size, device=where)
-    most, count = cfg.metrics.deletion.pictures, math.ceil(math.prod(size) / size[1]) + 1
+    most, count = cfg.metrics.deletion.max_batch, math.ceil(math.prod(size) / size[1]) + 1
     batches = [photo.repeat(min(most, count - k), 1, 1, 1) for k in range(0, count, most)]
 
     def ours() -> None:
-        measure(chosen, saliency, classifier=classifier, images=photo, targets=target)
+        measure(chosen, saliency, MetricContext(classifier, photo, target))
 
     def bare() -> None:
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """Evaluator masks that were found before: python scripts/evaluate.py run=outputs/a metric=[deletion,insertion] [key=value]
 
 The run's own command is continued with these metrics beside its own: nothing is explained or measured again that is done.
-Metrics, their options (metrics.deletion.step=448), crossing=, device= and batch_size= may be given.
+Metrics, their options (metrics.deletion.step=448), other_perturbations=, device= and batch_size= may be given.
 """
 
 import sys

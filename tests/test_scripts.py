@@ -27,8 +27,8 @@ def test_evaluate_continues_the_runs_command(tmp_path, monkeypatch, name):
     old = ["images=photos", "metric=[deletion]", "metrics.deletion.step=448", "share=0/2", "name=a"]
     old += ["sweep=mask_resolution", "cluster=joblib"]  # a job of a sweep is measured, and not the sweep done again
     (hydra / "overrides.yaml").write_text("".join(f"- {o}\n" for o in old))
-    *kept, where = told(monkeypatch, "evaluate.py", "mpx.cli.main.main", f"run={tmp_path / name}", "crossing=[black]")
-    assert kept == [*old[:3], "crossing=[black]"]  # its metrics, where no others are asked for
+    *kept, where = told(monkeypatch, "evaluate.py", "mpx.cli.main.main", f"run={tmp_path / name}", "other_perturbations=[black]")
+    assert kept == [*old[:3], "other_perturbations=[black]"]  # its metrics, where no others are asked for
     assert OverridesParser.create().parse_override(where).value() == str(tmp_path / name)
     *kept, where = told(monkeypatch, "evaluate.py", "mpx.cli.main.main", f"run={tmp_path / name}", "metric=[road]")
     assert kept == ["images=photos", "metrics.deletion.step=448", "metric=[deletion,road]"]  # nothing measured is lost

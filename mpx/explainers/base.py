@@ -6,9 +6,17 @@ does not depend on the other rows. The classifier is frozen and stays as it was.
 once.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
+import torch
+from torch import Tensor
+
+from mpx.models.classifier import Classifier
 from mpx.randomness import RowRandom
+from mpx.tasks.base import Task
+from mpx.tasks.classification import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -16,4 +24,41 @@ class ExplainerContext:
     """What an explainer may use besides images, classifier and targets of its B rows."""
 
     rng: RowRandom  # draws of these B rows
-    names: list[str]  # of the rows' images
+    image_names: list[str]  # of the rows
+    task: Task = CLASSIFICATION
+
+
+Explainer = Callable[[Tensor, Classifier, Tensor, ExplainerContext], Tensor]  # with its options bound
+
+
+def to_saliency(relevance: Tensor) -> Tensor:
+    """Map relevance (B,1,H,W) to saliency (B,1,H,W) in [0,1].
+
+    Evidence against the target becomes 0, as in a mask. Relevance has no unit that two methods or images share, so
+    each row is divided by its largest value, which keeps the order. A constant row has no evidence and becomes 0. NaN stays.
+    """
+    positive = relevance.clamp(min=0)
+    largest = positive.amax((1, 2, 3), keepdim=True)
+    is_constant = relevance.amax((1, 2, 3), keepdim=True) == relevance.amin((1, 2, 3), keepdim=True)
+    return torch.where((largest == 0) | is_constant, 0.0, positive / largest)
+
+
+def check_at_least(minimum: float, **options: float) -> None:
+    """Refuse options of an explainer below a minimum."""
+    for name, value in options.items():
+        if not value >= minimum:
+            raise ValueError(f"explainer.{name}={value} must be at least {minimum}")
+
+
+def split_rows(max_batch: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield tensors of B rows in parts of at most `max_batch` rows."""
+    return zip(*(tensor.split(max_batch) for tensor in tensors))
+
+
+def captum_attr(explainer: str) -> ModuleType:
+    """Import captum.attr, an optional dependency, for the explainer of this name."""
+    try:
+        import captum.attr
+    except ImportError:
+        raise ValueError(f'explainer={explainer} needs Captum: pip install "mpx[baselines]"') from None
+    return captum.attr

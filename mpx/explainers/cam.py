@@ -1,102 +1,101 @@
-"""Maps of a layer's channels A (B,C,h,w), weighted by the mean gradient w (B,C,1,1) of the target's logit to them.
+"""Class activation maps: a layer's channels A (B,C,h,w), weighted by the mean gradient w (B,C,1,1) of the target's logit.
 
-    gradcam    relu(sum_c w_c A_c)                                                   (Selvaraju et al. 2017, eq. 1 and 2)
-    group_cam  sum over groups of channels of their map times what it keeps of p     (Zhang, Rao & Yang 2021)
+    gradcam    relu(sum_c w_c A_c)                                                                 (Selvaraju et al. 2017)
+    group_cam  sum over groups of channels of their map times the probability that it keeps        (Zhang, Rao & Yang 2021)
 
-The layer: the last that everything passes through and whose map is as fine as that of the last layer with weights, so
-that it comes before any pooling; in a transformer, the middle block. mpx.models.layers says more.
+The default layer is the last on every path to the logits, before any pooling; in a transformer, the middle block.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mpx.explainers import at_least
-from mpx.models.layers import Layer, cached, map_shapes
+from mpx.explainers.base import ExplainerContext, check_at_least, split_rows
+from mpx.explainers.layer_maps import choose_layer, upsample
+from mpx.models.classifier import Classifier
+from mpx.models.layers import Layer
 from mpx.perturbations.blur import blur_gaussian
+from mpx.tasks.base import Task
 
 
-def gradcam(photos: Tensor, classifier, targets: Tensor, layer: str | int | None = None, pictures: int = 64) -> Tensor:
-    at_least(1, pictures=pictures)
-    where = find(photos, classifier, layer)
-    maps = [weighted(where, x, of).sum(1, keepdim=True) for x, of in zip(photos.split(pictures), targets.split(pictures))]
-    return upsample(torch.cat(maps).relu(), photos)
+def gradcam(
+    images: Tensor,
+    classifier: Classifier,
+    targets: Tensor,
+    context: ExplainerContext,
+    layer: str | int | None = None,
+    max_batch: int = 64,
+) -> Tensor:
+    """Return relu(sum_c w_c A_c), equations 1 and 2 of Selvaraju et al. 2017. layer: see `choose_layer`."""
+    check_at_least(1, max_batch=max_batch)
+    chosen = choose_layer(images, classifier, layer)
+    maps = [weighted_channels(chosen, x, y).sum(1, keepdim=True) for x, y in split_rows(max_batch, images, targets)]
+    return upsample(torch.cat(maps).relu(), images)
 
 
 @torch.no_grad()
 def group_cam(
-    photos: Tensor,
-    classifier,
+    images: Tensor,
+    classifier: Classifier,
     targets: Tensor,
+    context: ExplainerContext,
     layer: str | int | None = None,
     groups: int = 32,
     share: float = 0.7,
     sigma: float = 50.0,
     kernel_size: int | None = 51,
-    pictures: int = 64,
+    max_batch: int = 64,
 ) -> Tensor:
-    """groups: of neighbouring channels; share: of each map's cells, its lowest, that become 0; sigma, kernel_size: px, of
-    the blurred photo, which a map, stretched to [0,1], keeps sharp. All as the authors' code."""
-    at_least(1, groups=groups, pictures=pictures)
+    """Return the sum of the groups' maps, weighted by the probability that each keeps in a blurred image.
+
+    groups: of neighbouring channels. share: of each map's cells, its lowest, that become 0. sigma, kernel_size: of the blur,
+    in px; a group's map, scaled to [0,1], keeps its part of the image sharp. All as the authors' code.
+    """
+    check_at_least(1, groups=groups, max_batch=max_batch)
     if not 0 <= share < 1:
         raise ValueError(f"explainer.share={share} must be at least 0 and below 1")
-    where, blurred = find(photos, classifier, layer), blur_gaussian(photos, sigma, kernel_size)
-    found = [
-        _groups(where, *rows, groups, share, pictures)
-        for rows in zip(*(v.split(pictures) for v in (photos, blurred, targets)))
-    ]
-    return torch.cat(found)
+    chosen = choose_layer(images, classifier, layer)
+    blurred = blur_gaussian(images, sigma, kernel_size)
+    maps = []
+    for x, x_blurred, y in split_rows(max_batch, images, blurred, targets):
+        group_maps = _group_maps(weighted_channels(chosen, x, y), groups, share, x)
+        maps.append(_weighted_by_gain(chosen.classifier, context.task, group_maps, x, x_blurred, y, max_batch))
+    return torch.cat(maps)
 
 
-def _groups(where: Layer, x: Tensor, blurred: Tensor, targets: Tensor, groups: int, share: float, pictures: int) -> Tensor:
-    def probability(shown: Tensor) -> Tensor:
-        return where.classifier(shown).softmax(1).gather(1, targets.repeat(len(shown) // len(x))[:, None]).view(-1, len(x))
-
-    parts = weighted(where, x, targets).chunk(groups, 1)
-    maps = torch.stack([part.sum(1, keepdim=True).relu() for part in parts])  # (groups,B,1,h,w)
+def _group_maps(channels: Tensor, groups: int, share: float, images: Tensor) -> Tensor:
+    """Map weighted channels (B,C,h,w) to maps (groups,B,1,H,W) in [0,1]; a constant map becomes 0."""
+    maps = torch.stack([part.sum(1, keepdim=True).relu() for part in channels.chunk(groups, 1)])  # (groups,B,1,h,w)
     cut = maps.flatten(2).quantile(share, 2)[..., None, None, None]
-    maps = upsample(torch.where(maps > cut, maps, 0.0).flatten(0, 1), x).unflatten(0, maps.shape[:2])
-    least, most = maps.amin((2, 3, 4), keepdim=True), maps.amax((2, 3, 4), keepdim=True)
-    maps = torch.where(most > least, (maps - least) / (most - least), 0.0)
-    before, total = probability(blurred), 0.0
-    for some in maps.split(max(1, pictures // len(x))):
-        gain = probability(torch.lerp(blurred, x, some).flatten(0, 1)) - before  # (some,B)
-        total = total + (gain[..., None, None, None] * some).sum(0)
+    maps = upsample(torch.where(maps > cut, maps, 0.0).flatten(0, 1), images).unflatten(0, maps.shape[:2])
+    low, high = maps.amin((2, 3, 4), keepdim=True), maps.amax((2, 3, 4), keepdim=True)
+    return torch.where(high > low, (maps - low) / (high - low), 0.0)
+
+
+def _weighted_by_gain(
+    classifier: Classifier, task: Task, maps: Tensor, images: Tensor, blurred: Tensor, targets: Tensor, max_batch: int
+) -> Tensor:
+    """Sum maps (groups,B,1,H,W), weighted by what each adds to the probability of the blurred image: (B,1,H,W)."""
+
+    def probability(x: Tensor) -> Tensor:
+        return task.value(classifier(x), targets.repeat(len(x) // len(images))).view(-1, len(images))
+
+    base, total = probability(blurred), torch.zeros_like(maps[0])
+    for part in maps.split(max(1, max_batch // len(images))):
+        gain = probability(torch.lerp(blurred, images, part).flatten(0, 1)) - base  # (groups of the part, B)
+        total = total + (gain[..., None, None, None] * part).sum(0)
     return total.relu()
 
 
 @torch.enable_grad()
-def weighted(where: Layer, x: Tensor, targets: Tensor) -> Tensor:
-    """(B,C,h,w): w_c A_c."""
-    kept = []
+def weighted_channels(layer: Layer, images: Tensor, targets: Tensor) -> Tensor:
+    """Return the layer's channels times the mean gradient of the target's logit to each: w_c A_c (B,C,h,w)."""
+    outputs: list[Tensor] = []
 
     def keep(features: Tensor) -> Tensor:
-        kept.append(features.detach().clone().requires_grad_())
-        return kept[0].clone()  # what follows may work in place
+        outputs.append(features.detach().clone().requires_grad_())
+        return outputs[0].clone()  # later layers may work in place
 
-    with where.patched(keep):
-        logits = where.classifier(x).gather(1, targets[:, None])
-    slope = torch.autograd.grad(logits.sum(), kept[0], materialize_grads=True)[0]
-    return slope.mean((2, 3), keepdim=True) * kept[0].detach()
-
-
-def find(photos: Tensor, classifier, layer: str | int | None, min_map_fraction: float | None = None) -> Layer:
-    """The layer named, or else the last that is fine enough: with sides of at least `min_map_fraction` of the photo's, by
-    default as those of the last map that weights made."""
-    if layer is None and min_map_fraction is None:
-        key = ("last map", tuple(photos.shape[2:]))
-        min_map_fraction = cached(classifier, key, lambda: _last(photos, classifier))
-    return Layer(classifier, layer, 1.0 if min_map_fraction is None else min_map_fraction, photos, "explainer")
-
-
-def _last(photos: Tensor, classifier) -> float:
-    runs = map_shapes(classifier, photos)
-    weights = {
-        name for name, module in classifier.named_modules() if next(module.parameters(recurse=False), None) is not None
-    }
-    shapes = [shapes[-1][1] for name, shapes in runs.items() if name in weights and shapes[-1]]
-    return min(n / m for n, m in zip(shapes[-1], photos.shape[2:])) if shapes else 1.0
-
-
-def upsample(cells: Tensor, photos: Tensor) -> Tensor:
-    return F.interpolate(cells, size=photos.shape[2:], mode="bilinear", align_corners=False)
+    with layer.patched(keep):
+        logits = layer.classifier(images).gather(1, targets[:, None])
+    gradient = torch.autograd.grad(logits.sum(), outputs[0], materialize_grads=True)[0]
+    return gradient.mean((2, 3), keepdim=True) * outputs[0].detach()

@@ -1,65 +1,85 @@
-"""Gradients of the target's logit y at the photo's pixels.
+"""Gradients of the target's logit y to the image's pixels x.
 
-gradient              max over colours of |dy/dx|                               (Simonyan, Vedaldi & Zisserman 2014)
-smoothgrad            the same of the mean gradient under noise                 (Smilkov et al. 2017)
-integrated_gradients  (x - x0) times the mean gradient on the way from x0 to x  (Sundararajan, Taly & Yan 2017)
+gradient              max over colours of |dy/dx|                                    (Simonyan, Vedaldi & Zisserman 2014)
+smoothgrad            the same of the mean gradient under noise                      (Smilkov et al. 2017)
+integrated_gradients  (x - x0) times the mean gradient on the path from x0 to x      (Sundararajan, Taly & Yan 2017)
 """
 
 import torch
 from torch import Tensor
 
-from mpx.explainers import at_least, captum
+from mpx.explainers.base import ExplainerContext, captum_attr, check_at_least, split_rows
+from mpx.models.classifier import Classifier
 from mpx.perturbations.blur import blur_gaussian
 
 
-@torch.enable_grad()
-def slopes(photos: Tensor, classifier, targets: Tensor, pictures: int) -> Tensor:
-    """(B,3,H,W): dy/dx."""
-    at_least(1, pictures=pictures)
-    found = []
-    for x, of in zip(photos.split(pictures), targets.split(pictures)):
-        x = x.detach().clone().requires_grad_()
-        found.append(torch.autograd.grad(classifier(x).gather(1, of[:, None]).sum(), x)[0])
-    return torch.cat(found)
-
-
-def largest(slope: Tensor) -> Tensor:
-    """(B,3,H,W) -> (B,1,H,W): the paper's M_ij = max_c |w_ijc|."""
-    return slope.abs().amax(1, keepdim=True)
-
-
-def gradient(photos: Tensor, classifier, targets: Tensor, pictures: int = 64) -> Tensor:
-    return largest(slopes(photos, classifier, targets, pictures))
+def gradient(
+    images: Tensor, classifier: Classifier, targets: Tensor, context: ExplainerContext, max_batch: int = 64
+) -> Tensor:
+    """Return the largest absolute gradient over colours."""
+    return largest_over_colours(input_gradients(images, classifier, targets, max_batch))
 
 
 def smoothgrad(
-    photos: Tensor, classifier, targets: Tensor, rng, samples: int = 50, noise: float = 0.15, pictures: int = 64
+    images: Tensor,
+    classifier: Classifier,
+    targets: Tensor,
+    context: ExplainerContext,
+    samples: int = 50,
+    noise: float = 0.15,
+    max_batch: int = 64,
 ) -> Tensor:
-    """noise: its standard deviation, as a share of the range of the photo's own values. Noisy values are not clipped."""
-    at_least(1, samples=samples, pictures=pictures)
-    at_least(0, noise=noise)
-    spread = noise * (photos.amax((1, 2, 3), keepdim=True) - photos.amin((1, 2, 3), keepdim=True))
-    total, together = torch.zeros_like(photos), max(1, pictures // len(photos))
-    for first in range(0, samples, together):
-        draws = [rng.at("smoothgrad", k).normal(*photos.shape[1:]) for k in range(first, min(first + together, samples))]
-        noisy = photos + spread * torch.stack(draws)  # (samples,B,3,H,W)
-        found = slopes(noisy.flatten(0, 1), classifier, targets.repeat(len(draws)), pictures)
-        total += found.view_as(noisy).sum(0)
-    return largest(total / samples)
+    """Return the largest absolute value over colours of the mean gradient under noise.
+
+    noise: standard deviation, as a share of the range of the image's own values. Noisy values are not clipped.
+    """
+    check_at_least(1, samples=samples, max_batch=max_batch)
+    check_at_least(0, noise=noise)
+    spread = noise * (images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True))
+    total = torch.zeros_like(images)
+    numbers = torch.arange(samples).split(max(1, max_batch // len(images)))
+    for part in numbers:
+        draws = torch.stack([context.rng.at("smoothgrad", k).normal(*images.shape[1:]) for k in part.tolist()])
+        noisy = images + spread * draws  # (samples of the part,B,C,H,W)
+        gradients = input_gradients(noisy.flatten(0, 1), classifier, targets.repeat(len(part)), max_batch)
+        total += gradients.view_as(noisy).sum(0)
+    return largest_over_colours(total / samples)
 
 
 def integrated_gradients(
-    photos: Tensor, classifier, targets: Tensor, blur: float | None = None, steps: int = 50, pictures: int = 64
+    images: Tensor,
+    classifier: Classifier,
+    targets: Tensor,
+    context: ExplainerContext,
+    blur: float | None = None,
+    steps: int = 50,
+    max_batch: int = 64,
 ) -> Tensor:
-    """blur: px, sigma of the Gaussian blur that makes x0 of the photo; None: x0 is black. steps: gradients on the way.
+    """Return integrated gradients, summed over colours, so that they add up to y(x) - y(x0).
 
-    Summed over colours, so that it adds up to y(x) - y(x0).
+    blur: px, sigma of the Gaussian blur that makes x0 of the image; None: x0 is black. steps: gradients on the path.
     """
-    at_least(1, steps=steps, pictures=pictures)
-    method = captum("integrated_gradients").IntegratedGradients(classifier)
-    start = torch.zeros_like(photos) if blur is None else blur_gaussian(photos, blur)
-    found = [
-        method.attribute(x, x0, of, n_steps=steps, internal_batch_size=max(pictures, len(x)))
-        for x, x0, of in zip(*(values.split(pictures) for values in (photos, start, targets)))
+    check_at_least(1, steps=steps, max_batch=max_batch)
+    method = captum_attr("integrated_gradients").IntegratedGradients(classifier)
+    start = torch.zeros_like(images) if blur is None else blur_gaussian(images, blur)
+    parts = [
+        method.attribute(x, x0, y, n_steps=steps, internal_batch_size=max(max_batch, len(x)))
+        for x, x0, y in split_rows(max_batch, images, start, targets)
     ]
-    return torch.cat(found).sum(1, keepdim=True).to(photos)
+    return torch.cat(parts).sum(1, keepdim=True).to(images)
+
+
+@torch.enable_grad()
+def input_gradients(images: Tensor, classifier: Classifier, targets: Tensor, max_batch: int) -> Tensor:
+    """Return dy/dx (B,C,H,W)."""
+    check_at_least(1, max_batch=max_batch)
+    gradients = []
+    for part, target in split_rows(max_batch, images, targets):
+        x = part.detach().clone().requires_grad_()
+        gradients.append(torch.autograd.grad(classifier(x).gather(1, target[:, None]).sum(), x)[0])
+    return torch.cat(gradients)
+
+
+def largest_over_colours(gradients: Tensor) -> Tensor:
+    """Map (B,C,H,W) to (B,1,H,W): M_ij = max_c |w_ijc|, Simonyan et al. 2014, section 3.1."""
+    return gradients.abs().amax(1, keepdim=True)

@@ -5,9 +5,8 @@ So a baseline (mpx.explainers) goes through the same batches, pictures, tables a
 
 import torch
 
-from mpx.explainers import to_saliency
+from mpx.explainers.base import ExplainerContext, to_saliency
 from mpx.learning.search import RowState
-from mpx.parts import offer
 
 
 class Attribution:
@@ -19,14 +18,8 @@ class Attribution:
         self.problem = problem
         counting = problem.classifier.register_forward_hook(self._count)
         try:
-            relevance = offer(
-                problem.method.explainer,
-                problem.photos,
-                classifier=problem.classifier,
-                targets=problem.targets,
-                rng=problem.rng,
-                names=problem.names,
-            )
+            context = ExplainerContext(problem.rng, problem.names)
+            relevance = problem.method.explainer(problem.photos, problem.classifier, problem.targets, context)
         finally:
             counting.remove()
         found = problem.evidence(to_saliency(relevance.detach().float().nan_to_num(0))).split(1)[:rows]

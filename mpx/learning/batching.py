@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from mpx.errors import is_out_of_memory
 from mpx.explanation import Explanation, class_name, slug
 from mpx.learning.attribution import Attribution
 from mpx.learning.method import Method
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row
 from mpx.learning.search import RowState, Search, failures
-from mpx.metrics.batched import out_of_memory
 
 
 def begin(method: Method, classifier, rows: Sequence[Row], frames: int, pad: int = 0, samples=None) -> Search | Attribution:
@@ -110,7 +110,7 @@ def solve_all(
             ended = [batch for batch in batches if all(seat.over for seat in batch[1].seats)]
             solutions = [(rows, *read_off(search.problem, search.seats, rows)) for rows, search in ended]
         except RuntimeError as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         if solutions is None:  # begun again outside the except block, which holds what failed in its traceback
             waiting = [row for rows, _ in batches for row in rows] + waiting

@@ -1,44 +1,45 @@
-"""What the masks of one image and class say together where several areas were asked (Fong, Patrick & Vedaldi 2019)."""
+"""The rows of one image and class with masks of several areas, together (Fong, Patrick & Vedaldi 2019)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-COLUMNS = ("image", "target", "class", "smallest_area", "p_before", "p_after", "mask")
+SMALLEST_COLUMNS = ("image", "target", "class", "smallest_area", "p_before", "p_after", "mask")  # of smallest.csv
 
 
-def groups(problems: Sequence[tuple]) -> dict[tuple, list[int]]:
-    """(image, target) -> places of its rows, in their order."""
-    found = {}
-    for place, problem in enumerate(problems):
-        found.setdefault(problem, []).append(place)
-    return found
+def group_rows(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
+    """Map each key, such as (image, target), to the indices of its rows, in their order."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    return groups
 
 
-def smallest(rows: list[dict], share: float, keeps: bool) -> list[dict]:
-    """Of each image and class, the row (of results.csv) with the smallest area that is enough: a*, section 3.1.
+def smallest_area_rows(rows: list[dict], sufficient_share: float, game: str) -> list[dict]:
+    """Return, for each image and class, the row (of results.csv) with the smallest sufficient area: a*, section 3.1.
 
-    Enough: the probability is at least `share` of the photo's (keeps), or at most what `share` leaves of it (a deletion).
-    Where no area is, `smallest_area` is empty and the row that of the largest.
+    An area suffices where the probability is at least `sufficient_share` of the image's in a preservation, and at most the
+    rest of it else. Where none does, `smallest_area` is empty and the row is that of the largest area.
     """
-    found = []
-    for places in groups([(row["image"], row["target"]) for row in rows]).values():
-        ordered = sorted((rows[place] for place in places), key=lambda row: row["requested_area"])
-        enough = [row for row in ordered if _enough(row, share, keeps)]
-        best = enough[0] if enough else ordered[-1]
-        found.append({**best, "smallest_area": best["requested_area"] if enough else ""})
-    return found
+    chosen = []
+    for indices in group_rows([(row["image"], row["target"]) for row in rows]).values():
+        ordered = sorted((rows[index] for index in indices), key=lambda row: row["requested_area"])
+        sufficient = [row for row in ordered if _suffices(row, sufficient_share, game)]
+        best = sufficient[0] if sufficient else ordered[-1]
+        chosen.append({**best, "smallest_area": best["requested_area"] if sufficient else ""})
+    return chosen
 
 
-def _enough(row: dict, share: float, keeps: bool) -> bool:
-    p, whole = row["p_after"], row["p_before"]
-    return p >= share * whole if keeps else p <= (1 - share) * whole
+def _suffices(row: dict, share: float, game: str) -> bool:
+    if game == "preservation":
+        return row["p_after"] >= share * row["p_before"]
+    return row["p_after"] <= (1 - share) * row["p_before"]
 
 
-def summed(saliency: Tensor, smooth: float = 0.09) -> Tensor:
-    """Sum of the masks (A,1,H,W) of A areas, smoothed: (1,H,W), for the pointing game, whose answer is its largest place.
+def sum_of_areas(saliency: Tensor, smooth: float = 0.09) -> Tensor:
+    """Return the smoothed sum (1,H,W) of the masks (A,1,H,W) of A areas; its largest value plays the pointing game.
 
     smooth: standard deviation of the Gaussian as a share of the shorter side; 0: none.
     """

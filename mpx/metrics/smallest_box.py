@@ -1,86 +1,82 @@
-"""The smallest box: one that takes the class away (minimality), or one that is enough for it (saliency metric)."""
+"""The smallest box: one whose perturbation takes the class away (minimality), or a crop that keeps it (saliency metric)."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpx.metrics.batched import ask
-from mpx.metrics.boxes import scaled, tight
-from mpx.metrics.drops import normalised
+from mpx.metrics.base import MetricContext, metric
+from mpx.metrics.batched import class_probabilities
+from mpx.metrics.boxes import area_share, pixels_inside, scaled_to_unit, tight_boxes
+from mpx.metrics.normalised_probability import MIN_DROP, normalise_probability
 from mpx.perturbations.blur import blur_gaussian
 
+LEVELS = (80, 90, 95, 99)  # per cent of the normalised probability that the box must take
 
+
+@metric(
+    direction="lower",
+    notes={
+        "probability": "softmax of the row's class",
+        "normalisation": "(p_before - p) / (p_before - p_reference)",
+        "perturbation": "Gaussian blur",
+        "unit": "share of the image's area",
+    },
+)
 def minimality(
-    saliency: Tensor, classifier, images: Tensor, targets: Tensor, sigma: float = 10.0, thresholds: int = 11,
-    level: int = 90, least: float = 0.01, pictures: int = 64,
+    saliency: Tensor, context: MetricContext, sigma: float = 10.0, thresholds: int = 11,
+    level: int = 90, min_drop: float = MIN_DROP, max_batch: int = 64,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Area, as a share of the picture, of the smallest box whose blurring takes 80, 90, 95 and 99 % of the score: (B,) each.
+    """Return the area (B,) of the smallest box whose blurring takes 80, 90, 95 and 99 % of the normalised probability.
 
-    Fong & Vedaldi 2017, section 5.3: the map scaled to [0,1], the boxes around what is at or above `thresholds` values from
-    0 (the whole picture, which takes all) to 1, evenly; score as in `normalised_drop`, p_b of the picture blurred by `sigma`
-    px everywhere. `level` is the main value's. NaN where p_0 - p_b is below `least`.
+    Fong & Vedaldi 2017, section 5.3: the map is scaled to [0,1], the boxes lie around the pixels at or above `thresholds`
+    evenly spaced values from 0 (the whole image, which takes all) to 1; p_reference is of the image blurred everywhere by
+    `sigma` px. level: of the main value. NaN where p_before - p_reference is below `min_drop`.
     """
-    levels = (80, 90, 95, 99)
-    if level not in levels:
-        raise ValueError(f"level={level} must be one of {', '.join(map(str, levels))}")
+    if level not in LEVELS:
+        raise ValueError(f"level={level} must be one of {', '.join(map(str, LEVELS))}")
     if thresholds < 1:
         raise ValueError(f"thresholds={thresholds} must be 1 or larger: each gives a box")
+    images, size = context.images, context.images.shape[-2:]
     grid = torch.linspace(0, 1, thresholds, dtype=torch.float64).expand(len(images), -1)
-    boxes = tight(scaled(saliency), grid)  # (B,A,4)
+    boxes = tight_boxes(scaled_to_unit(saliency), grid)  # (B,A,4); the box of threshold 0 is the whole image
     blurred = blur_gaussian(images, sigma)
-    nothing = boxes.new_zeros(len(boxes), 1, 4)
-    boxes = torch.cat([nothing, boxes], 1)
+    empty_box = boxes.new_zeros(len(boxes), 1, 4)
+    all_boxes = torch.cat([empty_box, boxes], 1)
 
-    def make(row: Tensor, which: Tensor) -> Tensor:
-        return torch.where(inside(boxes[row, which], images.shape[-2:]), blurred[row], images[row])
+    def make_images(row: Tensor, number: Tensor) -> Tensor:
+        return torch.where(pixels_inside(all_boxes[row, number], size), blurred[row], images[row])
 
-    p = ask(classifier, make, targets, boxes.shape[1], pictures)
-    left = normalised(p[:, 1:], p[:, :1], p[:, 1:2], least)  # the box of threshold 0 is the whole picture
-    area = share(boxes[:, 1:], images.shape[-2:])
+    p = class_probabilities(context, make_images, all_boxes.shape[1], max_batch)
+    normalised = normalise_probability(p[:, 1:], p[:, :1], p[:, 1:2], min_drop)
+    area, has_value = area_share(boxes, size), normalised[:, 0].isfinite()
     smallest = {
-        str(percent): area.where(left <= 1 - percent / 100 + 1e-6, torch.inf).amin(1).where(left[:, 0].isfinite(), torch.nan)
-        for percent in levels
+        str(percent): area.where(normalised <= 1 - percent / 100 + 1e-6, torch.inf).amin(1).where(has_value, torch.nan)
+        for percent in LEVELS
     }
     return {"": smallest[str(level)], **smallest}
 
 
+@metric(direction="lower", notes={"probability": "softmax of the row's class", "resize": "bilinear, antialiased"})
 def saliency_metric(
-    saliency: Tensor, classifier, images: Tensor, targets: Tensor, threshold: float = 0.5, pictures: int = 64
+    saliency: Tensor, context: MetricContext, threshold: float = 0.5, max_batch: int = 64
 ) -> dict[str, Tensor]:
-    """log max(area, 0.05) - log p of the class in the tightest crop, resized to the picture's size: (B,), low is good.
+    """Return log max(area, 0.05) - log p (B,), p of the class in the tightest crop, resized to the image's size.
 
-    Dabkowski & Gal 2017. The crop is around all pixels at or above `threshold` of the map scaled to [0,1]; `area` is its
-    share of the picture.
+    Dabkowski & Gal 2017. The crop lies around all pixels at or above `threshold` of the map scaled to [0,1]; `area` is its
+    share of the image.
     """
-    size = images.shape[-2:]
-    boxes = tight(scaled(saliency), torch.full((len(images), 1), threshold, dtype=torch.float64))[:, 0]
-    area = share(boxes, size)
+    size = context.images.shape[-2:]
+    thresholds = torch.full((len(saliency), 1), threshold, dtype=torch.float64)
+    boxes = tight_boxes(scaled_to_unit(saliency), thresholds)[:, 0]
+    area = area_share(boxes, size)
 
-    def make(row: Tensor, which: Tensor) -> Tensor:
-        crops = [(images[r : r + 1], *boxes[r].int().tolist()) for r in row.tolist()]
-        return torch.cat([
-            F.interpolate(image[..., y0:y1, x0:x1], tuple(size), mode="bilinear", antialias=True, align_corners=False)
-            for image, x0, y0, x1, y1 in crops
-        ])  # fmt: skip
+    def make_images(row: Tensor, number: Tensor) -> Tensor:
+        crops = []
+        for r in row.tolist():
+            x0, y0, x1, y1 = boxes[r].int().tolist()
+            crop = context.images[r : r + 1, :, y0:y1, x0:x1]
+            crops.append(F.interpolate(crop, tuple(size), mode="bilinear", antialias=True, align_corners=False))
+        return torch.cat(crops)
 
-    p = ask(classifier, make, targets, 1, pictures)[:, 0]
+    p = class_probabilities(context, make_images, 1, max_batch)[:, 0]
     return {"": area.clamp(min=0.05).log() - p.clamp(min=torch.finfo(p.dtype).tiny).log(), "area": area}
-
-
-minimality.protocol = {
-    **{"class": "the row's, softmax", "normalisation": "(p_0 - p) / (p_0 - p_b)", "operator": "Gaussian blur"},
-    **{"unit": "share of the picture", "better": "lower"},
-}
-saliency_metric.protocol = {"class": "the row's, softmax", "resize": "bilinear, antialiased", "better": "lower"}
-
-
-def inside(boxes: Tensor, size) -> Tensor:
-    """(N,4) -> (N,1,H,W) bool."""
-    y, x = (torch.arange(side, device=boxes.device) for side in size)
-    x0, y0, x1, y1 = boxes[:, :, None].unbind(1)
-    return ((y0 <= y) & (y < y1))[:, None, :, None] & ((x0 <= x) & (x < x1))[:, None, None, :]
-
-
-def share(boxes: Tensor, size) -> Tensor:
-    """(...,4) -> (...) area as a share of the picture's."""
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1]) / (size[0] * size[1])

@@ -119,9 +119,9 @@ def grid(table: list[dict], tex: bool = False) -> list[list[str]]:
     methods = {line["method"]: line["axes"] for line in table}
     names = dict.fromkeys(line["metric"] for line in table)
     cells = {(line["method"], line["metric"]): line for line in table}
-    signs = dict(zip(("higher", "lower", "near 0", ""), (r"$\uparrow$", r"$\downarrow$", r"$\to 0$", "") if tex else "↑↓0 "))
+    signs = dict(zip(("higher", "lower", "near 0"), (r"$\uparrow$", r"$\downarrow$", r"$\to 0$") if tex else "↑↓0"))
     head = [_text(axis, tex) for axis in table[0]["axes"]]
-    lines = [head + [f"{_text(n, tex)} {signs[better(table, n)]}".rstrip() for n in names]]
+    lines = [head + [f"{_text(n, tex)} {signs.get(better(table, n), '')}".rstrip() for n in names]]
     for method, axes in methods.items():
         lines.append([_text(value, tex) for value in axes.values()])
         for name in names:
@@ -139,9 +139,9 @@ def grid(table: list[dict], tex: bool = False) -> list[list[str]]:
 
 
 def better(table: list[dict], name: str) -> str:
-    """higher, lower or near 0; nothing where the methods do not agree: a deletion beside a preservation."""
-    found = {line["better"] for line in table if line["metric"] == name}
-    return found.pop() if len(found) == 1 else ""
+    """Return higher, lower or near 0; empty for a metric without direction, or where the methods differ in it."""
+    directions = {line["better"] for line in table if line["metric"] == name}
+    return directions.pop() if len(directions) == 1 and "none" not in directions else ""
 
 
 def title(table: list[dict], name: str) -> str:

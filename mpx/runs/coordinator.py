@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from mpx.metrics import areas
+from mpx.metrics.areas import SMALLEST_COLUMNS, smallest_area_rows
+from mpx.metrics.summary import describe
 from mpx.runs import files, summaries, tables, tensorboard
 from mpx.runs.folder import lock, scan, sweep
 
@@ -190,7 +191,7 @@ class RunCoordinator:
     ) -> dict:
         """Writes what is said of the whole run: the tables, the summary, TensorBoard's means.
 
-        enough: see `areas.smallest`; of no account where no areas were asked. measured: table -> what metrics say of it.
+        enough: see `smallest_area_rows`; of no account where no areas were asked. measured: table -> what metrics say of it.
         Returns the summary.
         """
         table, skipped = self.table(), [(name, self.skipped[name]) for name in sorted(self.skipped, key=self.places.get)]
@@ -202,11 +203,11 @@ class RunCoordinator:
             tables.write_csv(self.folder / "summed.csv", summed, tuple(k for k in summed[0] if "@" not in k))
             summary["summed"] = measured(summed)
         if table and table[0]["requested_area"]:
-            best = areas.smallest(table, enough, protocol["game"] == "preservation")
-            tables.write_csv(self.folder / "smallest.csv", best, areas.COLUMNS)
+            best = smallest_area_rows(table, enough, protocol["game"])
+            tables.write_csv(self.folder / "smallest.csv", best, SMALLEST_COLUMNS)
             found = [row for row in best if row["smallest_area"]]
             areas_found, images = ([row[key] for row in found] for key in ("smallest_area", "image"))
-            summary["smallest_area"] = {"enough": enough, "rows": len(best), **summaries.statistics(areas_found, images)}
+            summary["smallest_area"] = {"enough": enough, "rows": len(best), **describe(areas_found, images)}
         files.write_json(self.folder / "summary.json", summary)
         shown = [Path(row["mask"]).stem for place, _, row in sorted(self.rows, key=lambda r: r[:2]) if place < log_images]
         self.board.close()

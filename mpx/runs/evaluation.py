@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +24,10 @@ from mpx.learning.method import Method
 from mpx.learning.objective import draws
 from mpx.learning.rows import Row
 from mpx.learning.search import minimise
-from mpx.metrics import areas, protocol, rows, summarise
-from mpx.parts import asks, offer
+from mpx.metrics.areas import group_rows, sum_of_areas
+from mpx.metrics.base import Metric, MetricContext, column_name
+from mpx.metrics.summary import SummaryContext
+from mpx.parts import offer
 from mpx.runs import store, tables
 
 log = logging.getLogger("mpx")
@@ -35,7 +38,7 @@ class Evaluator:
 
     def __init__(self, cfg, method: Method, classifier):
         self.metrics, self.method, self.classifier = config.metrics(cfg), method, classifier
-        others = config.crossing(cfg).items()
+        others = config.other_perturbations(cfg).items()
         own = _kind(method.perturbation)
         self.perturbations = {"own": method.perturbation} | {name: one for name, one in others if _kind(one) != own}
         self.stamp = stamps(cfg)
@@ -44,18 +47,17 @@ class Evaluator:
         """JSON of each row's metrics. saliency: (B,1,H,W); judged: (3,B) p_before, p_after, p_reference, if searched for."""
         where, saliency = self.classifier.device, saliency.half().float()
         targets = torch.tensor([row.target for row in found], device=where)
-        available = {
-            "classifier": self.classifier,
-            "images": torch.stack([row.image for row in found]).to(where),
-            "targets": targets,
-            "places": [row.annotation for row in found],
-            "mask": (saliency if self.method.game == "preservation" else 1 - saliency).to(where),
-            "game": self.method.game,
-            "perturbations": {k: partial(self._perturbed, operator, targets) for k, operator in self.perturbations.items()},
-            "judged": None if judged is None else judged.to(where),
-            "explain": partial(self._explain, [row.area for row in found]),
-        }
-        values = {name: rows(metric, saliency.to(where), **available) for name, metric in self.metrics.items()}
+        context = MetricContext(
+            classifier=self.classifier,
+            images=torch.stack([row.image for row in found]).to(where),
+            targets=targets,
+            game=self.method.game,
+            annotations=[row.annotation for row in found],
+            perturbations={k: partial(self._perturbed, operator, targets) for k, operator in self.perturbations.items()},
+            probabilities=None if judged is None else judged.to(where),
+            explain=partial(self._explain, [row.area for row in found]),
+        )
+        values = {name: metric(saliency.to(where), context) for name, metric in self.metrics.items()}
         lists = {name: {suffix: _plain(column) for suffix, column in some.items()} for name, some in values.items()}
         return [json.dumps({n: {s: v[i] for s, v in some.items()} for n, some in lists.items()}) for i in range(len(found))]
 
@@ -84,12 +86,11 @@ def stamps(cfg) -> Callable[[dict], str]:
     """An item's regions -> what a row of it is measured by: where it is another, it is measured again."""
     said = {}
     for name, metric in config.metrics(cfg).items():
-        about = protocol(metric)
-        about["options"] = {k: v for k, v in about["options"].items() if k != "pictures"}
-        said[name] = {k: v for k, v in about.items() if k != "better"}
-        if asks(metric, "perturbations"):
-            said[name]["crossing"] = list(config.crossing(cfg))
-    seeing = [name for name, metric in config.metrics(cfg).items() if asks(metric, "places")]
+        options = {k: v for k, v in metric.options.items() if k != "max_batch"}
+        said[name] = metric.protocol | {"options": options}
+        if "perturbations" in metric.needs:
+            said[name]["other_perturbations"] = list(config.other_perturbations(cfg))
+    seeing = [name for name, metric in config.metrics(cfg).items() if "annotations" in metric.needs]
     return lambda regions: json.dumps(said | {n: said[n] | {"regions": regions_digest(regions)} for n in seeing}, default=str)
 
 
@@ -126,10 +127,10 @@ def again(session, cfg, where: torch.device) -> None:
 
 
 def summed(session, cfg, where: torch.device) -> list[dict]:
-    """Of each image and class with masks of several areas: the metrics of their sum, for summed.csv (`areas.summed`)."""
+    """Of each image and class with masks of several areas: the metrics of their sum, for summed.csv (`sum_of_areas`)."""
     table = session.table()
-    found = [places for places in areas.groups([(row["image"], row["target"]) for row in table]).values() if len(places) > 1]
-    of_maps = {name: metric for name, metric in config.metrics(cfg).items() if not asks(metric, "explain")}
+    found = [places for places in group_rows([(row["image"], row["target"]) for row in table]).values() if len(places) > 1]
+    of_maps = {name: metric for name, metric in config.metrics(cfg).items() if "explain" not in metric.needs}
     if not found or not of_maps:
         return []
     classifier, lines, size = config.classifier(cfg, where), [], config.batch_size(cfg, torch.device("cpu"))
@@ -144,7 +145,7 @@ def summed(session, cfg, where: torch.device) -> list[dict]:
                 continue
             stored, these = zip(*pairs)
             sums = [
-                areas.summed(torch.stack([torch.from_numpy(r["saliency"]).float()[None] for r in some])) for some in stored
+                sum_of_areas(torch.stack([torch.from_numpy(r["saliency"]).float()[None] for r in some])) for some in stored
             ]
             saliency = torch.stack([x / x.max().clamp(min=1e-6) for x in sums])
             for some, measured in zip(stored, measures(these, saliency, None)):
@@ -166,7 +167,7 @@ def _row(session, cfg, row: dict, classifier, lost: dict[str, str]) -> Row | Non
 
 def wanted(cfg) -> bool:
     """Whether a metric asks for places."""
-    return any(asks(metric, "places") for metric in config.metrics(cfg).values())
+    return any("annotations" in metric.needs for metric in config.metrics(cfg).values())
 
 
 def place(classifier, item, target: int) -> Annotation | None:
@@ -178,27 +179,25 @@ def place(classifier, item, target: int) -> Annotation | None:
     return region and Annotation(region, read_image(item.path).size, classifier.preprocess)
 
 
-def summary(metrics: dict[str, Callable], learnt_with: str, table: list[dict]) -> dict[str, dict]:
+def summary(metrics: dict[str, Metric], learnt_with: str, table: list[dict]) -> dict[str, dict]:
     """Column -> value, interval95, n, better, protocol and learnt_with, over the rows of a results table."""
     said = {}
-    targets = torch.tensor([row["target"] for row in table])
+    targets = np.array([row["target"] for row in table])
     numbers = {image: n for n, image in enumerate(dict.fromkeys(row["image"] for row in table))}
-    images = torch.tensor([numbers[row["image"]] for row in table])
+    context = SummaryContext(targets, np.array([numbers[row["image"]] for row in table]))
     for name, metric in metrics.items():
         columns = {
-            column.removeprefix(name).removeprefix("_"): torch.tensor([_number(row.get(column)) for row in table])
+            column.removeprefix(name).removeprefix("_"): np.array([_number(row.get(column)) for row in table])
             for column in dict.fromkeys(key for row in table for key in row)
             if _owner(column, metrics) == name
         }
         if not columns:
             continue
-        found, about = summarise(metric, columns, targets, images=images), protocol(metric)
-        better = about.pop("better", "lower")
+        found = metric.summarise(columns, context)
         for suffix, one in {"": found, **found.pop("parts", {})}.items():
-            of = better if isinstance(better, str) else better.get(suffix, better[""])
-            said[f"{name}_{suffix}" if suffix else name] = one | {
-                "better": of,
-                "protocol": about,
+            said[column_name(name, suffix)] = one | {
+                "better": metric.direction_of(suffix),
+                "protocol": metric.protocol,
                 "learnt_with": learnt_with,
             }
     return said

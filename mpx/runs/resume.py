@@ -20,7 +20,7 @@ def keep(cfg: DictConfig, folder: Path, free: Iterable[str], overrides: list[str
     """
     path, text = folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(to_keep(cfg))
     if joins:  # who works at the same time measures the same
-        free = [key for key in free if key not in ("metrics", "crossing")]
+        free = [key for key in free if key not in ("metrics", "other_perturbations")]
     if path.exists() and (joins or any(folder.glob("masks/*.npz"))):
         old, new = (OmegaConf.to_container(c) for c in (OmegaConf.load(path), OmegaConf.create(text)))
         found = [(key, a, b) for key, a, b in _differences(old, new) if not any(f"{key}.".startswith(f"{f}.") for f in free)]

@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from mpx import config
 from mpx.data import datasets
 from mpx.data.items import Item, fingerprint
-from mpx.parts import asks
 from mpx.report import html
 from mpx.runs import devices as shares
 from mpx.runs import evaluation as measure
@@ -30,7 +29,7 @@ from mpx.runs.worker import work
 log = logging.getLogger("mpx")
 PRINTED = 20  # rows of the table at the end
 # keys that may differ when a run is continued; those of the second line only where bits may differ
-RESUMABLE_KEYS = ("name", "force", "limit", "trainer.devices", "share", "log_images", "logger", "enough", "metrics", "crossing", "objective")
+RESUMABLE_KEYS = ("name", "force", "limit", "trainer.devices", "share", "log_images", "logger", "enough", "metrics", "other_perturbations", "objective")
 RESUMABLE_WITHOUT_DETERMINISM = ("batch_size", "device", "threads", "parallel", "compile")
 
 
@@ -51,7 +50,7 @@ def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str], vari
         return None
     index, count = (0, 1) if group else (share.index, share.count)
     items = images(cfg, choices)
-    needy = [name for name, metric in config.metrics(cfg).items() if asks(metric, "places")]
+    needy = [name for name, metric in config.metrics(cfg).items() if "annotations" in metric.needs]
     if needy and not any(item.regions for item in items):
         raise ValueError(
             f"metric={needy[0]} compares with where the class is, and dataset={choices['dataset']} does not say: take "
@@ -167,7 +166,7 @@ def _check(cfg: DictConfig) -> None:
     config.build_method(cfg)
     config.trainer(cfg)
     config.metrics(cfg)
-    config.crossing(cfg)
+    config.other_perturbations(cfg)
     for key, least in (("limit", 1), ("log_images", 0), ("frames", 2)):
         if cfg[key] is None and key != "limit" or cfg[key] is not None and cfg[key] < least:
             raise ValueError(f"{key}={cfg[key]} must be at least {least}")

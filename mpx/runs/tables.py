@@ -13,9 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from mpx.metrics.drops import normalised
+from mpx.metrics.normalised_probability import normalise_probability
 from mpx.runs.files import path_in_error, write_file
 
 if TYPE_CHECKING:
@@ -51,10 +49,10 @@ def table_rows(e: "Explanation") -> list[TableRow]:
 
 def table_row(values: TableRow) -> TableRow:
     """Return the line of results.csv for the values of `row_values` or `store.load_row`, with the columns of its metrics."""
-    before, after, reference = (torch.tensor(values[p], dtype=torch.float64) for p in ("p_before", "p_after", "p_reference"))
+    before, after, reference = (values[p] for p in ("p_before", "p_after", "p_reference"))
     requested = values["requested_area"]
     computed = {
-        "p_normalised": normalised(after, before, reference).item(),
+        "p_normalised": normalise_probability(after, before, reference),
         "mask": f"masks/{values['name']}.npz",
         "requested_area": "" if math.isnan(requested) else requested,
     }

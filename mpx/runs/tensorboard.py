@@ -20,11 +20,12 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from mpx.metrics.summary import describe
 from mpx.pictures.animation import animation_gif
 from mpx.pictures.encoding import encode_jpeg, to_image
 from mpx.pictures.panel import draw_panel
 from mpx.pictures.snapshots import evolution_strips
-from mpx.runs import summaries, tables, terminal
+from mpx.runs import tables, terminal
 
 log = logging.getLogger("mpx")
 METRICS = ("p_after", "p_normalised", "area", "passes", "seconds")
@@ -108,7 +109,7 @@ def write_whole(
             curve(writer, tag("mean", term), values)
         # what Lightning's log_hyperparams writes, but without placeholder values
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in config.items() if v is not None}
-        values = {name: summaries.statistics((row[name] for row in rows), draws=0)["mean"] for name in METRICS}
+        values = {name: describe((row[name] for row in rows), draws=0)["mean"] for name in METRICS}
         values |= {name: metric["value"] for name, metric in metrics.items() if metric["value"] is not None}
         for part in hparams(plain, {f"metric/{name}": 0 for name in values}):
             writer.file_writer.add_summary(part)

@@ -19,11 +19,11 @@ from torch import Tensor
 from mpx import config
 from mpx.data.images import read_image
 from mpx.data.targets import resolve_targets
+from mpx.errors import is_out_of_memory
 from mpx.explanation import Explanation
 from mpx.learning.batching import batch_position_matters, begin, solve_all
 from mpx.learning.learner import fit
 from mpx.learning.rows import Row
-from mpx.metrics.batched import out_of_memory
 from mpx.models.checks import check_classifier
 from mpx.runs import devices as shares
 from mpx.runs import launch as workers
@@ -167,7 +167,7 @@ def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: 
         means.add(one.curves)
         store.save_row(folder, one, 0, **stamp)
         session.found(tables.row_values(e, i) | stamp, means.sums, one if row.image_index < cfg.log_images else None)
-    if isinstance(fault, RuntimeError) and out_of_memory(fault):
+    if isinstance(fault, RuntimeError) and is_out_of_memory(fault):
         raise ValueError("out of memory while measuring: the masks are kept; a smaller batch_size needs less") from fault
     if fault:
         raise fault

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from mpx import config
-from mpx.explainers import backward, cam, to_saliency
-from mpx.explainers import occlusion as masked
+from mpx.explainers.base import ExplainerContext, to_saliency
+from mpx.explainers.excitation_backprop import ExcitationRules, excitation_at
+from mpx.explainers.layer_maps import choose_layer, upsample
 from mpx.explainers.precomputed import files
-from mpx.parts import offer
+from mpx.explainers.rise import shifted_masks
 from mpx.randomness import RowRandom
 
 pytest.importorskip("captum")
@@ -36,7 +37,7 @@ CHEAP = {
 EXPLAINERS = config.options("explainer")
 OPTIONS = {name: config.option("explainer", name) for name in EXPLAINERS}
 NETWORKS = [name for name in EXPLAINERS if name not in ("center", "files")]
-PIXELS = ["gradient", "smoothgrad", "integrated_gradients", "occlusion", "rise"]  # that ask for no layer
+PIXELS = ["gradient", "smoothgrad", "integrated_gradients", "occlusion", "rise"]  # use no layer
 
 
 @pytest.fixture
@@ -46,11 +47,10 @@ def maps(tmp_path):
     return tmp_path
 
 
-def ask(name, classifier, photos=PHOTOS, targets=TARGETS, rows=(0, 1, 2), folder=None, **options) -> Tensor:
+def explain(name, classifier, photos=PHOTOS, targets=TARGETS, rows=(0, 1, 2), folder=None, **options) -> Tensor:
     options = CHEAP.get(name, {}) | ({"folder": folder and str(folder)} if name == "files" else {}) | options
-    function = partial(OPTIONS[name], **options)
-    rng = RowRandom([100 + row for row in rows])
-    return offer(function, photos, classifier, targets, rng=rng, names=[NAMES[row] for row in rows])
+    context = ExplainerContext(RowRandom([100 + row for row in rows]), [NAMES[row] for row in rows])
+    return partial(OPTIONS[name], **options)(photos, classifier, targets, context)
 
 
 def found(saliency: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def found(saliency: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_evidence_is_found_in_the_square(name):
-    saliency = to_saliency(ask(name, frozen(Checkers())))
+    saliency = to_saliency(explain(name, frozen(Checkers())))
     most = saliency.flatten(1).argmax(1)
     assert saliency.shape == (3, 1, 32, 32) and INSIDE.flatten()[most].all()
     # rise: 300 masks; group_cam and gradcam: cells of two pixels with zeros around
@@ -70,38 +70,38 @@ def test_evidence_is_found_in_the_square(name):
 
 @pytest.mark.parametrize("name", PIXELS)
 def test_a_network_without_layers_can_be_asked_too(name):
-    saliency = to_saliency(ask(name, frozen(SquareNet())))
+    saliency = to_saliency(explain(name, frozen(SquareNet())))
     assert INSIDE.flatten()[saliency.flatten(1).argmax(1)].all() and (found(saliency) > 0.1).all()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_callers_gradient_mode_is_the_same_to_it(name):
     with torch.no_grad():
-        without = ask(name, frozen(Checkers()))
+        without = explain(name, frozen(Checkers()))
         assert not torch.is_grad_enabled()
-    assert torch.equal(without, ask(name, frozen(Checkers())))
+    assert torch.equal(without, explain(name, frozen(Checkers())))
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)
 def test_a_batch_gives_the_maps_of_single_runs_in_any_chunks(name, maps):
     classifier, targets = frozen(Checkers()), torch.tensor([1, 0, 2])
-    together = ask(name, classifier, targets=targets, folder=maps)
+    together = explain(name, classifier, targets=targets, folder=maps)
     assert together.dtype == torch.float32 and not together.requires_grad and together.isfinite().all()
-    singles = [ask(name, classifier, PHOTOS[i : i + 1], targets[i : i + 1], rows=(i,), folder=maps) for i in range(3)]
+    singles = [explain(name, classifier, PHOTOS[i : i + 1], targets[i : i + 1], rows=(i,), folder=maps) for i in range(3)]
     scale = together.abs().max().item()
     torch.testing.assert_close(together, torch.cat(singles), atol=1e-5 * scale, rtol=1e-4)
     if name in NETWORKS:
-        for pictures in (1, 2, 4):
+        for max_batch in (1, 2, 4):
             torch.testing.assert_close(
-                ask(name, classifier, targets=targets, pictures=pictures), together, atol=1e-5 * scale, rtol=1e-4
+                explain(name, classifier, targets=targets, max_batch=max_batch), together, atol=1e-5 * scale, rtol=1e-4
             )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_at_most_so_many_pictures_go_through_at_once(name):
+def test_at_most_max_batch_images_go_through_at_once(name):
     classifier, seen = frozen(Checkers()), []
     classifier.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
-    ask(name, classifier, pictures=2)
+    explain(name, classifier, max_batch=2)
     assert max(seen) <= 2
 
 
@@ -133,12 +133,12 @@ def test_the_network_is_handed_back_as_it_was(name, left, folded):
     photos, copied = PHOTOS.clone(), PHOTOS.clone()
     classifier.network.first.register_forward_hook(lambda *hooked: None) if not folded else None  # the user's own stays
     with classifier.frozen_and_folded((32, 32)) if folded else classifier.frozen():
-        ask("gradcam", classifier)  # what a layer unfolds stays unfolded
-        ask("excitation_backprop", classifier)
+        explain("gradcam", classifier)  # what a layer unfolds stays unfolded
+        explain("excitation_backprop", classifier)
         before = state(classifier)
         classifier.network.left = left
         try:
-            ask(name, classifier, photos)
+            explain(name, classifier, photos)
         except ZeroDivisionError:
             assert left == 4
         after = state(classifier)
@@ -149,24 +149,25 @@ def test_the_network_is_handed_back_as_it_was(name, left, folded):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_folded_batch_norms_change_nothing(name):
     classifier = frozen(Checkers())
-    plain = ask(name, classifier)
+    plain = explain(name, classifier)
     with classifier.frozen_and_folded((32, 32)):
         assert classifier.folded
-        folded = ask(name, classifier)
+        folded = explain(name, classifier)
     torch.testing.assert_close(folded, plain, atol=1e-4 * plain.abs().max().item(), rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", EXPLAINERS)
-def test_yaml_defaults_are_the_functions(name):
+def test_yaml_options_are_the_functions_defaults(name):
     part = OPTIONS[name]
-    defaults = {k: p.default for k, p in inspect.signature(part.func).parameters.items() if p.default is not p.empty}
-    assert part.keywords == defaults
+    parameters = inspect.signature(part.func).parameters
+    assert list(parameters)[:4] == ["images", "classifier", "targets", "context"]
+    assert part.keywords == {k: p.default for k, p in parameters.items() if p.default is not p.empty}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_no_pictures_at_once_is_one_sentence(name):
-    with pytest.raises(ValueError, match="explainer.pictures=0 must be at least 1"):
-        ask(name, frozen(Checkers()), pictures=0)
+def test_an_empty_batch_is_refused(name):
+    with pytest.raises(ValueError, match="explainer.max_batch=0 must be at least 1"):
+        explain(name, frozen(Checkers()), max_batch=0)
 
 
 # what the caller makes of it
@@ -187,18 +188,18 @@ def test_gradient_is_captums():
 
     classifier = frozen(Checkers())
     theirs = Saliency(classifier).attribute(PHOTOS.clone().requires_grad_(), TARGETS).amax(1, keepdim=True)
-    torch.testing.assert_close(ask("gradient", classifier), theirs)
+    torch.testing.assert_close(explain("gradient", classifier), theirs)
 
 
 def test_smoothgrad_is_the_mean_over_a_rows_own_noise():
     classifier = frozen(Checkers(nn.Softplus))
-    torch.testing.assert_close(ask("smoothgrad", classifier, noise=0.0), ask("gradient", classifier))
+    torch.testing.assert_close(explain("smoothgrad", classifier, noise=0.0), explain("gradient", classifier))
     total = 0
     for k in range(7):
         noise = RowRandom([100, 101, 102]).at("smoothgrad", k).normal(3, 32, 32)
         x = (PHOTOS + 0.2 * (PHOTOS.amax((1, 2, 3)) - PHOTOS.amin((1, 2, 3)))[:, None, None, None] * noise).requires_grad_()
         total = total + torch.autograd.grad(classifier(x)[:, 1].sum(), x)[0] / 7
-    torch.testing.assert_close(ask("smoothgrad", classifier, noise=0.2), total.abs().amax(1, keepdim=True))
+    torch.testing.assert_close(explain("smoothgrad", classifier, noise=0.2), total.abs().amax(1, keepdim=True))
 
 
 @pytest.mark.parametrize("blur", [None, 2.0])
@@ -208,7 +209,7 @@ def test_integrated_gradients_add_up_to_the_change_of_the_logit(blur):
     classifier = frozen(Checkers(nn.Softplus))
     start = torch.zeros_like(PHOTOS) if blur is None else blur_gaussian(PHOTOS, blur)
     change = (classifier(PHOTOS) - classifier(start))[:, 1]
-    relevance = ask("integrated_gradients", classifier, blur=blur, steps=64)
+    relevance = explain("integrated_gradients", classifier, blur=blur, steps=64)
     torch.testing.assert_close(relevance.sum((1, 2, 3)), change, atol=1e-4, rtol=1e-4)
 
 
@@ -219,10 +220,10 @@ def test_guided_backprop_is_captums_and_torchrays():
     from captum.attr import GuidedBackprop
 
     classifier = frozen(Checkers())
-    ours = ask("guided_backprop", classifier)
+    ours = explain("guided_backprop", classifier)
     theirs = GuidedBackprop(classifier).attribute(PHOTOS, TARGETS).abs().amax(1, keepdim=True)
     torch.testing.assert_close(ours, theirs)
-    assert not torch.allclose(ours, ask("gradient", classifier))
+    assert not torch.allclose(ours, explain("gradient", classifier))
     theirs = pytest.importorskip("torchray.attribution.guided_backprop").guided_backprop(classifier, PHOTOS, TARGETS)
     torch.testing.assert_close(ours, theirs)
 
@@ -246,13 +247,13 @@ def test_relus_are_known_in_every_form(name, act):
     made = act()
     network = Checkers(act) if isinstance(made, nn.Module) else Functional(made)
     options = {"layer": "norm"} if name == "excitation_backprop" else {}  # which precedes them
-    torch.testing.assert_close(ask(name, frozen(network), **options), ask(name, frozen(Checkers()), **options))
+    torch.testing.assert_close(explain(name, frozen(network), **options), explain(name, frozen(Checkers()), **options))
 
 
 @pytest.mark.parametrize("act", [nn.SiLU, nn.GELU])
 def test_a_network_without_relus_cannot_be_guided(act):
-    with pytest.raises(ValueError, match="model Checkers has none: choose gradient"):
-        ask("guided_backprop", frozen(Checkers(act)))
+    with pytest.raises(ValueError, match="model Checkers has none: choose explainer=gradient"):
+        explain("guided_backprop", frozen(Checkers(act)))
 
 
 def chain(*between) -> nn.Sequential:
@@ -270,8 +271,8 @@ def test_excitation_backprop_is_torchrays():
     classifier.network[3].running_var.uniform_(0.5, 2)
     for layer in ("1", "4", "5"):
         expected = theirs(classifier, PHOTOS, TARGETS, saliency_layer=f"network.{layer}").detach()
-        ours = ask("excitation_backprop", classifier, layer=layer)
-        torch.testing.assert_close(ours, cam.upsample(expected, PHOTOS), atol=1e-7, rtol=1e-4)
+        ours = explain("excitation_backprop", classifier, layer=layer)
+        torch.testing.assert_close(ours, upsample(expected, PHOTOS), atol=1e-7, rtol=1e-4)
         assert ours.max() > ours.min()
 
 
@@ -284,10 +285,10 @@ def test_excitation_backprop_is_nearly_torchrays_where_branches_are_summed():
     classifier = frozen(ResNet(BasicBlock, [1, 1, 1, 1], num_classes=3))
     patched = copy.deepcopy(classifier)
     theirs.update_resnet(patched.network)
-    photos = cam.upsample(PHOTOS, torch.zeros(1, 1, 64, 64))
+    photos = upsample(PHOTOS, torch.zeros(1, 1, 64, 64))
     for layer, least in (("layer4", 0.99999), ("layer3", 0.98), ("layer1", 0.95)):
         expected = theirs.excitation_backprop(patched, photos, TARGETS, saliency_layer=f"network.{layer}").detach()
-        ours = backward._excitation(cam.find(photos, classifier, layer), photos, TARGETS)
+        ours = excitation_at(choose_layer(photos, classifier, layer), photos, TARGETS)
         assert np.corrcoef(ours.flatten(), expected.flatten())[0, 1] > least
 
 
@@ -310,21 +311,21 @@ def test_excitation_is_shared_out_by_positive_parts():
     x[0, :, 0, 0], x[0, :, 1, 1] = torch.tensor([0.5, -0.25, -4.0]), torch.tensor([0.0, 1.0, 0.25])
     # parts: 2*0.5 + (-1)(-0.25) at (0,0), 3*0.25 at (1,1); the mean shares out by what it gets, all places
     network = frozen(Net())
-    p = backward._excitation(cam.find(x, network, "body"), x, torch.tensor([0]))
+    p = excitation_at(choose_layer(x, network, "body"), x, torch.tensor([0]))
     z = network.network.one(x)[0, 0].clamp(min=0)  # what the mean gets: 100 + 2*0.5 + 0.25 - 12, 100, 100, 100 - 1 + 0.75
     expected = z / z.sum() * torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # where nothing is positive, nobody gets it
     torch.testing.assert_close(p[0, 0], expected)
     x, weight = torch.tensor([[0.5, -0.25, -4.0, 1.0]]).requires_grad_(), torch.tensor([[2.0, -1.0, 3.0, 0.0]])
-    bias, rules = torch.tensor([7.0]), backward.Excitation("net")
+    bias, rules = torch.tensor([7.0]), ExcitationRules("net")
     with rules:
-        rules.on = True
+        rules.active = True
         out = F.linear(x, weight, bias)
     assert out.item() == 1 + 0.25 - 12 + 7
     torch.testing.assert_close(torch.autograd.grad(out.sum(), x)[0], torch.tensor([[0.8, 0.2, 0.0, 0.0]]))
     a, b = torch.tensor([[3.0, -1.0, -1.0]]).requires_grad_(), torch.tensor([[1.0, 2.0, -2.0]]).requires_grad_()
-    rules = backward.Excitation("net")
+    rules = ExcitationRules("net")
     with rules:
-        rules.on = True
+        rules.active = True
         total = a + b
     shares = torch.autograd.grad(total.sum(), (a, b))
     assert total.tolist() == [[4, 1, -3]] and [s.tolist() for s in shares] == [[[0.75, 0, 0]], [[0.25, 1, 0]]]
@@ -352,7 +353,7 @@ def test_what_is_shared_out_is_kept():
     classifier.network[2].weight.abs_()  # and so are all of a sum's second branch
     classifier.network[2].bias.fill_(1)
     inner[3].weight[1:].mul_(20).sub_(2)  # those of its first are not
-    p = backward._excitation(cam.find(PHOTOS, classifier, "2"), PHOTOS, TARGETS)
+    p = excitation_at(choose_layer(PHOTOS, classifier, "2"), PHOTOS, TARGETS)
     assert (p >= 0).all()
     torch.testing.assert_close(p.sum((1, 2, 3)), torch.ones(3))
 
@@ -367,7 +368,7 @@ def vit() -> nn.Module:
 @pytest.mark.parametrize("network, layer, rule", [(vit, None, "layer_norm"), (lambda: Checkers(nn.SiLU), "first", "silu")])
 def test_a_layer_without_a_rule_is_named(network, layer, rule):
     with pytest.raises(ValueError, match=f"has no rule for {rule}, which model"):
-        ask("excitation_backprop", frozen(network()), layer=layer)
+        explain("excitation_backprop", frozen(network()), layer=layer)
 
 
 # maps of a layer
@@ -380,23 +381,23 @@ def test_gradcam_is_captums(layer):
     classifier = frozen(Checkers(partial(nn.ReLU, inplace=True)))
     method = LayerGradCam(classifier, getattr(classifier.network, layer))
     theirs = method.attribute(PHOTOS, TARGETS, relu_attributions=True).detach()
-    torch.testing.assert_close(ask("gradcam", classifier, layer=layer), cam.upsample(theirs, PHOTOS))
+    torch.testing.assert_close(explain("gradcam", classifier, layer=layer), upsample(theirs, PHOTOS))
 
 
 @pytest.mark.parametrize("name", ["gradcam", "group_cam"])
 def test_transformers_have_maps_too(name):
-    relevance = ask(name, frozen(vit()), targets=torch.tensor([0, 1, 2]))
+    relevance = explain(name, frozen(vit()), targets=torch.tensor([0, 1, 2]))
     assert relevance.isfinite().all() and relevance.any()
     with pytest.raises(
         ValueError, match="explainer.layer='encode' is not a module of model VisionTransformer; near it: encoder"
     ):
-        ask(name, frozen(vit()), layer="encode")
+        explain(name, frozen(vit()), layer="encode")
 
 
 def test_the_layer_is_the_last_before_any_pooling():
     network = chain(nn.MaxPool2d(2))
-    assert cam.find(PHOTOS, frozen(network), None).name == "network.7"  # the ReLU of the last convolution
-    assert cam.find(PHOTOS, frozen(Checkers()), None).name == "network.act2"
+    assert choose_layer(PHOTOS, frozen(network), None).name == "network.7"  # the ReLU of the last convolution
+    assert choose_layer(PHOTOS, frozen(Checkers()), None).name == "network.act2"
 
 
 def test_group_cam_by_hand():
@@ -424,7 +425,7 @@ def test_group_cam_by_hand():
             shown = x * torch.from_numpy(mask) + soft * torch.from_numpy(1 - mask)
             total += (classifier(shown[None]).softmax(1)[0, 1].item() - base) * mask
         expected.append(torch.from_numpy(np.maximum(total, 0)).float()[None])
-    ours = ask("group_cam", classifier, layer="act1", groups=groups)
+    ours = explain("group_cam", classifier, layer="act1", groups=groups)
     torch.testing.assert_close(ours, torch.stack(expected), atol=1e-5, rtol=1e-4)
     assert (ours.amax((1, 2, 3)) > 0).all()
 
@@ -447,7 +448,7 @@ def test_occlusion_by_hand(color):
             drop = before - classifier(covered).softmax(1)[:, 1]
             total[:, :, y : y + 10, x : x + 10] += drop[:, None, None, None]
             count[y : y + 10, x : x + 10] += 1
-    ours = ask("occlusion", classifier, patch=10, stride=5, color=color)
+    ours = explain("occlusion", classifier, patch=10, stride=5, color=color)
     torch.testing.assert_close(ours, total / count, atol=1e-6, rtol=1e-4)
 
 
@@ -467,14 +468,14 @@ def test_rise_by_hand():
             p = classifier((photos[b] * mask)[None]).softmax(1)[0, 1]
             expected[b, 0] += p * mask / (50 * 0.3)
         expected[b] -= expected[b].min()
-    ours = ask("rise", classifier, photos, masks=50, cells=4, keep=0.3)
+    ours = explain("rise", classifier, photos, masks=50, cells=4, keep=0.3)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_masks_of_rise_keep_each_pixel_as_often():
     rng = RowRandom([1]).at("rise")
     grids, shifts = (rng.uniform(4000, 7, 7) < 0.5).float()[0][:, None], rng.integers(0, 4, 4000, 2)[0]
-    masks = masked.shifted(grids, [5, 5], shifts, (32, 32))
+    masks = shifted_masks(grids, [5, 5], shifts, (32, 32))
     assert masks.shape == (4000, 1, 32, 32) and masks.min() == 0 and masks.max() == 1
     torch.testing.assert_close(masks.mean(0), torch.full((1, 32, 32), 0.5), atol=0.04, rtol=0)
 
@@ -483,7 +484,7 @@ def test_masks_of_rise_keep_each_pixel_as_often():
 
 
 def test_center():
-    relevance = ask("center", None, PHOTOS[..., :20], sigma=0.2)
+    relevance = explain("center", None, PHOTOS[..., :20], sigma=0.2)
     assert relevance.shape == (3, 1, 32, 20) and torch.allclose(relevance, relevance.flip(2, 3))
     most = relevance[0, 0] > 0.999 * relevance.max()
     assert most[15:17, 9:11].all() and most.sum() == 4
@@ -497,23 +498,23 @@ def test_files_of_each_kind_are_read(tmp_path):
     Image.fromarray(cells[0]).save(tmp_path / "a.png")
     np.save(tmp_path / "b.npy", cells[1][None] / 255)
     np.savez(tmp_path / "c.npz", saliency=(cells[2] / 255).astype(np.float16), parameter=np.zeros(3))
-    ours = ask("files", None, folder=tmp_path)
+    ours = explain("files", None, folder=tmp_path)
     torch.testing.assert_close(ours[:, 0], torch.from_numpy(cells / 255).float(), atol=1e-3, rtol=0)
     Image.fromarray(cells[0].astype(np.uint16) * 257).save(tmp_path / "a.png")
-    torch.testing.assert_close(ask("files", None, folder=tmp_path)[0], ours[0])
+    torch.testing.assert_close(explain("files", None, folder=tmp_path)[0], ours[0])
     np.save(tmp_path / "b.npy", np.arange(4.0).reshape(2, 2))
     with pytest.raises(
-        ValueError, match="b.npy' is of 2x2 px, and the network's picture of 32x32: set explainer.resize=true"
+        ValueError, match="b.npy' is of 2x2 px and the network's image of 32x32: set explainer.resize=true"
     ):
-        ask("files", None, folder=tmp_path)
-    corners = ask("files", None, folder=tmp_path, resize=True)[1, 0, [0, 0, -1, -1], [0, -1, 0, -1]]
+        explain("files", None, folder=tmp_path)
+    corners = explain("files", None, folder=tmp_path, resize=True)[1, 0, [0, 0, -1, -1], [0, -1, 0, -1]]
     assert corners.tolist() == [0, 1, 2, 3]
 
 
 def test_files_that_cannot_be_read_are_one_sentence(maps):
     def fails(text, **options):
         with pytest.raises(ValueError, match=text) as raised:
-            ask("files", None, **{"folder": maps, **options})
+            explain("files", None, **{"folder": maps, **options})
         assert "\n" not in str(raised.value)
 
     fails("explainer.folder='.*nowhere' is not a folder", folder=maps / "nowhere")
@@ -534,7 +535,7 @@ def test_files_that_cannot_be_read_are_one_sentence(maps):
     (maps / "a.npy").unlink()
     np.savez(maps / "a.npz", one=np.zeros((32, 32)), two=np.zeros((32, 32)))
     fails("it has no array 'saliency', but one, two; set explainer.key=")
-    assert ask("files", None, folder=maps, key="two").shape == (3, 1, 32, 32)
+    assert explain("files", None, folder=maps, key="two").shape == (3, 1, 32, 32)
 
 
 # errors
@@ -549,7 +550,7 @@ def test_files_that_cannot_be_read_are_one_sentence(maps):
         (
             "occlusion",
             {"patch": 33},
-            "explainer.patch=33 must be from explainer.stride=2 to the photo's shorter side, 32 px",
+            "explainer.patch=33 must be from explainer.stride=2 to the image's shorter side, 32 px",
         ),
         ("occlusion", {"stride": 7}, "explainer.patch=6 must be from explainer.stride=7"),
         ("occlusion", {"color": [2, 0, 0]}, "color=\\[2, 0, 0\\] must be three numbers"),
@@ -564,7 +565,7 @@ def test_files_that_cannot_be_read_are_one_sentence(maps):
 )
 def test_options_that_cannot_be_are_one_sentence(name, options, text):
     with pytest.raises(ValueError, match=text):
-        ask(name, frozen(Checkers()), **options)
+        explain(name, frozen(Checkers()), **options)
 
 
 @pytest.mark.parametrize("name", ["integrated_gradients", "occlusion"])
@@ -573,14 +574,14 @@ def test_captum_is_optional(name, monkeypatch):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "captum", None)
     with pytest.raises(ValueError, match=f'explainer={name} needs Captum: pip install "mpx\\[baselines\\]"'):
-        ask(name, frozen(Checkers()))
+        explain(name, frozen(Checkers()))
 
 
 def test_files_of_a_run_are_found_by_image_and_class(tmp_path):
     for target in (0, 1):
         np.savez(tmp_path / f"a-{target}-name.npz", saliency=np.full((32, 32), target, np.float16), curves=np.zeros((2, 3)))
     photos, targets = PHOTOS[:1].repeat(2, 1, 1, 1), torch.tensor([1, 0])
-    found = files(photos, None, targets, ["a", "a"], folder=str(tmp_path))
+    found = files(photos, None, targets, ExplainerContext(RowRandom([0, 1]), ["a", "a"]), folder=str(tmp_path))
     assert found.mean((1, 2, 3)).tolist() == [1, 0]
 
 
@@ -595,9 +596,13 @@ def test_files_of_an_image_whose_name_goes_on_are_not_taken(tmp_path, inside):
         return path
 
     own, _ = save("photo", 1, 0.25), save("photo-1", 1, 0.5)
-    names = ["photo", "photo-1"]
-    assert files(PHOTOS[:2], None, torch.tensor([1, 1]), names, str(tmp_path)).mean((1, 2, 3)).tolist() == [0.25, 0.5]
+    def read(*names: str) -> list[float]:
+        context = ExplainerContext(RowRandom([*range(len(names))]), [*names])
+        targets = torch.ones(len(names), dtype=torch.long)
+        return files(PHOTOS[: len(names)], None, targets, context, str(tmp_path)).mean((1, 2, 3)).tolist()
+
+    assert read("photo", "photo-1") == [0.25, 0.5]
     own.unlink()
-    for some in [["photo"], names] if inside else [names]:  # a file that says whose it is needs no other name
+    for names in [["photo"], ["photo", "photo-1"]][not inside :]:  # a file that names its image needs no other name
         with pytest.raises(ValueError, match="has none of photo.npz"):
-            files(PHOTOS[: len(some)], None, torch.tensor([1] * len(some)), some, str(tmp_path))
+            read(*names)

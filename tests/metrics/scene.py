@@ -1,10 +1,13 @@
-"""What metrics are tested on: two photos for SquareNet, whose evidence is its square."""
+"""A scene to test metrics on: photos for SquareNet, whose evidence is its square."""
 
+import numpy as np
 import torch
 from planted import SquareNet, square_photo
 
 from mpx.data.annotations import Annotation, Region
 from mpx.data.preprocessing import Preprocess
+from mpx.metrics.base import MetricContext, as_metric
+from mpx.metrics.summary import SummaryContext
 from mpx.models.classifier import Classifier
 from mpx.perturbations.blur import blur_gaussian
 
@@ -24,7 +27,22 @@ def targets(count: int = 2) -> torch.Tensor:
     return torch.ones(count, dtype=torch.long)
 
 
-def place(*boxes, size=(SIDE, SIDE), preprocess=None, **region) -> Annotation:
+def context(count: int = 2, **parts) -> MetricContext:
+    """Of the first photos; parts replace what the scene has."""
+    return MetricContext(**{"classifier": classifier(), "images": photos(count), "targets": targets(count)} | parts)
+
+
+def columns(metric, saliency, context) -> dict[str, np.ndarray]:
+    return {suffix: values.cpu().numpy() for suffix, values in as_metric(metric)(saliency, context).items()}
+
+
+def summary(metric, saliency, context) -> dict:
+    """Of rows of as many images."""
+    rows = SummaryContext(context.targets.numpy(), np.arange(len(saliency)))
+    return as_metric(metric).summarise(columns(metric, saliency, context), rows)
+
+
+def annotation(*boxes, size=(SIDE, SIDE), preprocess=None, **region) -> Annotation:
     return Annotation(Region(boxes or (BOX,), **region), size, preprocess or Preprocess((SIDE, SIDE)))
 
 

@@ -5,12 +5,17 @@ import math
 import numpy as np
 import pytest
 import torch
-from scene import random_maps, square
+from scene import context, random_maps, square
 from scipy.stats import entropy
 
-from mpx.metrics.complexity import complexity
+from mpx.metrics.base import as_metric
+from mpx.metrics.complexity import complexity as metric_function
 
 N = 1024
+
+
+def complexity(maps):
+    return metric_function(maps, context(len(maps)))
 
 
 def test_gini_and_entropy_are_quantus():
@@ -36,7 +41,7 @@ def test_constant_maps(constant):
     assert found["binarity"].item() == pytest.approx(1 - 4 * constant * (1 - constant))
 
 
-def test_what_counts_as_none_and_as_evidence():
+def test_thresholds_of_sparsity_and_area():
     maps = torch.tensor([0.0, 0.9e-5, 1.1e-5, 0.49, 0.5, 1.0]).view(1, 1, 2, 3)
     found = complexity(maps)
     assert found["sparsity"].item() == pytest.approx(2 / 6) and found["area"].item() == pytest.approx(2 / 6)
@@ -58,5 +63,5 @@ def test_one_pixel_and_a_square():
 def test_the_simpler_map_is_the_better():
     simple, rich = complexity(square()), complexity(random_maps(1))
     for suffix, value in simple.items():
-        higher = complexity.protocol["better"].get(suffix, "higher") == "higher"
+        higher = as_metric(metric_function).direction_of(suffix) == "higher"
         assert (value > rich[suffix]).item() == higher

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
-from scene import classifier, perturbations, photos, random_maps, square, targets
+from scene import classifier, context, perturbations, photos, random_maps, square
 
-from mpx.metrics.drops import average_drop, crossed, normalised_drop
+from mpx.metrics.average_drop import average_drop
+from mpx.metrics.cross_perturbation import cross_perturbation
+from mpx.metrics.normalised_drop import normalised_drop
 from mpx.metrics.representativeness import representativeness
 from mpx.metrics.smallest_box import minimality, saliency_metric
 from mpx.perturbations.blur import blur_gaussian
@@ -20,27 +22,27 @@ def test_normalised_drop_is_footnote_4():
     images, maps, blur = photos(), random_maps(), perturbations()["blur"]
     blank = blur(images)
     expected = (p(images) - p(maps * blank + (1 - maps) * images)) / (p(images) - p(blank))
-    found = normalised_drop(maps, classifier(), images, targets(), perturbations())
+    found = normalised_drop(maps, context(perturbations=perturbations()))
     assert torch.allclose(found, expected, atol=1e-5)
-    given = normalised_drop(torch.zeros_like(maps), classifier(), images, targets(), perturbations(), mask=1 - maps)
-    assert torch.equal(given, found)  # a deletion's mask comes before its saliency
-    kept = normalised_drop(maps, classifier(), images, targets(), perturbations(), mask=1 - maps, game="preservation")
-    assert torch.equal(kept, found)  # a preservation's does not
+    preserved = normalised_drop(maps, context(perturbations=perturbations(), game="preservation"))
+    assert torch.equal(preserved, found)  # the evidence is perturbed, whatever the game
+    known = torch.tensor([[0.9, 0.9], [0.3, 0.5], [0.1, 0.1]])
+    stored = normalised_drop(maps, context(perturbations=perturbations(), probabilities=known))
+    assert stored.tolist() == pytest.approx([0.75, 0.5])
 
 
 def test_everything_drops_all_and_nothing_drops_nothing():
     for value in (0.0, 1.0):
         maps = torch.full((2, 1, 32, 32), value)
-        found = normalised_drop(maps, classifier(), photos(), targets(), perturbations())
+        found = normalised_drop(maps, context(perturbations=perturbations()))
         assert found.tolist() == pytest.approx([value, value], abs=1e-6)
 
 
 def test_no_score_to_lose_is_no_value():
-    grey = torch.full((1, 3, 32, 32), 0.5)
-    assert normalised_drop(square(), classifier(), grey, targets(1), perturbations()).isnan().all()
-    assert minimality(square(), classifier(), grey, targets(1), sigma=3.0)[""].isnan().all()
-    blur = {"blur": perturbations()["blur"]}
-    assert representativeness(square(), classifier(), grey, targets(1), blur, sigma=3.0)[""].isnan().all()
+    rows = context(1, images=torch.full((1, 3, 32, 32), 0.5), perturbations={"blur": perturbations()["blur"]})
+    assert normalised_drop(square(), rows).isnan().all()
+    assert minimality(square(), rows, sigma=3.0)[""].isnan().all()
+    assert representativeness(square(), rows, sigma=3.0)[""].isnan().all()
 
 
 def test_a_mask_that_works_under_its_own_perturbation_only_is_flagged():
@@ -51,8 +53,11 @@ def test_a_mask_that_works_under_its_own_perturbation_only_is_flagged():
         return torch.stack([20 - 40 * left, torch.zeros_like(left)], 1).flip(1) * torch.tensor([1.0, -1.0])
 
     def does(**others):
-        given = {"own": torch.zeros_like, **others}
-        return crossed(square(0.6), model, torch.ones(1, 3, 32, 32), targets(1), given, mask=1 - square(0.6))
+        perturbations = {"own": torch.zeros_like, **others}
+        images = torch.ones(1, 3, 32, 32)
+        return cross_perturbation(
+            square(0.6), context(1, classifier=model, images=images, perturbations=perturbations)
+        )
 
     own = 1 - torch.tensor(4.0).sigmoid().item()  # 0.4 of the square is left
     faint = does(faint=lambda x: x - 0.75)
@@ -67,37 +72,40 @@ def test_a_mask_that_works_under_its_own_perturbation_only_is_flagged():
     assert alone["own"] == faint["own"] and alone[""].isnan() and alone["only_own"].isnan()
 
 
-def test_crossed_of_good_masks_and_of_preservations():
+def test_cross_perturbation_of_good_masks_and_of_preservations():
     maps = square().expand(2, 1, 32, 32)
-    good = crossed(maps, classifier(), photos(), targets(), perturbations())
+    good = cross_perturbation(maps, context(perturbations=perturbations()))
     assert set(good) == {"", "blur", "mean", "noise", "only_own"}
     assert good["only_own"].tolist() == [0, 0] and (good[""] > 0.9).all()
-    kept = crossed(maps, classifier(), photos(), targets(), perturbations(), mask=maps, game="preservation")
+    kept = cross_perturbation(maps, context(perturbations=perturbations(), game="preservation"))
     assert torch.allclose(kept["blur"], torch.ones(2), atol=1e-3)  # with the square alone the score is all there
 
 
 def test_average_drop_by_hand():
     images, maps = photos(), random_maps()
     y, kept = p(images), p(maps * images + (1 - maps) * 0.5)
-    found = average_drop(maps, classifier(), images, targets())
+    found = average_drop(maps, context())
     assert torch.allclose(found[""], ((y - kept) / y).clamp(min=0), atol=1e-6)
     assert torch.equal(found["increase"], (kept > y).float())
     # where whatever is taken away helps
     y, kept = ((-classifier()(x) / 10).softmax(1)[:, 1] for x in (images, maps * images + (1 - maps) * 0.0))
-    flip = average_drop(maps, lambda x: -classifier()(x) / 10, images, targets(), fill=0.0)
+    flip = average_drop(maps, context(classifier=lambda x: -classifier()(x) / 10), baseline=0.0)
     assert torch.allclose(flip["gain"], (kept - y) / (1 - y), atol=1e-5) and (flip["gain"] > 0.01).all()
-    all_ = average_drop(torch.ones_like(maps), classifier(), images, targets())
+    all_ = average_drop(torch.ones_like(maps), context())
     assert all(value.abs().max() == 0 for value in all_.values())  # the photo itself is no increase
     grey = torch.full((1, 3, 32, 32), 0.5)  # any pattern increases it
-    up = average_drop(square(0.5), lambda x: torch.stack([x[:, 0, 0, 0] * 0, (x < 0.4).flatten(1).sum(1) * 1.0], 1),
-                      grey, targets(1), fill=0.0)  # fmt: skip
+
+    def model(x):
+        return torch.stack([x[:, 0, 0, 0] * 0, (x < 0.4).flatten(1).sum(1) * 1.0], 1)
+
+    up = average_drop(square(0.5), context(1, classifier=model, images=grey), baseline=0.0)
     assert up["increase"].item() == 1 and up[""].item() == 0 and up["gain"].item() == pytest.approx(1.0)
 
 
 def test_minimal_box_by_hand():
     maps = square(0.5)
     maps[..., 10:14, 18:22] = 1.0  # its core, not enough for 99 %
-    found = minimality(maps, classifier(), photos(1), targets(1), sigma=3.0)
+    found = minimality(maps, context(1), sigma=3.0)
     blank = blur_gaussian(photos(1), 3.0)
     p_0, p_b = p(photos(1)).item(), p(blank).item()
     boxes = [(0, 0, 32, 32), (16, 8, 24, 16), (18, 10, 22, 14)]
@@ -116,16 +124,16 @@ def test_minimal_box_by_hand():
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_a_constant_map_has_the_whole_picture_as_its_box(value):
     maps = torch.full((1, 1, 32, 32), value)
-    assert minimality(maps, classifier(), photos(1), targets(1), sigma=3.0)[""].item() == 1
-    assert saliency_metric(maps, classifier(), photos(1), targets(1))["area"].item() == 1
+    assert minimality(maps, context(1), sigma=3.0)[""].item() == 1
+    assert saliency_metric(maps, context(1))["area"].item() == 1
 
 
 def test_saliency_metric_by_hand():
-    whole = saliency_metric(torch.ones(2, 1, 32, 32), classifier(), photos(), targets())
+    whole = saliency_metric(torch.ones(2, 1, 32, 32), context())
     assert torch.allclose(whole[""], -p(photos()).log(), atol=1e-5)  # log 1 - log p of the photo
     corner = torch.zeros(1, 1, 32, 32)
     corner[..., 0, 0] = 1.0
-    found = saliency_metric(corner, classifier(), photos(1), targets(1))
+    found = saliency_metric(corner, context(1))
     single = photos(1)[..., :1, :1].expand(1, 3, 32, 32)
     assert found[""].item() == pytest.approx(math.log(0.05) - p(single).log().item(), abs=1e-5)
     assert found["area"].item() == pytest.approx(1 / 1024)
@@ -133,7 +141,7 @@ def test_saliency_metric_by_hand():
 
 def test_representativeness_is_a_curve_from_the_photo():
     images = photos(1)
-    found = representativeness(square(), classifier(), images, targets(1), perturbations(), sigma=3.0)
+    found = representativeness(square(), context(1, perturbations=perturbations()), sigma=3.0)
     soft = blur_gaussian(1 - square(), 3.0)
     soft = (soft - soft.min()) / (soft.max() - soft.min())
     for name, perturb in perturbations().items():
@@ -149,10 +157,10 @@ def test_representativeness_is_a_curve_from_the_photo():
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
 def test_a_constant_map_represents_nothing(value):
     maps = torch.full((1, 1, 32, 32), value)
-    found = representativeness(maps, classifier(), photos()[:1], targets(1), perturbations(), sigma=3.0)
+    found = representativeness(maps, context(1, perturbations=perturbations()), sigma=3.0)
     assert found[""].item() == pytest.approx(1)
 
 
 def test_minimality_needs_a_threshold():
     with pytest.raises(ValueError, match="thresholds=0"):
-        minimality(square(), classifier(), photos()[:1], targets(1), thresholds=0)
+        minimality(square(), context(1), thresholds=0)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from scene import classifier, photos, random_maps, square, targets
+from scene import classifier, context, photos, random_maps, square
 
-from mpx.metrics.infidelity import infidelity, max_sensitivity, squares
+from mpx.metrics.infidelity import infidelity, random_squares
+from mpx.metrics.max_sensitivity import max_sensitivity
 
 pytest.importorskip("captum")
 
@@ -17,35 +18,35 @@ def logits(score):
 def test_the_map_of_a_linear_function_is_faithful_at_any_scale():
     weights = random_maps(1)[0, 0] / 2000
     model = logits(lambda x: 0.2 + (x[:, 0] * weights).sum((1, 2)))
-    ones = torch.ones(1, 3, 32, 32)
+    rows = context(1, classifier=model, images=torch.ones(1, 3, 32, 32))
     for scale in (1.0, 0.1):
-        found = infidelity(scale * random_maps(1), model, ones, targets(1), fill=0.0)
+        found = infidelity(scale * random_maps(1), rows, baseline=0.0)
         assert found.item() == pytest.approx(0, abs=1e-9)
-    assert infidelity(random_maps(1, seed=3), model, ones, targets(1), fill=0.0).item() > 1e-7
+    assert infidelity(random_maps(1, seed=3), rows, baseline=0.0).item() > 1e-7
 
 
 def test_infidelity_in_loops():
     model, image, map = classifier(), photos(1), random_maps(1)
     generator = torch.Generator().manual_seed(5)
-    gone = squares(20, (32, 32), 0.25, generator)
+    gone = random_squares(20, (32, 32), 0.25, generator)
     p = lambda x: model(x).softmax(1)[:, 1]  # noqa: E731
     lost = torch.cat([p(image) - p(image * (1 - g) + 0.5 * g) for g in gone])
     inside = (gone * map).sum((1, 2, 3))
     scale = (inside * lost).mean() / inside.square().mean()
     expected = (scale * inside - lost).square().mean().item()
-    found = infidelity(map, model, image, targets(1), samples=20, seed=5, pictures=20)
+    found = infidelity(map, context(1), samples=20, seed=5, max_batch=20)
     assert found.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_squares_are_inside():
-    found = squares(50, (20, 32), 0.25, torch.Generator().manual_seed(0))
+    found = random_squares(50, (20, 32), 0.25, torch.Generator().manual_seed(0))
     assert (found.sum((1, 2, 3)) == 5 * 8).all()
 
 
 def test_infidelity_of_a_row_is_its_own():
     maps = torch.cat([square(), random_maps(1)])
-    both = infidelity(maps, classifier(), photos(), targets(), samples=8)
-    assert both[1].item() == pytest.approx(infidelity(maps[1:], classifier(), photos()[1:], targets(1), samples=8).item())
+    both = infidelity(maps, context(), samples=8)
+    assert both[1].item() == pytest.approx(infidelity(maps[1:], context(1, images=photos()[1:]), samples=8).item())
 
 
 def test_max_sensitivity_in_loops():
@@ -54,7 +55,7 @@ def test_max_sensitivity_in_loops():
         return images.mean(1, keepdim=True) * targets.view(-1, 1, 1, 1)
 
     images, classes = photos(), torch.tensor([1, 2])
-    found = max_sensitivity(square(), classifier(), images, classes, explain, samples=5, radius=0.3, seed=3)
+    found = max_sensitivity(square(), context(targets=classes, explain=explain), samples=5, radius=0.3, seed=3)
     random = torch.Generator().manual_seed(3)
     noise = torch.stack([torch.rand(3, 32, 32, generator=random) for _ in range(5)])
     for row in range(2):
@@ -64,18 +65,17 @@ def test_max_sensitivity_in_loops():
 
 
 def test_a_map_that_never_changes_is_not_sensitive():
-    found = max_sensitivity(
-        square(), classifier(), photos(), targets(), lambda c, x, t, s: square().expand(len(x), -1, -1, -1), samples=3
-    )
+    rows = context(explain=lambda c, x, t, s: square().expand(len(x), -1, -1, -1))
+    found = max_sensitivity(square(), rows, samples=3)
     assert found.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("options", [{"samples": 0}, {"side": 2.0}, {"side": 0.0}])
 def test_no_square_is_refused(options):
-    with pytest.raises(ValueError, match="there must be a square"):
-        infidelity(square(), classifier(), photos(1), targets(1), **options)
+    with pytest.raises(ValueError, match="must be 1 or larger, and side="):
+        infidelity(square(), context(1), **options)
 
 
 def test_no_noisy_picture_is_refused():
     with pytest.raises(ValueError, match="samples=0"):
-        max_sensitivity(square(), classifier(), photos(1), targets(1), lambda *_: square(), samples=0)
+        max_sensitivity(square(), context(1, explain=lambda *_: square()), samples=0)

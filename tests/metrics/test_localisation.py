@@ -3,20 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from scene import BOX, SIDE, place, random_maps, square
+from scene import BOX, SIDE, annotation, columns, context, random_maps, square, summary
 
-from mpx.metrics import Metric, rows, summarise
-from mpx.metrics.boxes import (
-    GRIDS,
-    best_iou,
-    components,
-    least_error,
-    localisation,
-    max_box_acc_v2,
-    scaled,
-    thresholds,
-    tight,
-)
+from mpx.metrics.boxes import THRESHOLD_GRIDS, best_iou, component_boxes, scaled_to_unit, thresholds, tight_boxes
+from mpx.metrics.localisation import localisation, localisation_error
+from mpx.metrics.max_box_acc_v2 import max_box_acc_v2
+from mpx.metrics.summary import SummaryContext
 from mpx.perturbations.blur import blur_gaussian
 
 
@@ -52,8 +44,8 @@ def test_boxes_are_what_loops_find(kind):
         **{"random": random_maps(1), "peaked": random_maps(1) ** 30, "ties": (random_maps(1) * 3).round() / 3},
         **{"zeros": one * 0, "constant": one * 0 + 0.3, "one": one},
     }[kind]
-    boxes = iter(tight(maps, thresholds(maps))[0].tolist())
-    for rule, grid in GRIDS.items():
+    boxes = iter(tight_boxes(maps, thresholds(maps))[0].tolist())
+    for rule, grid in THRESHOLD_GRIDS.items():
         for alpha in grid:
             box = next(boxes)
             if kind == "constant" and rule == "mean" and alpha == 1:
@@ -66,7 +58,7 @@ def test_overlap_is_pycocotools():
     random = np.random.default_rng(0)
     corner, size = random.integers(0, 16, (2, 9, 2))
     boxes = torch.from_numpy(np.concatenate([corner, corner + size + 1], 1)).float()
-    where = place(*(tuple(b) for b in boxes[6:].tolist()))
+    where = annotation(*(tuple(b) for b in boxes[6:].tolist()))
     xywh = np.concatenate([corner, size + 1], 1).astype(float)
     theirs = mask.iou(xywh[:6], xywh[6:], [0] * 3).max(1)
     assert np.allclose(best_iou(boxes[None, :6], [where])[0].numpy(), theirs, atol=1e-6)
@@ -77,46 +69,43 @@ def test_the_threshold_is_tuned_on_rows_that_do_not_count():
     halo = (square() + 0.2 * blur_gaussian(square(), 4.0).gt(0.01)).clamp(0, 1)
     wide = around(halo[0, 0] > 0)
     maps = torch.cat([halo, halo] * 3)
-    where = [place(tuple(wide)), place(BOX)] * 3
-    metric = Metric(localisation)
-    metric.update(maps, places=where)
-    found = metric.compute()["parts"]["value"]
+    where = [annotation(tuple(wide)), annotation(BOX)] * 3
+    found = summary(localisation, maps, context(6, annotations=where))["parts"]["value"]
     assert found["value"] == 1 and found["n"] == 3 and found["tuned_on"] == 3 and found["threshold"] <= 0.2
-    tuned_by_both = Metric(localisation)
-    tuned_by_both.update(torch.cat([halo] * 4), places=[place(BOX)] * 4)
-    assert tuned_by_both.compute()["parts"]["value"]["value"] == 0
+    equal = summary(localisation, torch.cat([halo] * 4), context(4, annotations=[annotation(BOX)] * 4))
+    assert equal["parts"]["value"]["value"] == 0
 
 
 @pytest.mark.parametrize("tuned, on", [(0.5, 4), (0.25, 2), (0.75, 6), (0.1, 1)])
 def test_a_share_of_the_rows_tunes(tuned, on):
-    columns = rows(localisation, random_maps(8), places=[place()] * 8)
-    found = least_error(columns, torch.arange(8), "mean", tuned)["mean"]
-    assert found.note["tuned_on"] == on and found.values.isfinite().sum() == 8 - on
+    iou = columns(localisation, random_maps(8), context(8, annotations=[annotation()] * 8))
+    found = localisation_error(iou, SummaryContext(np.zeros(8, int), np.arange(8)), "mean", tuned)["mean"]
+    assert found.notes["tuned_on"] == on and np.isfinite(found.values).sum() == 8 - on
 
 
 def test_an_image_does_not_tune_and_count():
     """Two rows of each of four images, as two areas or classes give them."""
-    columns = rows(localisation, random_maps(8), places=[place()] * 8)
-    values = least_error(columns, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))["energy"].values
-    assert values.isfinite().tolist() == [False, False, True, True] * 2
+    iou = columns(localisation, random_maps(8), context(8, annotations=[annotation()] * 8))
+    rows = SummaryContext(np.zeros(8, int), np.array([0, 0, 1, 1, 2, 2, 3, 3]))
+    assert np.isfinite(localisation_error(iou, rows)["energy"].values).tolist() == [False, False, True, True] * 2
 
 
 def test_rows_without_a_box_neither_tune_nor_count():
-    outside = place((0, 0, 20, 20), size=(96, 32))  # left of the crop
-    columns = rows(localisation, square().expand(4, -1, -1, -1), places=[place(), None, outside, place()])
-    assert max_box_acc_v2(square(), [outside])["@0.5"].isnan().all()
-    found = summarise(localisation, columns, torch.zeros(4, dtype=torch.long))
+    outside = annotation((0, 0, 20, 20), size=(96, 32))  # left of the crop
+    rows = context(4, annotations=[annotation(), None, outside, annotation()])
+    assert max_box_acc_v2(square(), context(1, annotations=[outside]))["@0.5"].isnan().all()
+    found = summary(localisation, square().expand(4, -1, -1, -1), rows)
     assert found["n"] == 1 and found["value"] == 0 and found["parts"]["energy"]["tuned_on"] == 1
-    single = summarise(localisation, {k: v[:1] for k, v in columns.items()}, torch.zeros(1, dtype=torch.long))
+    single = summary(localisation, square(), context(1, annotations=[annotation()]))
     assert single["n"] == 0 and single["value"] is None  # one row cannot both tune and count
 
 
 @pytest.mark.parametrize(
-    "wrong, match", [({"rule": "top"}, "rule='top' must be one"), ({"tuned": 1.0}, "tuned=1.0 is the share")]
+    "wrong, match", [({"rule": "top"}, "rule='top' must be one"), ({"tuned": 1.0}, "tuned=1.0 must be above 0 and below 1")]
 )
 def test_wrong_options_are_one_sentence(wrong, match):
     with pytest.raises(ValueError, match=match):
-        localisation(square(), [place()], **wrong)
+        localisation(square(), context(1, annotations=[annotation()]), **wrong)
 
 
 def test_components_are_scikit_images():
@@ -124,28 +113,24 @@ def test_components_are_scikit_images():
     for seed in range(3):
         pixels = random_maps(1, 32, seed)[0, 0].numpy() > 0.8
         theirs = [p.bbox for p in measure.regionprops(measure.label(pixels, connectivity=2))]
-        assert {tuple(b) for b in components(pixels).int().tolist()} == {(x0, y0, x1, y1) for y0, x0, y1, x1 in theirs}
-    assert components(np.zeros((4, 4), bool)).tolist() == [[0, 0, 0, 0]]
+        assert {tuple(b) for b in component_boxes(pixels).int().tolist()} == {(x0, y0, x1, y1) for y0, x0, y1, x1 in theirs}
+    assert component_boxes(np.zeros((4, 4), bool)).tolist() == [[0, 0, 0, 0]]
 
 
 def test_max_box_acc_by_hand():
     two = square() + 0.5 * square().flip(3)  # the second object, fainter
     maps = torch.cat([two, square(), 1 - square()])
-    metric = Metric(max_box_acc_v2)
-    metric.update(maps, places=[place(), place(), place()])
-    found = metric.compute()
+    found = summary(max_box_acc_v2, maps, context(3, annotations=[annotation()] * 3))
     assert found["parts"]["50"]["value"] == pytest.approx(2 / 3) and found["value"] == pytest.approx(2 / 3)
-    wider = Metric(max_box_acc_v2)
-    wider.update(square(), places=[place((16, 8, 24, 19))])  # IoU 8/11
-    assert [wider.compute()["parts"][part]["value"] for part in ("30", "50", "70")] == [1, 1, 1]
-    steps = max_box_acc_v2((square() + 0.5 * square().roll(8, 3)).clamp(0, 1), [place()], levels=4)
+    wider = summary(max_box_acc_v2, square(), context(1, annotations=[annotation((16, 8, 24, 19))]))  # IoU 8/11
+    assert [wider["parts"][part]["value"] for part in ("30", "50", "70")] == [1, 1, 1]
+    beside = (square() + 0.5 * square().roll(8, 3)).clamp(0, 1)
+    steps = max_box_acc_v2(beside, context(1, annotations=[annotation()]), levels=4)
     assert steps["@0.25"].item() == 0.5 and steps["@0.5"].item() == 1  # a half is not above a half
-    assert scaled(torch.full((1, 1, 4, 4), 0.7)).sum() == 0
-    none = Metric(max_box_acc_v2)
-    none.update(square(), places=[None])
-    assert none.compute()["value"] is None
+    assert scaled_to_unit(torch.full((1, 1, 4, 4), 0.7)).sum() == 0
+    assert summary(max_box_acc_v2, square(), context(1, annotations=[None]))["value"] is None
 
 
 def test_max_box_acc_needs_a_threshold():
     with pytest.raises(ValueError, match="levels=0"):
-        max_box_acc_v2(square(), [place()], levels=0)
+        max_box_acc_v2(square(), context(1, annotations=[annotation()]), levels=0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scene import classifier, photos, random_maps, square, targets
+from scene import context, photos, random_maps, square
 
 from mpx.metrics.road import impute, road
 
@@ -16,7 +16,7 @@ def test_a_ramp_is_filled_in_exactly():
     assert torch.allclose(impute(ramp, removed, torch.zeros(3, 16, 16)), ramp, atol=1e-5)
 
 
-def test_what_is_kept_stays_and_noise_is_only_where_it_is_not():
+def test_only_removed_pixels_change():
     image, removed = photos(1)[0], random_maps(1)[0, 0] < 0.4
     plain, noisy = impute(image, removed, torch.zeros_like(image)), impute(image, removed, torch.full_like(image, 0.25))
     assert torch.equal(plain[:, ~removed], image[:, ~removed])
@@ -34,27 +34,26 @@ def test_imputation_is_grad_cams(share):
 
 def test_the_score_is_grad_cams():
     imputer = pytest.importorskip("pytorch_grad_cam.metrics.road").NoisyLinearImputer(noise=0.0)
-    model, image, maps = classifier(), photos(1), random_maps(1)
+    rows, maps = context(1), random_maps(1)
     means = []
     for map in (maps, 1 - maps):  # as its RemoveMostRelevantFirst keeps what is below a percentile
         kept = [np.float32(map.numpy() < np.percentile(map.numpy(), 100 - p)) for p in (20, 50, 80)]
-        shown = torch.stack([imputer(image[0], torch.from_numpy(k[0, 0])) for k in kept])
-        means.append(model(shown).softmax(1)[:, 1].mean().item())
-    found = road(maps, model, image, targets(1), percentiles=[20, 50, 80], noise=0.0)
+        shown = torch.stack([imputer(rows.images[0], torch.from_numpy(k[0, 0])) for k in kept])
+        means.append(rows.classifier(shown).softmax(1)[:, 1].mean().item())
+    found = road(maps, rows, percentiles=[20, 50, 80], noise=0.0)
     assert [found["morf"].item(), found["lerf"].item()] == pytest.approx(means, abs=2e-3)
     assert found[""].item() == pytest.approx((means[1] - means[0]) / 2, abs=2e-3)
 
 
-def test_a_row_is_its_own_and_constant_maps_are_fair():
-    model = classifier()
-    both = road(torch.cat([square(), 1 - square()]), model, photos(), targets())[""]
-    alone = road(1 - square(), model, photos()[1:], targets(1))[""]
+def test_rows_are_independent_and_constant_maps_score_zero():
+    both = road(torch.cat([square(), 1 - square()]), context())[""]
+    alone = road(1 - square(), context(1, images=photos()[1:]))[""]
     assert both[1].item() == pytest.approx(alone.item(), abs=1e-6)
     assert both[0] > 0 > both[1]
-    assert road(torch.zeros(1, 1, 32, 32), model, photos(1), targets(1))[""].item() == 0  # both orders are the same
+    assert road(torch.zeros(1, 1, 32, 32), context(1))[""].item() == 0  # both orders are the same
 
 
 @pytest.mark.parametrize("percentiles", [[0, 50], [100], [], 50, ["a"], "50"])
-def test_percentiles_leave_something(percentiles):
+def test_percentiles_out_of_range_are_refused(percentiles):
     with pytest.raises(ValueError, match="must be a list of numbers above 0 and below 100"):
-        road(square(), classifier(), photos(1), targets(1), percentiles=percentiles)
+        road(square(), context(1), percentiles=percentiles)

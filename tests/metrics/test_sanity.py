@@ -1,13 +1,17 @@
 """Randomised networks, rank correlation, stability: against SciPy, scikit-image and where the answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from scene import classifier, photos, random_maps, square, targets
+from scene import context, photos, random_maps, square
 from scipy.stats import spearmanr
 from torch import nn
 
-from mpx.metrics.sanity import agreement, randomised, sanity, spearman, stability
+from mpx.metrics.sanity import randomised, sanity
+from mpx.metrics.similarity import spearman
+from mpx.metrics.stability import stability
 from mpx.models.classifier import Classifier
 
 
@@ -36,17 +40,17 @@ def changed(a, b):
     return {name for (name, x), (_, y) in zip(a.named_parameters(), b.named_parameters()) if not torch.equal(x, y)}
 
 
-@pytest.mark.parametrize("how", ["shuffle", "reset"])
-def test_randomising_starts_at_the_logits_and_leaves_the_network(how):
+@pytest.mark.parametrize("randomization", ["shuffle", "reset"])
+def test_randomising_starts_at_the_logits_and_leaves_the_network(randomization):
     net = Net().eval().requires_grad_(False)
     before, state = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
-    half, whole = (randomised(net, share, how, seed=3) for share in (0.3, 1.0))
+    half, whole = (randomised(net, share, randomization, seed=3) for share in (0.3, 1.0))
     assert changed(net, half) == {"head.weight", "head.bias"}  # and the norm's, ones and zeros in any order
     assert {"stem.weight", "head.weight", "token"} <= changed(net, whole)
     assert torch.equal(half.head.weight, whole.head.weight)  # the same at every stage
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
     assert torch.equal(state, torch.get_rng_state()) and not half.training
-    if how == "shuffle":
+    if randomization == "shuffle":
         assert torch.equal(half.head.weight.flatten().sort()[0], net.head.weight.flatten().sort()[0])
     with pytest.raises(ValueError, match="must be shuffle or reset"):
         randomised(net, 1.0, "zero")
@@ -77,56 +81,55 @@ def test_a_map_that_looks_at_the_network_is_sane_and_one_that_does_not_is_not():
     torch.manual_seed(1)
     net = nn.Sequential(nn.Conv2d(3, 8, 5, padding=2), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 32 * 32, 5)).eval()
     images, classes = photos(), torch.tensor([0, 3])
-    looks = sanity(gradient(net, images, classes, 0), net, images, classes, gradient, stages=2)
-    assert set(looks) == {"", "ssim", "logit", "spearman@0.5", "ssim@0.5", "spearman@1", "ssim@1"}
-    assert looks[""].abs().max() < 0.3 and looks["logit"].abs().max() < 0.3
-    blind = sanity(random_maps(), net, images, classes, lambda c, x, t, s: random_maps(), stages=2)
-    for name in ("", "logit", "ssim", "spearman@0.5"):
+    rows = context(classifier=net, targets=classes)
+    looks = sanity(gradient(net, images, classes, 0), replace(rows, explain=gradient), stages=2)
+    assert set(looks) == {"", "ssim", "other_class", "spearman@0.5", "ssim@0.5", "spearman@1", "ssim@1"}
+    assert looks[""].abs().max() < 0.3 and looks["other_class"].abs().max() < 0.3
+    blind = sanity(random_maps(), replace(rows, explain=lambda c, x, t, s: random_maps()), stages=2)
+    for name in ("", "other_class", "ssim", "spearman@0.5"):
         assert blind[name].tolist() == pytest.approx([1, 1]), name
 
 
 def test_ssim_is_scikit_images():
     metrics = pytest.importorskip("skimage.metrics")
     a, b = random_maps(1, 64), (random_maps(1, 64) + 0.3 * random_maps(1, 64, 2)).clamp(0, 1)
-    found = sanity(a, classifier(), photos(1), targets(1), lambda c, x, t, s: b, stages=1)["ssim"]
+    found = sanity(a, context(1, explain=lambda c, x, t, s: b), stages=1)["ssim"]
     _, theirs = metrics.structural_similarity(
         a[0, 0].numpy(), b[0, 0].numpy(), data_range=1.0, gaussian_weights=True, use_sample_covariance=False, full=True
     )
     assert found.item() == pytest.approx(theirs.mean(), abs=5e-4)  # their edges are reflected otherwise
 
 
-def test_pictures_smaller_than_ssims_window_have_the_rest():
+def test_maps_smaller_than_the_window_have_no_ssim():
     small = random_maps(2, 4)
-    found = sanity(small, classifier(), photos(), targets(), lambda c, x, t, s: small, stages=1)
+    found = sanity(small, context(explain=lambda c, x, t, s: small), stages=1)
     assert found["ssim"].isnan().all() and found[""].tolist() == pytest.approx([1, 1])
 
 
-def test_another_class_is_asked_for():
+def test_another_class_is_explained():
     asked = []
 
     def explain(classifier, images, targets, seed):
         asked.append(targets.tolist())
         return square().expand(len(images), -1, -1, -1)
 
-    sanity(square().expand(2, -1, -1, -1), classifier(), photos(), torch.tensor([0, 1]), explain, stages=1)
+    sanity(square().expand(2, -1, -1, -1), context(targets=torch.tensor([0, 1]), explain=explain), stages=1)
     assert asked == [[0, 1], [1, 0]]
 
 
 def test_stability_by_hand():
     sets = [square(), square(), square().roll(4, 3)]  # half of it is elsewhere in the third
-    found = stability(square(), classifier(), photos(1), targets(1), lambda c, x, t, seed: sets[seed - 1])
+    found = stability(square(), context(1, explain=lambda c, x, t, seed: sets[seed - 1]))
     assert found[""].item() == pytest.approx((1 + 1 / 3 + 1 / 3) / 3)
-    assert found["agreed"].item() == pytest.approx(1 / 3)
+    assert found["agreement"].item() == pytest.approx(1 / 3)
     ranks = [spearmanr(a.flatten().numpy(), b.flatten().numpy()).statistic for a, b in [sets[:2], sets[1:], sets[::2]]]
     assert found["rank"].item() == pytest.approx(np.mean(ranks), abs=1e-6)
-    shares = agreement(torch.stack(sets))
-    assert shares.shape == (1, 1, 32, 32) and shares.unique().tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
-    blank = stability(square(), classifier(), photos(1), targets(1), lambda c, x, t, seed: torch.zeros(1, 1, 32, 32))
-    assert blank[""].item() == blank["agreed"].item() == 1  # the same each time
+    blank = stability(square(), context(1, explain=lambda c, x, t, seed: torch.zeros(1, 1, 32, 32)))
+    assert blank[""].item() == blank["agreement"].item() == 1  # the same each time
     with pytest.raises(ValueError, match="seeds=1 must be 2"):
-        stability(square(), classifier(), photos(1), targets(1), gradient, seeds=1)
+        stability(square(), context(1, explain=gradient), seeds=1)
 
 
 def test_sanity_needs_a_stage():
     with pytest.raises(ValueError, match="stages=0"):
-        sanity(square(), classifier(), photos(1), targets(1), gradient, stages=0)
+        sanity(square(), context(1, explain=gradient), stages=0)

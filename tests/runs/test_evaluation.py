@@ -28,11 +28,11 @@ def numbers(name: str, *metrics: str) -> np.ndarray:
 def test_measured_later_is_measured_at_once(folder, mpx):
     assert mpx(*GIVEN, THREE, "name=once")[0] == 0
     assert mpx(*GIVEN, "name=later")[0] == 0
-    assert "crossed_only_own" in rows("later")[0] and "deletion" not in rows("later")[0]
+    assert "cross_perturbation_only_own" in rows("later")[0] and "deletion" not in rows("later")[0]
     before = {path.name: np.load(path)["parameter"] for path in (folder / "outputs/later/masks").iterdir()}
     code, out, _ = mpx(*GIVEN, THREE, "name=later")
     assert code == 0 and "3 of 3 images are done" in out and "measuring 3 masks that were found before" in out
-    assert "crossed" not in rows("later")[0]
+    assert "cross_perturbation" not in rows("later")[0]
     found = numbers("later", "deletion", "insertion", "complexity")
     assert found.shape[1] > 5 and np.array_equal(found, numbers("once", "deletion", "insertion", "complexity"))
     assert all(np.array_equal(np.load(folder / "outputs/later/masks" / k)["parameter"], v) for k, v in before.items())
@@ -42,7 +42,7 @@ def test_measured_later_is_measured_at_once(folder, mpx):
         said["n"] == 3
         and said["better"] == "lower"
         and said["learnt_with"] == "blur_gaussian"
-        and said["protocol"]["options"]["fill"] == "mean"
+        and said["protocol"]["options"]["baseline"] == "mean"
     )
     assert said["value"] == pytest.approx(numbers("later", "deletion").mean(), abs=1e-5)
 
@@ -50,12 +50,12 @@ def test_measured_later_is_measured_at_once(folder, mpx):
 def test_options_of_a_metric_count(folder, mpx):
     assert mpx(*GIVEN, THREE, "name=a")[0] == 0
     assert "measuring 3 masks" in mpx(*GIVEN, THREE, "metrics.deletion.step=1", "name=a")[1]
-    assert "measuring 3 masks" in mpx(*GIVEN, "crossing=[noise]", "name=a")[1]
-    assert [k for k in rows("a")[0] if k.startswith("crossed")] == [
-        "crossed",
-        "crossed_own",
-        "crossed_noise",
-        "crossed_only_own",
+    assert "measuring 3 masks" in mpx(*GIVEN, "other_perturbations=[noise]", "name=a")[1]
+    assert [k for k in rows("a")[0] if k.startswith("cross_perturbation")] == [
+        "cross_perturbation",
+        "cross_perturbation_own",
+        "cross_perturbation_noise",
+        "cross_perturbation_only_own",
     ]
 
 
@@ -74,8 +74,8 @@ def _fails(*_, **__):
 
 
 def test_masks_outlive_the_fault_of_a_metric(folder, mpx):
-    code, _, err = mpx(*GIVEN, "metric=[deletion]", "metrics.deletion.fill=purple", "name=a")
-    assert code == 1 and err.count("\n") == 1 and "fill='purple'" in err
+    code, _, err = mpx(*GIVEN, "metric=[deletion]", "metrics.deletion.baseline=purple", "name=a")
+    assert code == 1 and err.count("\n") == 1 and "baseline='purple'" in err
     assert len(list((folder / "outputs/a/masks").glob("*.npz"))) == 3
     code, out, _ = mpx(*GIVEN, "metric=[deletion]", "name=a")
     assert code == 0 and "3 of 3 images are done" in out and np.isfinite(numbers("a", "deletion")).all()
@@ -147,13 +147,13 @@ def test_the_sum_of_several_areas_is_measured(folder, mpx):
 
 
 def test_a_masks_own_perturbation_is_no_other(folder, mpx):
-    assert mpx(*GIVEN, "perturbation=noise", "crossing=[mean_color,noise]", "name=a")[0] == 0
-    assert [k for k in rows("a")[0] if k.startswith("crossed")] == [
-        "crossed", "crossed_own", "crossed_mean_color", "crossed_only_own"
+    assert mpx(*GIVEN, "perturbation=noise", "other_perturbations=[mean_color,noise]", "name=a")[0] == 0
+    assert [k for k in rows("a")[0] if k.startswith("cross_perturbation")] == [
+        "cross_perturbation", "cross_perturbation_own", "cross_perturbation_mean_color", "cross_perturbation_only_own"
     ]  # fmt: skip
-    assert mpx(*[a for a in GIVEN if "sigma" not in a], "perturbation=black", "crossing=[black,fade]", "name=b")[0] == 0
-    assert [k for k in rows("b")[0] if k.startswith("crossed")] == [
-        "crossed", "crossed_own", "crossed_fade", "crossed_only_own"
+    assert mpx(*[a for a in GIVEN if "sigma" not in a], "perturbation=black", "other_perturbations=[black,fade]", "name=b")[0] == 0
+    assert [k for k in rows("b")[0] if k.startswith("cross_perturbation")] == [
+        "cross_perturbation", "cross_perturbation_own", "cross_perturbation_fade", "cross_perturbation_only_own"
     ]  # fmt: skip
 
 
@@ -178,7 +178,7 @@ def test_an_image_that_cannot_be_measured_is_no_matter_to_the_others(folder, mpx
     assert [row["pointing"] != "" for row in rows("a")] == [False, True, True]
 
 
-@pytest.mark.parametrize("given", ["crossing=5", "crossing=mean_color", "crossing=[blurr]"])
-def test_crossing_is_checked_first(folder, mpx, given):
+@pytest.mark.parametrize("given", ["other_perturbations=5", "other_perturbations=mean_color", "other_perturbations=[blurr]"])
+def test_other_perturbations_are_checked_first(folder, mpx, given):
     code, _, err = mpx(*GIVEN, given, "name=a")
-    assert code == 1 and err.count("\n") == 1 and ("crossing=" in err or "'blurr'" in err) and not rows_exist(folder)
+    assert code == 1 and err.count("\n") == 1 and ("other_perturbations=" in err or "'blurr'" in err) and not rows_exist(folder)

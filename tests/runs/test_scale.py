@@ -30,7 +30,7 @@ QUICK += [
     "frames=2",
     "noise=0",
     "flip=0",
-    "crossing=[noise]",
+    "other_perturbations=[noise]",
     f"batch_size={BATCH}",
 ]
 

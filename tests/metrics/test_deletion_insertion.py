@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from scene import SIDE, classifier, photos, random_maps, square, targets
+from scene import SIDE, classifier, context, photos, random_maps, square
 from scipy.ndimage import convolve, gaussian_filter
 from torch import nn
 
-from mpx.metrics.batched import ask, filled
-from mpx.metrics.curves import area, curve, deletion, insertion, order
+from mpx.metrics.base import MetricContext
+from mpx.metrics.baseline import baseline
+from mpx.metrics.batched import class_probabilities
+from mpx.metrics.deletion_insertion import area_under, deletion, insertion, probability_curve, saliency_ranks
 
 
 def rise(network, image, saliency, target, mode, step):
@@ -35,63 +37,65 @@ def rise(network, image, saliency, target, mode, step):
 @pytest.mark.parametrize("step", [None, 50])
 @pytest.mark.parametrize("metric", [deletion, insertion])
 def test_is_rise(metric, step):
-    model, images, maps = classifier(), photos(), random_maps()
+    rows, maps = context(), random_maps()
     maps[1] = (maps[1] * 4).round() / 4  # ties
-    found = metric(maps, model, images, targets(), step=step, pictures=7)
+    found = metric(maps, rows, step=step, max_batch=7)
     for row in range(2):
-        expected = rise(model.network, images[row], maps[row], 1, metric.__name__, step or SIDE)[0]
+        expected = rise(rows.classifier.network, rows.images[row], maps[row], 1, metric.__name__, step or SIDE)[0]
         assert found[row].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_photo_of_224_has_225_points_and_its_ends_are_the_photo_and_the_fill():
+def test_a_photo_of_224_has_225_points_and_its_ends_are_the_photo_and_the_baseline():
     class Mean(nn.Module):
         def forward(self, x):
             return torch.stack([x.mean((1, 2, 3)), -x.mean((1, 2, 3))], 1)
 
     images = torch.rand(1, 3, 224, 224)
-    points = curve(random_maps(1, 224), Mean(), images, torch.zeros_like(images), torch.tensor([0]))
+    points = probability_curve(
+        random_maps(1, 224), MetricContext(Mean().eval(), images, torch.tensor([0])), images, torch.zeros_like(images)
+    )
     assert points.shape == (1, 225)
     assert points[0, 0] == pytest.approx(torch.sigmoid(2 * images.mean()).item(), abs=1e-6)
     assert points[0, -1] == 0.5
 
 
 def test_area_of_a_line_is_its_mean():
-    assert area(torch.linspace(1, 0, 11)[None]).item() == pytest.approx(0.5)
-    assert area(torch.tensor([[1.0, 0.0]])).item() == 0.5
+    assert area_under(torch.linspace(1, 0, 11)[None]).item() == pytest.approx(0.5)
+    assert area_under(torch.tensor([[1.0, 0.0]])).item() == 0.5
 
 
 def test_ties_go_in_reading_order():
-    assert order(torch.zeros(1, 1, 2, 3)).flatten().tolist() == [0, 1, 2, 3, 4, 5]
-    assert order(torch.tensor([[[[0.0, 1.0], [1.0, 0.5]]]])).flatten().tolist() == [3, 0, 1, 2]
+    assert saliency_ranks(torch.zeros(1, 1, 2, 3)).flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    assert saliency_ranks(torch.tensor([[[[0.0, 1.0], [1.0, 0.5]]]])).flatten().tolist() == [3, 0, 1, 2]
 
 
-def test_mean_fill_is_normalised_zero():
+def test_the_mean_baseline_is_normalised_zero():
     model = classifier()
-    blank = filled(photos(), model, "mean")
+    blank = baseline(context(classifier=model), "mean")
     assert torch.allclose(torch.addcmul(model.shift, blank, model.scale), torch.zeros(1), atol=1e-6)
 
 
 def test_blur_is_scipys_in_normalised_space():
     dirac = np.zeros((11, 11))
     dirac[5, 5] = 1
-    model, image = classifier(), photos(1)
+    model, image, rows = classifier(), photos(1), context(1)
     normalised = torch.addcmul(model.shift, image, model.scale)[0].numpy()
     expected = np.stack([convolve(channel, gaussian_filter(dirac, 5), mode="constant") for channel in normalised])
-    blurred = filled(image, model, "blur")
+    blurred = baseline(rows, "blur")
     assert np.allclose(torch.addcmul(model.shift, blurred, model.scale)[0].numpy(), expected, atol=1e-5)
-    assert torch.allclose(filled(image, model, "photo")[0, :, 3, 4], image[0].mean((1, 2)))
-    assert (filled(image, model, 0.25) == 0.25).all()
+    assert torch.allclose(baseline(rows, "photo")[0, :, 3, 4], image[0].mean((1, 2)))
+    assert (baseline(rows, 0.25) == 0.25).all()
 
 
-@pytest.mark.parametrize("fill", ["grey", 2.0, True])
-def test_an_unknown_fill_is_one_sentence(fill):
+@pytest.mark.parametrize("kind", ["grey", 2.0, True])
+def test_an_unknown_baseline_is_refused(kind):
     with pytest.raises(ValueError, match="must be mean, photo, blur or a number"):
-        deletion(square(), classifier(), photos(1), targets(1), fill=fill)
+        deletion(square(), context(1), baseline=kind)
 
 
 def test_a_plain_function_has_no_mean_colour():
     with pytest.raises(ValueError, match="wrap it in mpx's Classifier"):
-        deletion(square(), lambda x: x.mean((2, 3)), photos(1), targets(1))
+        deletion(square(), context(1, classifier=lambda x: x.mean((2, 3))))
 
 
 def test_forwards_are_few():
@@ -101,14 +105,14 @@ def test_forwards_are_few():
         calls.append(len(x))
         return x.mean((2, 3))
 
-    found = ask(model, lambda row, which: photos()[row], targets(), 33, 20)
+    found = class_probabilities(context(classifier=model), lambda row, number: photos()[row], 33, 20)
     assert found.shape == (2, 33) and calls == [20, 20, 20, 6]
 
 
 def test_is_quantus():
     quantus = pytest.importorskip("quantus")
     model, image, maps = classifier(), photos(1)[:, :1], random_maps(1)  # one colour: Quantus flips colours one by one
-    points = curve(maps, model, image, torch.zeros_like(image), targets(1), 32)
+    points = probability_curve(maps, context(1), image, torch.zeros_like(image), 32)
     flips = quantus.PixelFlipping(
         features_in_step=32, perturb_baseline=0.0, abs=True, normalise=False, disable_warnings=True
     )
@@ -118,7 +122,7 @@ def test_is_quantus():
     assert np.allclose(np.array(theirs)[0], points[0, 1:].numpy(), atol=1e-5)
 
 
-def test_pictures_that_do_not_fit_are_halved():
+def test_batches_that_do_not_fit_are_halved():
     sizes = []
 
     class Hungry(torch.nn.Module):
@@ -131,7 +135,8 @@ def test_pictures_that_do_not_fit_are_halved():
     def make(row, which):
         return photos()[row] * (which + 1).view(-1, 1, 1, 1) / 7
 
-    found = ask(Hungry(), make, targets(), 7, pictures=8)
-    assert sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2] and torch.equal(found, ask(classifier(), make, targets(), 7, pictures=2))
+    found = class_probabilities(context(classifier=Hungry()), make, 7, max_batch=8)
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2]
+    assert torch.equal(found, class_probabilities(context(), make, 7, max_batch=2))
     with pytest.raises(torch.OutOfMemoryError):
-        ask(lambda x: Hungry()(x.repeat(4, 1, 1, 1)), make, targets(), 7, pictures=8)
+        class_probabilities(context(classifier=lambda x: Hungry()(x.repeat(4, 1, 1, 1))), make, 7, max_batch=8)

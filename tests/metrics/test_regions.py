@@ -6,27 +6,41 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scene import BOX, SIDE, place, random_maps, square
+from scene import BOX, SIDE, annotation, context, random_maps, square
 
 from mpx.data.preprocessing import Preprocess
-from mpx.metrics import Metric
-from mpx.metrics.regions import iou, keypoints, mass, pointing
+from mpx.metrics.base import as_metric
+from mpx.metrics.iou import iou as iou_metric
+from mpx.metrics.keypoints import keypoints as keypoints_metric
+from mpx.metrics.mass import mass as mass_metric
+from mpx.metrics.pointing import pointing as pointing_metric
+from mpx.metrics.summary import SummaryContext
 
 ONE = torch.zeros(1, 1, SIDE, SIDE)  # one pixel at x=3, y=20
 ONE[..., 20, 3] = 1.0
-OUTSIDE = place((0, 0, 20, 20), size=(96, 32), preprocess=Preprocess((32, 32)))  # left of the crop
+
+
+def with_annotations(metric):
+    """The metric as a function of maps and annotations."""
+    return lambda maps, annotations, **options: metric(maps, context(len(maps), annotations=annotations), **options)
+
+
+iou, keypoints, mass, pointing = map(
+    with_annotations, (iou_metric, keypoints_metric, mass_metric, pointing_metric)
+)
+OUTSIDE = annotation((0, 0, 20, 20), size=(96, 32), preprocess=Preprocess((32, 32)))  # left of the crop
 EMPTY = [None, OUTSIDE]
 
 
 @pytest.mark.parametrize("metric", [pointing, mass, iou, keypoints])
 def test_no_region_is_no_value(metric):
-    found = metric(random_maps(3), [*EMPTY, place()])
+    found = metric(random_maps(3), [*EMPTY, annotation()])
     found = found if isinstance(found, dict) else {"": found}
     assert found[""].isnan().tolist() == [True, True, metric is keypoints]  # whose region has no points
 
 
 def test_pointing_counts_pixels_of_the_original():
-    twice = place((32, 16, 48, 32), size=(64, 64), preprocess=Preprocess((32, 32), resize=32))
+    twice = annotation((32, 16, 48, 32), size=(64, 64), preprocess=Preprocess((32, 32), resize=32))
     for x, y, hit in [
         (16, 8, 1),
         (9, 8, 1),
@@ -49,7 +63,7 @@ def test_a_region_between_the_networks_pixels_is_pointed_at(drawn):
     box, picture = (901, 1000, 907, 1006), Image.new("1", (2048, 2048))
     picture.paste(1, box)
     region = {"draw": lambda: picture} if drawn else {}
-    where = place(box, size=picture.size, preprocess=Preprocess((224, 224), resize=256), **region)
+    where = annotation(box, size=picture.size, preprocess=Preprocess((224, 224), resize=256), **region)
     x, y = where.preprocess.point((904, 1003), picture.size)
     assert not where.mask().any()
     for far, hit in ((0, 1), (4, 0)):
@@ -61,7 +75,7 @@ def test_a_region_between_the_networks_pixels_is_pointed_at(drawn):
 def test_a_drawing_outside_of_the_picture_is_no_miss():
     picture = Image.new("1", (96, 32))
     picture.paste(1, (0, 0, 32, 32))  # up to the crop's first pixel
-    where = [place((0, 0, 96, 32), size=(96, 32), preprocess=Preprocess((32, 32)), draw=lambda: picture)]
+    where = [annotation((0, 0, 96, 32), size=(96, 32), preprocess=Preprocess((32, 32)), draw=lambda: picture)]
     assert pointing(ONE, where)[""].isnan().all()
     picture.putpixel((32, 20), 1)
     assert pointing(ONE, where)[""].item() == 1
@@ -71,12 +85,12 @@ def test_15_pixels_are_too_far():
     for x, hit in [(5, 0), (6, 1)]:
         maps = torch.zeros(1, 1, SIDE, SIDE)
         maps[..., 10, x] = 1
-        assert pointing(maps, [place((20, 10, 21, 11))])[""].item() == hit
+        assert pointing(maps, [annotation((20, 10, 21, 11))])[""].item() == hit
 
 
 def test_ties_point_at_the_first_pixel():
-    assert pointing(torch.ones(1, 1, 32, 32), [place((0, 0, 1, 1))], tolerance=1)[""].item() == 1
-    assert pointing(torch.ones(1, 1, 32, 32), [place((1, 0, 2, 1))], tolerance=1)[""].item() == 0
+    assert pointing(torch.ones(1, 1, 32, 32), [annotation((0, 0, 1, 1))], tolerance=1)[""].item() == 1
+    assert pointing(torch.ones(1, 1, 32, 32), [annotation((1, 0, 2, 1))], tolerance=1)[""].item() == 0
 
 
 def test_a_drawn_region_comes_before_its_boxes():
@@ -85,29 +99,30 @@ def test_a_drawn_region_comes_before_its_boxes():
         picture.putpixel((3, 20), 1)
         return picture
 
-    drawn = place((0, 0, 32, 32), draw=draw)
+    drawn = annotation((0, 0, 32, 32), draw=draw)
     assert mass(ONE, [drawn]).item() == 1 and iou(ONE, [drawn]).item() == 1
     assert pointing(ONE.flip(3), [drawn], tolerance=5)[""].item() == 0
 
 
 def test_pointing_is_torchray():
     theirs = pytest.importorskip("torchray.benchmark.pointing_game").PointingGame(3)
-    ours, classes = Metric(pointing), torch.tensor([0, 1, 1, 0, 2, 2, 2, 1])
+    hits, classes = [], torch.tensor([0, 1, 1, 0, 2, 2, 2, 1])
     random = np.random.default_rng(0)
     for seed, label in enumerate(classes.tolist()):
         map = random_maps(1, 64, seed)
         x, y = random.integers(0, 58, 2).tolist()
-        where = place((x, y, x + 6, y + 6), size=(64, 64), preprocess=Preprocess((64, 64)))
+        where = annotation((x, y, x + 6, y + 6), size=(64, 64), preprocess=Preprocess((64, 64)))
         peak = map.argmax().item()
         theirs.aggregate(theirs.evaluate(where.original_mask(), (peak % 64, peak // 64)), label)
-        ours.update(map, places=[where], targets=classes[seed : seed + 1])
-    found = ours.compute()
+        hits.append(pointing(map, [where])[""].item())
+    rows = SummaryContext(classes.numpy(), np.arange(8))
+    found = as_metric(pointing_metric).summarise({"": np.array(hits)}, rows)
     assert 0 < found["value"] < 1 and found["n"] == 8
     assert found["value"] == pytest.approx(theirs.accuracy.item())
 
 
 def test_difficult_is_of_difficult_regions_only():
-    found = pointing(square().expand(3, -1, -1, -1), [place(), place(difficult=True), None])
+    found = pointing(square().expand(3, -1, -1, -1), [annotation(), annotation(difficult=True), None])
     assert found[""][:2].tolist() == [1, 1] and found["difficult"].isnan().tolist() == [True, False, True]
 
 
@@ -115,7 +130,7 @@ def test_mass_is_quantus():
     quantus = pytest.importorskip("quantus")
     maps, where = (
         random_maps(4),
-        [place(), place((0, 0, 5, 9)), place((1, 1, 3, 4), (10, 10, 30, 30)), place((0, 0, 32, 32))],
+        [annotation(), annotation((0, 0, 5, 9)), annotation((1, 1, 3, 4), (10, 10, 30, 30)), annotation((0, 0, 32, 32))],
     )
     theirs = quantus.RelevanceMassAccuracy(abs=False, normalise=False, disable_warnings=True)(
         model=None, x_batch=maps.numpy(), y_batch=np.zeros(4, int), a_batch=maps.numpy(),
@@ -127,8 +142,8 @@ def test_mass_is_quantus():
 def test_mass_of_degenerate_maps():
     share = 64 / 1024
     for constant in (0.0, 0.3):
-        assert mass(torch.full((1, 1, 32, 32), constant), [place()]).item() == pytest.approx(share)
-    assert mass(ONE, [place()]).item() == 0 and mass(ONE, [place((3, 20, 4, 21))]).item() == 1
+        assert mass(torch.full((1, 1, 32, 32), constant), [annotation()]).item() == pytest.approx(share)
+    assert mass(ONE, [annotation()]).item() == 0 and mass(ONE, [annotation((3, 20, 4, 21))]).item() == 1
 
 
 def test_iou_is_scikit_learns():
@@ -136,27 +151,27 @@ def test_iou_is_scikit_learns():
     maps = random_maps(1)
     low, high = maps.min(), maps.max()
     found = (maps[0, 0] - low) / (high - low) >= 0.5
-    theirs = metrics.jaccard_score(place().mask().flatten().numpy(), found.flatten().numpy())
-    assert iou(maps, [place()]).item() == pytest.approx(theirs)
+    theirs = metrics.jaccard_score(annotation().mask().flatten().numpy(), found.flatten().numpy())
+    assert iou(maps, [annotation()]).item() == pytest.approx(theirs)
 
 
 def test_iou_by_hand():
-    assert iou(square(), [place()]).item() == 1 and iou(1 - square(), [place()]).item() == 0
-    assert iou(torch.ones(1, 1, 32, 32), [place()]).item() == 64 / 1024  # a constant map finds all
+    assert iou(square(), [annotation()]).item() == 1 and iou(1 - square(), [annotation()]).item() == 0
+    assert iou(torch.ones(1, 1, 32, 32), [annotation()]).item() == 64 / 1024  # a constant map finds all
 
 
 def test_keypoints_are_means_of_windows():
     maps = random_maps(2)
     points = {"eye": (10.5, 7.5), "foot": (0.2, 31.9)}
-    found = keypoints(maps, [place(points=points), place(points={"eye": (99.0, 7.0)})])
+    found = keypoints(maps, [annotation(points=points), annotation(points={"eye": (99.0, 7.0)})])
     assert found["eye"][0].item() == pytest.approx(maps[0, 0, 5:10, 8:13].mean().item())
     assert found["foot"][0].item() == pytest.approx(maps[0, 0, 29:, :3].mean().item())  # what is left of it at a corner
     assert found[""][0].item() == pytest.approx((found["eye"][0] + found["foot"][0]).item() / 2)
     assert math.isnan(found["eye"][1]) and math.isnan(found[""][1])  # not in the picture
     with pytest.raises(ValueError, match="window=4 must be odd"):
-        keypoints(maps, [place(points=points)] * 2, window=4)
+        keypoints(maps, [annotation(points=points)] * 2, window=4)
 
 
 def test_a_region_of_another_size_is_one_sentence():
     with pytest.raises(ValueError, match="does not fit a saliency"):
-        mass(torch.ones(1, 1, 16, 16), [place(BOX)])
+        mass(torch.ones(1, 1, 16, 16), [annotation(BOX)])

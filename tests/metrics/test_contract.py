@@ -8,16 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from scene import perturbations
+from scene import columns, perturbations, summary
 from scipy.ndimage import distance_transform_edt
 
 from mpx import config
 from mpx.data.annotations import Annotation
 from mpx.data.images import read_image
 from mpx.data.synthetic import NAMES, synthetic
-from mpx.metrics import Metric
+from mpx.metrics.base import MetricContext, as_metric
 from mpx.models.synthetic import synthetic as network
-from mpx.parts import asks
 
 ROWS = 6
 CAPTUM = ("infidelity", "max_sensitivity")
@@ -28,19 +27,18 @@ class Scene:
     model: object
     images: torch.Tensor
     targets: torch.Tensor
-    places: list
+    annotations: list
     perfect: torch.Tensor  # (B,1,H,W) the evidence
 
     def random(self, rows=ROWS, seed=0):
         return torch.rand(rows, 1, *self.images.shape[2:], generator=torch.Generator().manual_seed(seed))
 
-    def score(self, name, saliency, explain=None, rows=slice(None)):
-        metric = Metric(config.option("metric", name))
-        metric.update(
-            saliency, classifier=self.model, images=self.images[rows], targets=self.targets[rows], explain=explain,
-            places=self.places[rows], perturbations=perturbations(),
+    def context(self, explain=None, rows=slice(None)) -> MetricContext:
+        parts = {} if explain is None else {"explain": explain}
+        return MetricContext(
+            self.model, self.images[rows], self.targets[rows], annotations=self.annotations[rows],
+            perturbations=perturbations(), **parts,
         )  # fmt: skip
-        return metric
 
     def chance(self) -> dict[str, float]:
         """What a map of independent uniform pixels scores, where it can be said."""
@@ -55,7 +53,7 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
     model = network(gain=4.0).eval().requires_grad_(False)  # not saturated
-    images, targets, places = [], [], []
+    images, targets, annotations = [], [], []
     for item in synthetic(tmp_path_factory.mktemp("synthetic"), count=ROWS):
         region = item.regions[item.label]
         depth = distance_transform_edt(np.asarray(region.draw()))
@@ -64,9 +62,9 @@ def scene(tmp_path_factory):
         picture = read_image(item.path)
         images.append(model.preprocess(picture))
         targets.append(NAMES.index(item.label))
-        places.append(Annotation(region, picture.size, model.preprocess))
-    perfect = torch.stack([place.mask()[None].float() for place in places])
-    return Scene(model, torch.stack(images), torch.tensor(targets), places, perfect)
+        annotations.append(Annotation(region, picture.size, model.preprocess))
+    perfect = torch.stack([annotation.mask()[None].float() for annotation in annotations])
+    return Scene(model, torch.stack(images), torch.tensor(targets), annotations, perfect)
 
 
 def methods(scene):
@@ -88,22 +86,25 @@ def methods(scene):
 def test_perfect_is_best_inverted_worst_and_random_is_chance(name, scene):
     if name in CAPTUM:
         pytest.importorskip("captum")
+    metric = as_metric(config.option("metric", name))
     maps = {"perfect": scene.perfect, "random": scene.random(seed=3), "inverted": 1 - scene.perfect}
-    if asks(config.option("metric", name).func, "explain"):
+    if "explain" in metric.needs:
         ways = methods(scene)
-        metrics = {kind: scene.score(name, maps.get(kind, scene.perfect), ways[kind]) for kind in ways}
+        found = {
+            kind: summary(metric, maps.get(kind, scene.perfect), scene.context(explain)) for kind, explain in ways.items()
+        }
         if name == "sanity":
-            metrics["inverted"] = metrics.pop("blind")  # what depends on nothing is worst
+            found["inverted"] = found.pop("blind")  # a map that depends on nothing is worst
         else:
-            metrics["inverted"] = metrics["random"]  # what says otherwise each time is
+            found["inverted"] = found["random"]  # a map that differs each time is
     else:
-        metrics = {kind: scene.score(name, map) for kind, map in maps.items()}
-    found = {kind: metric.compute() for kind, metric in metrics.items()}
-    better = metrics["perfect"].protocol["better"]
-    for part, way in better.items() if isinstance(better, dict) else [("", better)]:
+        found = {kind: summary(metric, map, scene.context()) for kind, map in maps.items()}
+    parts = metric.direction if isinstance(metric.direction, dict) else [""]
+    for part in parts:
+        way = metric.direction_of(part)
         value = {kind: result if part == "" else result["parts"][part] for kind, result in found.items()}
         value = {kind: v["value"] for kind, v in value.items()}
-        if None in value.values():  # nothing that is asked for, as a difficult region
+        if None in value.values():  # no row has a value, such as for difficult regions
             continue
         bad = {k: abs(v) if way == "near 0" else v if way == "lower" else -v for k, v in value.items()}
         assert bad["perfect"] <= bad["random"] + 0.03 and bad["random"] <= bad["inverted"] + 0.03, (part, value)
@@ -116,16 +117,26 @@ def test_perfect_is_best_inverted_worst_and_random_is_chance(name, scene):
 def test_the_best_possible_values(scene):
     for name, value in {
         **{"mass": 1, "iou": 1, "pointing": 1, "keypoints": 1, "localisation": 0, "max_box_acc_v2": 1},
-        **{"normalised_drop": 1, "minimality": 32**2 / 128**2, "crossed": 1},
+        **{"normalised_drop": 1, "minimality": 32**2 / 128**2, "cross_perturbation": 1},
     }.items():
-        assert scene.score(name, scene.perfect).compute()["value"] == pytest.approx(value, abs=0.05), name
+        found = summary(as_metric(config.option("metric", name)), scene.perfect, scene.context())
+        assert found["value"] == pytest.approx(value, abs=0.05), name
 
 
 def test_rows_do_not_depend_on_each_other(scene):
     maps = scene.random(seed=5)
     for name in config.options("metric"):
-        if asks(config.option("metric", name).func, "explain") or name in CAPTUM:  # tested by themselves
+        metric = as_metric(config.option("metric", name))
+        if "explain" in metric.needs or name in CAPTUM:  # have tests of their own
             continue
-        together, alone = scene.score(name, maps), scene.score(name, maps[4:5], rows=slice(4, 5))
-        assert together.columns == alone.columns
-        assert torch.allclose(torch.cat(together.values)[4:5], torch.cat(alone.values), atol=1e-5, equal_nan=True), name
+        together = columns(metric, maps, scene.context())
+        alone = columns(metric, maps[4:5], scene.context(rows=slice(4, 5)))
+        assert together.keys() == alone.keys()
+        for suffix, values in together.items():
+            assert np.allclose(values[4:5], alone[suffix], atol=1e-5, equal_nan=True), (name, suffix)
+
+
+@pytest.mark.parametrize("name", config.options("metric"))
+def test_yaml_options_are_the_functions_defaults(name):
+    function = config.option("metric", name)
+    assert as_metric(function).options == as_metric(function.func).options

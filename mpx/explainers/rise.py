@@ -1,0 +1,60 @@
+"""RISE (Petsiuk, Das & Saenko 2018): the mean probability of random masks that keep the pixel."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpx.explainers.base import ExplainerContext, check_at_least
+from mpx.explainers.occlusion import one_colour
+from mpx.models.classifier import Classifier
+
+
+@torch.no_grad()
+def rise(
+    images: Tensor,
+    classifier: Classifier,
+    targets: Tensor,
+    context: ExplainerContext,
+    masks: int = 4000,
+    cells: int = 7,
+    keep: float = 0.5,
+    color: list[float] | None = None,
+    max_batch: int = 64,
+) -> Tensor:
+    """Return sum_k p_k M_k / (masks * keep), as published, less its smallest value in the image: the order of pixels stays.
+
+    masks: of each row, its own. cells: per side of a mask. keep: the probability of each cell. color: see `one_colour`.
+    """
+    check_at_least(1, masks=masks, cells=cells, max_batch=max_batch)
+    if not 0 < keep < 1:
+        raise ValueError(f"explainer.keep={keep} is a probability: it must be above 0 and below 1")
+    size, base = images.shape[2:], one_colour(images, classifier, color)
+    cell = [math.ceil(side / cells) for side in size]  # px
+    rng = context.rng.at("rise")
+    grids = (rng.uniform(masks, cells, cells) < keep).to(images)  # (B,masks,cells,cells)
+    shifts = torch.stack([rng.integers(0, side - 1, masks) for side in cell], 2).to(images.device)  # (B,masks,2)
+    total = torch.zeros_like(images[:, 0])
+    for rows in torch.arange(len(images), device=images.device).split(max_batch):
+        for numbers in torch.arange(masks, device=images.device).split(max(1, max_batch // len(rows))):
+            grid, shift = grids[rows][:, numbers], shifts[rows][:, numbers]
+            kept = shifted_masks(grid.flatten(0, 1)[:, None], cell, shift.flatten(0, 1), size)
+            kept = kept.unflatten(0, grid.shape[:2])  # (rows,numbers,1,H,W)
+            masked = torch.lerp(base[rows, None], images[rows, None], kept)
+            target = targets[rows, None].expand(grid.shape[:2]).flatten()
+            p = context.task.value(classifier(masked.flatten(0, 1)), target).view(grid.shape[:2]).to(images)
+            total[rows] += torch.einsum("bk,bkhw->bhw", p, kept[:, :, 0])
+    relevance = total[:, None] / (masks * keep)
+    return relevance - relevance.amin((1, 2, 3), keepdim=True)
+
+
+def shifted_masks(grids: Tensor, cell: Sequence[int], shifts: Tensor, size: Sequence[int]) -> Tensor:
+    """Map grids (N,1,h,w) to masks (N,1,H,W): upsampled to one cell more than the image each way, cut at shifts (N,2) px."""
+    upsampled = F.interpolate(
+        grids, size=[(n + 1) * c for n, c in zip(grids.shape[2:], cell)], mode="bilinear", align_corners=False
+    )
+    ys, xs = (shifts[:, i, None] + torch.arange(size[i], device=grids.device) for i in (0, 1))  # (N,H), (N,W)
+    rows = torch.arange(len(upsampled), device=grids.device)[:, None, None]
+    return upsampled[rows, 0, ys[:, :, None], xs[:, None, :]][:, None]

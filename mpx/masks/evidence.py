@@ -1,0 +1,13 @@
+"""Saliency and mask by game: in a preservation the evidence is what the mask keeps, else what it perturbs."""
+
+from torch import Tensor
+
+
+def saliency_of(mask: Tensor, game: str) -> Tensor:
+    """Return the evidence, of the shape of the mask: m in a preservation, else 1 - m."""
+    return mask if game == "preservation" else 1 - mask
+
+
+def mask_of(saliency: Tensor, game: str) -> Tensor:
+    """Return the mask whose evidence the saliency is; inverse of `saliency_of`."""
+    return saliency if game == "preservation" else 1 - saliency

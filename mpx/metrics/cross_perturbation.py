@@ -1,0 +1,42 @@
+"""Cross perturbation: whether a mask works under perturbations that it was not learnt with."""
+
+import torch
+from torch import Tensor
+
+from mpx.masks.evidence import mask_of
+from mpx.metrics.base import MetricContext, metric
+from mpx.metrics.normalised_drop import normalised_probabilities
+from mpx.metrics.normalised_probability import MIN_DROP, normalise_probability
+
+
+@metric(
+    direction={"": "higher", "only_own": "lower"},
+    needs=("perturbations",),
+    notes={
+        "probability": "softmax of the row's class",
+        "normalisation": "as normalised_drop; for a preservation 1 minus it",
+    },
+)
+def cross_perturbation(
+    saliency: Tensor, context: MetricContext, success_share: float = 0.9, failure_share: float = 0.5,
+    min_drop: float = MIN_DROP, max_batch: int = 64,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Return the mask's success (B,) under each perturbation and, as main value, the mean over all but its own.
+
+    The success of a deletion is 1 - p', of a preservation p' (see `normalised_drop`). `only_own` is 1 for a mask whose
+    success is at least `success_share` under its own perturbation and below `failure_share` under every other: such a mask
+    shows traces of the perturbation rather than evidence.
+    """
+    mask = mask_of(saliency, context.game)
+    p = normalised_probabilities(context, mask, context.perturbations, min_drop, max_batch)
+    if context.probabilities is not None:  # under its own perturbation as solved, which need not be a blend of two images
+        p_before, p_after, p_reference = context.probabilities
+        p[next(iter(p))] = normalise_probability(p_after, p_before, p_reference, min_drop)
+    success = {name: values if context.game == "preservation" else 1 - values for name, values in p.items()}
+    own, *rest = success.values()
+    if not rest:
+        return {"": torch.full_like(own, torch.nan), **success, "only_own": torch.full_like(own, torch.nan)}
+    others = torch.stack(rest)
+    has_value = own.isfinite() & others.isfinite().any(0)
+    only_own = (own >= success_share) & ~(others >= failure_share).any(0)
+    return {"": others.nanmean(0), **success, "only_own": torch.where(has_value, only_own.to(own), torch.nan)}

@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from mpx.explanation import Explanation
+from mpx.metrics.summary import describe
 from mpx.pictures.animation import animation_gif
 from mpx.pictures.encoding import to_image
 from mpx.pictures.panel import draw_panel
 from mpx.pictures.snapshots import evolution_strips
-from mpx.runs.summaries import statistics
 from mpx.runs.tables import TableRow, result_columns
 from mpx.runs.terminal import printable
 
@@ -95,7 +95,7 @@ def summary_entry(
     rows: lines of results.csv. means: term -> (steps,) mean curve. metrics: name -> {"value": ...}, of summary.json.
     Mean curves have no time of their own: they get the mean seconds of a row, counted back from now.
     """
-    values = {name: statistics((row[name] for row in rows), draws=0)["mean"] for name in METRIC_COLUMNS}
+    values = {name: describe((row[name] for row in rows), draws=0)["mean"] for name in METRIC_COLUMNS}
     values |= {name: metric["value"] for name, metric in metrics.items()}
     seconds = values["seconds"] or 0.0
     texts = {**texts, "results": results_markdown(rows)}

@@ -128,6 +128,23 @@ def test_a_named_convolution_gives_its_own_output():
         assert not classifier.folded  # and its batch norm works again
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_unfolded_for_a_while(by_name):
+    classifier = lived(Net())
+    with classifier.frozen_and_folded((32, 32)):
+        folded, logits = classifier.folded, classifier(X)
+        with pytest.raises(KeyboardInterrupt), classifier.unfolded([classifier.network.conv] if by_name else None):
+            assert not classifier.folded and "forward" not in vars(classifier.network.conv)
+            raise KeyboardInterrupt
+        assert classifier.folded == folded and torch.equal(classifier(X), logits)
+        with classifier.unfolded([classifier.network.head]):  # not folded
+            assert classifier.folded == folded
+        with classifier.frozen_and_folded((32, 32)):
+            pass
+        assert classifier.folded == folded
+    assert not classifier.folded
+
+
 def test_a_copy_can_be_unfolded():
     classifier = lived(Net())
     with classifier.frozen_and_folded((32, 32)):

@@ -1,68 +1,84 @@
-"""How much the network says the class: what a deletion minimises and a preservation maximises.
+"""Scores: how strongly the network's output speaks for the target. A deletion minimises the score, a preservation maximises it.
 
-A score maps (logits (B,classes), target (B,)) to (B,). The weights lambda_* are calibrated for `probability`, whose range
-is 1; logits and log-odds range over tens, so they want weights some ten times larger.
+A score is a function `(logits (B,K), targets (B,), context: ScoreContext, **options) -> (B,)`. The weights lambda_* are
+calibrated for `probability`, whose range is 1. Logits and log-odds range over tens: their weights are some ten times larger.
 """
 
-import torch
+from dataclasses import dataclass
+
 from torch import Tensor
 
 
-def probability(logits: Tensor, target: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class ScoreContext:
+    """What a score may use besides the logits and targets of its B rows."""
+
+    original_logits: Tensor  # (B,K) of the unperturbed images
+    sign: float = 1.0  # 1 where the score is minimised, -1 where it is maximised
+
+
+def target_probability(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the softmax probability (B,) of the targets."""
+    return logits.softmax(-1).gather(1, targets[:, None])[:, 0]
+
+
+def probability(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
     """Softmax probability (Fong & Vedaldi 2017)."""
-    return logits.softmax(-1).gather(1, target[:, None])[:, 0]
+    return target_probability(logits, targets)
 
 
-def log_probability(logits: Tensor, target: Tensor) -> Tensor:
-    """log p, which is minus the cross entropy (Schulz et al. 2020), from the logits, so that it stays finite."""
-    return logits.log_softmax(-1).gather(1, target[:, None])[:, 0]
+def log_probability(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
+    """log p, minus the cross entropy (Schulz et al. 2020); computed from the logits, so that it stays finite."""
+    return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
-def logit(logits: Tensor, target: Tensor) -> Tensor:
-    """The class's activation before the softmax (Fong, Patrick & Vedaldi 2019)."""
-    return logits.gather(1, target[:, None])[:, 0]
+def logit(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
+    """The target's activation before the softmax (Fong, Patrick & Vedaldi 2019)."""
+    return logits.gather(1, targets[:, None])[:, 0]
 
 
-def _others(logits: Tensor, target: Tensor) -> Tensor:
-    return logits.scatter(1, target[:, None], float("-inf"))
+def log_odds(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
+    """log p/(1-p) (Chang et al. 2019); computed from the logits, so that it does not saturate."""
+    return logit(logits, targets, context) - _without_target(logits, targets).logsumexp(1)
 
 
-def log_odds(logits: Tensor, target: Tensor) -> Tensor:
-    """log p/(1-p) (Chang et al. 2019), from the logits, so that it does not saturate."""
-    return logit(logits, target) - torch.logsumexp(_others(logits, target), 1)
+def contrastive(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
+    """The target's logit minus that of the best other class (Fong, Patrick & Vedaldi 2019)."""
+    return logit(logits, targets, context) - _without_target(logits, targets).amax(1)
 
 
-def contrastive(logits: Tensor, target: Tensor) -> Tensor:
-    """The class's logit minus that of the best other class (Fong, Patrick & Vedaldi 2019)."""
-    return logit(logits, target) - _others(logits, target).amax(1)
-
-
-def hinge(logits: Tensor, target: Tensor, sign: float = 0.0, low: float = -5.0, high: float = 1.0) -> Tensor:
+def hinge(logits: Tensor, targets: Tensor, context: ScoreContext, low: float = -5.0, high: float = 1.0) -> Tensor:
     """`contrastive`, minimised no further than to `low`, maximised no further than to `high` (Dabkowski & Gal 2017's code).
 
-    The margin of Carlini & Wagner 2017: once the class is beaten, or wins, by enough, only the regularizers pull.
+    The margin of Carlini & Wagner 2017: beyond it only the regularizers have a gradient.
     """
-    margin = contrastive(logits, target)
-    return margin.clamp(min=low) if sign > 0 else margin.clamp(max=high) if sign < 0 else margin
+    margin = contrastive(logits, targets, context)
+    return margin.clamp(min=low) if context.sign > 0 else margin.clamp(max=high)
 
 
-def top(logits: Tensor, target: Tensor, original: Tensor, classes: int = 5) -> Tensor:
-    """Probability of all the `classes` that the untouched photo ranks highest (Fong & Vedaldi 2017's code).
+def top(logits: Tensor, targets: Tensor, context: ScoreContext, classes: int = 5) -> Tensor:
+    """Probability of the `classes` classes that rank highest for the unperturbed image (Fong & Vedaldi 2017's code).
 
-    Whatever the target: for what makes the photo recognised at all, as weak localisation wants it.
+    It ignores the target: the evidence is what makes the image recognised at all, for weak localisation.
     """
     if not 1 <= classes < logits.shape[1]:
         raise ValueError(f"score.classes={classes} must be from 1 to {logits.shape[1] - 1}, below the network's classes")
-    return logits.softmax(-1).gather(1, original.topk(classes).indices).sum(1)
+    return logits.softmax(-1).gather(1, context.original_logits.topk(classes).indices).sum(1)
 
 
-def distortion(logits: Tensor, target: Tensor, original: Tensor, of: str = "output", softmax: bool = True) -> Tensor:
-    """Minus the squared distance from what the network says of the photo (Macdonald et al. 2019), 0 where all is as it was.
+def distortion(
+    logits: Tensor, targets: Tensor, context: ScoreContext, of: str = "output", softmax: bool = True
+) -> Tensor:
+    """Minus the squared distance from the output for the unperturbed image, so 0 at most (Macdonald et al. 2019).
 
-    of: "output", all classes, whatever the target; or "class", the target's. softmax: of probabilities; else of logits.
+    of: "output" for all classes, "class" for the target. softmax: compare probabilities; otherwise logits.
     """
     if of not in ("output", "class"):
         raise ValueError(f"score.of={of!r} must be 'output' or 'class'")
-    there, here = ((z.softmax(-1) if softmax else z) for z in (original, logits))
-    square = (here - there) ** 2
-    return -(square.sum(1) if of == "output" else square.gather(1, target[:, None])[:, 0])
+    original, current = (z.softmax(-1) if softmax else z for z in (context.original_logits, logits))
+    square = (current - original) ** 2
+    return -(square.sum(1) if of == "output" else square.gather(1, targets[:, None])[:, 0])
+
+
+def _without_target(logits: Tensor, targets: Tensor) -> Tensor:
+    return logits.scatter(1, targets[:, None], float("-inf"))

@@ -13,7 +13,7 @@ from mpx.explainers.base import ExplainerContext, check_at_least, split_rows
 from mpx.explainers.layer_maps import choose_layer, upsample
 from mpx.models.classifier import Classifier
 from mpx.models.layers import Layer
-from mpx.perturbations.blur import blur_gaussian
+from mpx.perturbations.blur import gaussian_blur
 from mpx.tasks.base import Task
 
 
@@ -54,7 +54,7 @@ def group_cam(
     if not 0 <= share < 1:
         raise ValueError(f"explainer.share={share} must be at least 0 and below 1")
     chosen = choose_layer(images, classifier, layer)
-    blurred = blur_gaussian(images, sigma, kernel_size)
+    blurred = gaussian_blur(images, sigma, kernel_size)
     maps = []
     for x, x_blurred, y in split_rows(max_batch, images, blurred, targets):
         group_maps = _group_maps(weighted_channels(chosen, x, y), groups, share, x)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mpx.explainers.base import ExplainerContext, captum_attr, check_at_least, split_rows
 from mpx.models.classifier import Classifier
-from mpx.perturbations.blur import blur_gaussian
+from mpx.perturbations.blur import gaussian_blur
 
 
 def gradient(
@@ -61,7 +61,7 @@ def integrated_gradients(
     """
     check_at_least(1, steps=steps, max_batch=max_batch)
     method = captum_attr("integrated_gradients").IntegratedGradients(classifier)
-    start = torch.zeros_like(images) if blur is None else blur_gaussian(images, blur)
+    start = torch.zeros_like(images) if blur is None else gaussian_blur(images, blur)
     parts = [
         method.attribute(x, x0, y, n_steps=steps, internal_batch_size=max(max_batch, len(x)))
         for x, x0, y in split_rows(max_batch, images, start, targets)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mpx.explainers.base import ExplainerContext, captum_attr, check_at_least, split_rows
 from mpx.models.classifier import Classifier
-from mpx.perturbations.blur import constant
+from mpx.perturbations.constant import filled_with
 
 
 @torch.no_grad()
@@ -48,4 +48,4 @@ def one_colour(images: Tensor, classifier: Classifier, color: list[float] | None
 
     None: the colour that the network's normalisation turns into 0, as in published code, which multiplies normalised images.
     """
-    return (-classifier.shift / classifier.scale).expand_as(images) if color is None else constant(images, color)
+    return (-classifier.shift / classifier.scale).expand_as(images) if color is None else filled_with(images, color)

@@ -178,7 +178,7 @@ def read_off(problem: Objective, seats: list[RowState], given: Sequence[Row]) ->
         mask = problem.mask(snapshots[-1])
         shown = problem.shown(snapshots[-1])
         perturbed, p = problem.judge(shown)
-        saliency = problem.site.to_pixels(problem.evidence(mask)).clamp(0, 1)  # rounding may leave [0,1]
+        saliency = problem.site.to_image(problem.evidence(mask)).clamp(0, 1)  # rounding may leave [0,1]
         frames.append(bytes_(perturbed))
         frame_saliency.append(bytes_(saliency))
         frame_p.append(rows(p))

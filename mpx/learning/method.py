@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mpx.parts import asks
+from mpx.operators import requires_area
 
 # game -> what the network is shown: (which of the masks, whether its complement, weight of the score to minimise)
 GAMES = {
@@ -24,7 +24,7 @@ class Method:
     """What was chosen: one operator of each kind and how to search. All callables; mpx.config builds one."""
 
     perturbation: Callable
-    mask: Callable  # (image_size=, device=) -> mask kind
+    mask: Callable  # (context: MaskContext) -> Mask
     score: Callable
     regularizers: dict[str, tuple[float, Callable]] = field(default_factory=dict)  # name -> (weight, function)
     image_augmentations: list[Callable] = field(default_factory=list)  # augments of photo and perturbed photo alike
@@ -59,9 +59,9 @@ class Method:
         if self.stop:
             self.stop([])  # says what is wrong with its options
         parts = {"optimizer": self.optimizer, "mask": self.mask, **{k: term for k, (_, term) in self.regularizers.items()}}
-        if None in self.areas and (needy := [name for name, part in parts.items() if asks(part, "area")]):
+        if None in self.areas and (needy := [name for name, part in parts.items() if requires_area(part)]):
             raise ValueError(f"{needy[0]} needs area=, the share of the image that shall be evidence, e.g. area=0.1")
-        if None not in self.areas and not any(asks(part, "area") for part in parts.values()):
+        if None not in self.areas and not any(requires_area(part) for part in parts.values()):
             raise ValueError(
                 f"area={list(self.areas)}: nothing that was chosen looks at it; regularizer=[area,...] or "
                 'optimizer=frank_wolfe do, and in Python method=mpx.method("extremal2019")'

@@ -11,14 +11,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mpx.augmentations import MOVES
+from mpx.augmentations import AugmentationContext, moves_pixels
 from mpx.learning.gradients import SCALE, Part, Scaled
 from mpx.learning.method import GAMES, TYPES, Method
+from mpx.masks.base import Mask, MaskContext
 from mpx.masks.grid import Grid
-from mpx.parts import offer
-from mpx.perturbations.blur import PixelPerturbation
+from mpx.perturbations.base import PerturbationContext, prepare
 from mpx.randomness import RowRandom, key
-from mpx.scores import probability
+from mpx.regularizers import RegularizerContext
+from mpx.scores import ScoreContext, target_probability
 
 PER_ROW = ("photos", "targets", "areas", "original", "p_before", "p_reference")  # of a Objective
 PICTURES = 32  # through the network at once, where a row has several
@@ -44,57 +45,50 @@ class Objective:
         ]
         self.path = method.gradient() if method.gradient else [1.0]
         with torch.no_grad():
-            prepared = offer(method.perturbation, photos, rng=self.rng, classifier=classifier, targets=targets)
-            self.site = prepared if hasattr(prepared, "to_pixels") else PixelPerturbation(photos, prepared)
-            if method.explainer and not isinstance(self.site, PixelPerturbation):
+            self.site = prepare(method.perturbation, photos, PerturbationContext(classifier, targets, self.rng))
+            if method.explainer and not self.site.masks_pixels:
                 raise ValueError("an explainer is judged by pixels, and this perturbation masks none: choose another")
-            if method.image_augmentations and not isinstance(self.site, PixelPerturbation):
+            if method.image_augmentations and not self.site.masks_pixels:
                 raise ValueError("this perturbation masks no pixels, so nothing can move under the mask: jitter=0")
-            size, shape = self.site.shape[1:], self.site.shape
-            given = {"image_size": size, "shape": shape, "photos": photos, "area": areas, "game": method.game}
+            shape = self.site.mask_shape
             kind = partial(Grid, mask_size=None) if method.explainer else method.mask
-            self.mask = offer(kind, device=photos.device, **given)
-            rng = self.rng.at("setup")
-            masks = len(self.mask.draw(self.mask.start(rng), rng)) if hasattr(self.mask, "draw") else 1
-            if max(which for which, *_ in self.views) >= masks:
+            self.mask: Mask = kind(MaskContext(shape, photos, method.game, areas))
+            if max(which for which, *_ in self.views) >= self.mask.count:
                 raise ValueError("game=product needs a mask of two: mask=pair")
             self.original = classifier(photos).float()
-            self.p_before = probability(self.original, targets)
+            self.p_before = target_probability(self.original, targets)
             nothing = photos.new_zeros(len(photos), *shape)
             self.p_reference = self.judge(nothing)[1]
-            within = self.site.show(self.site.draw(self.rng.at("evaluation")), nothing)[1]
+            within = self.site.network_inputs(self._still(), nothing)
             if within and method.compile:
                 raise ValueError("compile=true: this perturbation masks what is inside the network: leave it out")
-            if within and any(getattr(one, "func", one) in MOVES for one in method.input_augmentations):
+            if within and any(map(moves_pixels, method.input_augmentations)):
                 raise ValueError("this perturbation masks what is inside the network, where nothing is mirrored: flip=0")
 
     @property
     def movable(self) -> bool:
-        """Whether rows of several problems can be one problem, see mpx.operators."""
-        return all("per_row" in vars(type(part)) and part.per_row is not None for part in (self.site, self.mask))
+        """Whether rows of several problems can be one problem, see mpx.perturbations.base."""
+        return self.site.row_tensors is not None
 
     @staticmethod
     def of(rows: list[tuple["Objective", int]]) -> "Objective":
         """One problem of rows of several, prepared as they are."""
         problem = copy.copy(rows[0][0])
-        problem.site, problem.mask = copy.copy(problem.site), copy.copy(problem.mask)
+        problem.site = problem.site.gathered([(p.site, row) for p, row in rows])
+        problem.mask = Mask.gathered([(p.mask, row) for p, row in rows])
         problem.names = [p.names[row] for p, row in rows]
         problem.rng = RowRandom([p.rng.seeds[row] for p, row in rows], problem.photos.device)
         problem.spent = dict.fromkeys(problem.spent, 0.0)
-        parts = {None: PER_ROW, "site": problem.site.per_row, "mask": problem.mask.per_row}
-        for part, names in parts.items():
-            into = getattr(problem, part) if part else problem
-            for name in names:
-                values = [getattr(getattr(p, part) if part else p, name) for p, _ in rows]
-                setattr(
-                    into, name, None if values[0] is None else torch.stack([v[row] for v, (_, row) in zip(values, rows)])
-                )
+        for name in PER_ROW:
+            values = [vars(p)[name] for p, _ in rows]
+            stacked = None if values[0] is None else torch.stack([v[row] for v, (_, row) in zip(values, rows)])
+            setattr(problem, name, stacked)
         return problem
 
     def start(self) -> Tensor:
         """Initial parameter (B,*mask.shape)."""
-        parameter = self.mask.start(self.rng.at("start"))
-        if getattr(self.mask, "init", None) != "disc":
+        parameter = self.mask.initial(self.rng.at("start"))
+        if not self.mask.starts_from_disc:
             return parameter
         disc = self._smallest_disc(parameter)
         return 1 - disc if self.method.game == "preservation" else disc
@@ -128,18 +122,24 @@ class Objective:
         The score is the mean over method.gradient's path, whose gradient is the integrated one, under the augments; `exact`:
         the mask's own score, without either, as it is evaluated.
         """
-        framed = self.mask.framed(parameter) if hasattr(self.mask, "framed") else None
-        mask = self.mask(parameter) if framed is None else self.mask.window(framed)
+        padded = self.mask.padded(parameter)
+        mask = self.mask.crop(padded)
         score, p = self._score(parameter, mask, iteration, exact)
         full = self.evidence(mask)
-        cells = self.evidence(self.mask.cells(parameter) if hasattr(self.mask, "cells") else parameter)
-        extras = {"full": full, "parameter": parameter, "photos": self.photos, "area": self.areas}
-        extras["iteration"] = self._counts(iteration)
-        extras |= {"site": self.site, "framed": full if framed is None else self.evidence(framed)}
-        extras["inside"] = full[0].numel() if framed is None else self.mask.inside
-        terms = {k: weight * offer(term, cells, **extras) for k, (weight, term) in self.method.regularizers.items()}
+        cells = self.evidence(self.mask.cells(parameter))
+        context = RegularizerContext(
+            evidence=full,
+            padded_evidence=full if padded is mask else self.evidence(padded),
+            inside=self.mask.inside(padded),
+            parameter=parameter,
+            images=self.photos,
+            areas=self.areas,
+            iteration=self._counts(iteration),
+            perturbation=self.site,
+        )
+        terms = {k: weight * term(cells, context) for k, (weight, term) in self.method.regularizers.items()}
         with torch.no_grad():
-            area = self.site.to_pixels(full).mean((1, 2, 3))
+            area = self.site.to_image(full).mean((1, 2, 3))
         return {"total": sum(terms.values(), score), "score": score, **terms, "probability": p, "area": area}
 
     def _counts(self, iteration: int | list[int]) -> Tensor:
@@ -173,7 +173,7 @@ class Objective:
     ) -> tuple[Tensor, Tensor]:
         method, pictures, inner = self.method, [], []
         image_augmentations, input_augmentations = ([], []) if exact else (method.image_augmentations, method.input_augmentations)
-        random, counts = getattr(self.mask, "draw", None), self._counts(iteration)
+        random, counts = self.mask.is_random or self.mask.count > 1, self._counts(iteration)
 
         def at(what: str):
             return [(i, what) for i in iteration] if isinstance(iteration, list) else (iteration, what)
@@ -182,34 +182,35 @@ class Objective:
             masks = [self.mask(parameter) if mask is None else mask]
         for number, point in draws:
             if random:
-                masks = random(parameter, self.rng.at(at("mask"), number))
-            drawn = self.site.draw(self.rng.at(iteration, number))
-            rng = self.rng.at(at("augment"), number)
+                masks = self.mask.sample(parameter, self.rng.at(at("mask"), number))
+            drawn = self.site.sample(self.rng.at(iteration, number))
+            context = AugmentationContext(self.rng.at(at("augment"), number), counts)
             for augment in image_augmentations:
-                drawn = offer(augment, drawn.flatten(1, 2), rng=rng, iteration=counts).view_as(drawn)
+                drawn = augment(drawn.flatten(1, 2), context).view_as(drawn)
             for which, complement, _ in self.views:
                 seen = masks[which] if point == 1 else masks[which] * point
-                picture, within = self.site.show(drawn, 1 - seen if complement else seen)
+                seen = 1 - seen if complement else seen
+                picture = self.site.apply(drawn, seen)
                 for augment in input_augmentations:
-                    picture = offer(augment, picture, rng=rng, iteration=counts)
+                    picture = augment(picture, context)
                 pictures.append(picture)
-                inner.append(within)
+                inner.append(self.site.network_inputs(drawn, seen))
         half, within = TYPES[method.precision] is torch.float16, (torch.cat(parts) for parts in zip(*inner))
-        with self.site.inside(*(Scaled.apply(x, 1 / SCALE) if half else x for x in within)):
+        with self.site.patched_network(*(Scaled.apply(x, 1 / SCALE) if half else x for x in within)):
             logits = self.logits(torch.cat(pictures) if len(pictures) > 1 else pictures[0])
         self.spent["passes" if logits.requires_grad else "forwards"] += len(pictures)
         logits = logits.view(len(draws), len(self.views), len(self.targets), -1)
         target, original = self.targets.repeat(len(draws)), self.original.repeat(len(draws), 1)
         score = sum(
             weight
-            * offer(method.score, logits[:, v].flatten(0, 1), target, original=original, sign=math.copysign(1, weight))
+            * method.score(logits[:, v].flatten(0, 1), target, ScoreContext(original, math.copysign(1, weight)))
             .view(len(draws), -1)
             .sum(0)
             for v, (*_, weight) in enumerate(self.views)
         )
         with torch.no_grad():
             ends = torch.tensor([point == 1 for _, point in draws], device=logits.device)
-            p = (probability(logits[:, 0].flatten(0, 1), target).view(len(draws), -1) * ends[:, None]).sum(0)
+            p = (target_probability(logits[:, 0].flatten(0, 1), target).view(len(draws), -1) * ends[:, None]).sum(0)
         return score, p
 
     def logits(self, pictures: Tensor) -> Tensor:
@@ -223,8 +224,7 @@ class Objective:
 
     def shown(self, parameter: Tensor) -> Tensor:
         """The mask (B,*shape) that is judged: of a random one a draw, for their mean may look otherwise to the network."""
-        draw = getattr(self.mask, "draw", None)
-        return draw(parameter, self.rng.at(("evaluation", "mask")))[0] if draw else self.mask(parameter)
+        return self.mask.sample(parameter, self.rng.at(("evaluation", "mask")))[0]
 
     @torch.no_grad()
     def judge(self, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,18 +232,20 @@ class Objective:
 
         Always in 32 bits, so that `precision` changes the search and not what is reported.
         """
-        pictures, inner = self.site.show(self._still(), mask)
-        with self.site.inside(*inner):
-            return pictures, probability(self.classifier(pictures).float(), self.targets)
+        sample = self._still()
+        pictures = self.site.apply(sample, mask)
+        with self.site.patched_network(*self.site.network_inputs(sample, mask)):
+            return pictures, target_probability(self.classifier(pictures).float(), self.targets)
 
     @torch.no_grad()
     def opposite(self, mask: Tensor) -> Tensor | None:
         """The pictures (B,3,H,W) under 1-mask, drawn as `judge` draws them; None where the mask acts inside the network."""
-        pictures, inner = self.site.show(self._still(), 1 - mask)
-        return None if inner else pictures
+        sample = self._still()
+        inside = self.site.network_inputs(sample, 1 - mask)
+        return None if inside else self.site.apply(sample, 1 - mask)
 
     def _still(self):
-        return getattr(self.site, "still", self.site.draw)(self.rng.at("evaluation"))
+        return self.site.fixed_sample(self.rng.at("evaluation"))
 
 
 def draws(seed: int, photos: Tensor, targets: Tensor) -> RowRandom:

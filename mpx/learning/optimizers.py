@@ -6,6 +6,8 @@ A step is given the rows' parameter (B,...) with its gradient, as any torch.opti
 import torch
 from torch import Tensor
 
+from mpx.operators import needs_area
+
 
 class LineSearch(torch.optim.Optimizer):
     """Gradient descent whose step each row finds by itself, backtracking along the projection arc (Bertsekas 1976).
@@ -107,6 +109,7 @@ class Nesterov(torch.optim.Optimizer):
         return loss
 
 
+@needs_area
 class FrankWolfe(torch.optim.Optimizer):
     """Frank & Wolfe 1956 on the evidences 0 <= e <= 1, sum e <= k, k = `area` of the cells (Macdonald et al. 2022).
 

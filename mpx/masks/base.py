@@ -1,9 +1,11 @@
 """The contract of a mask: from a low-resolution parameter to the mask (B,*mask_shape) in [0,1]; 1 keeps, 0 perturbs.
 
-A mask is a class that is called as `mask(context: MaskContext, **options)` once per batch. Its parameter is learnt: it projects
-the parameter back after each step, for clamping inside the graph would kill gradients at 0 and 1.
+A mask is a class that is called as `mask(context: MaskContext, **options)` once per batch. Its parameter is learnt: the mask
+projects the parameter back after each step, because clamping inside the graph would kill gradients at 0 and 1.
 """
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,12 +17,12 @@ from mpx.randomness import RowRandom
 
 @dataclass(frozen=True)
 class MaskContext:
-    """What a mask may use of the B rows that it is made for."""
+    """The B rows that a mask is made for."""
 
     mask_shape: tuple[int, ...]  # (C,h,w) of what one row's perturbation masks: (1,H,W) for pixels
     images: Tensor  # (B,C,H,W) in [0,1]
     game: str = "deletion"
-    areas: Tensor | None = None  # (B,) share of the image asked of each row; None where the method asks for none
+    areas: Tensor | None = None  # (B,) the area requested for each row, a share of the image; None without area=
 
     @property
     def size(self) -> tuple[int, int]:
@@ -36,9 +38,9 @@ class MaskContext:
 class Mask(nn.Module):
     """The masks of B rows.
 
-    shape: of one row's parameter. count: number of masks that `sample` returns, of which the first is the result.
-    is_random: whether `sample` draws. row_tensors: names of the attributes that are tensors of B rows; a subclass inherits it
-    and extends it by what it adds. starts_from_disc: whether the search begins with the smallest sufficient `disc`.
+    shape: of one row's parameter. count: number of masks that `sample` returns; the first is the result.
+    is_random: whether `sample` draws. row_tensors: names of the buffers that hold one entry per row; a subclass inherits the
+    names and extends them by its own. starts_from_disc: whether the search begins with the smallest sufficient `disc`.
     """
 
     row_tensors: ClassVar[tuple[str, ...]] = ()
@@ -52,12 +54,12 @@ class Mask(nn.Module):
         raise NotImplementedError
 
     def forward(self, parameter: Tensor) -> Tensor:
-        """Map the parameter (B,*shape) to the mask (B,*mask_shape) in [0,1]; of a random mask, to its mean."""
+        """Map the parameter (B,*shape) to the mask (B,*mask_shape) in [0,1]; a random mask returns its mean."""
         raise NotImplementedError
 
     @torch.no_grad()
     def project_(self, parameter: Tensor) -> None:
-        """Move the parameter back to where it is allowed, in place; by default to [0,1]."""
+        """Move the parameter back into its allowed set, in place; by default [0,1]."""
         parameter.clamp_(0, 1)
 
     def sample(self, parameter: Tensor, rng: RowRandom) -> list[Tensor]:
@@ -65,7 +67,7 @@ class Mask(nn.Module):
         return [self(parameter)]
 
     def cells(self, parameter: Tensor) -> Tensor:
-        """Return what regularizers see at the mask's own resolution, (B,1,h,w) in [0,1]; by default the parameter."""
+        """Return the mask at its own resolution for regularizers, (B,1,h,w) in [0,1]; by default the parameter."""
         return parameter
 
     def padded(self, parameter: Tensor) -> Tensor:
@@ -83,3 +85,15 @@ class Mask(nn.Module):
     def disc(self, radius: float) -> Tensor:
         """Return the parameter (1,*shape) that perturbs a centred disc of `radius` pixels and keeps the rest."""
         raise ValueError("mask.init=disc is for mask=grid and its kin: choose 'ones', 'random' or a number from 0 to 1")
+
+    @staticmethod
+    def gathered(parts: Sequence[tuple["Mask", int]]) -> "Mask":
+        """Return the mask whose k-th row is row `index` of `mask`, for the k-th pair (mask, index) of `parts`.
+
+        The masks are of one class and have equal options. They stay as they are.
+        """
+        mask = copy.copy(parts[0][0])
+        mask._buffers = dict(mask._buffers)  # copy.copy shares the dictionary
+        for name in mask.row_tensors:
+            mask._buffers[name] = torch.stack([part.get_buffer(name)[row] for part, row in parts])
+        return mask

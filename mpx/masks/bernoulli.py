@@ -1,55 +1,64 @@
-"""A mask of coin tosses: each pixel is kept or perturbed by chance, and the chances are learnt (Chang et al. 2019, FIDO).
+"""A mask of coin tosses: each pixel is kept with a probability that is learnt (Chang et al. 2019, FIDO).
 
     p = up(sigmoid(theta)),   z = sigmoid((log p/(1-p) + log u/(1-u)) / T),   u uniform on (0,1)
 
-The search draws z, a concrete relaxation of Bernoulli(p) through which a gradient flows (Maddison, Mnih & Teh 2017); what is
-evaluated, shown and regularized is p, what z is on average.
+The search draws z, a concrete relaxation of Bernoulli(p) through which a gradient flows (Maddison, Mnih & Teh 2017). The mask
+that is evaluated, shown and regularized is p, the mean of z.
 """
 
 from torch import Tensor
 
+from mpx.masks.base import MaskContext
 from mpx.masks.grid import Grid
+from mpx.randomness import RowRandom
 
-NEAR = 1e-6  # how near to 0 and 1 a chance may come before its logarithm
+MARGIN = 1e-6  # distance of a probability from 0 and 1 before its logarithm
 
 
 class Bernoulli(Grid):
-    """The parameter are the log-odds theta of keeping, one per cell, unconstrained.
+    """The parameter holds the log-odds theta of keeping, one per cell, unconstrained.
 
-    grain: what tosses its own coin, "pixel" (by the chances upsampled, as the authors' code) or "cell" (upsampled then).
-    init: chance of keeping, in (0,1).
+    temperature: T. grain: "pixel" tosses one coin per pixel, with the upsampled probabilities, as the authors' code; "cell"
+    tosses one per cell and upsamples the result. init: probability of keeping, above 0 and below 1.
     """
 
-    per_row = ()
+    is_random = True
 
     def __init__(
-        self, image_size, mask_size=56, temperature: float = 0.1, grain: str = "pixel", init: float = 0.5, device="cpu"
+        self,
+        context: MaskContext,
+        mask_size: int | list[int] | None = 56,
+        temperature: float = 0.1,
+        grain: str = "pixel",
+        init: float = 0.5,
     ):
-        super().__init__(image_size, mask_size, device=device)
+        super().__init__(context, mask_size)
         if not temperature > 0:
             raise ValueError(f"mask.temperature={temperature} must be above 0")
         if grain not in ("pixel", "cell"):
             raise ValueError(f"mask.grain={grain!r} must be 'pixel' or 'cell'")
         if not isinstance(init, (int, float)) or not 0 < init < 1:
-            raise ValueError(f"mask.init={init!r} must be a chance, above 0 and below 1")
-        self.temperature, self.grain, self.init = temperature, grain, init
+            raise ValueError(f"mask.init={init!r} must be a probability, above 0 and below 1")
+        self.temperature = temperature
+        self.grain = grain
+        self.init = init
 
-    def __call__(self, parameter: Tensor) -> Tensor:
-        return super().__call__(parameter.sigmoid())
+    def forward(self, parameter: Tensor) -> Tensor:
+        return super().forward(parameter.sigmoid())
 
     def cells(self, parameter: Tensor) -> Tensor:
         return parameter.sigmoid()
 
-    def draw(self, parameter: Tensor, rng) -> list[Tensor]:
+    def sample(self, parameter: Tensor, rng: RowRandom) -> list[Tensor]:
         if self.grain == "pixel":
-            return [self._toss(self(parameter).logit(NEAR), rng)]
-        return [super().__call__(self._toss(parameter, rng))]
+            return [self._toss(self(parameter).logit(MARGIN), rng)]
+        return [super().forward(self._toss(parameter, rng))]
 
-    def _toss(self, odds: Tensor, rng) -> Tensor:
-        return ((odds + rng.uniform(*odds.shape[1:]).logit(NEAR)) / self.temperature).sigmoid()
+    def _toss(self, log_odds: Tensor, rng: RowRandom) -> Tensor:
+        return ((log_odds + rng.uniform(*log_odds.shape[1:]).logit(MARGIN)) / self.temperature).sigmoid()
 
-    def start(self, rng) -> Tensor:
-        return super().start(rng).logit()  # of init everywhere
+    def initial(self, rng: RowRandom) -> Tensor:
+        return super().initial(rng).logit()
 
     def project_(self, parameter: Tensor) -> None:
-        pass
+        """Leave the parameter as it is."""

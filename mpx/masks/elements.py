@@ -5,33 +5,48 @@ import math
 import torch
 from torch import Tensor
 
-from mpx.masks.grid import Grid
+from mpx.masks.base import Mask, MaskContext
+from mpx.masks.grid import resampling
+from mpx.randomness import RowRandom
 
 
-class Elements:
-    """The parameter itself, held in [0,1] after each step, or its sigmoid; then smoothed by a Gaussian of `sigma` elements.
+class Elements(Mask):
+    """The parameter itself, or its sigmoid, smoothed by a Gaussian of `sigma` elements.
 
-    init: the parameter's first value. Schulz et al. 2020: sigmoid, 5, sigma 1.
+    Without the sigmoid the parameter is projected to [0,1] after each step. init: the parameter's first value.
+    Schulz et al. 2020: sigmoid, init 5, sigma 1.
     """
 
-    def __init__(self, shape, sigmoid: bool = False, sigma: float = 0.0, init: float = 1.0, device="cpu"):
+    row_matrix: Tensor | None  # (h,h) smoothing along a column, where sigma is above 0
+    column_matrix: Tensor | None  # (w,w) smoothing along a row
+
+    def __init__(self, context: MaskContext, sigmoid: bool = False, sigma: float = 0.0, init: float = 1.0):
+        super().__init__()
         if not sigmoid and not 0 <= init <= 1:
             raise ValueError(f"mask.init={init} must be from 0 to 1, or with mask.sigmoid=true any number")
-        self.shape, self.sigmoid, self.init = tuple(shape), sigmoid, init
-        if math.ceil(3 * sigma) >= min(self.shape[1:]) and sigma:
-            raise ValueError(f"mask.sigma={sigma} is too wide for a map of {'x'.join(map(str, self.shape[1:]))} elements")
-        self.smooth = Grid(self.shape[1:], None, sigma, device=device) if sigma else None
+        if sigma and math.ceil(3 * sigma) >= min(context.size):
+            raise ValueError(f"mask.sigma={sigma} is too wide for a map of {'x'.join(map(str, context.size))} elements")
+        self.shape = tuple(context.mask_shape)
+        self.sigmoid = sigmoid
+        self.init = init
+        rows, columns = resampling(context.size, context, sigma) if sigma else (None, None)
+        self.register_buffer("row_matrix", rows, persistent=False)
+        self.register_buffer("column_matrix", columns, persistent=False)
 
-    def __call__(self, parameter: Tensor) -> Tensor:
+    def forward(self, parameter: Tensor) -> Tensor:
         cells = self.cells(parameter)
-        return self.smooth(cells) if self.smooth else cells
+        if self.row_matrix is None or self.column_matrix is None:
+            return cells
+        return self.row_matrix @ cells @ self.column_matrix.T
 
     def cells(self, parameter: Tensor) -> Tensor:
         return parameter.sigmoid() if self.sigmoid else parameter
 
-    def start(self, rng) -> Tensor:
-        return torch.full_like(rng.uniform(*self.shape), self.init)
+    def initial(self, rng: RowRandom) -> Tensor:
+        return torch.full((rng.batch_size, *self.shape), float(self.init), device=rng.device)
 
+    @torch.no_grad()
     def project_(self, parameter: Tensor) -> None:
+        """Clamp the parameter to [0,1], in place; with the sigmoid leave it as it is."""
         if not self.sigmoid:
             parameter.clamp_(0, 1)

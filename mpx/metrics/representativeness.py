@@ -7,7 +7,7 @@ from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.batched import class_probabilities
 from mpx.metrics.boxes import scaled_to_unit
 from mpx.metrics.normalised_probability import MIN_DROP, normalise_probability
-from mpx.perturbations.blur import blur_gaussian
+from mpx.perturbations.blur import gaussian_blur
 
 ALPHAS = [i / 20 for i in range(20)]
 EVERYTHING = 2.0  # a threshold that every pixel of the mask is below
@@ -32,7 +32,7 @@ def representativeness(
     """
     images = context.images
     is_constant = saliency.amax((1, 2, 3), keepdim=True) == saliency.amin((1, 2, 3), keepdim=True)
-    mask = torch.where(is_constant, 1.0, scaled_to_unit(blur_gaussian(1 - saliency, sigma)))
+    mask = torch.where(is_constant, 1.0, scaled_to_unit(gaussian_blur(1 - saliency, sigma)))
     alphas = torch.tensor([*ALPHAS, EVERYTHING], device=images.device)
     values: dict[str, Tensor] = {}
     for name, perturb in context.perturbations.items():

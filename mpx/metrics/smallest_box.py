@@ -8,7 +8,7 @@ from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.batched import class_probabilities
 from mpx.metrics.boxes import area_share, pixels_inside, scaled_to_unit, tight_boxes
 from mpx.metrics.normalised_probability import MIN_DROP, normalise_probability
-from mpx.perturbations.blur import blur_gaussian
+from mpx.perturbations.blur import gaussian_blur
 
 LEVELS = (80, 90, 95, 99)  # per cent of the normalised probability that the box must take
 
@@ -39,7 +39,7 @@ def minimality(
     images, size = context.images, context.images.shape[-2:]
     grid = torch.linspace(0, 1, thresholds, dtype=torch.float64).expand(len(images), -1)
     boxes = tight_boxes(scaled_to_unit(saliency), grid)  # (B,A,4); the box of threshold 0 is the whole image
-    blurred = blur_gaussian(images, sigma)
+    blurred = gaussian_blur(images, sigma)
     empty_box = boxes.new_zeros(len(boxes), 1, 4)
     all_boxes = torch.cat([empty_box, boxes], 1)
 

@@ -11,7 +11,8 @@ batch, never per step, and returns one of
 `prepare` turns each of these into a `PreparedPerturbation`, the only thing that the objective knows.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
@@ -35,13 +36,13 @@ class PerturbationContext:
 class PreparedPerturbation:
     """The images of B rows, ready to be perturbed under any mask (B,*mask_shape) in [0,1], where 1 keeps and 0 perturbs.
 
-    row_tensors: names of all attributes that are tensors of B rows, inherited by subclasses that only extend it; None where
-    rows of several batches cannot be joined, because a row's state lies elsewhere too.
+    row_tensors: names of the attributes that are tensors of B rows, or None where rows of several batches cannot be joined,
+    because a row's state lies elsewhere too. A subclass inherits the names and extends them by its own.
     masks_pixels: whether the mask acts on the pixels of the image, so that jitter, flips and mask shapes in pixels make sense.
     """
 
     row_tensors: ClassVar[tuple[str, ...] | None] = None
-    masks_pixels: bool = False
+    masks_pixels: ClassVar[bool] = False
     mask_shape: tuple[int, ...]  # (C,h,w) of one row's mask
     images: Tensor  # (B,C,H,W) in [0,1]
 
@@ -54,7 +55,7 @@ class PreparedPerturbation:
         return self.sample(rng)
 
     def apply(self, sample: Tensor | None, mask: Tensor) -> Tensor:
-        """Return the images (B,C,H,W) that the network is given under a mask."""
+        """Return the images (B,C,H,W) that the network receives under a mask."""
         raise NotImplementedError
 
     def network_inputs(self, sample: Tensor | None, mask: Tensor) -> tuple[Tensor, ...]:
@@ -69,31 +70,27 @@ class PreparedPerturbation:
         """Map evidence (B,*mask_shape) in [0,1] to a picture of it, (B,1,H,W) in [0,1]."""
         raise NotImplementedError
 
+    @staticmethod
+    def gathered(parts: Sequence[tuple["PreparedPerturbation", int]]) -> "PreparedPerturbation":
+        """Return the perturbation whose k-th row is row `index` of `prepared`, for the k-th pair (prepared, index) of `parts`.
+
+        All are of one class, with equal options and with `row_tensors`. They stay as they are.
+        """
+        gathered = copy.copy(parts[0][0])
+        assert gathered.row_tensors is not None, f"rows of {type(gathered).__name__} cannot be joined"
+        for name in gathered.row_tensors:
+            setattr(gathered, name, torch.stack([vars(part)[name][row] for part, row in parts]))
+        return gathered
+
 
 class PixelPerturbation(PreparedPerturbation):
-    """Images blended, pixel by pixel, with what a perturbation returned for them."""
+    """Images blended, pixel by pixel, with the levels (B,K,C,H,W) that `sample` returns, from fully perturbed to the image."""
 
-    row_tensors: ClassVar[tuple[str, ...] | None] = ("images", "levels")
     masks_pixels = True
 
-    def __init__(self, images: Tensor, perturbed: Tensor | Callable[[RowRandom], Tensor]):
+    def __init__(self, images: Tensor):
         self.images = images
         self.mask_shape = (1, *images.shape[2:])
-        self.draw: Callable[[RowRandom], Tensor] | None = None if isinstance(perturbed, Tensor) else perturbed
-        self.levels: Tensor | None = self._stack(perturbed) if isinstance(perturbed, Tensor) else None  # (B,K+1,C,H,W)
-        if self.draw is not None:
-            self.row_tensors = None  # type: ignore[misc]  # rows inside a function of the user's cannot be moved
-
-    def _stack(self, perturbed: Tensor) -> Tensor:
-        pyramid = perturbed if perturbed.ndim == 5 else perturbed.unsqueeze(1)
-        return torch.cat([pyramid, self.images.unsqueeze(1)], 1)
-
-    def sample(self, rng: RowRandom) -> Tensor:
-        """Return the levels (B,K,C,H,W) from fully perturbed to the image."""
-        if self.draw is not None:
-            return self._stack(self.draw(rng))
-        assert self.levels is not None
-        return self.levels
 
     def apply(self, sample: Tensor | None, mask: Tensor) -> Tensor:
         assert sample is not None
@@ -101,6 +98,36 @@ class PixelPerturbation(PreparedPerturbation):
 
     def to_image(self, evidence: Tensor) -> Tensor:
         return evidence
+
+
+class FixedPixelPerturbation(PixelPerturbation):
+    """Perturbed images (B,C,H,W), or a pyramid (B,K,C,H,W) of them, that stay as they are."""
+
+    row_tensors = ("images", "levels")
+
+    def __init__(self, images: Tensor, perturbed: Tensor):
+        super().__init__(images)
+        self.levels = with_image(perturbed, images)  # (B,K+1,C,H,W)
+
+    def sample(self, rng: RowRandom) -> Tensor:
+        return self.levels
+
+
+class RandomPixelPerturbation(PixelPerturbation):
+    """Perturbed images that `draw(rng)` draws anew at every evaluation."""
+
+    def __init__(self, images: Tensor, draw: Callable[[RowRandom], Tensor]):
+        super().__init__(images)
+        self.draw = draw
+
+    def sample(self, rng: RowRandom) -> Tensor:
+        return with_image(self.draw(rng), self.images)
+
+
+def with_image(perturbed: Tensor, images: Tensor) -> Tensor:
+    """Return the levels (B,K+1,C,H,W): perturbed images (B,C,H,W), or a pyramid (B,K,C,H,W), then the images."""
+    pyramid = perturbed if perturbed.ndim == 5 else perturbed.unsqueeze(1)
+    return torch.cat([pyramid, images.unsqueeze(1)], 1)
 
 
 def blend(levels: Tensor, mask: Tensor) -> Tensor:
@@ -119,5 +146,17 @@ def blend(levels: Tensor, mask: Tensor) -> Tensor:
 
 def prepare(perturbation: Callable, images: Tensor, context: PerturbationContext) -> PreparedPerturbation:
     """Call a perturbation on images (B,C,H,W) and return it prepared, whichever of the four kinds it returned."""
-    prepared = perturbation(images, context)
-    return prepared if isinstance(prepared, PreparedPerturbation) else PixelPerturbation(images, prepared)
+    result = perturbation(images, context)
+    if isinstance(result, PreparedPerturbation):
+        return result
+    if isinstance(result, Tensor):
+        return FixedPixelPerturbation(images, result)
+    return RandomPixelPerturbation(images, result)
+
+
+@torch.no_grad()
+def fully_perturbed(perturbation: Callable, images: Tensor, context: PerturbationContext) -> Tensor:
+    """Return the images (B,C,H,W) under a mask of zeros; the images themselves where the mask acts inside the network."""
+    prepared = prepare(perturbation, images, context)
+    sample = prepared.sample(context.rng.at("evaluation"))
+    return prepared.apply(sample, images.new_zeros(len(images), *prepared.mask_shape))

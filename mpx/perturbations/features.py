@@ -1,114 +1,131 @@
-"""Masks of features inside the network, where the picture stays as it is: perturbations that return a site of their own.
+"""Perturbations of features inside the network; the image stays as it is.
 
     bottleneck  z = m*R + (1-m)*eps, eps ~ N(mu_R, sigma_R^2), one mask value per feature (Schulz et al. 2020, section 3)
     channels    z = m*R, one mask value per channel (Fong, Patrick & Vedaldi 2019, section 5)
 
-R is what a layer gives, as a map (B,C,h,w): mpx.models.layers.
+R is the output of a layer as a map (B,C,h,w): mpx.models.layers.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mpx.models.layers import Layer, cached
-from mpx.regularizers import _reduce
+from mpx.perturbations.base import PerturbationContext, PreparedPerturbation
+from mpx.randomness import RowRandom
 
-LEAST = 0.01  # standard deviation of a feature; one that no image moves would make any other value infinitely telling
+MIN_STD = 0.01  # of a feature; any other value of a constant feature would carry infinite information
 
 
-def bottleneck(x: Tensor, classifier, views: Callable, layer: str | int | None = None, min_map_fraction: float = 0.125):
-    """Features become noise with the mean and standard deviation that each has over other pictures, per channel and place.
+def bottleneck(
+    images: Tensor,
+    context: PerturbationContext,
+    views: Callable,
+    layer: str | int | None = None,
+    min_map_fraction: float = 0.125,
+) -> "Bottleneck":
+    """Features become noise with each feature's mean and standard deviation over other images.
 
-    views: (preprocess or None, (H,W)) -> batches (n,3,H,W) of these. layer, min_map_fraction: see `default_layer`.
+    views: function (preprocess or None, (H,W)) -> iterator of batches (n,3,H,W) of the other images. layer: dotted name of
+    the module in the network; None chooses the last that everything passes through and whose map has at least
+    `min_map_fraction` of the image's sides (mpx.models.layers.default_layer).
     """
-    at = Layer(classifier, layer, min_map_fraction, x)
-    key = ("statistics", at.name, str(views), at.size)
-    return Noise(x, at, *cached(classifier, key, lambda: _statistics(at, views, x)))
+    chosen = Layer(context.classifier, layer, min_map_fraction, images)
+    key = ("statistics", chosen.name, str(views), chosen.size)
+    mean, std = cached(context.classifier, key, lambda: _statistics(chosen, views, images))
+    return Bottleneck(images, chosen, mean, std)
 
 
-def channels(x: Tensor, classifier, targets: Tensor, layer: str | int | None = None, min_map_fraction: float = 0.0625):
-    """Channels become 0. layer, min_map_fraction: see `default_layer`."""
-    return Channels(x, Layer(classifier, layer, min_map_fraction, x), targets)
+def channels(
+    images: Tensor, context: PerturbationContext, layer: str | int | None = None, min_map_fraction: float = 0.0625
+) -> "Channels":
+    """Channels become 0. layer, min_map_fraction: as in `bottleneck`."""
+    return Channels(images, Layer(context.classifier, layer, min_map_fraction, images), context.targets)
 
 
-class Noise:
-    """The site of `bottleneck`."""
+class Bottleneck(PreparedPerturbation):
+    """Features R of a layer, their mean and standard deviation (C,h,w) over other images."""
 
-    def __init__(self, photos: Tensor, layer: Layer, mean: Tensor, std: Tensor):
-        self.photos, self.layer, self.mean, self.std = photos, layer, mean, std  # (C,h,w) each
-        self.features = layer.features(photos)  # (B,C,h,w)
-        self.shape = tuple(self.features.shape[1:])
+    def __init__(self, images: Tensor, layer: Layer, mean: Tensor, std: Tensor):
+        self.images = images
+        self.layer = layer
+        self.mean = mean
+        self.std = std
+        self.features = layer.features(images)  # (B,C,h,w)
+        self.mask_shape = tuple(self.features.shape[1:])
 
-    def draw(self, rng) -> Tensor:
-        return self.mean + self.std * rng.normal(*self.shape)
+    def sample(self, rng: RowRandom) -> Tensor:
+        return self.mean + self.std * rng.normal(*self.mask_shape)
 
-    def show(self, noise: Tensor, mask: Tensor) -> tuple[Tensor, tuple]:
-        return self.photos, (mask, noise)
+    def apply(self, sample: Tensor | None, mask: Tensor) -> Tensor:
+        return self.images
 
-    def inside(self, mask: Tensor, noise: Tensor):
+    def network_inputs(self, sample: Tensor | None, mask: Tensor) -> tuple[Tensor, ...]:
+        assert sample is not None
+        return mask, sample
+
+    def patched_network(self, *inputs: Tensor) -> AbstractContextManager:
+        mask, noise = inputs
         return self.layer.patched(lambda features: mask * features + (1 - mask) * noise)
 
     def information(self, mask: Tensor) -> Tensor:
-        """(B,C,h,w) nats that pass: KL[N(m r, (1-m)^2) || N(0, 1)] with r = (R - mu_R) / sigma_R."""
+        """Return the nats (B,C,h,w) that pass: KL[N(m r, (1-m)^2) || N(0, 1)] with r = (R - mu_R) / sigma_R."""
         r = (self.features - self.mean) / self.std
-        left = (1 - mask).clamp(min=torch.finfo(mask.dtype).eps)  # a mask of 1 would pass infinitely many
-        return 0.5 * (left**2 + (mask * r) ** 2 - 1) - left.log()
+        noise_scale = (1 - mask).clamp(min=torch.finfo(mask.dtype).eps)  # above 0, where infinitely many nats would pass
+        return 0.5 * (noise_scale**2 + (mask * r) ** 2 - 1) - noise_scale.log()
 
-    def to_pixels(self, evidence: Tensor) -> Tensor:
-        """The information of each place, summed over channels, upsampled, as a share of its largest."""
-        return _shown(self.information(evidence).sum(1, keepdim=True).clamp(min=0), self.photos)
-
-
-def information(s: Tensor, full: Tensor, site, reduction: str = "mean") -> Tensor:
-    """A regularizer: the nats that pass a bottleneck, summed or averaged over its features."""
-    if not hasattr(site, "information"):
-        raise ValueError("regularizer=information counts what passes a bottleneck: perturbation=bottleneck")
-    return _reduce(site.information(full), reduction)
+    def to_image(self, evidence: Tensor) -> Tensor:
+        """Return the information of each place, summed over channels and upsampled, as a share of its maximum."""
+        return _upsampled(self.information(evidence).sum(1, keepdim=True).clamp(min=0), self.images)
 
 
-class Channels:
-    """The site of `channels`."""
+class Channels(PreparedPerturbation):
+    """Channels of a layer, and their contributions to the targets' logits."""
 
-    def __init__(self, photos: Tensor, layer: Layer, targets: Tensor):
-        self.photos, self.layer = photos, layer
-        self.parts = layer.activation_times_gradient(photos, targets)  # (B,C,h,w)
-        self.shape = (self.parts.shape[1], 1, 1)
+    def __init__(self, images: Tensor, layer: Layer, targets: Tensor):
+        self.images = images
+        self.layer = layer
+        self.contributions = layer.activation_times_gradient(images, targets)  # (B,C,h,w)
+        self.mask_shape = (self.contributions.shape[1], 1, 1)
 
-    def draw(self, rng) -> None:
-        return None
+    def apply(self, sample: Tensor | None, mask: Tensor) -> Tensor:
+        return self.images
 
-    def show(self, drawn: None, mask: Tensor) -> tuple[Tensor, tuple]:
-        return self.photos, (mask,)
+    def network_inputs(self, sample: Tensor | None, mask: Tensor) -> tuple[Tensor, ...]:
+        return (mask,)
 
-    def inside(self, mask: Tensor):
+    def patched_network(self, *inputs: Tensor) -> AbstractContextManager:
+        (mask,) = inputs
         return self.layer.patched(lambda features: mask * features)
 
-    def to_pixels(self, evidence: Tensor) -> Tensor:
-        """What the evidence's channels add to the class's logit at each place, sum_k e_k R_k dy/dR_k, where it is positive.
+    def to_image(self, evidence: Tensor) -> Tensor:
+        """Return the contribution of the evidence's channels to the target's logit, sum_k e_k R_k dy/dR_k, where positive.
 
-        Upsampled, as a share of its largest; of all channels it is HiResCAM (Draelos & Carin 2020).
+        Upsampled, as a share of its maximum. For all channels it is HiResCAM (Draelos & Carin 2020).
         """
-        return _shown((evidence * self.parts).sum(1, keepdim=True).clamp(min=0), self.photos)
+        return _upsampled((evidence * self.contributions).sum(1, keepdim=True).clamp(min=0), self.images)
 
 
-def _shown(cells: Tensor, photos: Tensor) -> Tensor:
-    """(B,1,h,w), 0 or larger -> (B,1,H,W) in [0,1]."""
-    full = F.interpolate(cells, size=photos.shape[2:], mode="bilinear", align_corners=False)
+def _upsampled(cells: Tensor, images: Tensor) -> Tensor:
+    """Map cells (B,1,h,w), 0 or larger, to (B,1,H,W) in [0,1], as a share of each row's maximum."""
+    full = F.interpolate(cells, size=images.shape[2:], mode="bilinear", align_corners=False)
     return full / full.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(full.dtype).tiny)
 
 
 @torch.no_grad()
-def _statistics(layer: Layer, views: Callable, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,h,w) of the layer's features over other pictures of the size of x."""
-    count, mean, square = 0, 0.0, 0.0
-    for pictures in views(layer.classifier.preprocess, tuple(x.shape[2:])):
-        features = layer.features(pictures.to(x)).double()
+def _statistics(layer: Layer, views: Callable, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (C,h,w) of the layer's features over other images of the same size."""
+    count = 0
+    mean = square = torch.zeros((), dtype=torch.float64)
+    for batch in views(layer.classifier.preprocess, tuple(images.shape[2:])):
+        features = layer.features(batch.to(images)).double()
         count += len(features)
-        total = mean + (features - mean).sum(0) / count  # Welford's update, by batches
-        square = square + ((features - mean) * (features - total)).sum(0)
-        mean = total
+        new_mean = mean + (features - mean).sum(0) / count  # Welford's update, by batches
+        square = square + ((features - mean) * (features - new_mean)).sum(0)
+        mean = new_mean
     if count < 2:
-        raise ValueError(f"perturbation.views gives {count} picture: statistics want hundreds")
-    return mean.to(x), (square / (count - 1)).sqrt().clamp(min=LEAST).to(x)
+        raise ValueError(f"perturbation.views gives {count} image, but statistics need hundreds")
+    return mean.to(images), (square / (count - 1)).sqrt().clamp(min=MIN_STD).to(images)

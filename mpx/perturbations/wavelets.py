@@ -1,137 +1,146 @@
-"""Masks of a photo's wavelet coefficients: what is kept is a cartoon of it (Kolek et al. 2022, CartoonX).
+"""Perturbation of an image's wavelet coefficients: a mask keeps a cartoon of the image (Kolek et al. 2022, CartoonX).
 
-    x' = W^-1(m h + (1-m) v),   h = W x,   v ~ N(mean_s, std_s^2) with mean and spread of the photo's coefficients at scale s
+    x' = W^-1(m h + (1-m) v),   h = W x,   v ~ N(mean_s, std_s^2), the mean and spread of the image's coefficients at scale s
 
-W is the orthogonal wavelet transform of `levels` levels, periodic at the edges, so that h (B,3,H,W) is as large as the
-photo: at each level the low frequencies go to the upper left quarter, the details to the others, and the next level works on
+W is the orthogonal wavelet transform of `levels` levels, periodic at the edges, so that h (B,C,H,W) is as large as the image:
+each level puts the low frequencies into the upper left quarter and the details into the others, and the next level transforms
 that quarter. One mask value per coefficient, shared by the colours. A level is a pair of small matrices made once, so that W
 and its inverse are matrix products.
 """
 
-from contextlib import nullcontext
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from mpx.regularizers import _reduce
+from mpx.perturbations.base import PerturbationContext, PreparedPerturbation
+from mpx.randomness import RowRandom
 
 TINY = 1e-12  # change of a coefficient of a scale that is the same everywhere
 
 
-class Wavelets:
-    """The site. wavelet: an orthogonal one of PyWavelets, such as db3; levels: the sides must be multiples of 2^levels.
+def wavelets(
+    images: Tensor, context: PerturbationContext, wavelet: str = "db3", levels: int = 5, noisy: bool = False
+) -> "Wavelets":
+    """Wavelet coefficients become noise with the mean and spread of their scale.
 
-    noisy: masks are judged and shown under a draw of the noise, as they are searched; else what is shown is the cartoon, on
-    the noise's mean, and the probability that of the cartoon.
+    wavelet: an orthogonal wavelet of PyWavelets. levels: the image's sides are multiples of 2^levels. noisy: evaluate and show
+    masks with noise, as the search does; otherwise with the noise's mean, so that the picture is the cartoon.
     """
+    return Wavelets(images, wavelet, levels, noisy)
 
-    def __init__(self, x: Tensor, wavelet: str = "db3", levels: int = 5, noisy: bool = False):
-        sides = x.shape[2:]
-        most = min(next(n for n in range(32) if side % 2 ** (n + 1)) for side in sides)
-        if not 1 <= levels <= most:
+
+class Wavelets(PreparedPerturbation):
+    """Images (B,C,H,W) and their coefficients h (B,C,H,W)."""
+
+    def __init__(self, images: Tensor, wavelet: str, levels: int, noisy: bool):
+        sides = images.shape[2:]
+        max_levels = min(next(n for n in range(32) if side % 2 ** (n + 1)) for side in sides)
+        if not 1 <= levels <= max_levels:
             raise ValueError(
-                f"perturbation.levels={levels} wants sides that 2^levels divides, and the image is {sides[0]}x{sides[1]}: "
-                + (f"choose levels from 1 to {most}" if most else "choose a model.size of even numbers")
+                f"perturbation.levels={levels} needs sides that 2^levels divides, but the image is {sides[0]}x{sides[1]}: "
+                + (f"choose levels from 1 to {max_levels}" if max_levels else "choose a model.size of even numbers")
             )
-        self.photos, self.shape, self.levels, self.noisy = x, (1, *sides), levels, noisy
-        one = [[_level(wavelet, side >> k).to(x) for k in range(levels)] for side in sides]
-        self.steps = list(zip(*one))  # of each level, finest first: matrices of rows and columns
-        self.spread = list(zip(*(_spread(matrices) for matrices in one)))  # where a level's coefficients have their energy
-        self.coefficients = self.analyse(x)
-        self.mean, self.std = torch.zeros_like(x[:, :1]), torch.zeros_like(x[:, :1])
-        scale = torch.zeros(sides, dtype=torch.long, device=x.device)  # 0: coarsest
+        self.images = images
+        self.mask_shape = (1, *sides)
+        self.noisy = noisy
+        axes = [[_level_matrix(wavelet, side >> k).to(images) for k in range(levels)] for side in sides]
+        self.matrices = list(zip(*axes))  # (rows, columns) of each level, finest first
+        self.energies = list(zip(*map(_energies, axes)))  # where a level's coefficients have their energy
+        self.coefficients = self.analyse(images)
+        self.mean, self.std = self._noise_statistics(levels)  # (B,1,H,W) each
+        spread = (self.coefficients - self.mean).square().sum(1, keepdim=True) + images.shape[1] * self.std**2
+        self.expected_change = spread + TINY  # (B,1,H,W) E (h - v)^2
+        self.max_change = self._change_per_scale(self.expected_change)
+
+    def _noise_statistics(self, levels: int) -> tuple[Tensor, Tensor]:
+        h, w = self.images.shape[2:]
+        scale = torch.zeros(h, w, dtype=torch.long, device=self.images.device)  # 0: coarsest
         for k in range(levels):
-            scale[: sides[0] >> k, : sides[1] >> k] = levels - k
-        scale[: sides[0] >> levels, : sides[1] >> levels] = 0
+            scale[: h >> k, : w >> k] = levels - k
+        scale[: h >> levels, : w >> levels] = 0
+        mean, std = torch.zeros_like(self.images[:, :1]), torch.zeros_like(self.images[:, :1])
         for s in range(levels + 1):
             values = self.coefficients[:, :, scale == s].flatten(1)
-            self.mean[:, :, scale == s] = values.mean(1)[:, None, None]
-            self.std[:, :, scale == s] = values.std(1)[:, None, None]
-        self.change = (self.coefficients - self.mean).square().sum(1, keepdim=True) + x.shape[1] * self.std**2 + TINY
-        self.most = self._places(self.change)
+            mean[:, :, scale == s] = values.mean(1)[:, None, None]
+            std[:, :, scale == s] = values.std(1)[:, None, None]
+        return mean, std
 
-    def analyse(self, x: Tensor) -> Tensor:
-        """W: pictures (...,H,W) -> coefficients (...,H,W)."""
-        out = x.clone()
-        for rows, cols in self.steps:
-            h, w = len(rows), len(cols)
-            out[..., :h, :w] = rows @ out[..., :h, :w] @ cols.T
-        return out
+    def analyse(self, images: Tensor) -> Tensor:
+        """Return the coefficients (...,H,W) of images (...,H,W)."""
+        coefficients = images.clone()
+        for rows, columns in self.matrices:
+            h, w = len(rows), len(columns)
+            coefficients[..., :h, :w] = rows @ coefficients[..., :h, :w] @ columns.T
+        return coefficients
 
     def synthesise(self, coefficients: Tensor) -> Tensor:
-        """W^-1, the transpose."""
-        low = coefficients[..., : len(self.steps[-1][0]) // 2, : len(self.steps[-1][1]) // 2]
-        for rows, cols in reversed(self.steps):
-            h, w = len(rows) // 2, len(cols) // 2
+        """Return the images (...,H,W) of coefficients (...,H,W)."""
+        rows, columns = self.matrices[-1]
+        low = coefficients[..., : len(rows) // 2, : len(columns) // 2]
+        for rows, columns in reversed(self.matrices):
+            h, w = len(rows) // 2, len(columns) // 2
             upper = torch.cat([low, coefficients[..., :h, w : 2 * w]], -1)
-            low = rows.T @ torch.cat([upper, coefficients[..., h : 2 * h, : 2 * w]], -2) @ cols
+            low = rows.T @ torch.cat([upper, coefficients[..., h : 2 * h, : 2 * w]], -2) @ columns
         return low
 
-    def draw(self, rng) -> Tensor:
-        return self.mean + self.std * rng.normal(*self.photos.shape[1:])
+    def sample(self, rng: RowRandom) -> Tensor:
+        return self.mean + self.std * rng.normal(*self.images.shape[1:])
 
-    def still(self, rng) -> Tensor:
-        return self.draw(rng) if self.noisy else self.mean.expand_as(self.photos)
+    def fixed_sample(self, rng: RowRandom) -> Tensor:
+        return self.sample(rng) if self.noisy else self.mean.expand_as(self.images)
 
-    def show(self, noise: Tensor, mask: Tensor) -> tuple[Tensor, tuple]:
-        # the photo plus what changes: where the mask is 1, it is the photo to the bit
-        return (self.photos + self.synthesise((1 - mask) * (noise - self.coefficients))).clamp(0, 1), ()
-
-    def inside(self):
-        return nullcontext()
+    def apply(self, sample: Tensor | None, mask: Tensor) -> Tensor:
+        assert sample is not None
+        # the image plus the change, so that a mask of 1 gives the image to the bit
+        return (self.images + self.synthesise((1 - mask) * (sample - self.coefficients))).clamp(0, 1)
 
     def cartoon(self, evidence: Tensor) -> Tensor:
-        """(B,3,H,W) what the evidence's coefficients add up to, without any noise; not held in [0,1]."""
+        """Return the sum (B,C,H,W) of the evidence's coefficients, without noise; not limited to [0,1]."""
         return self.synthesise(evidence * self.coefficients)
 
-    def to_pixels(self, evidence: Tensor) -> Tensor:
-        """How much of each place the evidence has, the mean over the scales: 1 where it has all coefficients, 0 where none.
+    def to_image(self, evidence: Tensor) -> Tensor:
+        """Return the evidence's share of each place, the mean over the scales: 1 for all coefficients, 0 for none.
 
-        A scale's share is that of the change that noise would make there: a coefficient's is E (h - v)^2, and lies where its
-        wavelet squared does. So what is kept coarse only, as much is in a cartoon, shows faintly, what is sharp brightly.
+        A scale's share is a share of the change that noise would make there: E (h - v)^2 of a coefficient, distributed as its
+        squared wavelet. So places of which only coarse coefficients are kept, most of a cartoon, are faint; sharp ones bright.
         """
-        shares = [some / most for some, most in zip(self._places(evidence * self.change), self.most)]
-        return sum(shares) / len(shares)
+        scales = self._change_per_scale(evidence * self.expected_change)
+        shares = [change / max_change for change, max_change in zip(scales, self.max_change)]
+        return sum(shares[1:], shares[0]) / len(shares)
 
-    def _places(self, change: Tensor) -> list[Tensor]:
-        """(B,1,H,W) of pixels for each scale, of coefficients."""
-        found = []
-        for rows, cols in self.spread:
-            h, w = rows.shape[1] // 2, cols.shape[1] // 2
+    def _change_per_scale(self, change: Tensor) -> list[Tensor]:
+        """Return the change of pixels (B,1,H,W) for each scale, from the change of coefficients (B,1,H,W)."""
+        scales = []
+        for rows, columns in self.energies:
+            h, w = rows.shape[1] // 2, columns.shape[1] // 2
             details = change[..., : 2 * h, : 2 * w].clone()
             details[..., :h, :w] = 0
-            found.append(rows @ details @ cols.T)
-        return [*found, rows[:, :h] @ change[..., :h, :w] @ cols[:, :w].T]
-
-
-def spatial_l1(s: Tensor, full: Tensor, site, reduction: str = "mean") -> Tensor:
-    """A regularizer: |W^-1(m h)|, so that no pixel is lit without need (Kolek et al. 2023, WaveletX)."""
-    if not hasattr(site, "cartoon"):
-        raise ValueError("regularizer=spatial_l1 is of the picture that kept coefficients make: perturbation=wavelets")
-    return _reduce(site.cartoon(full).abs(), reduction)
+            scales.append(rows @ details @ columns.T)
+        return [*scales, rows[:, :h] @ change[..., :h, :w] @ columns[:, :w].T]
 
 
 @lru_cache(maxsize=64)
-def _level(wavelet: str, side: int) -> Tensor:
-    """(side,side) one level along an axis, periodic: the upper half gives low frequencies, the lower half details."""
+def _level_matrix(wavelet: str, side: int) -> Tensor:
+    """Return the matrix (side,side) of one level along an axis, periodic: low frequencies above, details below."""
     try:
         import pywt
     except ImportError:
         raise ValueError('perturbation=wavelets needs PyWavelets: pip install "mpx[wavelets]"') from None
     if wavelet not in pywt.wavelist(kind="discrete") or not pywt.Wavelet(wavelet).orthogonal:
         raise ValueError(
-            f"perturbation.wavelet={wavelet!r} must be an orthogonal one of PyWavelets, such as haar, db3 or sym4"
+            f"perturbation.wavelet={wavelet!r} must be an orthogonal wavelet of PyWavelets, such as haar, db3 or sym4"
         )
     halves = pywt.dwt(torch.eye(side, dtype=torch.float64).numpy(), wavelet, mode="periodization", axis=0)
     return torch.cat([torch.from_numpy(half) for half in halves])
 
 
-def _spread(matrices: list[Tensor]) -> list[Tensor]:
-    """Of each level, (side, coefficients) the squares of its wavelets along an axis: each sums to 1."""
-    found, basis = [], torch.eye(len(matrices[0])).to(matrices[0])
+def _energies(matrices: list[Tensor]) -> list[Tensor]:
+    """Return, for each level, the squared wavelets (side, coefficients) along an axis; each sums to 1."""
+    energies = []
+    basis = torch.eye(len(matrices[0])).to(matrices[0])
     for matrix in matrices:
         basis = basis @ matrix.T
-        found.append(basis.square())
+        energies.append(basis.square())
         basis = basis[:, : len(matrix) // 2]
-    return found
+    return energies

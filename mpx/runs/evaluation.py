@@ -27,7 +27,7 @@ from mpx.learning.search import minimise
 from mpx.metrics.areas import group_rows, sum_of_areas
 from mpx.metrics.base import Metric, MetricContext, column_name
 from mpx.metrics.summary import SummaryContext
-from mpx.parts import offer
+from mpx.perturbations.base import PerturbationContext, fully_perturbed
 from mpx.runs import store, tables
 
 log = logging.getLogger("mpx")
@@ -61,18 +61,10 @@ class Evaluator:
         lists = {name: {suffix: _plain(column) for suffix, column in some.items()} for name, some in values.items()}
         return [json.dumps({n: {s: v[i] for s, v in some.items()} for n, some in lists.items()}) for i in range(len(found))]
 
-    @torch.no_grad()
     def _perturbed(self, operator: Callable, targets: Tensor, images: Tensor) -> Tensor:
         """The images (B,3,H,W) with everything perturbed."""
-        rng = draws(self.method.seed, images, targets)
-        prepared = offer(operator, images, rng=rng, classifier=self.classifier, targets=targets)
-        if hasattr(prepared, "to_pixels"):
-            site, nothing = prepared, images.new_zeros(len(images), *prepared.shape)
-            pictures, inner = site.show(site.draw(rng.at("evaluation")), nothing)
-            return images if inner else pictures  # what is masked inside the network has no picture of its own
-        if callable(prepared):
-            return prepared(rng.at("evaluation"))
-        return prepared[:, 0] if prepared.ndim == 5 else prepared
+        context = PerturbationContext(self.classifier, targets, draws(self.method.seed, images, targets))
+        return fully_perturbed(operator, images, context)
 
     def _explain(self, areas: list, classifier, images: Tensor, targets: Tensor, seed: int) -> Tensor:
         problems = [Row(x, t, f"row {i}", a) for i, (x, t, a) in enumerate(zip(images, targets.tolist(), areas))]

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from mpx.perturbations.infill import LocalMean, mix, random_color
 from planted import SquareNet, square_photo
 from scipy import ndimage
 
@@ -16,7 +17,6 @@ from mpx.masks.bernoulli import Bernoulli
 from mpx.masks.contour import Contour, spectrum
 from mpx.masks.ratio import Ratio
 from mpx.masks.superpixels import Patches, Superpixels
-from mpx.perturbations.infill import LocalMean, mix, random_color
 from mpx.randomness import RowRandom
 
 NET = SquareNet().eval()

@@ -67,17 +67,17 @@ def top(logits: Tensor, targets: Tensor, context: ScoreContext, classes: int = 5
 
 
 def distortion(
-    logits: Tensor, targets: Tensor, context: ScoreContext, of: str = "output", softmax: bool = True
+    logits: Tensor, targets: Tensor, context: ScoreContext, outputs: str = "all", softmax: bool = True
 ) -> Tensor:
     """Minus the squared distance from the output for the unperturbed image, so 0 at most (Macdonald et al. 2019).
 
-    of: "output" for all classes, "class" for the target. softmax: compare probabilities; otherwise logits.
+    outputs: "all" for all classes, or "target". softmax: compare probabilities; otherwise logits.
     """
-    if of not in ("output", "class"):
-        raise ValueError(f"score.of={of!r} must be 'output' or 'class'")
+    if outputs not in ("all", "target"):
+        raise ValueError(f"score.outputs={outputs!r} must be 'all' or 'target'")
     original, current = (z.softmax(-1) if softmax else z for z in (context.original_logits, logits))
     square = (current - original) ** 2
-    return -(square.sum(1) if of == "output" else square.gather(1, targets[:, None])[:, 0])
+    return -(square.sum(1) if outputs == "all" else square.gather(1, targets[:, None])[:, 0])
 
 
 def _without_target(logits: Tensor, targets: Tensor) -> Tensor:

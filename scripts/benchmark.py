@@ -54,7 +54,7 @@ from mpx.learning.objective import Objective
 from mpx.learning.rows import Row
 from mpx.learning.search import Search
 from mpx.metrics.base import MetricContext, measure
-from mpx.perturbations.blur import blur_median
+from mpx.perturbations.blur import median_blur
 from mpx.runs import devices as shares
 from mpx.runs import launch as workers
 
@@ -153,7 +153,7 @@ def predecessor(overrides: list[str]) -> None:
 
 def published(classifier, photo: torch.Tensor) -> float:
     """Seconds of an iteration of jacobgil/pytorch-explain-black-box, written from its description."""
-    photo, blurred = (classifier.scale * x + classifier.shift for x in (photo, blur_median(photo)))
+    photo, blurred = (classifier.scale * x + classifier.shift for x in (photo, median_blur(photo, 11)))
     mask = torch.ones(1, 1, 28, 28, device=photo.device, requires_grad=True)
     upsample, adam, ticks = torch.nn.UpsamplingBilinear2d(photo.shape[2:]), torch.optim.Adam([mask], lr=0.1), []
     for _ in range(STEPS):

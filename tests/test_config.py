@@ -4,11 +4,12 @@ import inspect
 
 import pytest
 import torch
+from contexts import regularizer_context
 from omegaconf import OmegaConf
 
 from mpx import config, explain
 from mpx.learning.method import Method
-from mpx.parts import asks
+from mpx.operators import requires_area
 from mpx.runs.devices import device
 
 GROUPS = sorted(path.name for path in config.CONFIGS.iterdir() if path.is_dir())
@@ -27,7 +28,7 @@ def test_every_option_builds(override):
     group, _, name = override.partition("=")
     cfg = config.compose(override)
     if OmegaConf.is_dict(cfg.get(group)) and "_target_" in cfg[group] and group != "trainer":
-        cfg.area = 0.1 if asks(config.build(cfg[group], group), "area") else cfg.area
+        cfg.area = 0.1 if requires_area(config.build(cfg[group], group)) else cfg.area
     assert isinstance(config.build_method(cfg), Method)
 
 
@@ -76,9 +77,9 @@ def test_predecessors_constants():
     (l1, mean_l1), (tv, mean_tv) = method.regularizers["l1"], method.regularizers["tv"]
     assert (l1, tv) == (0.01, 0.2)
     s = torch.rand(2, 1, 28, 28)
-    torch.testing.assert_close(mean_l1(s), s.mean((1, 2, 3)))
+    torch.testing.assert_close(mean_l1(s, regularizer_context(s)), s.mean((1, 2, 3)))
     rows, cols = (s[:, :, :-1] - s[:, :, 1:]).abs() ** 3, (s[:, :, :, :-1] - s[:, :, :, 1:]).abs() ** 3
-    torch.testing.assert_close(mean_tv(s), rows.mean((1, 2, 3)) + cols.mean((1, 2, 3)))
+    torch.testing.assert_close(mean_tv(s, regularizer_context(s)), rows.mean((1, 2, 3)) + cols.mean((1, 2, 3)))
 
 
 def test_any_optimizer_by_its_path():

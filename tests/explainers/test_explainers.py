@@ -204,10 +204,10 @@ def test_smoothgrad_is_the_mean_over_a_rows_own_noise():
 
 @pytest.mark.parametrize("blur", [None, 2.0])
 def test_integrated_gradients_add_up_to_the_change_of_the_logit(blur):
-    from mpx.perturbations.blur import blur_gaussian
+    from mpx.perturbations.blur import gaussian_blur
 
     classifier = frozen(Checkers(nn.Softplus))
-    start = torch.zeros_like(PHOTOS) if blur is None else blur_gaussian(PHOTOS, blur)
+    start = torch.zeros_like(PHOTOS) if blur is None else gaussian_blur(PHOTOS, blur)
     change = (classifier(PHOTOS) - classifier(start))[:, 1]
     relevance = explain("integrated_gradients", classifier, blur=blur, steps=64)
     torch.testing.assert_close(relevance.sum((1, 2, 3)), change, atol=1e-4, rtol=1e-4)
@@ -403,9 +403,9 @@ def test_the_layer_is_the_last_before_any_pooling():
 def test_group_cam_by_hand():
     """One photo and one group at a time, in NumPy where it can be."""
     classifier = frozen(Checkers())
-    from mpx.perturbations.blur import blur_gaussian
+    from mpx.perturbations.blur import gaussian_blur
 
-    blurred, net, groups = blur_gaussian(PHOTOS, 5.0), classifier.network, 4
+    blurred, net, groups = gaussian_blur(PHOTOS, 5.0), classifier.network, 4
     with torch.no_grad():
         features = net.act1(net.norm(net.first(PHOTOS)))
     slopes = features.clone().requires_grad_()

@@ -6,6 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from choices import GRIDS, PERTURBATIONS
+from contexts import augmentation_context
 from planted import SquareNet, square_photo
 
 from mpx import Classifier, config, explain
@@ -16,7 +17,7 @@ from mpx.learning.method import GAMES, Method
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row
 from mpx.learning.search import Search, minimise, schedule
-from mpx.perturbations import blur as perturbations
+from mpx.perturbations.blur import gaussian_blur
 from mpx.runs.launch import alone
 
 NET = SquareNet().eval()
@@ -134,7 +135,7 @@ def test_gradient_of_the_objective_is_that_of_finite_differences(game):
     problem.logits = problem.classifier  # without the cast to 32 bits
     problem.site.levels, problem.photos = problem.site.levels.double(), problem.photos.double()
     problem.original = problem.original.double()
-    problem.mask.rows, problem.mask.cols = problem.mask.rows.double(), problem.mask.cols.double()
+    problem.mask.double()
     parameter = torch.rand(2, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.autograd.gradcheck(lambda p: problem.loss(p, 0)["total"], parameter.requires_grad_())
 
@@ -160,7 +161,7 @@ def test_a_dual_is_a_deletion_and_a_preservation_of_the_same_evidence():
 
 def test_the_returned_mask_is_the_one_that_was_evaluated():
     e = quick(PHOTOS, jitter=2, noise=0.1)
-    blurred = perturbations.blur_gaussian(PHOTOS, 3.0)
+    blurred = gaussian_blur(PHOTOS, 3.0)
     by_hand = blurred + e.mask * (PHOTOS - blurred)
     torch.testing.assert_close(e.perturbed, by_hand)
     with torch.no_grad():
@@ -179,7 +180,7 @@ def test_the_seed_decides():
 
 def test_more_samples_are_averaged():
     """One sample drawn twice is that sample; the score of two draws is the mean of both."""
-    noisy = dict(input_augmentations=[lambda x, rng: x + 0.3 * rng.normal(*x.shape[1:])])
+    noisy = dict(input_augmentations=[lambda x, context: x + 0.3 * context.rng.normal(*x.shape[1:])])
     mask = torch.full((2, 1, 6, 6), 0.5)
     two = objective(samples=2, **noisy)
     first, second = objective(**noisy), objective(**noisy)
@@ -262,7 +263,7 @@ def seen_by_network(mask_value, **options):
 def test_jitter_moves_photo_and_perturbed_photo_alike():
     jitter = dict(image_augmentations=[partial(augment.jitter, pixels=3)])
     rng = objective(**jitter).rng.at((0, "augment"), 0)
-    expected = augment.jitter(seen_by_network(1)[1].flatten(1, 2), rng, 3).view(2, 2, 3, 32, 32)
+    expected = augment.jitter(seen_by_network(1)[1].flatten(1, 2), augmentation_context(rng), 3).view(2, 2, 3, 32, 32)
     for mask_value, level in ((1, 1), (0, 0)):  # all kept: the moved photo; all perturbed: its blur, moved as far
         moved, levels = seen_by_network(mask_value, **jitter)
         torch.testing.assert_close(moved, expected[:, level], atol=1e-5, rtol=0)
@@ -277,7 +278,7 @@ def test_noise_is_added_to_what_the_network_sees():
 def test_fresh_noise_is_drawn_anew_each_step():
     method = Method(config.option("perturbation", "noise"), config.option("mask", "grid", mask_size=6), lambda *_: 0)
     problem = Objective(method, NET, PHOTOS, torch.tensor([1, 1, 1]), ["a", "b", "c"])
-    draw = lambda iteration: problem.site.draw(problem.rng.at(iteration))  # noqa: E731
+    draw = lambda iteration: problem.site.sample(problem.rng.at(iteration))  # noqa: E731
     assert not torch.equal(draw(0), draw(1)) and torch.equal(draw(1), draw(1))
 
 

@@ -15,7 +15,8 @@ from mpx.learning.batching import begin, solve_all
 from mpx.learning.learner import fit
 from mpx.learning.optimizers import RowAdam
 from mpx.learning.rows import Row
-from mpx.perturbations.blur import PixelPerturbation, blur_gaussian
+from mpx.perturbations.base import FixedPixelPerturbation
+from mpx.perturbations.blur import blur_gaussian
 from mpx.runs.launch import alone
 
 NET = SquareNet().eval()
@@ -23,11 +24,15 @@ PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(7)])
 blur = partial(blur_gaussian, sigma=3.0)
 
 
-def still(x):
-    """The same perturbation as a site whose rows cannot move."""
-    site = PixelPerturbation(x, blur(x))
-    site.per_row = None
-    return site
+class Fixed(FixedPixelPerturbation):
+    """Rows of several batches cannot be joined."""
+
+    row_tensors = None
+
+
+def still(x, context):
+    """The same perturbation, whose rows cannot be joined."""
+    return Fixed(x, blur(x, context))
 
 
 def uneven(means: list[float]) -> float:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from contexts import mask_context
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from mpx.masks.grid import Grid
@@ -16,12 +17,12 @@ def test_equals_interpolation_followed_by_torchvisions_blur(upsample, sigma):
     expected = F.interpolate(P, size=(48, 40), **mode)
     if sigma:
         expected = gaussian_blur(expected, [int(6 * sigma) + 1] * 2, [sigma] * 2)
-    torch.testing.assert_close(Grid((48, 40), [7, 9], sigma, upsample)(P), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(Grid(mask_context((48, 40)), [7, 9], sigma, upsample)(P), expected, atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("size", [1, 2, 28, 40, [40, 48], [3, 17]])
 def test_any_size_keeps_a_constant_and_stays_in_range(size):
-    grid = Grid((40, 48), size, sigma=3.0)
+    grid = Grid(mask_context((40, 48)), size, sigma=3.0)
     for value in (0.0, 0.3, 1.0):
         flat = grid(torch.full((1, *grid.shape), value))
         torch.testing.assert_close(flat, torch.full((1, 1, 40, 48), value))
@@ -30,31 +31,31 @@ def test_any_size_keeps_a_constant_and_stays_in_range(size):
 
 
 def test_gradient_flows_through_the_smoothing():
-    grid = Grid((24, 24), 5, sigma=2.0)
-    grid.rows, grid.cols = grid.rows.double(), grid.cols.double()
+    grid = Grid(mask_context((24, 24)), 5, sigma=2.0)
+    grid.double()
     assert torch.autograd.gradcheck(grid, torch.rand(1, 1, 5, 5, dtype=torch.float64, requires_grad=True))
 
 
-def test_start_and_projection():
+def test_initial_and_projection():
     rng = RowRandom([1, 2])
-    assert (Grid((32, 32), 8)(Grid((32, 32), 8).start(rng)) == 1).all()
-    assert (Grid((32, 32), 8, init=0.25).start(rng) == 0.25).all()
-    drawn = Grid((32, 32), 8, init="random").start(rng)
+    assert (Grid(mask_context((32, 32)), 8)(Grid(mask_context((32, 32)), 8).initial(rng)) == 1).all()
+    assert (Grid(mask_context((32, 32)), 8, init=0.25).initial(rng) == 0.25).all()
+    drawn = Grid(mask_context((32, 32)), 8, init="random").initial(rng)
     assert drawn.std() > 0.2 and not torch.equal(drawn[0], drawn[1])
     parameter = torch.tensor([-1.0, 0.5, 2.0])
-    Grid((32, 32), 8).project_(parameter)
+    Grid(mask_context((32, 32)), 8).project_(parameter)
     assert parameter.tolist() == [0, 0.5, 1]
 
 
 def test_disc_has_its_area():
-    grid = Grid((224, 224), 56)
+    grid = Grid(mask_context((224, 224)), 56)
     for radius in (20, 50, 100):
         area = (1 - grid(grid.disc(radius))).sum().item()
         assert area == pytest.approx(3.14159 * radius**2, rel=0.05)
 
 
 @pytest.mark.parametrize(
-    "options, names",
+    "options, message",
     [
         ({"mask_size": 33}, "mask_size=33"),
         ({"mask_size": 0}, "mask_size=0"),
@@ -66,6 +67,6 @@ def test_disc_has_its_area():
         ({"upsample": "cubic"}, "mask.upsample='cubic'"),
     ],
 )
-def test_what_cannot_be_is_named(options, names):
-    with pytest.raises(ValueError, match=names):
-        Grid((32, 32), **{"mask_size": 8, **options})
+def test_mistakes_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        Grid(mask_context((32, 32)), **{"mask_size": 8, **options})

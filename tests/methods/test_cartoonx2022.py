@@ -150,4 +150,4 @@ def test_preset_is_the_papers():
     assert (method.game, method.steps, cfg.lr, method.samples) == ("preservation", 2000, 0.001, 64)
     assert method.perturbation.keywords == {"wavelet": "db3", "levels": 5, "noisy": False}
     assert method.regularizers["l1"][0] == 20 and set(method.regularizers) == {"l1"}
-    assert method.score.keywords == {"of": "class", "softmax": True}
+    assert method.score.keywords == {"outputs": "target", "softmax": True}

@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from contexts import mask_context
 from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
 from methods.reference import NETWORK, gradient, photos
 
@@ -75,7 +76,7 @@ def test_preset_is_the_papers():
     assert (method.steps, method.areas, method.game, cfg.lr) == (800, (0.1,), "preservation", 0.01)
     assert method.optimizer.keywords | {"momentum": 0.9, "dampening": 0.9} == method.optimizer.keywords
     weight, area = method.regularizers["area"]
-    assert weight == 300 and area.keywords["growth"] == 1.0035 and method.mask(shape=(12, 1, 1)).shape == (12, 1, 1)
+    assert weight == 300 and area.keywords["growth"] == 1.0035 and method.mask(mask_context((12, 1, 1))).shape == (12, 1, 1)
 
 
 def test_the_result_names_the_channels():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from contexts import score_context
 from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
 from methods.reference import SIDE, bilinear, blur, gradient, logits, photos
 
@@ -56,8 +57,8 @@ def test_both_references_are_drawn_and_both_margins_are_cut():
     for target in range(z.shape[1]):
         m = (z[0, target] - np.delete(z[0].numpy(), target).max()).item()
         at = p.targets * 0 + target
-        assert score(z, at, sign=1).item() == pytest.approx(max(m, -5), rel=1e-5)
-        assert score(z, at, sign=-1).item() == pytest.approx(min(m, 1), rel=1e-5)
+        assert score(z, at, score_context(z)).item() == pytest.approx(max(m, -5), rel=1e-5)
+        assert score(z, at, score_context(z, -1.0)).item() == pytest.approx(min(m, 1), rel=1e-5)
 
 
 def test_twenty_steps():

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from contexts import mask_context, regularizer_context
 from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
 from methods.reference import SIDE, bilinear, blur, gradient, logits, photos
 from numpy.lib.stride_tricks import sliding_window_view
@@ -128,10 +129,10 @@ def test_area_is_sorted_distance_whatever_the_order_and_ties():
         wanted = np.zeros(600)
         wanted[600 - round(600 * a) :] = 1
         expected.append(np.mean((np.sort(row.numpy().ravel()) - wanted) ** 2) * 1.01**5)
-    found = area(None, m, m, 600, asked, torch.tensor(5), growth=1.01, correction=0.0)
+    found = area(m, regularizer_context(m, iteration=5, areas=asked), growth=1.01, correction=0.0)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
     m = m.requires_grad_()
-    area(None, m, m, 600, asked, torch.tensor(0), correction=0.0).sum().backward()
+    area(m, regularizer_context(m, areas=asked), correction=0.0).sum().backward()
     assert torch.allclose(m.grad[2], m.grad[2].mean()) and (m.grad[2] > 0).all()  # equal values are pulled alike
 
 
@@ -147,8 +148,8 @@ def test_the_area_asked_is_the_area_seen(side):
 
 
 def test_smooth_max_gradient_is_that_of_finite_differences():
-    mask = SmoothMax((12, 16), [3, 4], sigma=0.4, points=2)
-    mask.weights, mask.rows, mask.cols = mask.weights.double(), mask.rows.double(), mask.cols.double()
+    mask = SmoothMax(mask_context((12, 16), "preservation"), [3, 4], sigma=0.4, points=2)
+    mask.double()
     start = torch.rand(2, 1, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     assert torch.autograd.gradcheck(mask, start)
 
@@ -158,14 +159,14 @@ def test_three_places_in_a_cell_are_every_pixel():
     cells = torch.zeros(2, 1, 32, 32)
     cells[0, 0, 10:14, 10:20] = cells[1, 0, 5, 5] = cells[1, 0, 6, 25] = 1
     cells[1] += torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.3
-    every = SmoothMax((224, 224), 32, points=None)(cells)
-    few = SmoothMax((224, 224), 32, points=3)(cells)
+    every = SmoothMax(mask_context((224, 224), "preservation"), 32, points=None)(cells)
+    few = SmoothMax(mask_context((224, 224), "preservation"), 32, points=3)(cells)
     assert (every - few).abs().max() < 0.025 and (every.mean((1, 2, 3)) / few.mean((1, 2, 3)) - 1).abs().max() < 0.01
 
 
 def test_a_mask_of_ones_is_a_mask_of_ones_inside():
-    mask = SmoothMax((224, 224), 32)
-    ones = mask(mask.start(RowRandom([1])))
+    mask = SmoothMax(mask_context((224, 224), "preservation"), 32)
+    ones = mask(mask.initial(RowRandom([1])))
     assert ones.max() <= 1 and ones[..., 60:-60, 60:-60].min() > 0.9
 
 
@@ -174,7 +175,7 @@ def test_presets_are_the_papers():
     method = config.build_method(cfg)
     assert (method.steps, method.areas, method.game, cfg.lr) == (800, (0.1,), "preservation", 0.01)
     assert method.optimizer.keywords | {"momentum": 0.9, "dampening": 0.9} == method.optimizer.keywords
-    mask = method.mask(image_size=(224, 224))
+    mask = method.mask(mask_context((224, 224)))
     assert mask.shape == (1, 32, 32) and mask.sigma == 21 and method.perturbation.keywords == {"sigma": 20.0, "levels": 7}
 
 
@@ -188,4 +189,4 @@ def test_presets_are_the_papers():
 )
 def test_mistakes_are_named(options, names):
     with pytest.raises(ValueError, match=names):
-        SmoothMax((32, 32), **{"mask_size": 8, **options})
+        SmoothMax(mask_context((32, 32)), **{"mask_size": 8, **options})

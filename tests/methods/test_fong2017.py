@@ -5,14 +5,15 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
+from contexts import augmentation_context, mask_context, perturbation_context, score_context
 from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
 from methods.reference import SIDE, Adam, bilinear, blur, gaussian, gradient, logits, nearest, photos, softmax
 
 from mpx import augmentations as augment
 from mpx import config, scores
 from mpx.masks.grid import Grid
-from mpx.perturbations import blur as perturbations
-from mpx.perturbations.blur import blend
+from mpx.perturbations.base import blend
+from mpx.perturbations.blur import gaussian_blur
 from mpx.randomness import RowRandom
 
 CELLS = 8  # on 32 px; the paper's are 28 on 224
@@ -168,7 +169,7 @@ def test_ten_levels_are_near_the_exact_blur_of_each_pixel(image):
     exact = per_pixel(photo, 10 * (1 - mask[0, 0].numpy()))
     method = config.build_method(config.compose("experiment=fong2017_scale_space"))
     x = torch.from_numpy(photo)[None]
-    found = blend(torch.cat([method.perturbation(x), x[:, None]], 1), mask)[0].numpy()
+    found = blend(torch.cat([method.perturbation(x, perturbation_context(x)), x[:, None]], 1), mask)[0].numpy()
     error, change = np.abs(found - exact), np.abs(photo - exact).mean()
     assert error.mean() < 0.01 * change and np.quantile(error, 0.99) < 0.012
 
@@ -176,7 +177,7 @@ def test_ten_levels_are_near_the_exact_blur_of_each_pixel(image):
 def test_crop_moves_all_levels_alike_and_evenly_often():
     x = torch.rand(2000, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     x = torch.cat([x, 1 - x], 1)
-    moved = augment.crop(x, RowRandom(list(range(2000))).at(0), 4)
+    moved = augment.crop(x, augmentation_context(RowRandom(list(range(2000))).at(0)), 4)
     torch.testing.assert_close(moved[:, 1], 1 - moved[:, 0])
     offsets = RowRandom(list(range(2000))).at(0).integers(0, 3, 2)
     rows = torch.from_numpy(bilinear(6, 10)).float()
@@ -190,11 +191,11 @@ def test_crop_moves_all_levels_alike_and_evenly_often():
 def test_top_is_of_the_photos_classes_not_of_the_pictures():
     before, now = torch.tensor([[3.0, 2.0, 1.0, 0.0]] * 2), torch.tensor([[0.0, 0.0, 9.0, 9.0], [9.0, 1.0, 0.0, 0.0]])
     p = now.softmax(1)
-    torch.testing.assert_close(scores.top(now, torch.tensor([3, 3]), before, classes=2), p[:, 0] + p[:, 1])
+    torch.testing.assert_close(scores.top(now, torch.tensor([3, 3]), score_context(before), classes=2), p[:, 0] + p[:, 1])
 
 
 def test_one_cell_per_pixel():
-    grid = Grid((6, 9), None)
+    grid = Grid(mask_context((6, 9)), None)
     parameter = torch.rand(2, *grid.shape)
     assert grid.shape == (1, 6, 9) and torch.equal(grid(parameter), parameter)
 
@@ -202,11 +203,11 @@ def test_one_cell_per_pixel():
 @pytest.mark.parametrize(
     "call, names",
     [
-        (lambda: augment.crop(torch.rand(1, 3, 8, 8), RowRandom([1]), 8), "crop=8 px"),
-        (lambda: scores.top(torch.rand(1, 5), None, torch.rand(1, 5), classes=5), "classes=5 must be from 1 to 4"),
-        (lambda: perturbations.blur_gaussian(torch.rand(1, 3, 32, 32), 50.0, 65), "kernel_size=65 must be odd.*at most 63"),
-        (lambda: perturbations.blur_gaussian(torch.rand(1, 3, 32, 32), 5.0, 6), "kernel_size=6 must be odd"),
-        (lambda: perturbations.blur_gaussian(torch.rand(1, 3, 32, 32), 50.0), "sigma=50.0"),
+        (lambda: augment.crop(torch.rand(1, 3, 8, 8), augmentation_context(RowRandom([1])), 8), "crop=8 px"),
+        (lambda: scores.top(torch.rand(1, 5), None, score_context(torch.rand(1, 5)), classes=5), "classes=5 must be from 1 to 4"),
+        (lambda: gaussian_blur(torch.rand(1, 3, 32, 32), 50.0, 65), "kernel_size=65 must be odd.*at most 63"),
+        (lambda: gaussian_blur(torch.rand(1, 3, 32, 32), 5.0, 6), "kernel_size=6 must be odd"),
+        (lambda: gaussian_blur(torch.rand(1, 3, 32, 32), 50.0), "sigma=50.0"),
     ],
 )
 def test_mistakes_are_named(call, names):

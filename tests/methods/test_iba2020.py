@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from contexts import mask_context
 from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
 from methods.reference import NETWORK, Adam, gaussian, gradient, photos, softmax
 from PIL import Image
@@ -96,5 +97,5 @@ def test_preset_is_the_papers():
         1,
         10,
     ) and method.game == "preservation"
-    mask = method.mask(shape=(12, 14, 14))
+    mask = method.mask(mask_context((12, 14, 14)))
     assert (mask.sigmoid, mask.init) == (True, 5.0) and not method.image_augmentations and not method.input_augmentations

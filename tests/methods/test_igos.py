@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from contexts import mask_context, regularizer_context
 from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
 from methods.reference import SIDE, bilinear, gaussian, gradient, logits, logits_backward, photos, softmax
 from planted import SquareNet, square_photo
@@ -179,17 +180,18 @@ def test_presets_are_the_papers():
         assert method.optimizer.keywords == {"lr": 1000.0, "decay": 0.2, "armijo": 1e-4, "tries": 13}
         assert [a.keywords["sigma"] for a in method.input_augmentations] == [0.2] and not method.image_augmentations
         assert {weight for weight, _ in method.regularizers.values()} == {1.0, 20.0}
-    assert config.build_method(pp).game == "product" and config.build_method(cfg).mask(image_size=(32, 48)).shape == (1, 32, 48)
+    assert config.build_method(pp).game == "product" and config.build_method(cfg).mask(mask_context((32, 48))).shape == (1, 32, 48)
 
 
 def test_bilateral_variation_is_plain_on_a_flat_photo_and_free_along_its_edges():
     m = torch.rand(2, 1, 12, 10, generator=torch.Generator().manual_seed(0))
-    flat = regularizers.bilateral_tv(m, m, torch.full((2, 3, 12, 10), 0.3), cells=5)
-    torch.testing.assert_close(flat, regularizers.tv(m, beta=2.0, cells=5))
+    flat = regularizers.bilateral_tv(m, regularizer_context(m, images=torch.full((2, 3, 12, 10), 0.3)), cells=5)
+    torch.testing.assert_close(flat, regularizers.tv(m, regularizer_context(m), beta=2.0, cells=5))
     half = torch.zeros(1, 1, 12, 10)
     half[..., 5:] = 1
     photo = half.expand(1, 3, 12, 10)
-    assert regularizers.bilateral_tv(half, half, photo) < 1e-6 < regularizers.bilateral_tv(half, half, photo.roll(2, -1))
+    same, moved = (regularizer_context(half, images=images) for images in (photo, photo.roll(2, -1)))
+    assert regularizers.bilateral_tv(half, same) < 1e-6 < regularizers.bilateral_tv(half, moved)
 
 
 NET = SquareNet().eval()
@@ -265,5 +267,6 @@ def test_mistakes_are_named(name, value):
 
 
 def test_bilateral_variation_needs_pixels():
-    with pytest.raises(ValueError, match="bilateral_tv follows the photo's edges"):
-        regularizers.bilateral_tv(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4), torch.rand(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="bilateral_tv follows the image's edges"):
+        s = torch.rand(1, 1, 4, 4)
+        regularizers.bilateral_tv(s, regularizer_context(s, images=torch.rand(1, 3, 8, 8)))

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from contexts import mask_context, score_context
 from methods.parity import TARGET, problem, same, trajectory, value_and_gradient
 from methods.reference import CLASSES, SIDE, backward, bilinear, gradient, logits, photos, softmax
 
@@ -15,8 +16,8 @@ CELLS, SAMPLES, AREA = 8, 2, 0.1
 SMALL = (f"samples={SAMPLES}", "steps=20")
 VARIANTS = {
     "class": (),
-    "output": ("score.of=output", "score.softmax=true"),
-    "logits": ("score.of=output", "score.softmax=false"),
+    "output": ("score.outputs=all", "score.softmax=true"),
+    "logits": ("score.outputs=all", "score.softmax=false"),
 }
 
 
@@ -93,23 +94,23 @@ def test_preset_is_the_papers():
     method = config.build_method(cfg)
     assert (method.game, method.areas, method.steps) == ("preservation", (0.1,), 100)  # theirs: 2000, see the preset
     assert cfg.mask_size is None and not method.regularizers
-    assert method.score.keywords == {"of": "class", "softmax": False}  # its code: the class's activation before the softmax
-    assert method.optimizer.keywords["monotone"] and method.mask(image_size=(224, 224)).shape == (1, 224, 224)
+    assert method.score.keywords == {"outputs": "target", "softmax": False}  # its code: the class's activation before the softmax
+    assert method.optimizer.keywords["monotone"] and method.mask(mask_context((224, 224))).shape == (1, 224, 224)
 
 
 def test_distortion_by_hand():
     random = np.random.default_rng(0)
     original, seen, target = random.normal(0, 2, (4, 6)), random.normal(0, 2, (4, 6)), np.array([0, 5, 2, 2])
-    call = partial(distortion, torch.from_numpy(seen), torch.from_numpy(target), torch.from_numpy(original))
+    call = partial(distortion, torch.from_numpy(seen), torch.from_numpy(target), score_context(torch.from_numpy(original)))
     p, q = (np.stack([softmax(z) for z in zs]) for zs in (original, seen))
     for options, expected in (
         ({}, -((p - q) ** 2).sum(1)),
-        ({"of": "class"}, -((p - q) ** 2)[range(4), target]),
+        ({"outputs": "target"}, -((p - q) ** 2)[range(4), target]),
         ({"softmax": False}, -((original - seen) ** 2).sum(1)),
-        ({"of": "class", "softmax": False}, -((original - seen) ** 2)[range(4), target]),
+        ({"outputs": "target", "softmax": False}, -((original - seen) ** 2)[range(4), target]),
     ):
         np.testing.assert_allclose(call(**options).numpy(), expected, rtol=1e-12)
     same_ = torch.from_numpy(original)
-    assert (distortion(same_, torch.from_numpy(target), same_) == 0).all()
-    with pytest.raises(ValueError, match="score.of='all' must be"):
-        call(of="all")
+    assert (distortion(same_, torch.from_numpy(target), score_context(same_)) == 0).all()
+    with pytest.raises(ValueError, match="score.outputs='class' must be"):
+        call(outputs="class")

@@ -16,36 +16,41 @@ import torch
 from mpx import config, explain
 from mpx.data.datasets import sample
 from mpx.data.images import read_image
+from mpx.masks.base import Mask
 from mpx.models.zoo import efficientnet_lite0
 
 ep = pytest.importorskip("torchray.attribution.extremal_perturbation")
 
 
-class Theirs:
-    """torchray's mask generator as a mask kind."""
+class Theirs(Mask):
+    """torchray's mask generator as a mask."""
 
-    def __init__(self, image_size):
-        self.generator, self.side, self.shape = ep.MaskGenerator(image_size, 7, 21), image_size[0], (1, 32, 32)
-        self.inside = np.prod(self.generator.shape_out)  # its area is that of the frame too
+    shape = (1, 32, 32)
 
-    def start(self, rng):
-        return torch.ones(len(rng.seeds), *self.shape)
+    def __init__(self, context):
+        super().__init__()
+        self.generator = ep.MaskGenerator(context.size, 7, 21)
+        self.side = context.size[0]
 
-    def project_(self, parameter):
-        parameter.clamp_(0, 1)
+    def initial(self, rng):
+        return torch.ones(rng.batch_size, *self.shape)
 
-    def framed(self, parameter):
+    def padded(self, parameter):
         return self.generator.generate(parameter)[1]
 
-    def window(self, framed):
-        return framed[..., 21 : 21 + self.side, 21 : 21 + self.side]
+    def crop(self, padded):
+        return padded[..., 21 : 21 + self.side, 21 : 21 + self.side]
 
-    def __call__(self, parameter):
-        return self.window(self.framed(parameter))
+    def inside(self, padded):
+        return np.prod(self.generator.shape_out)  # its area is that of the frame too
+
+    def forward(self, parameter):
+        return self.crop(self.padded(parameter))
 
 
-def blurs(x, classifier):
+def blurs(x, context):
     """torchray's pyramid, blurred in normalised units, without the photo at its end."""
+    classifier = context.classifier
     levels = [
         ep.Perturbation(one, num_levels=8, type="blur").pyramid for one in (x * classifier.scale + classifier.shift)[:, None]
     ]

@@ -9,7 +9,7 @@ from mpx.data.preprocessing import Preprocess
 from mpx.metrics.base import MetricContext, as_metric
 from mpx.metrics.summary import SummaryContext
 from mpx.models.classifier import Classifier
-from mpx.perturbations.blur import blur_gaussian
+from mpx.perturbations.blur import gaussian_blur
 
 SIDE, BOX = 32, (16, 8, 24, 16)  # the square, (x0,y0,x1,y1)
 
@@ -59,7 +59,7 @@ def random_maps(count: int = 2, side: int = SIDE, seed: int = 0) -> torch.Tensor
 
 def perturbations() -> dict:
     return {
-        "blur": lambda x: blur_gaussian(x, 3.0),
+        "blur": lambda x: gaussian_blur(x, 3.0),
         "mean": lambda x: x.mean((2, 3), keepdim=True).expand_as(x),
         "noise": lambda x: torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(1)).expand_as(x),
     }

@@ -11,7 +11,7 @@ from mpx.metrics.cross_perturbation import cross_perturbation
 from mpx.metrics.normalised_drop import normalised_drop
 from mpx.metrics.representativeness import representativeness
 from mpx.metrics.smallest_box import minimality, saliency_metric
-from mpx.perturbations.blur import blur_gaussian
+from mpx.perturbations.blur import gaussian_blur
 
 
 def p(images):
@@ -106,7 +106,7 @@ def test_minimal_box_by_hand():
     maps = square(0.5)
     maps[..., 10:14, 18:22] = 1.0  # its core, not enough for 99 %
     found = minimality(maps, context(1), sigma=3.0)
-    blank = blur_gaussian(photos(1), 3.0)
+    blank = gaussian_blur(photos(1), 3.0)
     p_0, p_b = p(photos(1)).item(), p(blank).item()
     boxes = [(0, 0, 32, 32), (16, 8, 24, 16), (18, 10, 22, 14)]
     for level in (80, 90, 95, 99):
@@ -142,7 +142,7 @@ def test_saliency_metric_by_hand():
 def test_representativeness_is_a_curve_from_the_photo():
     images = photos(1)
     found = representativeness(square(), context(1, perturbations=perturbations()), sigma=3.0)
-    soft = blur_gaussian(1 - square(), 3.0)
+    soft = gaussian_blur(1 - square(), 3.0)
     soft = (soft - soft.min()) / (soft.max() - soft.min())
     for name, perturb in perturbations().items():
         blank = perturb(images)

@@ -9,7 +9,7 @@ from mpx.metrics.boxes import THRESHOLD_GRIDS, best_iou, component_boxes, scaled
 from mpx.metrics.localisation import localisation, localisation_error
 from mpx.metrics.max_box_acc_v2 import max_box_acc_v2
 from mpx.metrics.summary import SummaryContext
-from mpx.perturbations.blur import blur_gaussian
+from mpx.perturbations.blur import gaussian_blur
 
 
 def around(pixels):
@@ -66,7 +66,7 @@ def test_overlap_is_pycocotools():
 
 def test_the_threshold_is_tuned_on_rows_that_do_not_count():
     """Rows that tune want a low threshold and rows that count a high one: tuned on the latter, the error would be 0."""
-    halo = (square() + 0.2 * blur_gaussian(square(), 4.0).gt(0.01)).clamp(0, 1)
+    halo = (square() + 0.2 * gaussian_blur(square(), 4.0).gt(0.01)).clamp(0, 1)
     wide = around(halo[0, 0] > 0)
     maps = torch.cat([halo, halo] * 3)
     where = [annotation(tuple(wide)), annotation(BOX)] * 3

@@ -17,7 +17,7 @@ from mpx.learning.method import Method
 from mpx.learning.objective import Objective
 from mpx.models import synthetic as models
 from mpx.models.synthetic import FULL, THRESHOLD
-from mpx.perturbations.blur import blend
+from mpx.perturbations.base import blend
 
 NET = models.synthetic()
 
@@ -114,7 +114,7 @@ def test_every_perturbation_takes_the_evidence_away(name, data):
     few = slice(0, 4)
     method = Method(config.option("perturbation", name), config.option("mask", "grid", mask_size=8), lambda *_: 0)
     problem = Objective(method, NET, photos[few], targets[few], list("abcd"))
-    levels = problem.site.draw(problem.rng.at("evaluation"))
+    levels = problem.site.sample(problem.rng.at("evaluation"))
     deleted = blend(levels, (~masks[few]).float())
     preserved = blend(levels, masks[few].float())
     # where the ground is filled in with what is around it, the shape may be smeared a little; none is left of its texture

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from contexts import mask_context, regularizer_context
 from methods.reference import NETWORK, photos
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
@@ -13,6 +14,7 @@ from mpx.masks.elements import Elements
 from mpx.models import layers as network_of
 from mpx.perturbations import features as layers
 from mpx.randomness import RowRandom
+from mpx.regularizers import information
 
 PHOTOS = torch.from_numpy(photos(3)).float()
 PRESETS = {"iba2020": (), "channels2019": ("steps=60",)}
@@ -111,8 +113,8 @@ def test_ones_leave_the_network_as_it_is_and_zeros_do_not(experiment, net, layer
     sigma = ["mask.sigma=0"] if experiment == "iba2020" else []
     p = problem(experiment, net(), f"perturbation.layer={layer}", *sigma)
     with torch.no_grad():
-        pictures, kept = p.judge(torch.ones(3, *p.site.shape))
-        taken = p.judge(torch.zeros(3, *p.site.shape))[1]
+        pictures, kept = p.judge(torch.ones(3, *p.site.mask_shape))
+        taken = p.judge(torch.zeros(3, *p.site.mask_shape))[1]
     assert torch.equal(pictures, PHOTOS)  # which the network is given, whatever the mask
     torch.testing.assert_close(kept, p.p_before)
     assert (taken - p.p_before).abs().min() > 1e-4 and torch.equal(taken, p.p_reference)
@@ -133,15 +135,15 @@ def test_channels_add_up_to_the_layers_part_of_the_logit():
     net = network()
     p = problem("channels2019", net, "perturbation.layer=3")
     logits = net(PHOTOS)[range(3), range(3)] - net[-1].bias[:3]
-    torch.testing.assert_close(p.site.parts.sum((1, 2, 3)), logits)
+    torch.testing.assert_close(p.site.contributions.sum((1, 2, 3)), logits)
 
 
 def test_noise_is_the_features_own(tmp_path):
     """Mean and spread over many draws are those over the images; a row draws its own."""
     site = problem("iba2020", network(), "perturbation.layer=2").site
-    drawn = torch.stack([site.draw(RowRandom([1, 2, 3]).at(i)) for i in range(3000)])
+    drawn = torch.stack([site.sample(RowRandom([1, 2, 3]).at(i)) for i in range(3000)])
     torch.testing.assert_close(drawn[:, 1].mean(0), site.mean, atol=0.08 * site.std.max().item(), rtol=0)
-    torch.testing.assert_close(drawn[:, 1].std(0) / site.std, torch.ones(site.shape), atol=0.08, rtol=0)
+    torch.testing.assert_close(drawn[:, 1].std(0) / site.std, torch.ones(site.mask_shape), atol=0.08, rtol=0)
     assert not torch.equal(drawn[:, 0], drawn[:, 1])
 
 
@@ -164,7 +166,7 @@ def test_gradient_of_the_information_is_that_of_finite_differences():
     site = problem("iba2020", network(), "perturbation.layer=2").site
     site.features, site.mean, site.std = site.features.double(), site.mean.double(), site.std.double()
     mask = torch.rand(3, 6, 8, 8, dtype=torch.float64) * 0.9 + 0.05
-    check = lambda m: layers.information(m, m, site)  # noqa: E731
+    check = lambda m: information(m, regularizer_context(m, images=m, perturbation=site))  # noqa: E731
     assert torch.autograd.gradcheck(check, mask.clone().requires_grad_(), fast_mode=True)
     assert check(torch.zeros_like(mask)).tolist() == [0, 0, 0] and (check(mask) > 0).all()
     assert check(torch.ones_like(mask)).isfinite().all()
@@ -254,15 +256,15 @@ def test_hooks_are_gone_and_the_users_own_stay(experiment):
 @pytest.mark.parametrize("experiment", PRESETS)
 def test_hooks_are_gone_where_the_network_fails(experiment):
     p = problem(experiment, network(), "perturbation.layer=1")
-    drawn = p.site.show(p.site.draw(p.rng), torch.ones(3, *p.site.shape))[1]
-    with pytest.raises(ZeroDivisionError), p.site.inside(*drawn):
+    drawn = p.site.network_inputs(p.site.sample(p.rng), torch.ones(3, *p.site.mask_shape))
+    with pytest.raises(ZeroDivisionError), p.site.patched_network(*drawn):
         raise ZeroDivisionError
     assert not any(m._forward_hooks for m in p.classifier.modules())
 
 
 def test_elements():
-    mask = Elements((5, 9, 11), sigmoid=True, sigma=1.0, init=5.0)
-    start = mask.start(RowRandom([1, 2]))
+    mask = Elements(mask_context((5, 9, 11)), sigmoid=True, sigma=1.0, init=5.0)
+    start = mask.initial(RowRandom([1, 2]))
     assert start.shape == (2, 5, 9, 11) and (start == 5).all() and mask.shape == (5, 9, 11)
     torch.testing.assert_close(mask(start), torch.full((2, 5, 9, 11), 5.0).sigmoid())  # smoothing keeps a constant
     one = torch.full((1, 5, 9, 11), -20.0)
@@ -272,10 +274,10 @@ def test_elements():
     assert smooth[0, [0, 1, 3, 4]].abs().max() < 1e-6  # each channel by itself
     mask.project_(one)
     assert one.min() == -20  # unconstrained
-    held = Elements((5, 1, 1))
+    held = Elements(mask_context((5, 1, 1)))
     parameter = torch.tensor([-1.0, 0.5, 2.0])
     held.project_(parameter)
-    assert parameter.tolist() == [0, 0.5, 1] and held(parameter) is parameter and (held.start(RowRandom([1])) == 1).all()
+    assert parameter.tolist() == [0, 0.5, 1] and held(parameter) is parameter and (held.initial(RowRandom([1])) == 1).all()
 
 
 def test_a_mask_of_pixels_may_have_one_element_for_each():

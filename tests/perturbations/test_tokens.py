@@ -3,12 +3,13 @@
 import pytest
 import timm
 import torch
+from contexts import perturbation_context
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 from torchvision.models import VisionTransformer, resnet18
 
-from mpx import Classifier, config, explain
+from mpx import config, explain
 from mpx.perturbations.tokens import token_drop
 
 SIZES = dict(img_size=32, patch_size=8, depth=3, num_heads=2, embed_dim=16, num_classes=5)
@@ -71,10 +72,9 @@ def masks() -> torch.Tensor:
 
 
 def asked(net: nn.Module, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    site = token_drop(x, Classifier(net))
-    pictures, inner = site.show(site.draw(None), mask)
-    with site.inside(*inner):
-        return net(pictures)
+    perturbation = token_drop(x, perturbation_context(x, net))
+    with perturbation.patched_network(*perturbation.network_inputs(None, mask)):
+        return net(perturbation.apply(None, mask))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -170,8 +170,8 @@ def test_half_precision_and_other_games(case):
 def test_hooks_are_gone(case):
     net = network(case)
     explain(net, X, 2, method=config.method("token_drop", "steps=2"))
-    site = token_drop(X, Classifier(net))
-    with pytest.raises(ZeroDivisionError), site.inside(torch.ones(3, 1, 4, 4)):
+    perturbation = token_drop(X, perturbation_context(X, net))
+    with pytest.raises(ZeroDivisionError), perturbation.patched_network(torch.ones(3, 1, 4, 4)):
         raise ZeroDivisionError
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
@@ -180,8 +180,8 @@ def test_hooks_are_gone(case):
     "net", [resnet18(weights=None), TimmViT(**SIZES, global_pool="max"), TimmViT(**SIZES, global_pool="map")]
 )
 def test_other_networks_are_refused(net):
-    with pytest.raises(ValueError, match=f"token_drop drops no tokens of {type(net).__name__}: it knows torchvision's"):
-        token_drop(X, Classifier(net))
+    with pytest.raises(ValueError, match=f"token_drop drops no tokens of {type(net).__name__}: it supports torchvision's"):
+        token_drop(X, perturbation_context(X, net))
 
 
 def test_a_network_of_the_users_around_one_is_known():

@@ -1,0 +1,131 @@
+"""The contract of a perturbation (mpx.perturbations.base), for every option of configs/perturbation."""
+
+import pytest
+import torch
+from choices import PERTURBATIONS
+from contexts import perturbation_context
+from torch import nn
+from torchvision.models import VisionTransformer
+
+from mpx import config
+from mpx.perturbations.base import PreparedPerturbation, fully_perturbed, prepare
+from mpx.randomness import RowRandom
+
+IMAGES = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+OPTIONS = config.options("perturbation")
+RNG = RowRandom([1, 2, 3])
+
+
+def network() -> nn.Module:
+    """A transformer, which has the tokens and the layers that perturbations inside the network need."""
+    torch.manual_seed(0)
+    network = VisionTransformer(64, 16, 3, 2, 16, 24, num_classes=3).eval().requires_grad_(False)
+    nn.init.normal_(network.heads.head.weight)
+    return network
+
+
+NETWORK = network()
+
+
+def other_images(preprocess, size):
+    """For perturbation=bottleneck, which computes the features' mean and spread over these."""
+    yield torch.rand(20, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def prepared(name: str, images: torch.Tensor = IMAGES) -> PreparedPerturbation:
+    option = config.option("perturbation", name)
+    if "views" in option.keywords:
+        option.keywords["views"] = other_images
+    return prepare(option, images, perturbation_context(images, NETWORK))
+
+
+def logits(perturbation: PreparedPerturbation, sample, mask: torch.Tensor) -> torch.Tensor:
+    with perturbation.patched_network(*perturbation.network_inputs(sample, mask)):
+        return NETWORK(perturbation.apply(sample, mask))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_mask_of_ones_keeps_the_image_exactly_and_zeros_change_the_output(name):
+    perturbation = prepared(name)
+    ones, zeros = (torch.full((3, *perturbation.mask_shape), value) for value in (1.0, 0.0))
+    for sample in (perturbation.sample(RNG.at(0)), perturbation.fixed_sample(RNG.at("evaluation"))):
+        assert torch.equal(perturbation.apply(sample, ones), IMAGES)
+        torch.testing.assert_close(logits(perturbation, sample, ones), NETWORK(IMAGES), atol=1e-5, rtol=1e-5)
+        perturbed = perturbation.apply(sample, zeros)
+        assert perturbed.shape == IMAGES.shape and perturbed.min() >= 0 and perturbed.max() <= 1
+        assert (logits(perturbation, sample, zeros) - NETWORK(IMAGES)).abs().amax(1).min() > 1e-4
+        inside = bool(perturbation.network_inputs(sample, zeros))
+        assert torch.equal(perturbed, IMAGES) == inside and not (inside and perturbation.masks_pixels)
+    assert perturbation.masks_pixels == (name in PERTURBATIONS)
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_a_pixel_depends_on_its_own_mask_and_its_perturbed_value(name):
+    perturbation = prepared(name)
+    sample, half = perturbation.sample(RNG.at(0)), torch.zeros(3, 1, 64, 64)
+    half[..., :30] = 1
+    mixed, perturbed = (perturbation.apply(sample, mask) for mask in (half, half * 0))
+    assert torch.equal(mixed[..., :30], IMAGES[..., :30])
+    assert torch.equal(mixed[..., 50:], perturbed[..., 50:])  # farther away than the window of local_mean
+    assert (perturbed - IMAGES).abs().mean() > 0.05 and torch.equal(perturbation.to_image(half), half)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_gradient_is_alive_at_the_ends_and_in_between(name, value):
+    perturbation = prepared(name)
+    mask = torch.full((3, *perturbation.mask_shape), value, requires_grad=True)
+    sample = perturbation.sample(RNG.at(0))
+    if perturbation.masks_pixels:
+        change = IMAGES - perturbation.apply(sample, torch.zeros_like(mask)).detach()
+        (perturbation.apply(sample, mask) * change).sum().backward()
+    else:
+        logits(perturbation, sample, mask)[:, 0].sum().backward()
+    assert mask.grad.isfinite().all() and (mask.grad.flatten(1).abs().amax(1) > 1e-6).all()
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_batch_is_its_single_images(name):
+    together = prepared(name)
+    mask = torch.rand(3, *together.mask_shape, generator=torch.Generator().manual_seed(2))
+    sample = together.sample(RNG.at(0))
+    outputs, evidence = logits(together, sample, mask), together.to_image(mask)
+    assert evidence.shape == (3, 1, 64, 64) and evidence.min() >= 0 and evidence.max() <= 1 + 1e-6
+    for row in range(3):
+        images = IMAGES[row : row + 1]
+        context = perturbation_context(images, NETWORK)
+        context.rng.seeds[:] = [row + 1]
+        option = config.option("perturbation", name)
+        if "views" in option.keywords:
+            option.keywords["views"] = other_images
+        single = prepare(option, images, context)
+        single_sample = single.sample(RowRandom([row + 1]).at(0))
+        one = mask[row : row + 1]
+        torch.testing.assert_close(single.apply(single_sample, one), together.apply(sample, mask)[row : row + 1])
+        torch.testing.assert_close(logits(single, single_sample, one), outputs[row : row + 1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(single.to_image(one), evidence[row : row + 1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_gathered_rows_are_the_rows(name):
+    first, second = prepared(name), prepared(name, IMAGES.flip(0) * 0.9)
+    if first.row_tensors is None:
+        return
+    parts = [(second, 2), (first, 0), (second, 2), (first, 1)]
+    mask = torch.rand(4, *first.mask_shape, generator=torch.Generator().manual_seed(2))
+    gathered = first.gathered(parts)
+    assert torch.equal(first.images, IMAGES)
+    for k, (part, row) in enumerate(parts):
+        expected = part.apply(part.sample(RNG), mask[[k] * 3])[row]
+        assert torch.equal(gathered.apply(gathered.sample(RNG), mask)[k], expected)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_fully_perturbed_is_under_a_mask_of_zeros(name):
+    option = config.option("perturbation", name)
+    if "views" in option.keywords:
+        option.keywords["views"] = other_images
+    perturbed = fully_perturbed(option, IMAGES, perturbation_context(IMAGES, NETWORK))
+    perturbation = prepared(name)
+    zeros = torch.zeros(3, *perturbation.mask_shape)
+    assert torch.equal(perturbed, perturbation.apply(perturbation.sample(RNG.at("evaluation")), zeros))

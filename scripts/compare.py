@@ -1,9 +1,10 @@
-"""Finished runs beside each other: python scripts/compare.py outputs/a outputs/b ... [out=folder] [metrics=deletion,area]
+"""Compare finished runs: python scripts/compare.py outputs/a outputs/b ... [out=folder] [metrics=deletion,area]
 
-Prints methods x metrics (those named, or all) with intervals and a paired test against the first, and writes table.md,
-table.csv, table.tex and cost.png, every metric against what it cost, into `out`.
+Prints a table of runs and metrics (all, or those of metrics=) with intervals and a paired test against the first run. Writes
+table.md, table.csv, table.tex and cost.png, each metric against the cost of a row, to out= (default outputs/compare).
 
-Of a sweep, python scripts/compare.py outputs/sweeps/a: axes x metrics, grid.png, plots.png and pareto.png, into its folder.
+For a sweep: python scripts/compare.py outputs/sweeps/a. Writes table.md, .csv and .tex, grid.png, plots.png and pareto.png
+to out= (default: the sweep's folder).
 """
 
 import re
@@ -12,22 +13,30 @@ from pathlib import Path
 
 from mpx.report import compare, sweep
 
-if __name__ == "__main__":
-    # a sweep's jobs are called explainer=rise, and sweeps mask_size,lr=0.2
-    given = {a for a in sys.argv[1:] if re.match(r"\w+=", a) and "/" not in a.partition("=")[0] and not Path(a).is_dir()}
-    folders = [a for a in sys.argv[1:] if a not in given]
-    options = {"out": None, "metrics": ""} | dict(a.split("=", 1) for a in given)
-    out, wanted = options.pop("out"), options.pop("metrics")
-    wanted = wanted.split(",") if wanted else ()
-    of_sweep = len(folders) == 1 and not (Path(folders[0]) / "results.csv").exists()
-    if options:
-        sys.exit(f"{', '.join(options)}: the options are out= and metrics=")
+
+def is_option(argument: str) -> bool:
+    """Return whether an argument is key=value; folders of sweeps may have a "=" in their names, too."""
+    return bool(re.match(r"\w+=", argument)) and "/" not in argument.partition("=")[0] and not Path(argument).is_dir()
+
+
+def main(arguments: list[str]) -> None:
+    options = dict(argument.split("=", 1) for argument in arguments if is_option(argument))
+    folders = [argument for argument in arguments if not is_option(argument)]
+    if unknown := options.keys() - {"out", "metrics"}:
+        sys.exit(f"{', '.join(sorted(unknown))}: the options are out= and metrics=")
+    metrics = options["metrics"].split(",") if options.get("metrics") else ()
+    out = options.get("out")
     try:
-        if of_sweep:
-            print(sweep.finish(folders[0], out, wanted))
+        if len(folders) == 1 and not (Path(folders[0]) / "results.csv").exists():
+            print(sweep.write_sweep_results(folders[0], out, metrics))
             print(f"written to {out or folders[0]}/: table.md, .csv and .tex, grid.png, plots.png, pareto.png")
         else:
-            print(compare.write(folders, Path(out := out or "outputs/compare"), wanted))
+            out = out or "outputs/compare"
+            print(compare.write_comparison(folders, Path(out), metrics))
             print(f"written to {out}/: table.md, table.csv, table.tex, cost.png")
     except (ValueError, OSError) as error:
         sys.exit(f"{error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

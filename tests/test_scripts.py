@@ -46,10 +46,10 @@ def test_compare_takes_the_folders_of_a_sweep(tmp_path, monkeypatch):
     folders = [str(tmp_path / f"{k}_explainer={name}") for k, name in enumerate(("rise", "center"))]
     for folder in folders:
         Path(folder).mkdir()
-    given = told(monkeypatch, "compare.py", "mpx.report.compare.write", *folders, "out=both", "metrics=deletion,area")
+    given = told(monkeypatch, "compare.py", "mpx.report.compare.write_comparison", *folders, "out=both", "metrics=deletion,area")
     assert given == (folders, Path("both"), ["deletion", "area"])
     with pytest.raises(SystemExit, match="metric: the options are out= and metrics="):
-        told(monkeypatch, "compare.py", "mpx.report.compare.write", *folders, "metric=deletion")
+        told(monkeypatch, "compare.py", "mpx.report.compare.write_comparison", *folders, "metric=deletion")
 
 
 def test_compare_names_a_folder_that_is_not_there(tmp_path, monkeypatch):

@@ -60,13 +60,13 @@ class Job:
         return math.nan
 
     def _run(self, cfg: DictConfig, folder: Path, sweeps: bool) -> float | None:
-        from mpx.report.sweep import axes
+        from mpx.report.sweep import job_axes
         from mpx.runs import store
         from mpx.runs.run import objective, run
 
         hydra = HydraConfig.get()
         (folder / store.FAILED).unlink(missing_ok=True)
-        varied = axes(folder.name) if sweeps else {}
+        varied = job_axes(folder.name) if sweeps else {}
         with claim_gpu(folder.parent):
             summary = run(cfg, folder, dict(hydra.runtime.choices), list(hydra.overrides.task), varied)
         self.exit_codes.append(SKIPPED_IMAGES if summary and summary["n_skipped"] else 0)

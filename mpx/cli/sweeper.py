@@ -55,18 +55,18 @@ class JobSweeper(Sweeper):
         parse = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides
         jobs = list_jobs(parse([f"{k}={v}" for k, v in self.params.items()]), self.cases, parse(arguments))
         unfinished = self._unfinished(jobs, folder)
-        names = dict.fromkeys([*sweep.order(folder), *jobs])
-        files.write_file(folder / sweep.ORDER, "".join(f"{name}\n" for name in names))
+        names = dict.fromkeys([*sweep.recorded_jobs(folder), *jobs])
+        files.write_file(folder / sweep.JOBS_FILE, "".join(f"{name}\n" for name in names))
         log.info(f"{len(jobs) - len(unfinished)} of {len(jobs)} jobs are finished in {folder}")
         try:
             returns = list(self.launcher.launch(unfinished, initial_job_idx=0)) if unfinished else []
         except Exception as error:  # of the launcher; a failed job leaves its reason in its folder
-            if sweep.jobs(folder):
-                log.info(f"\n{sweep.finish(folder)}")
+            if sweep.job_names(folder):
+                log.info(f"\n{sweep.write_sweep_results(folder)}")
             raise ValueError(
                 f"the launcher failed ({first_line(error)}): the same command starts the missing jobs again"
             ) from error
-        log.info(f"\n{sweep.finish(folder)}")
+        log.info(f"\n{sweep.write_sweep_results(folder)}")
         _raise_for_failed(list(jobs), folder)
         return returns
 
@@ -101,7 +101,7 @@ class SummariseSweep(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from mpx.report import sweep
 
-        log.info(f"\n{sweep.finish(Path(config.hydra.sweep.dir))}")
+        log.info(f"\n{sweep.write_sweep_results(Path(config.hydra.sweep.dir))}")
 
 
 def register() -> None:

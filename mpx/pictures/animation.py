@@ -35,7 +35,8 @@ def animation_gif(e: PicturedExplanation, i: int, max_side: int = 320) -> bytes:
     for frame in range(len(e.iterations)):
         texts = [(e.classes[i], f"area {format_percent(areas[frame])}"),
                  (evidence_state(e), f"p {format_probability(float(e.frame_p[frame, i]))}")]  # fmt: skip
-        pages.append(_draw_page((overlays[frame], e.frames[frame, i]), texts, e.iterations[frame], e.iterations[-1], max_side))
+        pictures = overlays[frame], e.frames[frame, i]
+        pages.append(_draw_page(pictures, texts, e.iterations[frame], e.iterations[-1], max_side))
     return encode_gif(pages, [FIRST_MS] + [FRAME_MS] * (len(pages) - 2) + [LAST_MS])
 
 

@@ -155,7 +155,7 @@ def _sum_up(
 def _report(folder: Path) -> str:
     """Where report.html is, to be told."""
     try:
-        return f"report    {html.write(folder)}\n"
+        return f"report    {html.write_report(folder)}\n"
     except Exception as error:  # a full disk, or a fault of its own: the run is whole without it
         log.warning(f"there is no report.html: {type(error).__name__}: {error}")
         return ""

@@ -18,7 +18,7 @@ from mpx.cli.axes import list_jobs
 from mpx.cli.folders import folder_name, sweep_folder
 from mpx.cli.gpus import claim_gpu
 from mpx.config_errors import error_sentence
-from mpx.report.sweep import axes
+from mpx.report.sweep import job_axes
 from mpx.runs import store
 
 QUICK = [*SQUARE, "images=photos", "pictures=none", "log_images=0", "metric=[]"]
@@ -57,12 +57,12 @@ def test_values_that_a_folder_cannot_be_called():
 
 def test_a_long_value_leaves_the_axes_readable():
     names = [folder_name({"images": f"/data/{'x' * 250}/{end}", "lr": 0.1, "mask_size": 7}) for end in "ab"]
-    read = [axes(name) for name in names]
+    read = [job_axes(name) for name in names]
     assert all(
         len(name.encode()) <= 200 and list(found) == ["images", "lr", "mask_size"] for name, found in zip(names, read)
     )
     assert read[0]["images"] != read[1]["images"] and read[0]["lr"] == "0.1" and read[0]["images"].endswith("x-a")
-    two = axes(folder_name({"images": "i" * 190, "boxes": "b" * 150}))
+    two = job_axes(folder_name({"images": "i" * 190, "boxes": "b" * 150}))
     assert two["boxes"] == "b" * 150 and len(two["images"]) < 30  # no more is cut than must be
 
 

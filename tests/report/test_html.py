@@ -38,16 +38,6 @@ def save(folder, e, game="deletion", skipped=(), **more):
     return folder
 
 
-def older(folder):
-    """As runs left their rows before there was a report."""
-    for path in (folder / "masks").iterdir():
-        with np.load(path) as file:
-            row = {
-                k: file[k] for k in file if k not in ("photo", "perturbed", "complement", "frames", "frame_p", "iterations")
-            }
-        store.replace_row(path, row)
-
-
 class Pieces(HTMLParser):
     """Every element's attributes, the text of all that is read, and the JSON blocks by their id."""
 
@@ -78,8 +68,10 @@ def test_names_are_text_whatever_they_hold(tmp_path, explanation):
     e = explanation(names=names, classes=HOSTILE)
     e.images = HOSTILE
     folder = save(tmp_path / "<b>run", e, skipped=[(name, name) for name in HOSTILE])
-    plain = Pieces(html.write(save(tmp_path / "plain", explanation(names=names, classes=names), skipped=[("a", "b")] * 5)))
-    pieces = Pieces(html.write(folder))
+    plain = Pieces(
+        html.write_report(save(tmp_path / "plain", explanation(names=names, classes=names), skipped=[("a", "b")] * 5))
+    )
+    pieces = Pieces(html.write_report(folder))
     assert [tag for tag, _ in pieces.elements] == [tag for tag, _ in plain.elements]  # no name made an element
     assert (
         [r["class"] for r in pieces.blocks["page"]["rows"]] == [r["image"] for r in pieces.blocks["page"]["rows"]] == HOSTILE
@@ -93,7 +85,7 @@ def test_the_pieces_are_what_was_stored(tmp_path, explanation):
     e = explanation((64, 96), frames=6)
     smooth = torch.linspace(0.1, 0.9, 96).expand(2, 3, 64, 96)
     e.photos, e.perturbed, e.complement = smooth.clone(), smooth * 0.5, 1 - smooth
-    pieces = Pieces(html.write(save(tmp_path, e)))
+    pieces = Pieces(html.write_report(save(tmp_path, e)))
     block = pieces.blocks["d1-0"]
     assert list(pieces.blocks) == ["page", "p0", "d0-0", "d1-0"]  # the numbers first, a photo that two rows show once
     for found, given in ((pieces.blocks[block["photo"]], e.photos), (block["perturbed"], e.perturbed),
@@ -125,38 +117,32 @@ def test_what_a_row_keeps_is_small_and_survives_being_measured_again(tmp_path, e
     assert all(
         np.array_equal(again[k], row[k]) for k in ("photo", "perturbed", "complement", "frames", "iterations", "frame_p")
     )
-    older(tmp_path)
-    assert store.load_row(path)["metrics"] == '{"deletion": {"": 0.5}}'
+    assert again["metrics"] == '{"deletion": {"": 0.5}}'
 
 
 def test_no_picture_is_shown_of_what_acts_inside_the_network(tmp_path, explanation):
     e = explanation()
     e.complement = None
-    block = Pieces(html.write(save(tmp_path, e))).blocks["d0-0"]
+    block = Pieces(html.write_report(save(tmp_path, e))).blocks["d0-0"]
     assert {"photo", "final", "frames"} <= block.keys() and not {"perturbed", "complement"} & block.keys()
 
 
-def test_rows_of_older_runs_and_without_pictures_have_their_numbers(tmp_path, explanation):
-    for kind, more in (("older", {}), ("unseen", {"pictures": False})):
-        folder = save(tmp_path / kind, explanation(), **more)
-        with np.load(folder / "masks/cup-1-mug.npz") as file:
-            assert ("photo" in file) == (kind == "older")
-        older(folder)
-        lines = tables.read_csv(folder / "results.csv")
-        tables.write_csv(folder / "results.csv", lines, [c for c in lines[0] if c not in tables.FILE_COLUMNS])
-        pieces = Pieces(html.write(folder))
-        assert [row["class"] for row in pieces.blocks["page"]["rows"]] == ["mug", "tabby cat"]
-        assert not any(k[0] == "p" and k != "page" for k in pieces.blocks)
-        assert ("d0-0" in pieces.blocks) == (kind == "older")  # its curves
-    assert "photo" not in pieces.blocks.get("d0-0", {})
+def test_rows_without_pictures_have_their_numbers(tmp_path, explanation):
+    folder = save(tmp_path, explanation(), pictures=False)
+    with np.load(folder / "masks/cup-1-mug.npz") as file:
+        assert "photo" not in file
+    pieces = Pieces(html.write_report(folder))
+    assert [row["class"] for row in pieces.blocks["page"]["rows"]] == ["mug", "tabby cat"] and list(pieces.blocks) == [
+        "page"
+    ]
 
 
 def test_a_damaged_row_and_a_killed_run_do_not_lose_the_others(tmp_path, explanation):
     folder = save(tmp_path, explanation(game="preservation"), game="preservation")
     (folder / "summary.json").unlink()
-    assert Pieces(html.write(folder)).blocks["page"]["jobs"][0]["game"] == "preservation"  # the rows say so
+    assert Pieces(html.write_report(folder)).blocks["page"]["jobs"][0]["game"] == "preservation"  # the rows say so
     (folder / "masks/cup-1-mug.npz").write_bytes(b"PK")
-    blocks = Pieces(html.write(folder)).blocks
+    blocks = Pieces(html.write_report(folder)).blocks
     assert "d0-0" not in blocks and "d1-0" in blocks and len(blocks["page"]["rows"]) == 2
 
 
@@ -165,9 +151,9 @@ def test_no_curves_no_nan(tmp_path, explanation):
     e = explanation(frames=1)
     e.curves, e.p_reference = {}, e.p_before.clone()
     e.frame_p[:] = torch.nan
-    blocks = Pieces(html.write(save(tmp_path, e))).blocks
+    blocks = Pieces(html.write_report(save(tmp_path, e))).blocks
     assert "curves" not in blocks["d0-0"] and blocks["d0-0"]["p"] == [None]
-    assert blocks["page"]["rows"][0]["cells"][0]["works"] is None
+    assert blocks["page"]["rows"][0]["cells"][0]["success"] is None
     assert "NaN" not in (tmp_path / "report.html").read_text().replace("isNaN", "").replace("|| NaN", "")
 
 
@@ -176,8 +162,8 @@ def test_what_works(tmp_path, explanation):
     for game, p, works in (*cases, ("preservation", 0.05, False), ("preservation", 0.88, True)):
         e = explanation(game=game)
         e.p_after, e.p_reference = torch.full((2,), p), torch.zeros(2)
-        page = Pieces(html.write(save(tmp_path / f"{game}{p}", e, game))).blocks["page"]
-        assert page["rows"][0]["cells"][0]["works"] is works, (game, p)
+        page = Pieces(html.write_report(save(tmp_path / f"{game}{p}", e, game))).blocks["page"]
+        assert page["rows"][0]["cells"][0]["success"] is works, (game, p)
 
 
 def test_a_sweep_pairs_its_jobs(tmp_path, explanation):
@@ -190,7 +176,7 @@ def test_a_sweep_pairs_its_jobs(tmp_path, explanation):
     (tmp_path / "a=3,b=x").mkdir()
     (tmp_path / "a=3,b=x" / "failed.txt").write_text("a=3 is <i>too many</i>\n")
     jobs = ["a=1,b=x", "a=2,b=x", "a=3,b=x", "a=4,b=x"]
-    pieces = Pieces(html.write_sweep(tmp_path, jobs))
+    pieces = Pieces(html.write_sweep_report(tmp_path, jobs))
     page = pieces.blocks["page"]
     assert [job["name"] for job in page["jobs"]] == jobs
     assert [job["fault"] for job in page["jobs"]] == [None, None, "a=3 is <i>too many</i>", "no results.csv"]
@@ -209,7 +195,7 @@ def test_several_areas_of_a_job_are_rows_of_their_own(tmp_path, explanation):
     e.targets, e.areas = torch.ones(2, dtype=torch.long), torch.tensor([0.1, 0.2])
     for name in "ab":
         save(tmp_path / name, e)
-    rows = Pieces(html.write_sweep(tmp_path, [tmp_path / "a", "b"])).blocks["page"]["rows"]
+    rows = Pieces(html.write_sweep_report(tmp_path, [tmp_path / "a", "b"])).blocks["page"]["rows"]
     assert [(row["requested_area"], [c["name"][-3:] for c in row["cells"]]) for row in rows] == [
         (0.1, ["0.1"] * 2),
         (0.2, ["0.2"] * 2),
@@ -218,11 +204,11 @@ def test_several_areas_of_a_job_are_rows_of_their_own(tmp_path, explanation):
 
 def test_a_report_is_whole_or_not_there(tmp_path, explanation, monkeypatch):
     with pytest.raises(ValueError, match="not the folder of a run: no results.csv"):
-        html.write(tmp_path)
+        html.write_report(tmp_path)
     folder = save(tmp_path, explanation())
-    monkeypatch.setattr(html, "_blocks", lambda *_: (1 / 0 for _ in "x"))
+    monkeypatch.setattr(html, "picture_blocks", lambda *_: (1 / 0 for _ in "x"))
     with pytest.raises(ZeroDivisionError):
-        html.write(folder)
+        html.write_report(folder)
     assert not [p for p in folder.iterdir() if "report" in p.name]
 
 
@@ -276,7 +262,7 @@ def test_sliders_and_views(tmp_path, explanation, browse):
     e = explanation((64, 96))
     smooth = torch.linspace(0.1, 0.9, 96)
     e.photos = torch.stack([smooth, smooth.flip(0), smooth * 0.5]).view(1, 3, 1, 96).repeat(2, 1, 64, 1)
-    page = browse(html.write(save(tmp_path, e)), "#cat-2-tabby")
+    page = browse(html.write_report(save(tmp_path, e)), "#cat-2-tabby")
     page.wait_for_selector("#views canvas")
     assert page.inner_text("#class") == "tabby cat"
     picture = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
@@ -286,11 +272,7 @@ def test_sliders_and_views(tmp_path, explanation, browse):
     assert captions[2:] == ["evidence deleted, in the end · p 0.200", "evidence kept, in the end"]
     page.evaluate(MOVE, ["iteration", 2])
     moved = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
-    assert (
-        (moved - overlay(e.photos[1], e.frame_saliency[2, 1] / 255)).abs().mean()
-        < 0.01
-        < (moved - picture).abs().mean()
-    )
+    assert (moved - overlay(e.photos[1], e.frame_saliency[2, 1] / 255)).abs().mean() < 0.01 < (moved - picture).abs().mean()
     assert page.inner_text("#iterated") == f"{e.iterations[2]} of 30"
     assert format_probability(float(e.frame_p[2, 1])) in page.inner_text("figure:nth-child(2) figcaption")
     page.evaluate(MOVE, ["opacity", 0])
@@ -313,7 +295,7 @@ def test_filters_sorting_and_hostile_names(tmp_path, explanation, browse):
     e.images = ["b10", "b9", "c", "a", "<i>d"]
     e.p_after = torch.tensor([0.1, 0.5, 0.3, 0.15, 0.8])
     e.saliency = e.saliency * torch.tensor([0.5, 0.1, 0.9, 0.2, 0.3]).view(-1, 1, 1, 1)
-    page = browse(html.write(save(tmp_path, e, skipped=[("x.png", "is <b>no</b> image")])))
+    page = browse(html.write_report(save(tmp_path, e, skipped=[("x.png", "is <b>no</b> image")])))
     assert page.evaluate(NAMES) == e.images and page.text_content("#skipped td") == "is <b>no</b> image"
     assert page.locator(".card b").all_text_contents() == HOSTILE
 
@@ -327,20 +309,20 @@ def test_filters_sorting_and_hostile_names(tmp_path, explanation, browse):
     assert sort("drop of p") == ["b10", "a", "c", "b9", "<i>d"]
     page.click("#turn")
     assert page.evaluate(NAMES) == ["<i>d", "b9", "c", "a", "b10"]
-    page.select_option("#which", "works")
+    page.select_option("#which", "succeeds")
     assert page.evaluate(NAMES) == ["a", "b10"] and page.inner_text("#count") == "2 of 5"
     page.select_option("#which", "")
     page.fill("#find", "日本")
     assert page.evaluate(NAMES) == ["a"]
     page.fill("#find", "nobody")
-    assert page.inner_text("#gallery") == "Nothing is like that."
+    assert page.inner_text("#gallery") == "No row matches."
 
 
 def test_a_sweep_side_by_side(tmp_path, explanation, browse):
     for name, frames in (("a=1", 6), ("a=2", 4)):
         save(tmp_path / name, explanation(frames=frames))
     (tmp_path / "a=3").mkdir()
-    page = browse(html.write_sweep(tmp_path, ["a=1", "a=2", "a=3"]), "#cat-2-tabby/a%3D2")
+    page = browse(html.write_sweep_report(tmp_path, ["a=1", "a=2", "a=3"]), "#cat-2-tabby/a%3D2")
     page.wait_for_selector("#views canvas")
     assert page.locator("#views canvas").count() == 2 and page.locator("[aria-pressed=true]").inner_text() == "a=2"
     before = page.evaluate(PIXELS, "#views figure:nth-child(1) canvas")
@@ -361,7 +343,7 @@ def test_a_thousand_images_are_seen_at_once(tmp_path, explanation, browse):
     rows = [lines[0] | {"image": f"i{k}", "mask": f"masks/i{k}-1-mug.npz"} for k in range(1000)]
     tables.write_csv(tmp_path / "results.csv", rows, tables.result_columns(rows))
     start = time.perf_counter()
-    path = html.write(tmp_path)
+    path = html.write_report(tmp_path)
     wrote = time.perf_counter() - start
     page = browse(path, until="commit")
     first = page.evaluate(FIRST)

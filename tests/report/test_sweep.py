@@ -3,7 +3,6 @@
 import csv
 import itertools
 import json
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,12 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mpx.report import compare, plots, sweep
+from mpx.report import pareto, plots, sweep
+from mpx.report.heat_map import draw_heat_map
+from mpx.report.lines import ComparisonLine
+from mpx.report.pareto import pareto_front
+from mpx.report.run_folder import RunFolder
+from mpx.report.sweep_grid import CELL, MAX_JOBS, draw_grid
 from mpx.runs import files, store, summaries, tables
 
 TERMS = {"computed_with": "test", "label": "", "file_bytes": 1, "row_keys": np.array(["1", "2"])}
@@ -46,9 +50,9 @@ def lines(folder) -> list[dict]:
 
 
 def test_a_name_says_the_axes():
-    assert sweep.axes("mask_size=14,perturbation=blur_median") == {"mask_size": "14", "perturbation": "blur_median"}
-    assert sweep.axes("area=0.1+0.2,lr=1e-3") == {"area": "0.1+0.2", "lr": "1e-3"}
-    assert sweep.axes("alone") == {"job": "alone"}
+    assert sweep.job_axes("mask_size=14,perturbation=blur_median") == {"mask_size": "14", "perturbation": "blur_median"}
+    assert sweep.job_axes("area=0.1+0.2,lr=1e-3") == {"area": "0.1+0.2", "lr": "1e-3"}
+    assert sweep.job_axes("alone") == {"job": "alone"}
 
 
 def test_numbers_by_size_and_names_as_they_were_asked_for(tmp_path):
@@ -57,10 +61,10 @@ def test_numbers_by_size_and_names_as_they_were_asked_for(tmp_path):
         (tmp_path / name / ".hydra").mkdir(parents=True)
     (tmp_path / "notes").mkdir()
     expected = [f"mask_size={m},blur={b}" for m, b in itertools.product((7, 28, 112), ("wide", "narrow"))]
-    (tmp_path / sweep.ORDER).write_text("\n".join(names))
-    assert sweep.jobs(tmp_path) == expected
-    (tmp_path / sweep.ORDER).unlink()
-    assert sweep.jobs(tmp_path) == [
+    (tmp_path / sweep.JOBS_FILE).write_text("\n".join(names))
+    assert sweep.job_names(tmp_path) == expected
+    (tmp_path / sweep.JOBS_FILE).unlink()
+    assert sweep.job_names(tmp_path) == [
         f"mask_size={m},blur={b}" for m, b in itertools.product((7, 28, 112), ("narrow", "wide"))
     ]
 
@@ -68,7 +72,7 @@ def test_numbers_by_size_and_names_as_they_were_asked_for(tmp_path):
 def test_the_table_has_the_jobs_numbers_and_marks_the_best(tmp_path, job):
     for size, left in ((7, 0.5), (14, 0.2), (28, 0.4)):
         job(f"mask_size={size},seed=0", left)
-    text = sweep.finish(tmp_path)
+    text = sweep.write_sweep_results(tmp_path)
     table = {line["mask_size"]: line for line in lines(tmp_path) if line["metric"] == "p_normalised"}
     assert {k: float(v["value"]) for k, v in table.items()} == pytest.approx({"7": 0.5, "14": 0.125, "28": 0.375})
     assert list(table) == ["7", "14", "28"] and "seed" not in table["7"]  # what does not vary is no axis
@@ -76,13 +80,13 @@ def test_the_table_has_the_jobs_numbers_and_marks_the_best(tmp_path, job):
     assert best.startswith("| 14 |")
     for name in ("table.tex", "grid.png", "plots.png", "pareto.png"):
         assert (tmp_path / name).is_file()
-    assert Image.open(tmp_path / "grid.png").width > 4 * sweep.CELL
+    assert Image.open(tmp_path / "grid.png").width > 4 * CELL
 
 
 def test_an_axis_may_be_called_like_a_column(tmp_path, job):
     for name in ("[road]", "[deletion]"):
         job(f"metric={name}")
-    sweep.finish(tmp_path)
+    sweep.write_sweep_results(tmp_path)
     found = {(line["metric="], line["metric"]) for line in lines(tmp_path)}
     assert ("[road]", "area") in found and ("[deletion]", "p_normalised") in found
 
@@ -90,12 +94,14 @@ def test_an_axis_may_be_called_like_a_column(tmp_path, job):
 def test_forwards_are_a_cost_where_there_are_any(tmp_path, job):
     job("a/mask_size=7")
     job("b/explainer=rise", forwards=torch.full((2,), 4000.0))
-    assert "forwards" not in sweep.finish(tmp_path / "a") and "| 4000 |" in sweep.finish(tmp_path / "b")
+    assert "forwards" not in sweep.write_sweep_results(tmp_path / "a") and "| 4000 |" in sweep.write_sweep_results(
+        tmp_path / "b"
+    )
 
 
 def test_null_is_before_the_numbers():
-    assert sweep.ordered(["14", "null", "7", "1e2"]) == ["null", "7", "14", "1e2"]
-    assert sweep.ordered(["b", "null", "7"]) == ["b", "null", "7"]
+    assert sweep.sort_values(["14", "null", "7", "1e2"]) == ["null", "7", "14", "1e2"]
+    assert sweep.sort_values(["b", "null", "7"]) == ["b", "null", "7"]
 
 
 def test_a_failed_job_takes_nothing_away(tmp_path, job):
@@ -103,14 +109,14 @@ def test_a_failed_job_takes_nothing_away(tmp_path, job):
     job("target=cup")
     files.write_file(tmp_path / "target=nosuch" / store.FAILED, "there is\nno class nosuch\n")
     (tmp_path / "target=begun" / ".hydra").mkdir(parents=True)
-    text = sweep.finish(tmp_path)
+    text = sweep.write_sweep_results(tmp_path)
     assert "\n- target=nosuch failed: there is no class nosuch\n" in text and "\n- target=begun is not finished" in text
     assert text.endswith(".\n") and text == (tmp_path / "table.md").read_text()
     assert {line["target"] for line in lines(tmp_path)} == {"mug", "cup"}
     shutil.rmtree(tmp_path / "target=cup")
-    assert "| mug |" in sweep.finish(tmp_path)  # one is enough
+    assert "| mug |" in sweep.write_sweep_results(tmp_path)  # one is enough
     shutil.rmtree(tmp_path / "target=mug")
-    assert "No job is finished" in sweep.finish(tmp_path)
+    assert "No job is finished" in sweep.write_sweep_results(tmp_path)
 
 
 def test_a_job_that_was_stopped_does_not_compete(tmp_path, job):
@@ -118,7 +124,7 @@ def test_a_job_that_was_stopped_does_not_compete(tmp_path, job):
     said = json.loads((job("mask_size=14", 0.1) / "summary.json").read_text())
     said["protocol"]["stopped"] = True
     files.write_json(tmp_path / "mask_size=14" / "summary.json", said)
-    text = sweep.finish(tmp_path)
+    text = sweep.write_sweep_results(tmp_path)
     assert "mask_size=14 is not finished" in text and "| 14 |" not in text
 
 
@@ -126,19 +132,19 @@ def test_a_folder_is_told_as_it_is_typed(tmp_path, job, monkeypatch, caplog):
     """With a ~, and as text, as scripts/compare.py gives it."""
     job("home/a/mask_size=7")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    sweep.finish("~/a")
+    sweep.write_sweep_results("~/a")
     assert (tmp_path / "home/a/table.md").is_file() and (tmp_path / "home/a/report.html").is_file() and not caplog.records
 
 
 def test_what_is_no_sweep(tmp_path):
     with pytest.raises(ValueError, match="not the folder of a sweep"):
-        sweep.finish(tmp_path)
+        sweep.write_sweep_results(tmp_path)
 
 
 def test_a_preservation_wants_the_chance_high(tmp_path, job):
     for size, left in ((7, 0.3), (14, 0.8)):
         job(f"mask_size={size}", left, "preservation")
-    (best,) = [line for line in sweep.finish(tmp_path).splitlines() if "**0.875**" in line]
+    (best,) = [line for line in sweep.write_sweep_results(tmp_path).splitlines() if "**0.875**" in line]
     assert best.startswith("| 14 |") and {x["better"] for x in lines(tmp_path) if x["metric"] == "p_normalised"} == {
         "higher"
     }
@@ -150,8 +156,8 @@ def test_the_grid_shows_each_jobs_own_saliency(tmp_path, job):
     for pictures in (True, False):
         for size in (7, 14):
             job(f"{pictures}/mask_size={size}", pictures=pictures)
-        page = sweep.grid(sweep.read(tmp_path / str(pictures)).runs)
-        cells = np.asarray(page)[60:100, 8 : 8 + 3 * (sweep.CELL + 8)].astype(int)
+        page = draw_grid(sweep.read_sweep(tmp_path / str(pictures)).runs)
+        cells = np.asarray(page)[60:100, 8 : 8 + 3 * (CELL + 8)].astype(int)
         first, second, third = np.split(cells, 3, 1)
         assert np.array_equal(second, third) and not np.array_equal(first, second)
         assert (first.std() > 10) == pictures
@@ -164,9 +170,9 @@ def test_a_line_of_the_grid_is_one_photo_whatever_varies(tmp_path, job):
     for n in (1, 2):
         job(f"a/area=0.{n}", areas=torch.full((2,), n / 10))
         job(f"b/model=m{n}", size=(40, 20 * n), targets=torch.tensor([n, 7]), classes=[f"class {n}", "tabby cat"])
-    areas, models = (sweep.grid(sweep.read(tmp_path / name).runs) for name in "ab")
-    assert areas.width == 3 * (sweep.CELL + 8) + 8 and areas.height < 2.5 * sweep.CELL  # two photos, wider than high
-    tall, square = (np.asarray(models)[30:180, 8 + k * (sweep.CELL + 8) :][:, : sweep.CELL] for k in (1, 2))
+    areas, models = (draw_grid(sweep.read_sweep(tmp_path / name).runs) for name in "ab")
+    assert areas.width == 3 * (CELL + 8) + 8 and areas.height < 2.5 * CELL  # two photos, wider than high
+    tall, square = (np.asarray(models)[30:180, 8 + k * (CELL + 8) :][:, :CELL] for k in (1, 2))
     assert (tall[:, 85:] == 255).all() and (square[:, 85:] < 255).any()  # each over its own photo
 
 
@@ -174,24 +180,24 @@ def test_rows_whose_masks_are_gone_take_no_picture_away(tmp_path, job):
     for size in (7, 14):
         job(f"mask_size={size}")
     (tmp_path / "mask_size=7/masks/cup-1-mug.npz").unlink()
-    both = sweep.grid(sweep.read(tmp_path).runs)
+    both = draw_grid(sweep.read_sweep(tmp_path).runs)
     (tmp_path / "mask_size=14/masks/cup-1-mug.npz").write_bytes(b"half")
-    one = sweep.grid(sweep.read(tmp_path).runs)
+    one = draw_grid(sweep.read_sweep(tmp_path).runs)
     assert one.width == both.width and one.height < both.height
     shutil.rmtree(tmp_path / "mask_size=7/masks")
     shutil.rmtree(tmp_path / "mask_size=14/masks")
-    sweep.finish(tmp_path)
+    sweep.write_sweep_results(tmp_path)
     assert (tmp_path / "pareto.png").is_file()
 
 
 def test_of_many_jobs_some_are_shown(tmp_path, job):
-    runs = [replace(run, axes={"seed": str(k)}) for run in sweep.read(job("a/seed=0").parent).runs for k in range(30)]
-    assert sweep.grid(runs).width == (sweep.COLUMNS + 1) * (sweep.CELL + 8) + 8
+    runs = [replace(run, axes={"seed": str(k)}) for run in sweep.read_sweep(job("a/seed=0").parent).runs for k in range(30)]
+    assert draw_grid(runs).width == (MAX_JOBS + 1) * (CELL + 8) + 8
 
 
 def test_no_point_of_the_front_is_beaten():
     points = np.random.default_rng(0).integers(0, 12, (200, 2)).astype(float)
-    front = plots.front(points)
+    front = pareto_front(points)
     for i, point in enumerate(points):
         beaten = ((points <= point).all(1) & (points < point).any(1)).any()
         assert beaten or any((points[j] == point).all() for j in front)
@@ -201,12 +207,9 @@ def test_no_point_of_the_front_is_beaten():
 
 def heat(better: str, values: dict) -> tuple:
     """The panel of a metric with these values, (a, b) -> value, where a is 1 or 2 and b is x or y."""
-    table = [
-        {"axes": {"a": a, "b": b}, "metric": "m", "better": better, "value": value, "low": math.nan, "high": math.nan}
-        for (a, b), value in values.items()
-    ]
+    table = [ComparisonLine(f"{a}{b}", "m", value, better, axes={"a": a, "b": b}) for (a, b), value in values.items()]
     panel = Figure().subplots()
-    plots._heat(panel, table, ["a", "b"], [["1", "2"], ["x", "y"]])
+    draw_heat_map(panel, table, ["a", "b"], [["1", "2"], ["x", "y"]])
     return panel, {text.get_text(): text for text in panel.texts}
 
 
@@ -229,21 +232,21 @@ def test_the_best_cell_is_the_brightest_and_bold(better, best):
 
 
 def test_what_is_geometric():
-    assert all(map(plots.geometric, [(7, 14, 28), (5, 7, 14, 28, 56), (0.001, 0.01, 1), (0, 0.1, 0.2, 0.5, 1)]))
-    assert not any(map(plots.geometric, [(1, 2, 3), (10, 20, 30, 40, 50, 60), (1, 100), (-1, 1, 10, 100), (0, 1), (5,)]))
+    assert all(map(plots.is_geometric, [(7, 14, 28), (5, 7, 14, 28, 56), (0.001, 0.01, 1), (0, 0.1, 0.2, 0.5, 1)]))
+    assert not any(map(plots.is_geometric, [(1, 2, 3), (10, 20, 30, 40, 50, 60), (1, 100), (-1, 1, 10, 100), (0, 1), (5,)]))
 
 
 def test_the_labels_of_an_axis_are_not_written_over_each_other():
     panel = Figure().subplots()
     panel.plot([0, 100], [0, 0])
-    assert plots._apart(panel, [1, 2, 50, 100], ["1", "2", "50", "100"]) == ["1", "", "50", "100"]
+    assert plots.readable_labels(panel, [1, 2, 50, 100], ["1", "2", "50", "100"]) == ["1", "", "50", "100"]
 
 
 def test_names_with_several_jobs_stand_beside_each_other():
     axes = [{"blur": blur, "lr": lr, "tv": "1"} for blur in ("wide", "narrow") for lr in ("1", "2")]
-    table = [{"axes": a, "metric": "m", "better": "lower", "value": 0.5, "low": 0.4, "high": 0.6} for a in axes]
+    table = [ComparisonLine(f"{a}", "m", 0.5, "lower", low=0.4, high=0.6, axes=a) for a in axes]
     panel = Figure().subplots()
-    plots._lines(panel, table, ["blur", "lr", "tv"], [["wide", "narrow"], ["1", "2"], ["1"]])
+    plots.draw_lines(panel, table, ["blur", "lr", "tv"], [["wide", "narrow"], ["1", "2"], ["1"]])
     places = [x for shown in panel.containers for x in shown[0].get_xdata()]
     assert len(set(places)) == 4 and sorted(round(x) for x in places) == [0, 0, 1, 1]
 
@@ -251,22 +254,22 @@ def test_names_with_several_jobs_stand_beside_each_other():
 def test_only_what_it_cost_is_drawn_too(tmp_path, job):
     for size in (7, 14):
         job(f"mask_size={size}")
-    sweep.finish(tmp_path, tmp_path / "out", ["seconds"])
+    sweep.write_sweep_results(tmp_path, tmp_path / "out", ["seconds"])
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"plots.png", "pareto.png", "grid.png"}
 
 
-def run(name: str, p: float, area: float, better: str = "lower") -> compare.Run:
+def run(name: str, p: float, area: float, better: str = "lower") -> RunFolder:
     numbers = {"p_normalised": p, "area": area, "passes": 30.0, "forwards": 0.0}
     metrics = {
         key: {"value": value, "better": better if key == "p_normalised" else "lower"} for key, value in numbers.items()
     }
-    return compare.Run(Path(name), {"lr": name}, [], metrics, {}, 0)
+    return RunFolder(Path(name), {"lr": name}, [], metrics, {}, 0)
 
 
 def drawn(monkeypatch, tmp_path, runs) -> Figure:
     pages = []
-    monkeypatch.setattr(plots, "save_figure", lambda path, page: pages.append(page))
-    plots.pareto(runs, tmp_path / "pareto.png")
+    monkeypatch.setattr(pareto, "save_figure", lambda path, page: pages.append(page))
+    pareto.plot_pareto(runs, tmp_path / "pareto.png")
     return pages[0]
 
 

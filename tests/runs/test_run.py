@@ -47,7 +47,7 @@ def test_a_report_that_cannot_be_written_costs_a_warning(mpx, folder, monkeypatc
     def fail(_):
         raise OSError(28, "No space left on device", "report.html")
 
-    monkeypatch.setattr("mpx.report.html.write", fail)
+    monkeypatch.setattr("mpx.report.html.write_report", fail)
     code, out, err = mpx(*SQUARE, "images=photos", "limit=1")
     assert code == 0 and (out + err).count("No space left") == 1 and len(table(result(folder))) == 1
     assert "numbers   " in out and "report    " not in out

@@ -16,7 +16,7 @@ function make(tag, attributes = {}, ...children) {
   return made;
 }
 
-// ---- numbers, as mpx.report.render writes them
+// ---- numbers, as mpx.pictures.text writes them
 
 const probability = (p) => (p === null ? "–" : p > 0 && p < 0.0005 ? "<0.001" : p.toFixed(3));
 const percent = (a) => (a === null ? "–" : `${(100 * a).toFixed(1)} %`);
@@ -70,7 +70,7 @@ function saliency(view, frame) {
   return pixels(view.frames, view.width, view.height, frame * tall, tall);
 }
 
-// mpx.report.render.overlay at strength 1, the photo at 0: a screen blend of the colours over the half-dark grey photo
+// mpx.pictures.colours.overlay at strength 1, the photo at 0: a screen blend of the colours over the half-dark grey photo
 function overlay(canvas, view, frame, strength) {
   const heat = saliency(view, frame), photo = view.pixels, image = new ImageData(view.width, view.height), out = image.data;
   let sum = 0;
@@ -107,7 +107,7 @@ function card(r) {
   const row = rows[r], cells = make("div", { class: "cells" });
   row.cells.forEach((cell, j) => cells.append(cell && cell.values ? small(r, j) : absent(j, cell)));
   const name = make("div", { class: "name", title: `${row.class} – ${row.image}` }, make("b", {}, row.class));
-  const asked = row.requested_area === null ? "" : ` · area ${percent(row.requested_area)} asked`;
+  const asked = row.requested_area === null ? "" : ` · area ${percent(row.requested_area)} requested`;
   name.append(make("span", { class: "faint" }, row.image + asked));
   const made = make("li", { class: "card" });
   made.append(...(jobs.length > 1 ? [name, cells] : [cells, name, ...facts(r, 0)]));
@@ -145,7 +145,7 @@ function label(j) {
 }
 
 function meter(cell) {
-  const bar = make("div", { class: "meter", title: "p before, light, and after, dark" });
+  const bar = make("div", { class: "meter", title: "p before (light) and after (dark)" });
   for (const name of ["p_before", "p_after"]) {
     const part = make("i");
     part.style.width = `${100 * (number(cell, name) ?? 0)}%`;
@@ -155,7 +155,7 @@ function meter(cell) {
 }
 
 function verdict(cell) {
-  const [mark, text] = { true: ["good", "works"], false: ["bad", "fails"] }[cell.works] ?? ["", ""];
+  const [mark, text] = { true: ["good", "succeeds"], false: ["bad", "fails"] }[cell.success] ?? ["", ""];
   return make("span", { class: mark }, text);
 }
 
@@ -181,7 +181,7 @@ async function show(canvas) {
   const data = stored(...canvas.at), what = $("picture").value, said = canvas.previousSibling;
   if (!data?.photo) {
     if (document.readyState === "loading") waiting.add(canvas);
-    else said.textContent = "no picture kept";
+    else said.textContent = "no picture stored";
     return;
   }
   try {
@@ -228,11 +228,11 @@ let direction = 1;
 
 function arrange() {
   const words = $("find").value.toLowerCase().split(/\s+/).filter(Boolean), which = $("which").value;
-  const works = which && which === "works";
+  const success = which && which === "succeeds";
   const [key] = SORTS[$("sort").value];
   order = rows.map((_, r) => r).filter((r) => {
     const text = `${rows[r].image} ${rows[r].class}`.toLowerCase();
-    return words.every((word) => text.includes(word)) && (!which || rows[r].cells.some((c) => c?.works === works));
+    return words.every((word) => text.includes(word)) && (!which || rows[r].cells.some((c) => c?.success === success));
   });
   if (key) {
     const values = new Map(order.map((r) => [r, key(rows[r])]));
@@ -246,7 +246,7 @@ function arrange() {
   $("turn").textContent = direction > 0 ? "↑ rising" : "↓ falling";
   $("count").textContent = `${order.length} of ${rows.length}`;
   shown = 0;
-  gallery.replaceChildren(...(order.length ? [] : [make("li", { class: "none" }, "Nothing is like that.")]));
+  gallery.replaceChildren(...(order.length ? [] : [make("li", { class: "none" }, "No row matches.")]));
   grow();
 }
 

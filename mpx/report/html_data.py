@@ -1,0 +1,187 @@
+"""What report.html shows of runs: their numbers, rows matched between runs, and a block of pictures for each row."""
+
+import json
+import math
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mpx.pictures.encoding import encode_jpeg
+from mpx.pictures.text import format_percent
+from mpx.runs.store import FAILED
+from mpx.runs.tables import RESULT_COLUMNS, parse_number, read_csv
+
+BOUND = 0.1  # a deletion succeeds where p_normalised is at most this, a preservation where it is at least 1 - BOUND
+MAX_POINTS = 200  # of a curve
+STORED_KEYS = ("photo", "perturbed", "complement", "frames", "iterations", "frame_p", "saliency", "terms", "curves")
+
+Line = dict[str, str]  # of results.csv
+MatchedLines = list[Line | None]  # one for each job, None where the job has no such row
+
+
+@dataclass
+class JobData:
+    """What the folder of a run, or of a sweep's job, holds."""
+
+    name: str
+    fault: str | None = None  # the reason why it has no rows
+    lines: list[Line] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # (image, reason)
+    summary: dict[str, Any] = field(default_factory=dict)
+    masks: dict[str, Path] = field(default_factory=dict)  # name in the table -> mask file, of rows with pictures
+    game: str = "deletion"
+
+    def cell(self, line: Line, columns: Sequence[str]) -> dict[str, Any]:
+        """Return the name, the success (None: unknown) and the values of a row."""
+        p = finite_number(line["p_normalised"])
+        success = None if p is None else p >= 1 - BOUND if self.game == "preservation" else p <= BOUND
+        return {"name": row_name(line), "success": success, "values": [finite_number(line.get(c)) for c in columns]}
+
+    def headline(self, columns: Sequence[str]) -> dict[str, str]:
+        """Return name -> text of the numbers at the top of the page; a killed run has no summary and only its counts."""
+        if self.fault:
+            return {}
+        successes = [s for line in self.lines if (s := self.cell(line, columns)["success"]) is not None]
+        counts = {"missing": self.summary.get("n_missing", 0), "skipped": len(self.skipped)}
+        texts = {"rows": str(len(self.lines))} | {name: str(n) for name, n in counts.items() if n}
+        share = format_percent(sum(successes) / len(successes)) if successes else ""
+        texts |= {"game": self.game, "success": share}
+        common = {name: self.summary[name] for name in ("p_normalised", "area") if name in self.summary}
+        metrics = {name: values | {"value": values["mean"]} for name, values in common.items()}
+        for name, metric in (metrics | self.summary.get("metrics", {})).items():
+            if metric["value"] is not None:
+                interval = " [{:.3f}, {:.3f}]".format(*metric["interval95"]) if metric["interval95"] else ""
+                texts[name] = f"{metric['value']:.3f}{interval}"
+        return texts
+
+
+def read_job(folder: Path, name: str) -> JobData:
+    """Read a run's folder; one without rows has a `fault`."""
+    if (folder / FAILED).is_file():
+        return JobData(name, (folder / FAILED).read_text("utf-8", "replace").strip() or "failed")
+    try:
+        lines = read_csv(folder / "results.csv")
+    except FileNotFoundError:
+        return JobData(name, "no results.csv")
+    if not lines or not set(RESULT_COLUMNS) <= lines[0].keys():
+        return JobData(name, "no rows in results.csv")
+    skipped = read_csv(folder / "skipped.csv") if (folder / "skipped.csv").is_file() else []
+    try:
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    except (OSError, ValueError):  # a killed run has none yet
+        summary = {}
+    pictured = (path.stem for path in (folder / "panels").glob("*.png"))
+    masks = {name.encode("utf-8", "backslashreplace").decode(): folder / "masks" / f"{name}.npz" for name in pictured}
+    game = summary.get("protocol", {}).get("game") or str(load_arrays(folder / lines[0]["mask"], ("game",)).get("game", ""))
+    reasons = [(line["image"], line["reason"]) for line in skipped]
+    return JobData(name, None, lines, reasons, summary, masks, game or "deletion")
+
+
+def match_rows(jobs: Sequence[JobData]) -> list[MatchedLines]:
+    """Return the lines of each image and class, one for each job; by requested area too where a job has several.
+
+    The same pairing as compare.paired_difference.
+    """
+    key: tuple[str, ...] = ("image", "target")
+    if any(len({(line["image"], line["target"]) for line in job.lines}) < len(job.lines) for job in jobs):
+        key += ("requested_area",)
+    rows: dict[tuple[str, ...], MatchedLines] = {}
+    for j, job in enumerate(jobs):
+        for line in job.lines:
+            rows.setdefault(tuple(line[column] for column in key), [None] * len(jobs))[j] = line
+    return list(rows.values())
+
+
+def page_row(row: MatchedLines, jobs: Sequence[JobData], columns: Sequence[str]) -> dict[str, Any]:
+    """Return a row for the page's script."""
+    lines = [line for line in row if line]
+    first = lines[0]
+    areas = {line["requested_area"] for line in lines}
+    reasons = [dict(job.skipped).get(first["image"]) if len(jobs) > 1 else None for job in jobs]
+    return {
+        "name": row_name(first),
+        "image": first["image"],
+        "class": first["class"],
+        "requested_area": finite_number(areas.pop()) if len(areas) == 1 else None,
+        "cells": [
+            job.cell(line, columns) if line else reason and {"reason": f"skipped: {reason}"}
+            for job, line, reason in zip(jobs, row, reasons)
+        ],
+    }
+
+
+def picture_blocks(rows: Sequence[MatchedLines], jobs: Sequence[JobData]) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """Yield (element id, content) one at a time; an image of several cells is yielded once, before the first of them."""
+    photos: dict[bytes, str] = {}  # digest -> element id
+    for r, row in enumerate(rows):
+        for j, (job, line) in enumerate(zip(jobs, row)):
+            path = job.masks.get(row_name(line)) if line else None
+            stored = load_arrays(path, STORED_KEYS) if path else {}
+            block = _curves(stored) if stored else {}
+            if "photo" in stored:
+                photo = stored["photo"].tobytes()
+                digest = sha256(photo).digest()
+                if digest not in photos:
+                    photos[digest] = f"p{len(photos)}"
+                    yield photos[digest], _base64(photo)
+                block |= {"photo": photos[digest]} | _pictures(stored)
+            if block:
+                yield f"d{r}-{j}", block
+
+
+def aspect_ratio(jobs: Sequence[JobData]) -> str:
+    """Return "width / height" of the pictures, which all rows of a run share; of a flat box where the first has none."""
+    path = next((path for job in jobs for path in job.masks.values()), None)
+    stored = load_arrays(path, ("saliency", "photo")) if path else {}
+    return "{1} / {0}".format(*stored["saliency"].shape) if "photo" in stored else "6 / 1"
+
+
+def load_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return these arrays of a mask file; none where the file is damaged."""
+    try:
+        with np.load(path) as file:
+            return {key: file[key] for key in keys if key in file}
+    except Exception:  # see store.load_row for the errors of a damaged file
+        return {}
+
+
+def row_name(line: Line) -> str:
+    return Path(line["mask"]).stem
+
+
+def finite_number(text: str | None) -> float | None:
+    value = parse_number(text)
+    return value if math.isfinite(value) else None
+
+
+def _pictures(stored: dict[str, np.ndarray]) -> dict[str, Any]:
+    saliency = (np.nan_to_num(stored["saliency"].astype(np.float32)) * 255).round().clip(0, 255).astype(np.uint8)
+    pictures = {name: _base64(stored[name].tobytes()) for name in ("perturbed", "complement", "frames") if name in stored}
+    return pictures | {
+        "final": _base64(encode_jpeg(Image.fromarray(saliency))),  # at its own size, which `frames` do not have
+        "iterations": stored["iterations"].tolist(),
+        "p": [_short(p) for p in stored["frame_p"].tolist()],
+    }
+
+
+def _curves(stored: dict[str, np.ndarray]) -> dict[str, Any]:
+    curves = stored["curves"]  # (terms, steps); an explainer has none
+    if curves.size == 0:
+        return {}
+    at = np.linspace(0, curves.shape[1] - 1, min(curves.shape[1], MAX_POINTS)).round().astype(int)
+    terms = zip(stored["terms"].tolist(), curves[:, at].tolist())
+    return {"at": at.tolist(), "curves": {term: [_short(value) for value in values] for term, values in terms}}
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode()

@@ -1,0 +1,61 @@
+"""The folder of a finished run, read: rows of results.csv, metrics and protocol of summary.json."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpx.runs.tables import read_csv
+
+# metrics that every run has, in summary.json under their own names -> which values are better
+COMMON_METRICS = {"p_normalised": "lower", "area": "lower", "passes": "lower", "forwards": "lower", "seconds": "lower"}
+COST_METRICS = ("passes", "forwards", "seconds")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What the folder of a run holds."""
+
+    folder: Path
+    axes: dict[str, str]  # heading -> cell at the left of its line in a table; in a sweep what varies, else the run's name
+    rows: list[dict[str, str]]  # lines of results.csv
+    metrics: dict[str, dict[str, Any]]  # name -> value, interval95, n, better, protocol
+    protocol: dict[str, Any]
+    n_missing: int  # images
+
+    @property
+    def name(self) -> str:
+        return self.folder.name or str(self.folder)
+
+    @property
+    def is_finished(self) -> bool:
+        return not self.n_missing and not self.protocol.get("stopped")
+
+    def rows_by(self, columns: tuple[str, ...]) -> dict[tuple[str, ...], dict[str, str]]:
+        """Return the rows by their values in these columns."""
+        return {tuple(row[column] for column in columns): row for row in self.rows}
+
+
+def read_run(folder: str | Path) -> RunFolder:
+    """Read results.csv and summary.json. ValueError where one is missing or damaged."""
+    folder = Path(folder).expanduser()
+    try:
+        rows = read_csv(folder / "results.csv")
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+        protocol = summary["protocol"]
+        metrics = {name: _common_metric(summary[name], better) for name, better in COMMON_METRICS.items()}
+        if protocol.get("game") == "preservation":
+            metrics["p_normalised"]["better"] = "higher"
+        metrics |= summary.get("metrics", {})
+        n_missing = summary["n_missing"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{str(folder)!r} is not the folder of a finished run ({type(error).__name__}: {error}): "
+            "give folders that hold results.csv and summary.json"
+        ) from error
+    return RunFolder(folder, {"": folder.name or str(folder)}, rows, metrics, protocol, n_missing)
+
+
+def _common_metric(statistics: dict[str, Any], better: str) -> dict[str, Any]:
+    values = {"value": statistics["mean"], "interval95": statistics["interval95"], "n": statistics["n"]}
+    return {**values, "better": better, "protocol": ""}

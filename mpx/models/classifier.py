@@ -63,7 +63,7 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B,3,H,W) in [0,1] to logits (B, classes)."""
         out = self.network(torch.addcmul(self.shift, x, self.scale))  # a new tensor: in-place first layers are harmless
-        if hasattr(out, "logits"):  # Hugging Face; torchvision's named tuples with auxiliary heads
+        if hasattr(out, "logits"):  # foreign: output of Hugging Face, or of torchvision's networks with auxiliary heads
             out = out.logits
         elif isinstance(out, (tuple, list)) and out:
             out = out[0]

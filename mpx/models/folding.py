@@ -55,7 +55,7 @@ def fold_pair(conv: nn.Module, norm: nn.Module) -> None:
     twin._parameters = dict(zip(("weight", "bias"), weights))
     twin.forward = type(conv).forward.__get__(twin)
     conv.forward = twin.forward
-    steps = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]  # timm's
+    steps = [getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)]  # foreign: timm
     norm.forward = nn.Sequential(*steps).forward
 
 

@@ -153,7 +153,7 @@ def _build(path: str) -> object:
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(module_name)
-        build: Callable[[], object] = getattr(module, function_name)
+        build: Callable[[], object] = getattr(module, function_name)  # foreign: the user's module
     except (ImportError, OSError, AttributeError, ValueError) as error:
         raise ValueError(
             f"model.network={path!r} cannot be imported ({_reason(error)}): expected package.module:function or "

@@ -1,0 +1,51 @@
+"""Networks through which no mask can be learnt are refused with one sentence; all others pass."""
+
+import pytest
+import torch
+from small_networks import Wrap, X, equal_states, state
+from torch import nn
+
+from mpx.models import Classifier
+from mpx.models.checks import check_classifier
+
+
+class NoGrad(Wrap):
+    @torch.no_grad()
+    def forward(self, x):
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "network, words",
+    [
+        (Wrap(lambda out: out * float("nan")), "infinite logits"),
+        (Wrap(lambda out: out / 0), "infinite logits"),
+        (NoGrad(), "without gradient"),
+        (Wrap(lambda out: out.detach()), "without gradient"),
+        (Wrap(lambda out: out.round()), "without gradient"),
+        (Wrap(lambda out: out.detach() + torch.zeros(5, requires_grad=True)), "without gradient"),
+        (Wrap(lambda out: (out - out.detach()).abs().sqrt()), "gradient.*NaN"),
+        (Wrap(lambda out: out[:, :1]), "a single logit y"),
+        (Wrap(lambda out: out.softmax(1)), "gives probabilities"),
+        (Wrap(lambda out: out - out.mean(0)[None] * (len(out) > 1)), "gives an image other logits"),
+        (Wrap().double(), "weights of torch.float64"),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), "3 colours and 8x8 px .*model.size="),
+        (nn.Sequential(nn.Flatten(), nn.Linear(27, 5)), "3 colours and 8x8 px .*model.size="),
+    ],
+)
+def test_refuses(network, words):
+    before = state(network)
+    with pytest.raises(ValueError, match=words) as error:
+        check_classifier(Classifier(network), X[:1])
+    assert equal_states(before, state(network)) and "\n" not in str(error.value)
+
+
+def test_returns_logits_even_under_no_grad():
+    with torch.no_grad():
+        logits = check_classifier(Classifier(Wrap(), categories="abcde"), X[:1])
+    assert logits.shape == (1, 5) and not logits.requires_grad
+
+
+def test_a_random_network_passes():
+    """Its logits differ from call to call, not with the other images of a batch."""
+    check_classifier(Classifier(Wrap(lambda out: out + torch.rand_like(out))), X[:1])

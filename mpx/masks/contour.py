@@ -93,7 +93,7 @@ class Contour(Mask):
 
     def initial(self, rng: RowRandom) -> Tensor:
         """Return circles (B,contours,1,P)."""
-        parameter = torch.zeros(rng.batch_size, *self.shape, device=rng.device)
+        parameter = torch.zeros(rng.batch_size, *self.shape, dtype=torch.float32, device=rng.device)
         parameter[..., 2] = math.log(self.radius)
         contours = self.shape[0]
         if contours > 1:

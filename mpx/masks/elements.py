@@ -43,7 +43,7 @@ class Elements(Mask):
         return parameter.sigmoid() if self.sigmoid else parameter
 
     def initial(self, rng: RowRandom) -> Tensor:
-        return torch.full((rng.batch_size, *self.shape), float(self.init), device=rng.device)
+        return torch.full((rng.batch_size, *self.shape), self.init, dtype=torch.float32, device=rng.device)
 
     @torch.no_grad()
     def project_(self, parameter: Tensor) -> None:

@@ -68,7 +68,7 @@ class Grid(Mask):
         if self.init == "random":
             return rng.uniform(*self.shape)
         value = 1.0 if isinstance(self.init, str) else float(self.init)
-        return torch.full((rng.batch_size, *self.shape), value, device=rng.device)
+        return torch.full((rng.batch_size, *self.shape), value, dtype=torch.float32, device=rng.device)
 
     def disc(self, radius: float) -> Tensor:
         y, x = ((torch.arange(n) + 0.5) * side / n - side / 2 for n, side in zip(self.shape[1:], self.image_size))

@@ -1,4 +1,4 @@
-"""Regions in the original and in the network's picture: what one says of a pixel, so does the other.
+"""Regions in the original and in the network's input: both agree on every pixel.
 
 Random sizes with crops larger and smaller than the picture; the second route is the transform of the pixels themselves.
 """
@@ -33,7 +33,7 @@ def cases(number, low=20, high=160):
 
 
 @pytest.mark.parametrize("resize, crop", KINDS)
-def test_points_there_and_back(resize, crop):
+def test_points_map_back_to_where_they_came_from(resize, crop):
     preprocess = Preprocess(crop, resize)
     for rng, size, _ in cases(200, high=2000):
         point = tuple(rng.uniform(-9, side + 9) for side in size)
@@ -48,8 +48,8 @@ def test_points_there_and_back(resize, crop):
 
 
 @pytest.mark.parametrize("resize, crop", KINDS)
-def test_a_point_is_where_its_pixel_went(resize, crop):
-    """A ramp of brightness tells of every pixel of the crop whence it came."""
+def test_points_follow_pixels(resize, crop):
+    """A ramp of brightness gives every pixel of the crop its position in the original."""
     preprocess = Preprocess(crop, resize, "bilinear")
     for _, size, _ in cases(8, 60, 100):
         for axis in range(2):
@@ -62,7 +62,7 @@ def test_a_point_is_where_its_pixel_went(resize, crop):
 
 
 @pytest.mark.parametrize("resize, crop", KINDS)
-def test_mask_of_a_drawn_box_is_the_boxs(resize, crop):
+def test_a_drawn_box_equals_the_box(resize, crop):
     preprocess = Preprocess(crop, resize)
     for _, size, box in cases(100):
         region, drawn = Region((box,)), Region(draw=partial(draw, box, size))
@@ -82,7 +82,7 @@ def test_mask_of_a_drawn_box_is_the_boxs(resize, crop):
 
 
 @pytest.mark.parametrize("resize, crop", KINDS)
-def test_mask_is_what_the_pictures_transform_would_do(resize, crop):
+def test_masks_are_transformed_like_images(resize, crop):
     preprocess = Preprocess(crop, resize, "nearest")
     for rng, size, _ in cases(50):
         spots = Image.fromarray(rng.random(size[::-1]) < 0.3)
@@ -101,7 +101,7 @@ def test_several_boxes_and_none():
     assert not nothing.mask().any() and nothing.boxes().shape == (0, 4)
 
 
-def test_no_region_reaches_into_the_padding():
+def test_regions_stay_out_of_the_padding():
     place = Annotation(Region(((-5, 0, 99, 4),)), (10, 10), Preprocess((12, 14)))
     assert place.mask().sum() == place.original_mask().sum() == 40
 
@@ -111,7 +111,7 @@ def test_points_outside_the_crop_are_left_out():
     assert place.points() == {"eye": (3.5, 3.5)}
 
 
-def test_a_digest_is_of_boxes_points_and_the_file_drawn_from(tmp_path):
+def test_a_digest_covers_boxes_points_and_drawn_files(tmp_path):
     def regions(x=1, point=2, length=9):
         def fresh(path):  # elsewhere in memory each time, as in another process
             raise AssertionError

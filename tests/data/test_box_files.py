@@ -33,7 +33,7 @@ def test_csv_with_each_kind_of_dataset(tmp_path):
     assert pickle.loads(pickle.dumps(item)) == item and hash(item) == hash(pickle.loads(pickle.dumps(item)))
 
 
-def test_cells_as_spreadsheets_and_pandas_write_them(tmp_path):
+def test_cells_written_by_spreadsheets_and_pandas(tmp_path):
     file = given(tmp_path, CSV + "a/1.png ,1.0,0,1,5,6\nb/2.png, 2.50 ,0,1,5,6\n")
     assert [item.label for item in datasets.images(f"{tmp_path}/*/*.png", file)] == ["1", "2.50"]
 
@@ -71,7 +71,7 @@ def test_without_a_file_nothing_changes(tmp_path):
         ("b.json", '[{"file": "a", "label": 1, "boxes": [[0, 0, 1]]}]', re.escape("[0, 0, 1] is no box")),
     ],
 )
-def test_a_file_that_cannot_be_used_says_why(tmp_path, name, text, words):
+def test_unusable_files_are_refused(tmp_path, name, text, words):
     file = given(tmp_path, text, name)
     with pytest.raises(ValueError, match=words) as error:
         datasets.images(f"{tmp_path}/*/*.png", file)

@@ -87,7 +87,7 @@ def test_coco(folder, capfd):
     assert not grey.regions["dog"].difficult
 
 
-def test_drawings_are_pycocotools_own(folder):
+def test_drawings_equal_pycocotools(folder):
     from pycocotools.coco import COCO
 
     parsed = COCO(folder / "instances.json")
@@ -111,7 +111,7 @@ def test_classes(folder):
             coco(folder / "val", folder / "instances.json", classes)
 
 
-def test_what_is_wrong(folder, monkeypatch):
+def test_unusable_files_are_refused(folder, monkeypatch):
     content = json.loads((folder / "instances.json").read_text())
     content["annotations"][0]["category_id"] = 99
     (folder / "unknown.json").write_text(json.dumps(content))

@@ -1,4 +1,4 @@
-"""Listing files: what is found, in which order, under which names, and what is said when nothing is."""
+"""Lists of images: their order and names, and refusals of missing or invalid files."""
 
 import os
 import re
@@ -42,7 +42,7 @@ def test_images_takes_path_glob_folder_and_list(tmp_path):
     assert names(datasets.images(several)) == ["c.webp", "b.png"]
 
 
-def test_images_says_what_is_wrong(tmp_path):
+def test_missing_images_are_refused(tmp_path):
     touch(tmp_path, "chelsea.png", "text/notes.txt")
     for files, words in [
         (tmp_path / "chelsae.png", "did you mean chelsea.png"),
@@ -56,7 +56,7 @@ def test_images_says_what_is_wrong(tmp_path):
             datasets.images(files)
 
 
-def test_what_is_no_file_is_listed_so_that_reading_says_so(tmp_path):
+def test_folders_links_and_pipes_are_listed_for_reading_to_report(tmp_path):
     touch(tmp_path, "set/a/1.png")
     (tmp_path / "set/a/album.png").mkdir()
     (tmp_path / "set/a/dead.png").symlink_to("nowhere.png")
@@ -67,7 +67,7 @@ def test_what_is_no_file_is_listed_so_that_reading_says_so(tmp_path):
     assert names(datasets.folder(tmp_path / "set")) == ["1.png", "dead.png", "pipe.png"]  # album.png is a folder to look in
 
 
-def test_no_file_is_looked_at(tmp_path, monkeypatch):
+def test_listing_opens_no_file(tmp_path, monkeypatch):
     touch(tmp_path, *[f"{c}{i}.png" for c in ("", "0/", "1/") for i in range(100)])
     (tmp_path / "t.csv").write_text("image\n" + "".join(f"0/{i}.png\n" for i in range(100)))
     looked = []
@@ -150,7 +150,7 @@ def test_table(tmp_path):
     assert names(spaced) == ["x.png", "y.png", "z 1.png"] and [i.label for i in spaced] == ["1", None, "1.5"]
 
 
-def test_a_row_that_is_no_good_is_that_rows_problem(tmp_path):
+def test_an_invalid_row_is_an_item_with_a_problem(tmp_path):
     inside, outside = tmp_path / "set/in.png", tmp_path / "out.png"
     rows = {
         "line-9.png,0": None,
@@ -184,7 +184,7 @@ def test_a_row_that_is_no_good_is_that_rows_problem(tmp_path):
         assert item.name == (f"line-{line}" if line != 9 else "t.csv_line-9")
 
 
-def test_a_tables_folder_may_be_one_of_links(tmp_path):
+def test_a_table_may_list_links(tmp_path):
     touch(tmp_path, "store/1.png", "set/none")
     (tmp_path / "set/linked.png").symlink_to("../store/1.png")
     (tmp_path / "set/folder").symlink_to("../store")
@@ -192,7 +192,7 @@ def test_a_tables_folder_may_be_one_of_links(tmp_path):
     assert [(item.problem, item.path.read_bytes()) for item in items] == [(None, b"broken")] * 2
 
 
-def test_a_table_that_cannot_be_used_says_why(tmp_path):
+def test_unusable_tables_are_refused(tmp_path):
     for text, options, words in [
         ("file,label\na.png,0\n", {}, "no column 'image': its columns are 'file', 'label'"),
         ("image,klass\na.png,0\n", {"label": "class"}, "no column 'class'"),

@@ -36,7 +36,7 @@ def test_imagenet(root):
     assert "no box for ILSVRC2012_val_00000003" in imagenet(root, annotations="xml")[2].problem
 
 
-def test_imagenet_says_what_is_wrong(root):
+def test_missing_files_are_refused(root):
     text(root / "all.txt", "1", "2", "3")
     text(root / "torn.csv", "ImageId,PredictionString", "a,n01 1 2 3")
     for options, words in [

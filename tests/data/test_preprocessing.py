@@ -26,7 +26,7 @@ def test_equals_torchvision(size, resize, crop, interpolation):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("resize, crop", [(256, (224, 224)), (64, (64, 48)), (None, (61, 80)), (None, (400, 300))])
 @pytest.mark.parametrize("where", [(0.3, 0.35, 0.6, 0.7), (0.0, 0.1, 0.5, 0.55), (0.45, 0.4, 1.0, 1.0)])
-def test_box_finds_the_rectangle(size, resize, crop, where):
+def test_a_box_maps_to_its_pixels(size, resize, crop, where):
     box = tuple(int(f * side) for f, side in zip(where, size * 2))
     image = Image.new("RGB", size)
     image.paste("white", box)
@@ -38,11 +38,11 @@ def test_box_finds_the_rectangle(size, resize, crop, where):
     assert max(abs(float(a) - b) for a, b in zip(found, mapped)) <= 0.75, (found, mapped)
 
 
-def test_box_outside_is_clipped():
+def test_a_box_outside_is_clipped():
     assert Preprocess((10, 10), None).box((-5, 0, 2, 100), (100, 100)) == (0, 0, 0, 10)
 
 
-def test_grey_and_transparent_pictures_are_made_rgb():
+def test_grey_and_transparent_images_become_rgb():
     assert Preprocess((8, 8), 8)(Image.new("LA", (20, 10), (0, 0))).min() == 1
 
 

@@ -68,7 +68,7 @@ def test_refuses(spec, label, words):
     assert "\n" not in str(error.value)
 
 
-def test_crane():
+def test_an_exact_name_wins_over_words():
     # the name occurs twice in ImageNet; torchvision calls the bird "crane bird", so that the whole name is the machine
     assert resolve_targets(["crane", "crane bird"], LOGITS, None, NAMES) == [517, 134]
     twice = [*NAMES]
@@ -85,7 +85,7 @@ def test_synonyms_come_before_words():
         resolve_targets("rad", torch.zeros(3), None, names)
 
 
-def test_without_names():
+def test_models_without_class_names():
     assert resolve_targets(["top1", 2], torch.tensor([0.0, 1.0, 0.5])) == [1, 2]
     with pytest.raises(ValueError, match="no class names"):
         resolve_targets("flute", torch.zeros(3))
@@ -108,7 +108,7 @@ def test_region_of_a_class():
     assert region_of(0, {"zzzzqqqq": other, 1000: other, "tench": one}, 1000, NAMES) is one
 
 
-def test_classes_called_by_numbers():
+def test_classes_named_by_numbers():
     """A folder called 10 is the class of this name, which is another than class 10 where names are sorted as text."""
     names = sorted(str(i) for i in range(1, 13))  # 1, 10, 11, 12, 2, ...
     logits = torch.zeros(12)

@@ -48,13 +48,13 @@ def test_voc(root):
     assert Annotation(items["one"].regions["dog"], size, Preprocess((10, 20))).mask().sum() == 100
 
 
-def test_vocs_difficult_objects_count_when_asked(root):
+def test_difficult_objects_count_on_request(root):
     items = by_name(voc(root, xml_difficult=True))
     assert boxes(items["one"]) == {"dog": ((0, 0, 10, 10), (10, 0, 12, 2))}
     assert items["beside"].label == "dog" and items["hard"].problem
 
 
-def test_voc_as_torchray_sees_it(root):
+def test_masks_equal_torchrays(root):
     torchray = pytest.importorskip("torchray.benchmark.datasets")
     from torchvision.datasets import VOCDetection
 
@@ -90,7 +90,7 @@ def test_classes_by_map(root, tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_a_split_that_is_not_there(root):
+def test_missing_splits_are_refused(root):
     for options, words in [
         ({"split": "val"}, r"no split 'val': expected VOCdevkit/VOC2007/ImageSets/Main/val.txt"),
         ({"year": 2012, "split": "val"}, "expected VOCdevkit/VOC2012"),

@@ -100,7 +100,7 @@ def test_categories(tmp_path):
         read_categories(tmp_path / "gone.txt")
 
 
-def test_code_in_a_file_runs_only_where_the_user_says_why(tmp_path, monkeypatch):
+def test_code_in_a_file_runs_only_with_a_reason(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source, target = network(), network()
     torch.save({"state_dict": source.state_dict(), "callback": Evil()}, "w.pth")

@@ -1,4 +1,4 @@
-"""Folded batch norms: the same logits and gradients, fewer modules at work, and the network as it was afterwards."""
+"""Folded batch norms: equal logits and gradients, and the network restored afterwards."""
 
 import copy
 
@@ -69,7 +69,7 @@ def test_same_logits_and_gradients(name):
             assert (a - b).norm() <= 2e-3 * a.norm()  # a gradient may jump where rounding moves an activation over 0
 
 
-def test_all_of_lite0():
+def test_every_batch_norm_of_lite0_is_folded():
     classifier = efficientnet_lite0()
     norms = sum(isinstance(m, nn.BatchNorm2d) for m in classifier.modules())
     with classifier.frozen_and_folded((64, 64)):
@@ -79,7 +79,7 @@ def test_all_of_lite0():
         assert len(classifier.folded) == norms
 
 
-def test_the_network_is_as_it_was():
+def test_the_network_is_restored_after_an_error():
     network = Net()
     before = {name: dict(vars(module)) for name, module in network.named_modules()}
     with pytest.raises(KeyboardInterrupt), Classifier(network).frozen_and_folded((32, 32)) as classifier:
@@ -89,21 +89,21 @@ def test_the_network_is_as_it_was():
     assert {name: dict(vars(module)) for name, module in network.named_modules()} == before
 
 
-STAY = {
+NOT_FOLDED = {
     "something in between": dict(between=torch.sin),
     "in place in between": dict(between=lambda x: x.add_(1)),
     "used elsewhere": dict(beside=lambda x: x.mean((2, 3))),
 }
 
 
-@pytest.mark.parametrize("why", STAY)
-def test_left_alone_where_it_would_not_be_the_same(why):
-    classifier = lived(Net(**STAY[why]))
+@pytest.mark.parametrize("why", NOT_FOLDED)
+def test_not_folded_where_the_output_is_used_otherwise(why):
+    classifier = lived(Net(**NOT_FOLDED[why]))
     with classifier.frozen_and_folded((32, 32)):
         assert not classifier.folded and "forward" not in vars(classifier.network.conv)
 
 
-def test_run_twice_is_left_alone():
+def test_not_folded_where_a_convolution_runs_twice():
     network = Net()
     network.conv2 = network.conv  # one module, two places
     network.between = lambda x: network.conv(x[:, :3])
@@ -111,7 +111,7 @@ def test_run_twice_is_left_alone():
         assert not classifier.folded
 
 
-def test_hooked_is_left_alone():
+def test_not_folded_where_a_hook_looks():
     network = Net()
     network.conv.register_forward_hook(lambda *_: None)
     with lived(network).frozen_and_folded((32, 32)) as classifier:
@@ -165,7 +165,7 @@ def test_frozen_inside_frozen():
     assert not any("forward" in vars(module) for module in classifier.modules())
 
 
-def test_what_cannot_be_folded_is_left_as_it_is(monkeypatch):
+def test_a_failed_folding_is_undone(monkeypatch):
     net = Net()
     nn.utils.parametrizations.spectral_norm(net.conv)
     classifier = lived(net)

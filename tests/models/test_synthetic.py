@@ -1,4 +1,4 @@
-"""The synthetic images and their network: that the evidence is where it is said to be, and nowhere else."""
+"""The synthetic images and their network: the evidence is exactly where the annotations say."""
 
 import pickle
 
@@ -54,7 +54,7 @@ def test_images_depend_on_size_seed_and_number_only(tmp_path):
         synthetic(tmp_path, 1, 64)
 
 
-def test_these_very_pixels(tmp_path):
+def test_pixels_are_equal_on_every_machine(tmp_path):
     """On every machine, so that numbers can be compared."""
     (item,) = synthetic(tmp_path, 1)
     pixels = np.asarray(read_image(item.path)).astype(int)
@@ -69,7 +69,7 @@ def test_textures():
 
 @pytest.mark.parametrize("shape", [*SHAPES, SMALL])
 @pytest.mark.parametrize("c", range(4))
-def test_whatever_the_ground_only_whole_cells_of_a_shape_are_counted(c, shape):
+def test_only_complete_cells_are_counted_on_any_ground(c, shape):
     """The most that a filter can find in a shape and the worst ground there may be, out of step with its cells."""
     cells = cells_of(shape, 20, 20)
     inside = torch.tensor(np.asarray(draw(cells, 72)), dtype=torch.float64)
@@ -109,7 +109,7 @@ def test_a_logit_depends_on_its_shape_alone(data):
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
-def test_every_perturbation_takes_the_evidence_away(name, data):
+def test_every_perturbation_removes_the_evidence(name, data):
     _, photos, targets, masks = data
     few = slice(0, 4)
     method = Method(config.option("perturbation", name), config.option("mask", "grid", mask_size=8), lambda *_: 0)
@@ -123,7 +123,7 @@ def test_every_perturbation_takes_the_evidence_away(name, data):
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
-def test_a_shape_that_is_cut_out_and_enlarged_is_still_known(mode, data):
+def test_a_shape_cut_out_and_enlarged_is_classified(mode, data):
     items, photos, targets, _ = data
     for item, photo, target in zip(items, photos, targets):
         x0, y0, x1, y1 = item.regions[item.label].boxes[0]
@@ -131,7 +131,7 @@ def test_a_shape_that_is_cut_out_and_enlarged_is_still_known(mode, data):
         assert probability(crop, target[None]) > 0.95
 
 
-def test_the_default_search_finds_it(data):
+def test_the_default_method_finds_the_shape(data):
     _, photos, targets, masks = data
     found = explain(NET, photos[:4], targets[:4], steps=60).saliency
     inside = (found * masks[:4]).sum((1, 2, 3)) / found.sum((1, 2, 3))
@@ -139,7 +139,7 @@ def test_the_default_search_finds_it(data):
     assert all(mask.flatten()[row.flatten().argmax()] for row, mask in zip(found, masks))
 
 
-def test_by_the_menu(tmp_path):
+def test_options_build_images_and_network(tmp_path):
     cfg = config.compose("model=synthetic", "dataset=synthetic", f"dataset.root={tmp_path}", "dataset.count=2")
     classifier = config.classifier(cfg, torch.device("cpu"))
     items = config.build(cfg.dataset, "dataset")

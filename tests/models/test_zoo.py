@@ -130,7 +130,7 @@ def test_timm(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/model").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_yaml_names_a_function_and_its_keys(path):
+def test_keys_are_the_functions_parameters(path):
     options = yaml.safe_load(path.read_text())
     module, _, function = options.pop("_target_").rpartition(".")
     options.pop("_convert_", None)
@@ -144,7 +144,7 @@ DRAWN = ["model=torchvision", "model.name=squeezenet1_1", "model.weights=null"]
 
 
 @pytest.mark.parametrize("model", [DRAWN, ["model=synthetic"]])
-def test_weights_that_are_drawn_are_the_same_each_time(model):
+def test_random_weights_are_equal_each_time(model):
     """Or workers, and a run that goes on, would explain another network."""
     cfg, state = config.compose(*model), torch.get_rng_state()
     (one, another) = (config.classifier(cfg, torch.device("cpu")).state_dict() for _ in range(2))

@@ -14,9 +14,9 @@ from mpx.pictures.panel import draw_bar, stack_images
 from mpx.pictures.text import FAINT_INK, PAPER, draw_text, format_percent, format_probability
 
 BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
-TEXT_SIZE = 14  # pixels, as the next two
+TEXT_SIZE = 17  # pixels, as the next two
 GAP = 12
-LINE = 22
+LINE = 26
 FIRST_MS = 600
 FRAME_MS = 140
 LAST_MS = 1600

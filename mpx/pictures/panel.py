@@ -15,13 +15,9 @@ from mpx.pictures.text import FAINT_INK, INK, MARK, PAPER, RULE, draw_text, form
 def draw_panel(e: PicturedExplanation, i: int) -> Image.Image:
     """Draw row i as image | saliency over image | perturbed image, with class, probabilities and area."""
     reference = "nothing kept" if e.game == "preservation" else "all deleted"
-    tiles = [to_tile(x) for x in (e.photos[i], overlay(e.photos[i], e.saliency[i]), e.perturbed[i])]
+    tiles = _tiles(e, i)
     before, after, p_reference = (float(p[i]) for p in (e.p_before, e.p_after, e.p_reference))
-    captions = [  # left and right above the picture, left and right below its bar
-        (e.classes[i], f"p {format_probability(before)}", e.images[i], ""),
-        ("evidence", f"area {format_percent(float(e.area[i]))}", "0", "1"),
-        (evidence_state(e), f"p {format_probability(after)}", f"{reference}: p {format_probability(p_reference)}", ""),
-    ]
+    below = [(e.images[i], ""), ("0", "1"), (f"{reference}: p {format_probability(p_reference)}", "")]  # left, right
     height = tiles[0].height
     cell, size = panel_layout(tiles[0].width)
     gap = size
@@ -29,15 +25,44 @@ def draw_panel(e: PicturedExplanation, i: int) -> Image.Image:
     line = round(1.5 * size)
     bars = draw_bar(cell, bar, before), draw_scale(cell, bar), draw_bar(cell, bar, after, p_reference)
     page = Image.new("RGB", (3 * cell + 4 * gap, height + bar + 2 * line + 2 * gap), PAPER)
-    for k, (tile, strip, (above, number, below, end)) in enumerate(zip(tiles, bars, captions)):
+    for k, (tile, strip, (name, number), (left, right)) in enumerate(zip(tiles, bars, _captions(e, i), below)):
         x = gap + k * (cell + gap)
         y = gap // 2 + line
-        draw_text(page, (x, gap // 2, cell), above, number, size)
+        draw_text(page, (x, gap // 2, cell), name, number, size)
         page.paste(tile, (x, y))
         y += height + gap // 2
         page.paste(strip, (x, y))
-        draw_text(page, (x, y + bar + gap // 4, cell), below, end, size - 2, FAINT_INK)
+        draw_text(page, (x, y + bar + gap // 4, cell), left, right, size - 2, FAINT_INK)
     return page
+
+
+def draw_thumbnail_panel(e: PicturedExplanation, i: int) -> Image.Image:
+    """Draw row i like `draw_panel`, legible at half its size, as loggers show it: large text, names and numbers alone."""
+    tiles = _tiles(e, i)
+    cell = max(TILE, tiles[0].width)
+    size = cell // 8
+    gap = size // 2
+    line = round(1.2 * size)
+    page = Image.new("RGB", (3 * cell + 4 * gap, tiles[0].height + 2 * line + 2 * gap), PAPER)
+    for k, (tile, (name, number)) in enumerate(zip(tiles, _captions(e, i))):
+        x = gap + k * (cell + gap)
+        draw_text(page, (x, gap // 2, cell), name, "", size)
+        draw_text(page, (x, gap // 2 + line, cell), number, "", size)
+        page.paste(tile, (x, gap + 2 * line))
+    return page
+
+
+def _tiles(e: PicturedExplanation, i: int) -> list[Image.Image]:
+    return [to_tile(x) for x in (e.photos[i], overlay(e.photos[i], e.saliency[i]), e.perturbed[i])]
+
+
+def _captions(e: PicturedExplanation, i: int) -> list[tuple[str, str]]:
+    """Return the name and the number of each picture."""
+    return [
+        (e.classes[i], f"p {format_probability(float(e.p_before[i]))}"),
+        ("evidence", f"area {format_percent(float(e.area[i]))}"),
+        (evidence_state(e), f"p {format_probability(float(e.p_after[i]))}"),
+    ]
 
 
 def panel_layout(width: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mpx.pictures.animation import animation_gif
 from mpx.pictures.colours import COLOUR_TABLE, heatmap, overlay
 from mpx.pictures.encoding import TILE, to_tile, to_uint8
-from mpx.pictures.panel import draw_panel, draw_sheet
+from mpx.pictures.panel import draw_panel, draw_sheet, draw_thumbnail_panel
 from mpx.pictures.text import drawable, shorten
 
 LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
@@ -105,7 +105,9 @@ def test_what_does_not_change_does_not_flicker(explanation):
 
 def test_the_animation_says_what_was_recorded(explanation, monkeypatch):
     e, said = explanation(steps=30, frames=4), []
-    monkeypatch.setattr("mpx.pictures.animation.draw_text", lambda page, place, left, right, *rest: said.append((left, right)))
+    monkeypatch.setattr(
+        "mpx.pictures.animation.draw_text", lambda page, place, left, right, *rest: said.append((left, right))
+    )
     animation_gif(e, 1)
     assert [left for left, _ in said if "iteration" in left] == [f"iteration {k} of 30" for k in (0, 10, 20, 30)]
     seen = [right for _, right in said if right.startswith("p ")]
@@ -116,3 +118,15 @@ def test_a_nan_is_drawn_not_fatal(explanation):
     e = explanation()
     e.perturbed[0], e.saliency[0], e.p_after[0] = float("nan"), float("nan"), float("nan")
     assert draw_panel(e, 0).getbbox()
+
+
+def test_a_thumbnail_panel_has_larger_text_and_the_same_pictures(explanation, monkeypatch):
+    e, drawn = explanation((64, 64)), {}
+    for draw in (draw_panel, draw_thumbnail_panel):
+        texts = drawn[draw] = []
+        monkeypatch.setattr("mpx.pictures.panel.draw_text", lambda page, place, *text, texts=texts: texts.append(text))
+        page = draw(e, 0)
+        assert page.width > 3 * to_tile(e.photos[0]).width
+    small, large = ({text: size for name, number, size, *_ in texts for text in (name, number)} for texts in drawn.values())
+    for text in ("mug", "p 0.900", "evidence", "deleted", "p 0.200"):
+        assert large[text] >= 1.8 * small[text]

@@ -17,7 +17,7 @@ from mpx.explanation import Explanation
 from mpx.metrics.summary import describe
 from mpx.pictures.animation import animation_gif
 from mpx.pictures.encoding import to_image
-from mpx.pictures.panel import draw_panel
+from mpx.pictures.panel import draw_thumbnail_panel
 from mpx.pictures.snapshots import evolution_strips
 from mpx.runs.tables import TableRow, result_columns
 from mpx.runs.terminal import printable
@@ -25,7 +25,7 @@ from mpx.runs.terminal import printable
 MAX_POINTS = 200  # of a curve
 MAX_IMAGES = 10  # of a tag: TensorBoard shows ten, drawn at random from more
 MAX_LINES = 200  # of the results table as text
-METRIC_COLUMNS = ("p_after", "p_normalised", "area", "passes", "seconds")
+METRIC_COLUMNS = ("p_normalised", "area", "p_after", "passes", "seconds")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def row_entry(e: Explanation, i: int) -> RowEntry:
         curves=_curves({term: values[:, i] for term, values in e.curves.items()}, start, seconds),
         saliency=[(k, time_of(k), e.frame_saliency[frame, i] / 255) for frame, k in enumerate(e.iterations)],
         evolution=[(e.iterations[f], time_of(e.iterations[f]), strip) for f, strip in zip(frames, strips)],
-        panel=draw_panel(e, i),
+        panel=draw_thumbnail_panel(e, i),
         animation=animation_gif(e, i),
         end=(last, time_of(last)),
     )
@@ -95,8 +95,9 @@ def summary_entry(
     rows: lines of results.csv. means: term -> (steps,) mean curve. metrics: name -> {"value": ...}, of summary.json.
     Mean curves have no time of their own: they get the mean seconds of a row, counted back from now.
     """
-    values = {name: describe((row[name] for row in rows), draws=0)["mean"] for name in METRIC_COLUMNS}
-    values |= {name: metric["value"] for name, metric in metrics.items()}
+    means_of_rows = {name: describe((row[name] for row in rows), draws=0)["mean"] for name in METRIC_COLUMNS}
+    quality = {name: means_of_rows[name] for name in METRIC_COLUMNS[:2]}  # first: TensorBoard shows the first five
+    values = quality | {name: metric["value"] for name, metric in metrics.items()} | means_of_rows
     seconds = values["seconds"] or 0.0
     texts = {**texts, "results": results_markdown(rows)}
     return SummaryEntry(

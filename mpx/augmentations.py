@@ -1,7 +1,7 @@
 """Augmentations: random changes that keep a mask from being an adversarial pattern, drawn anew at every step for each row.
 
-An augmentation is a function `(x (B,C,H,W), context: AugmentationContext, **options) -> x`. Its YAML puts it under one of two
-keys. `image_augmentations` change image and perturbed image alike, below the mask (C = 3 per level, no gradient passes).
+An augmentation is a function `(x (B,C,H,W), context: AugmentationContext, **options) -> x`. Its YAML puts it under one of
+two keys. `image_augmentations` change image and perturbed image alike, below the mask (C = 3 per level, no gradient passes).
 `input_augmentations` change the picture that the network sees. The YAML owns a root key of the augmentation's name, its
 strength; 0 turns it off.
 """

@@ -1,7 +1,7 @@
-"""What all operators share: how an operator with bound options is unwrapped, and how it declares that it needs `area=`.
+"""What all operators share: unwrapping of bound options, and the declaration that `area=` is needed.
 
-An operator is a plain function, or a class, that maps tensors to tensors. mpx.config binds its options with functools.partial.
-The contract of each kind, and the context object that its operators receive, stands in the room of that kind:
+An operator is a plain function, or a class, that maps tensors to tensors. mpx.config binds its options with
+functools.partial. The contract of each kind, and the context object that its operators receive, stands in one module:
 
 perturbation  mpx.perturbations.base        mask       mpx.masks.base         score      mpx.scores
 regularizer   mpx.regularizers              augment    mpx.augmentations      explainer  mpx.explainers.base
@@ -24,7 +24,7 @@ def unwrap(operator: Callable) -> Callable:
 
 
 def needs_area(operator: Operator) -> Operator:
-    """Declare that an operator uses the area asked for (`area=`), so that a method without one is refused. A decorator."""
+    """Declare that an operator uses the requested area (`area=`), so that a method without one is refused. A decorator."""
     _requiring_area.add(operator)
     return operator
 

@@ -1,7 +1,7 @@
 """Random numbers that belong to a row.
 
-Every draw of row b at an iteration comes from a generator keyed by (that row's seed, iteration, sample). It depends neither on
-the batch size, nor on the row's position in the batch, nor on the order of the images.
+Every draw of row b at an iteration comes from a generator keyed by (that row's seed, iteration, sample). It depends neither
+on the batch size, nor on the row's position in the batch, nor on the order of the images.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class RowRandom:
         return self._draw(self.device, shape, Tensor.uniform_)
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
-        """Draw integers uniform on {low, ..., high}, (B,*shape) int64, always on the CPU, so that reading them never waits."""
+        """Draw integers uniform on {low, ..., high}, (B,*shape) int64; always on the CPU, so that reading never waits."""
         return low + (self._draw(torch.device("cpu"), shape, Tensor.uniform_) * (high - low + 1)).long()
 
     def _draw(self, device: torch.device, shape: tuple[int, ...], fill: Callable) -> Tensor:

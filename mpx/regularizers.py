@@ -1,8 +1,8 @@
 """Regularizers: terms of the objective that make the evidence small and smooth.
 
-A regularizer is a function `(saliency (B,1,h,w) in [0,1], context: RegularizerContext, **options) -> (B,)`, zero on the mask
-that does nothing. The saliency is the evidence at the mask's own resolution: 1-m in a deletion, m in a preservation. The YAML of
-a regularizer owns its weight, `lambda_<name>` at the root of the config.
+A regularizer is a function `(saliency (B,1,h,w) in [0,1], context: RegularizerContext, **options) -> (B,)`, zero on the
+mask that does nothing. The saliency is the evidence at the mask's own resolution: 1-m in a deletion, m in a preservation.
+The YAML of a regularizer owns its weight, `lambda_<name>` at the root of the config.
 `reduction`: "mean" over cells, so that mask_size can be swept without changing the balance, or the papers' "sum".
 """
 
@@ -87,13 +87,13 @@ def area(
 ) -> Tensor:
     """mean (sort(m) - r_a)^2, r_a zeros but for a share of `area` ones (Fong, Patrick & Vedaldi 2019, equation 4).
 
-    m is the evidence, with a frame around the image where the mask has one; `area` is a share of the image. The weight grows
-    by `growth` at each iteration. Sorting is unnecessary: the largest values approach 1 and the others 0; values that are
-    equal at the border approach both in proportion.
+    m is the evidence, with a frame around the image where the mask has one; `area` is a share of the image. The weight
+    grows by `growth` at each iteration. Sorting is unnecessary: the largest values approach 1 and the others 0; values
+    that are equal at the border approach both in proportion.
 
-    correction: soft edges would take the mean of a small mask up to a quarter beyond the requested area, and the frame is not
-    seen. With r = mean evidence / area, the share of ones is area * r^-correction, at least half and at most twice the area,
-    once the mask is near it; from r = 2 on it is the area, as in the equation, and in between it changes linearly.
+    correction: soft edges would take the mean of a small mask up to a quarter beyond the requested area, and the frame is
+    not seen. With r = mean evidence / area, the share of ones is area * r^-correction, at least half and at most twice the
+    area, once the mask is near it; from r = 2 on it is the area, as in the equation, and in between it changes linearly.
     0: the equation.
     """
     assert context.areas is not None
@@ -108,7 +108,7 @@ def area(
 
 
 def _target_values(m: Tensor, ones: Tensor) -> Tensor:
-    """Return the targets (B,n) in [0,1] of values m (B,n): 1 for the `ones` (B,1) largest, shared by values equal to the last."""
+    """Return the targets (B,n) in [0,1] of values m (B,n): 1 for the `ones` (B,1) largest, shared by equal last ones."""
     if m.is_cuda:  # twice the work, but nothing waits for the device to return the numbers
         border = m.sort(1, descending=True).values.gather(1, ones - 1)
     else:

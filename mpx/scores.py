@@ -1,4 +1,4 @@
-"""Scores: how strongly the network's output speaks for the target. A deletion minimises the score, a preservation maximises it.
+"""Scores: how strongly the network's output supports the target. A deletion minimises it, a preservation maximises it.
 
 A score is a function `(logits (B,K), targets (B,), context: ScoreContext, **options) -> (B,)`. The weights lambda_* are
 calibrated for `probability`, whose range is 1. Logits and log-odds range over tens: their weights are some ten times larger.

@@ -2,8 +2,8 @@
 
     p = up(sigmoid(theta)),   z = sigmoid((log p/(1-p) + log u/(1-u)) / T),   u uniform on (0,1)
 
-The search draws z, a concrete relaxation of Bernoulli(p) through which a gradient flows (Maddison, Mnih & Teh 2017). The mask
-that is evaluated, shown and regularized is p, the mean of z.
+The search draws z, a concrete relaxation of Bernoulli(p) through which a gradient flows (Maddison, Mnih & Teh 2017).
+The mask that is evaluated, shown and regularized is p, the mean of z.
 """
 
 from torch import Tensor

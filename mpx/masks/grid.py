@@ -52,9 +52,9 @@ class Grid(Mask):
         rows, columns = resampling(size, context, sigma, upsample)
         self.register_buffer("row_matrix", rows, persistent=False)
         self.register_buffer("column_matrix", columns, persistent=False)
-        rows, columns = resampling(size, context, 0.0, upsample) if straight_through else (None, None)
-        self.register_buffer("unsmoothed_rows", rows, persistent=False)
-        self.register_buffer("unsmoothed_columns", columns, persistent=False)
+        unsmoothed = resampling(size, context, 0.0, upsample) if straight_through else (None, None)
+        self.register_buffer("unsmoothed_rows", unsmoothed[0], persistent=False)
+        self.register_buffer("unsmoothed_columns", unsmoothed[1], persistent=False)
 
     def forward(self, parameter: Tensor) -> Tensor:
         mask = self.row_matrix @ parameter @ self.column_matrix.T

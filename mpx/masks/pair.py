@@ -8,7 +8,7 @@ from mpx.randomness import RowRandom
 
 
 class Pair(Grid):
-    """The parameter (B,2,h,w) holds the cells of both masks, each a Grid. Regularizers see their product. For game=product."""
+    """The parameter (B,2,h,w) holds the cells of both masks, each a Grid. Regularizers see the product. For game=product."""
 
     count = 3
 

@@ -12,7 +12,7 @@ OFFSET = 1e-3  # keeps the ratio finite where both numbers are 0
 
 
 class Ratio(Grid):
-    """The parameter holds a and b of each cell, unconstrained; both begin at `init`. Regularizers see the mask at full size."""
+    """The parameter holds a and b of each cell, unconstrained and first `init`. Regularizers see the mask at full size."""
 
     def __init__(self, context: MaskContext, mask_size: int | list[int] | None = 32, init: float = 0.5):
         super().__init__(context, mask_size)

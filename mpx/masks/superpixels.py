@@ -10,12 +10,12 @@ from mpx.masks.grid import Grid, resampling
 class Superpixels(Grid):
     """One value for each of an image's SLIC segments, constant inside.
 
-    n_segments: approximate number. compactness: of SLIC, larger values give squarer segments. denoise: px, Gaussian smoothing
-    of the image before the segmentation. sigma: px, Gaussian smoothing of the mask, 0 for sharp edges.
+    n_segments: approximate number. compactness: of SLIC, larger values give squarer segments. denoise: px, Gaussian
+    smoothing of the image before the segmentation. sigma: px, Gaussian smoothing of the mask, 0 for sharp edges.
 
-    The length of a row's parameter is the largest number of segments that SLIC can return, so it does not depend on the other
-    images; values beyond an image's own number are unused. Regularizers see the mask's means over mask_size x mask_size
-    cells, where a segment counts by its area.
+    The length of a row's parameter is the largest number of segments that SLIC can return, so it does not depend on the
+    other images; values beyond an image's own number are unused. Regularizers see the mask's means over
+    mask_size x mask_size cells, where a segment counts by its area.
     """
 
     row_tensors = (*Grid.row_tensors, "labels")
@@ -74,7 +74,7 @@ def _slic(image: Tensor, n_segments: int, compactness: float, denoise: float) ->
 
 
 def _max_segments(image_size: tuple[int, int], n_segments: int) -> int:
-    """Return the largest number of segments: SLIC starts from a regular grid and merges segments below half a cell's size."""
+    """Return the largest number of segments: SLIC starts from a regular grid, and merges segments below half a cell."""
     from skimage.util import regular_grid
 
     starts = [len(range(*axis.indices(side))) for axis, side in zip(regular_grid(image_size, n_segments), image_size)]

@@ -38,7 +38,7 @@ class PreparedPerturbation:
 
     row_tensors: names of the attributes that are tensors of B rows, or None where rows of several batches cannot be joined,
     because a row's state lies elsewhere too. A subclass inherits the names and extends them by its own.
-    masks_pixels: whether the mask acts on the pixels of the image, so that jitter, flips and mask shapes in pixels make sense.
+    masks_pixels: whether the mask acts on the image's pixels, so that jitter, flips and mask shapes in pixels make sense.
     """
 
     row_tensors: ClassVar[tuple[str, ...] | None] = None
@@ -72,7 +72,7 @@ class PreparedPerturbation:
 
     @staticmethod
     def gathered(parts: Sequence[tuple["PreparedPerturbation", int]]) -> "PreparedPerturbation":
-        """Return the perturbation whose k-th row is row `index` of `prepared`, for the k-th pair (prepared, index) of `parts`.
+        """Return the perturbation whose k-th row is row `index` of `prepared`, the k-th pair (prepared, index) of `parts`.
 
         All are of one class, with equal options and with `row_tensors`. They stay as they are.
         """
@@ -84,7 +84,7 @@ class PreparedPerturbation:
 
 
 class PixelPerturbation(PreparedPerturbation):
-    """Images blended, pixel by pixel, with the levels (B,K,C,H,W) that `sample` returns, from fully perturbed to the image."""
+    """Images blended, pixel by pixel, between the levels (B,K,C,H,W) of `sample`, from fully perturbed to the image."""
 
     masks_pixels = True
 
@@ -133,8 +133,8 @@ def with_image(perturbed: Tensor, images: Tensor) -> Tensor:
 def blend(levels: Tensor, mask: Tensor) -> Tensor:
     """Return images (B,C,H,W) perturbed under a mask (B,1,H,W): linear interpolation between levels (B,K,C,H,W).
 
-    The levels go from fully perturbed (mask 0) to the image (mask 1, which gives it exactly). Differentiable in the mask, also
-    at 0 and 1 and, for a pyramid, in the amount of blur (Fong & Vedaldi 2017, equation 2's sigma).
+    The levels go from fully perturbed (mask 0) to the image (mask 1, which gives it exactly). Differentiable in the mask,
+    also at 0 and 1 and, for a pyramid, in the amount of blur (Fong & Vedaldi 2017, equation 2's sigma).
     """
     if levels.shape[1] == 2:
         return torch.lerp(levels[:, 0], levels[:, 1], mask)

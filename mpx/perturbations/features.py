@@ -23,19 +23,19 @@ MIN_STD = 0.01  # of a feature; any other value of a constant feature would carr
 def bottleneck(
     images: Tensor,
     context: PerturbationContext,
-    views: Callable,
+    reference_images: Callable,
     layer: str | int | None = None,
     min_map_fraction: float = 0.125,
 ) -> "Bottleneck":
     """Features become noise with each feature's mean and standard deviation over other images.
 
-    views: function (preprocess or None, (H,W)) -> iterator of batches (n,3,H,W) of the other images. layer: dotted name of
-    the module in the network; None chooses the last that everything passes through and whose map has at least
-    `min_map_fraction` of the image's sides (mpx.models.layers.default_layer).
+    reference_images: function (preprocess or None, (H,W)) -> iterator of batches (n,3,H,W) of the other images. layer:
+    dotted name of the module in the network; None chooses the last that everything passes through and whose map has at
+    least `min_map_fraction` of the image's sides (mpx.models.layers.default_layer).
     """
     chosen = Layer(context.classifier, layer, min_map_fraction, images)
-    key = ("statistics", chosen.name, str(views), chosen.size)
-    mean, std = cached(context.classifier, key, lambda: _statistics(chosen, views, images))
+    key = ("statistics", chosen.name, str(reference_images), chosen.size)
+    mean, std = cached(context.classifier, key, lambda: _statistics(chosen, reference_images, images))
     return Bottleneck(images, chosen, mean, std)
 
 
@@ -116,16 +116,16 @@ def _upsampled(cells: Tensor, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _statistics(layer: Layer, views: Callable, images: Tensor) -> tuple[Tensor, Tensor]:
+def _statistics(layer: Layer, reference_images: Callable, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation (C,h,w) of the layer's features over other images of the same size."""
     count = 0
     mean = square = torch.zeros((), dtype=torch.float64)
-    for batch in views(layer.classifier.preprocess, tuple(images.shape[2:])):
+    for batch in reference_images(layer.classifier.preprocess, tuple(images.shape[2:])):
         features = layer.features(batch.to(images)).double()
         count += len(features)
         new_mean = mean + (features - mean).sum(0) / count  # Welford's update, by batches
         square = square + ((features - mean) * (features - new_mean)).sum(0)
         mean = new_mean
     if count < 2:
-        raise ValueError(f"perturbation.views gives {count} image, but statistics need hundreds")
+        raise ValueError(f"perturbation.reference_images gives {count} image, but statistics need hundreds")
     return mean.to(images), (square / (count - 1)).sqrt().clamp(min=MIN_STD).to(images)

@@ -1,8 +1,8 @@
 """Dropped tokens of a vision transformer: patches that no token attends to, as if they were not in the sequence.
 
-The logarithm of a patch's mask is added to the attention logits for its key, in every block: exp(a + log m) = m exp(a). A mask
-of 0 removes the token, 1 changes nothing. Where the network averages its patches at the end, the mask weighs the average.
-The image itself stays as it is.
+The logarithm of a patch's mask is added to the attention logits for its key, in every block: exp(a + log m) = m exp(a).
+A mask of 0 removes the token, 1 changes nothing. Where the network averages its patches at the end, the mask weighs the
+average. The image itself stays as it is.
 """
 
 import inspect
@@ -16,8 +16,8 @@ from torchvision.models import VisionTransformer
 
 from mpx.perturbations.base import PerturbationContext, PreparedPerturbation
 
-# Added to the mask before the logarithm, so that the gradient lives at 0; 1 stays exactly 1. Beside keys with logits lower by
-# up to 29 a dropped token vanishes in 32 bits, and its share of the attention is still a number that 1/TINY brings back.
+# Added to the mask before the logarithm, so that the gradient lives at 0; 1 stays exactly 1. Beside keys with logits lower
+# by up to 29 a dropped token vanishes in 32 bits, and its share of the attention is still a number that 1/TINY restores.
 TINY = 1e-20
 
 

@@ -2,10 +2,10 @@
 
     x' = W^-1(m h + (1-m) v),   h = W x,   v ~ N(mean_s, std_s^2), the mean and spread of the image's coefficients at scale s
 
-W is the orthogonal wavelet transform of `levels` levels, periodic at the edges, so that h (B,C,H,W) is as large as the image:
-each level puts the low frequencies into the upper left quarter and the details into the others, and the next level transforms
-that quarter. One mask value per coefficient, shared by the colours. A level is a pair of small matrices made once, so that W
-and its inverse are matrix products.
+W is the orthogonal wavelet transform of `levels` levels, periodic at the edges, so that h (B,C,H,W) is as large as the
+image: each level puts the low frequencies into the upper left quarter and the details into the others, and the next level
+transforms that quarter. One mask value per coefficient, shared by the colours. A level is a pair of small matrices made
+once, so that W and its inverse are matrix products.
 """
 
 from functools import lru_cache
@@ -24,8 +24,8 @@ def wavelets(
 ) -> "Wavelets":
     """Wavelet coefficients become noise with the mean and spread of their scale.
 
-    wavelet: an orthogonal wavelet of PyWavelets. levels: the image's sides are multiples of 2^levels. noisy: evaluate and show
-    masks with noise, as the search does; otherwise with the noise's mean, so that the picture is the cartoon.
+    wavelet: an orthogonal wavelet of PyWavelets. levels: the image's sides are multiples of 2^levels. noisy: evaluate and
+    show masks with noise, as the search does; otherwise with the noise's mean, so that the picture is the cartoon.
     """
     return Wavelets(images, wavelet, levels, noisy)
 
@@ -102,8 +102,8 @@ class Wavelets(PreparedPerturbation):
     def to_image(self, evidence: Tensor) -> Tensor:
         """Return the evidence's share of each place, the mean over the scales: 1 for all coefficients, 0 for none.
 
-        A scale's share is a share of the change that noise would make there: E (h - v)^2 of a coefficient, distributed as its
-        squared wavelet. So places of which only coarse coefficients are kept, most of a cartoon, are faint; sharp ones bright.
+        A scale's share is a share of the change that noise would make there: E (h - v)^2 of a coefficient, distributed as
+        its squared wavelet. So places of which only coarse coefficients are kept are faint, as most of a cartoon.
         """
         scales = self._change_per_scale(evidence * self.expected_change)
         shares = [change / max_change for change, max_change in zip(scales, self.max_change)]

@@ -55,7 +55,7 @@ def noise(p, iteration: int) -> np.ndarray:
 
 
 def small(folder, *more):
-    return problem("iba2020", "perturbation.layer=conv", f"perturbation.views.images={folder}", *more)
+    return problem("iba2020", "perturbation.layer=conv", f"perturbation.reference_images.images={folder}", *more)
 
 
 @pytest.mark.parametrize("iteration", [0, 7])

@@ -291,7 +291,7 @@ def test_a_mask_of_pixels_may_have_one_element_for_each():
         (["perturbation.layer=bodi"], "perturbation.layer='bodi' is not a module of model Corner; near it: body"),
         (["perturbation.layer=''"], "perturbation.layer=''"),
         (["perturbation.min_map_fraction=0"], "perturbation.min_map_fraction=0"),
-        (["perturbation.views.images=/nowhere/at/all"], "/nowhere/at/all"),
+        (["perturbation.reference_images.images=/nowhere/at/all"], "/nowhere/at/all"),
         (["mask.sigma=3"], "mask.sigma=3 is too wide for a map of 8x8"),
         (["mask.sigmoid=false"], "mask.init=5.0 must be from 0 to 1"),
         (["perturbation=blur_gaussian", "perturbation.sigma=2"], "regularizer=information .*perturbation=bottleneck"),

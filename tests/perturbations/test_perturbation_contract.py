@@ -34,8 +34,8 @@ def other_images(preprocess, size):
 
 def prepared(name: str, images: torch.Tensor = IMAGES) -> PreparedPerturbation:
     option = config.option("perturbation", name)
-    if "views" in option.keywords:
-        option.keywords["views"] = other_images
+    if "reference_images" in option.keywords:
+        option.keywords["reference_images"] = other_images
     return prepare(option, images, perturbation_context(images, NETWORK))
 
 
@@ -96,8 +96,8 @@ def test_a_batch_is_its_single_images(name):
         context = perturbation_context(images, NETWORK)
         context.rng.seeds[:] = [row + 1]
         option = config.option("perturbation", name)
-        if "views" in option.keywords:
-            option.keywords["views"] = other_images
+        if "reference_images" in option.keywords:
+            option.keywords["reference_images"] = other_images
         single = prepare(option, images, context)
         single_sample = single.sample(RowRandom([row + 1]).at(0))
         one = mask[row : row + 1]
@@ -123,8 +123,8 @@ def test_gathered_rows_are_the_rows(name):
 @pytest.mark.parametrize("name", OPTIONS)
 def test_fully_perturbed_is_under_a_mask_of_zeros(name):
     option = config.option("perturbation", name)
-    if "views" in option.keywords:
-        option.keywords["views"] = other_images
+    if "reference_images" in option.keywords:
+        option.keywords["reference_images"] = other_images
     perturbed = fully_perturbed(option, IMAGES, perturbation_context(IMAGES, NETWORK))
     perturbation = prepared(name)
     zeros = torch.zeros(3, *perturbation.mask_shape)

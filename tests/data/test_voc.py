@@ -54,6 +54,7 @@ def test_difficult_objects_count_on_request(root):
     assert items["beside"].label == "dog" and items["hard"].problem
 
 
+@pytest.mark.slow
 def test_masks_equal_torchrays(root):
     torchray = pytest.importorskip("torchray.benchmark.datasets")
     from torchvision.datasets import VOCDetection

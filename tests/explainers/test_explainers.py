@@ -216,6 +216,7 @@ def test_integrated_gradients_add_up_to_the_change_of_the_logit(blur):
 # changed backward passes
 
 
+@pytest.mark.slow
 def test_guided_backprop_is_captums_and_torchrays():
     from captum.attr import GuidedBackprop
 
@@ -265,6 +266,7 @@ def chain(*between) -> nn.Sequential:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_excitation_backprop_is_torchrays():
     theirs = pytest.importorskip("torchray.attribution.excitation_backprop").excitation_backprop
     classifier = frozen(chain(nn.MaxPool2d(2)))
@@ -276,6 +278,7 @@ def test_excitation_backprop_is_torchrays():
         assert ours.max() > ours.min()
 
 
+@pytest.mark.slow
 def test_excitation_backprop_is_nearly_torchrays_where_branches_are_summed():
     """Its shares of a sum are negative where a branch is; after the last sum both do the same."""
     from torchvision.models.resnet import BasicBlock, ResNet

@@ -136,7 +136,7 @@ def test_area_is_sorted_distance_whatever_the_order_and_ties():
     assert torch.allclose(m.grad[2], m.grad[2].mean()) and (m.grad[2] > 0).all()  # equal values are pulled alike
 
 
-@pytest.mark.parametrize("side", [32, 64])
+@pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.slow)])
 def test_the_area_asked_is_the_area_seen(side):
     """Within a tenth, soft edges and all, at every resolution."""
     net = SquareNet(side, side // 4, side // 2, side // 4).eval()

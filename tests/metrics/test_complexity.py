@@ -18,6 +18,7 @@ def complexity(maps):
     return metric_function(maps, context(len(maps)))
 
 
+@pytest.mark.slow
 def test_gini_and_entropy_are_quantus():
     quantus = pytest.importorskip("quantus")
     maps = torch.cat([random_maps(), random_maps() ** 8])

@@ -109,6 +109,7 @@ def test_forwards_are_few():
     assert found.shape == (2, 33) and calls == [20, 20, 20, 6]
 
 
+@pytest.mark.slow
 def test_is_quantus():
     quantus = pytest.importorskip("quantus")
     model, image, maps = classifier(), photos(1)[:, :1], random_maps(1)  # one colour: Quantus flips colours one by one

@@ -104,6 +104,7 @@ def test_a_drawn_region_comes_before_its_boxes():
     assert pointing(ONE.flip(3), [drawn], tolerance=5)[""].item() == 0
 
 
+@pytest.mark.slow
 def test_pointing_is_torchray():
     theirs = pytest.importorskip("torchray.benchmark.pointing_game").PointingGame(3)
     hits, classes = [], torch.tensor([0, 1, 1, 0, 2, 2, 2, 1])
@@ -126,6 +127,7 @@ def test_difficult_is_of_difficult_regions_only():
     assert found[""][:2].tolist() == [1, 1] and found["difficult"].isnan().tolist() == [True, False, True]
 
 
+@pytest.mark.slow
 def test_mass_is_quantus():
     quantus = pytest.importorskip("quantus")
     maps, where = (

@@ -23,6 +23,7 @@ def test_only_removed_pixels_change():
     assert torch.allclose(noisy - plain, 0.25 * removed.float().expand(3, -1, -1), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_imputation_is_grad_cams(share):
     theirs = pytest.importorskip("pytorch_grad_cam.metrics.road").NoisyLinearImputer(noise=0.0)
@@ -32,6 +33,7 @@ def test_imputation_is_grad_cams(share):
     assert torch.allclose(impute(image, removed, torch.zeros_like(image)), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_score_is_grad_cams():
     imputer = pytest.importorskip("pytorch_grad_cam.metrics.road").NoisyLinearImputer(noise=0.0)
     rows, maps = context(1), random_maps(1)

@@ -258,6 +258,7 @@ def browse():
     assert not faults and [url for url in fetched if not url.startswith("data:image/jpeg;")] == files
 
 
+@pytest.mark.slow
 def test_sliders_and_views(tmp_path, explanation, browse):
     e = explanation((64, 96))
     smooth = torch.linspace(0.1, 0.9, 96)
@@ -289,6 +290,7 @@ def test_sliders_and_views(tmp_path, explanation, browse):
     wait(page, "!document.getElementById('detail').open && !location.hash")
 
 
+@pytest.mark.slow
 def test_filters_sorting_and_hostile_names(tmp_path, explanation, browse):
     names = [f"row{k}" for k in range(5)]
     e = explanation(names=names, classes=HOSTILE)
@@ -318,6 +320,7 @@ def test_filters_sorting_and_hostile_names(tmp_path, explanation, browse):
     assert page.inner_text("#gallery") == "No row matches."
 
 
+@pytest.mark.slow
 def test_a_sweep_side_by_side(tmp_path, explanation, browse):
     for name, frames in (("a=1", 6), ("a=2", 4)):
         save(tmp_path / name, explanation(frames=frames))
@@ -333,6 +336,7 @@ def test_a_sweep_side_by_side(tmp_path, explanation, browse):
     assert page.locator(".card").first.locator(".cell").count() == 3
 
 
+@pytest.mark.slow
 def test_a_thousand_images_are_seen_at_once(tmp_path, explanation, browse):
     """And those further down when they are scrolled to; what is out of sight is not kept."""
     save(tmp_path, explanation((224, 224), frames=24))

@@ -54,7 +54,6 @@ def test_the_import_loads_no_torch():
     assert "torch" not in packages
 
 
-@pytest.mark.xfail(reason="mpx.learning and mpx.data still import frameworks")
 def test_the_library_loads_no_framework():
     packages, _ = loaded(EXPLAIN)
     assert "torch" in packages and not packages & set(FRAMEWORKS)

@@ -21,7 +21,7 @@ SCHEMA = {
     **{key: AnyNode() for key in ("images", "target", "area", "mask_size", "pictures", "other_perturbations", "batch_size")},
     **{key: StringNode() for key in ("name", "game", "device", "precision", "parallel", "share", "objective")},
     **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "threads", "log_images", "frames")},
-    **{key: FloatNode() for key in ("lr", "dual_weight", "enough")},
+    **{key: FloatNode() for key in ("lr", "dual_weight", "sufficient_share")},
     **{key: BooleanNode() for key in ("deterministic", "force", "compile")},
 }
 ConfigStore.instance().store("mpx_schema", SCHEMA)
@@ -47,9 +47,9 @@ def _parallel_jobs() -> int:
     """Return how many sweep jobs run at once on this machine: one per GPU, or one per core without GPUs."""
     import torch  # a resolver runs when its value is read, long after --help
 
-    from mpx.runs.devices import cores
+    from mpx.runs.devices import available_cores
 
-    return torch.cuda.device_count() or cores()
+    return torch.cuda.device_count() or available_cores()
 
 
 def _job_folder(overrides: list[str]) -> str:

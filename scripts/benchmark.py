@@ -45,7 +45,7 @@ import pytorch_lightning as pl
 import torch
 from torchvision.io import write_jpeg
 
-from mpx import config
+from mpx.config_plan import compose_plan
 from mpx.data import datasets
 from mpx.data.images import read_image
 from mpx.learning.batching import begin, solve, solve_all
@@ -55,8 +55,9 @@ from mpx.learning.rows import Row
 from mpx.learning.search import Search
 from mpx.metrics.base import MetricContext, measure
 from mpx.perturbations.blur import median_blur
-from mpx.runs import devices as shares
-from mpx.runs import launch as workers
+from mpx.runs.devices import find_device, keep_freed_memory
+from mpx.runs.launch import single_device
+from mpx.runs.plan import RunPlan
 
 ROUNDS, STEPS = 9, 6  # pairs of timings; iterations in each, of which the first is not counted
 FEW, MANY = 8, 72  # images; in fewer, one batch at the end is an eighth of all
@@ -78,7 +79,7 @@ def main() -> None:
         return
     rows = {"predecessor": predecessor, "stop": stop, "run": whole, "memory": memory, "workers": two_workers,
             "metrics": metrics, "torchray": torchray}  # fmt: skip
-    shares.keep_freed_memory()  # as workers do
+    keep_freed_memory()  # as workers do
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")
     if row in rows:
         rows[row](overrides)
@@ -100,7 +101,7 @@ def our_pass(problem: Objective, make: Callable, where: torch.device) -> float:
     ticks = []
     callback = pl.Callback()
     callback.on_train_batch_end = lambda *_: ticks.append(now(where))
-    fit(Search(problem), lambda: make(**workers.alone(where), callbacks=[callback]))
+    fit(Search(problem), lambda: make(**single_device(where), callbacks=[callback]))
     return (ticks[-1] - ticks[0]) / (len(ticks) - 1)
 
 
@@ -115,21 +116,22 @@ def bare_pass(problem: Objective, steps: int = STEPS) -> float:
     return (ticks[-1] - ticks[0]) / (steps - 1)
 
 
-def random_rows(cfg, classifier) -> Objective:
-    where, size = classifier.device, config.batch_size(cfg, classifier.device)
+def random_rows(plan: RunPlan, classifier) -> Objective:
+    where, size = classifier.device, plan.batch_size_on(classifier.device.type)
     photos = torch.rand(size, 3, *classifier.preprocess.crop, device=where)
-    return Objective(config.build_method(cfg), classifier, photos, torch.zeros(size, dtype=torch.long, device=where), [""] * size)
+    targets = torch.zeros(size, dtype=torch.long, device=where)
+    return Objective(plan.method, classifier, photos, targets, [""] * size)
 
 
 def iteration(overrides: list[str]) -> None:
-    cfg = config.compose(f"steps={STEPS}", *overrides)
-    where = shares.device(cfg.device)
-    classifier, make = config.classifier(cfg, where), config.trainer(cfg)
+    plan = compose_plan(f"steps={STEPS}", *overrides)
+    where = find_device(plan.device)
+    classifier, make = plan.build_classifier(where), plan.build_trainer
     with classifier.frozen_and_folded():
-        problem = random_rows(cfg, classifier)
+        problem = random_rows(plan, classifier)
         pairs = [(our_pass(problem, make, where), bare_pass(problem)) for _ in range(ROUNDS)]
     card = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
-    print(f"{classifier.name}, batch {len(problem.photos)}, {card}, precision {cfg.precision}")
+    print(f"{classifier.name}, batch {len(problem.photos)}, {card}, precision {plan.method.precision}")
     report("mpx iteration, ms", [1e3 * a for a, _ in pairs])
     report("forward + backward", [1e3 * b for _, b in pairs])
     report("ratio, pair by pair", [a / b for a, b in pairs])
@@ -137,15 +139,15 @@ def iteration(overrides: list[str]) -> None:
 
 def predecessor(overrides: list[str]) -> None:
     for network in (overrides,) if overrides else (NETWORKS["lite0"], NETWORKS["resnet50"]):
-        cfg = config.compose(f"steps={STEPS}", *network)
-        where = shares.device(cfg.device)
-        ours, theirs = (config.classifier(cfg, where) for _ in range(2))
+        plan = compose_plan(f"steps={STEPS}", *network)
+        where = find_device(plan.device)
+        ours, theirs = (plan.build_classifier(where) for _ in range(2))
         theirs.network.to(memory_format=torch.contiguous_format)
         with ours.frozen_and_folded(), theirs.frozen():
-            problem = random_rows(cfg, ours)
-            size, make = len(problem.photos), config.trainer(cfg)
+            problem = random_rows(plan, ours)
+            size, make = len(problem.photos), plan.build_trainer
             pairs = [(our_pass(problem, make, where) / size, published(theirs, problem.photos[:1])) for _ in range(ROUNDS)]
-        print(f"{ours.name}, batch {size}, precision {cfg.precision}, beside the predecessor's loop, ms per image")
+        print(f"{ours.name}, batch {size}, precision {plan.method.precision}, beside the predecessor's loop, ms per image")
         report("mpx iteration, ms", [1e3 * a for a, _ in pairs])
         report("predecessor's", [1e3 * b for _, b in pairs])
         report("ratio, pair by pair", [a / b for a, b in pairs])
@@ -170,17 +172,17 @@ def published(classifier, photo: torch.Tensor) -> float:
 
 
 def stop(overrides: list[str]) -> None:
-    plain, quick = config.compose("steps=300", *overrides), config.compose("experiment=quick", *overrides)
-    where = shares.device(plain.device)
-    classifier, make, found = config.classifier(plain, where), config.trainer(plain), []
-    photos = [classifier.preprocess(read_image(item.path)) for item in config.build(plain.dataset, "dataset")][: plain.limit]
+    plain, quick = compose_plan("steps=300", *overrides), compose_plan("experiment=quick", *overrides)
+    where = find_device(plain.device)
+    classifier, make, found = plain.build_classifier(where), plain.build_trainer, []
+    photos = [classifier.preprocess(read_image(item.path)) for item in plain.list_items()]
     with classifier.frozen_and_folded(), torch.no_grad():
         targets = [int(classifier(photo[None].to(where)).argmax()) for photo in photos]
     rows = [Row(photo, target, f"{i}") for i, (photo, target) in enumerate(zip(photos, targets))]
 
-    def solved(cfg, rows: list[Row]) -> tuple[float, float, dict[str, float]]:
+    def solved(plan: RunPlan, rows: list[Row]) -> tuple[float, float, dict[str, float]]:
         """Seconds and passes of a row, and the objective of each."""
-        method, waiting, start = config.build_method(cfg), list(rows), time.perf_counter()
+        method, waiting, start = plan.method, list(rows), time.perf_counter()
 
         def take(number: int) -> list[Row]:
             taken, waiting[:] = waiting[:number], waiting[number:]
@@ -188,8 +190,8 @@ def stop(overrides: list[str]) -> None:
 
         parts = solve_all(
             partial(begin, method, classifier, frames=2),
-            partial(fit, trainer=partial(make, **workers.alone(where))),
-            take, config.batch_size(cfg, where), None, print,
+            partial(fit, trainer=partial(make, **single_device(where))),
+            take, plan.batch_size_on(where.type), None, print,
         )  # fmt: skip
         parts, objective = [e for _, e, _ in parts], {}
         ended = time.perf_counter()
@@ -213,11 +215,11 @@ def stop(overrides: list[str]) -> None:
 
 
 def whole(overrides: list[str]) -> None:
-    cfg = config.compose("limit=100", *overrides)
-    where = shares.device(cfg.device)
-    classifier, passes = config.classifier(cfg, where), []
+    plan = compose_plan("limit=100", *overrides)
+    where = find_device(plan.device)
+    classifier, passes = plan.build_classifier(where), []
     with tempfile.TemporaryDirectory() as folder, classifier.frozen_and_folded():
-        problem = random_rows(cfg, classifier)
+        problem = random_rows(plan, classifier)
         passes.append(bare_pass(problem, 30))
         start = time.perf_counter()
         command(*overrides, "metric=[]", "limit=100", f"hydra.run.dir={folder}/run")
@@ -225,9 +227,10 @@ def whole(overrides: list[str]) -> None:
         passes.append(bare_pass(problem, 30))
         with open(f"{folder}/run/results.csv") as file:
             images = len(file.readlines()) - 1
-    bare = [images * cfg.steps * one / len(problem.photos) for one in passes]
+    bare = [images * plan.method.steps * one / len(problem.photos) for one in passes]
     print(
-        f"{classifier.name}, {images} photos, {cfg.steps} steps, batch {len(problem.photos)}; passes timed before and after"
+        f"{classifier.name}, {images} photos, {plan.method.steps} steps, batch {len(problem.photos)}; "
+        "passes timed before and after"
     )
     report("run.py, s", [spent])
     report("forwards + backwards", bare)
@@ -278,12 +281,12 @@ def two_workers(overrides: list[str]) -> None:
 
 
 def metrics(overrides: list[str]) -> None:
-    cfg = config.compose("metric=[deletion,insertion]", *overrides)
-    where, chosen = shares.device(cfg.device), config.metrics(cfg)
-    classifier = config.classifier(cfg, where)
+    plan = compose_plan("metric=[deletion,insertion]", *overrides)
+    where, chosen = find_device(plan.device), plan.metrics
+    classifier = plan.build_classifier(where)
     size, target = classifier.preprocess.crop, torch.zeros(1, dtype=torch.long, device=where)
     photo, saliency = torch.rand(1, 3, *size, device=where), torch.rand(1, 1, *size, device=where)
-    most, count = cfg.metrics.deletion.max_batch, math.ceil(math.prod(size) / size[1]) + 1
+    most, count = plan.config["metrics"]["deletion"]["max_batch"], math.ceil(math.prod(size) / size[1]) + 1
     batches = [photo.repeat(min(most, count - k), 1, 1, 1) for k in range(0, count, most)]
 
     def ours() -> None:
@@ -312,16 +315,16 @@ def extremal(overrides: list[str], areas: tuple, iterations: int, images: int) -
     """What finds masks of these areas: of so many images by mpx, of one by torchray."""
     from torchray.attribution.extremal_perturbation import extremal_perturbation
 
-    cfg = config.compose("experiment=extremal2019", f"steps={iterations}", f"area={list(areas)}", *overrides)
-    method, where = config.build_method(cfg), shares.device(cfg.device)
-    classifier = config.classifier(cfg, where)
+    plan = compose_plan("experiment=extremal2019", f"steps={iterations}", f"area={list(areas)}", *overrides)
+    method, where = plan.method, find_device(plan.device)
+    classifier = plan.build_classifier(where)
     photos = torch.rand(images, 3, *classifier.preprocess.crop)
     rows = [Row(photo, 0, "", area) for photo in photos for area in areas]
     normalised = classifier.scale * photos[:1].to(where) + classifier.shift
 
     def ours():
         with classifier.frozen_and_folded(photos.shape[2:]):
-            solve(method, classifier, rows, 2, partial(fit, trainer=partial(config.trainer(cfg), **workers.alone(where))))
+            solve(method, classifier, rows, 2, partial(fit, trainer=partial(plan.build_trainer, **single_device(where))))
 
     return {"mpx": ours, "torchray": lambda: extremal_perturbation(
         classifier.network.eval(), normalised, 0, areas=list(areas), max_iter=iterations)}  # fmt: skip
@@ -350,7 +353,7 @@ def seconds(which: str, overrides: list[str], areas: tuple) -> float:
     images = 1
     if which == "mpx":
         images = IMAGES
-        shares.keep_freed_memory()
+        keep_freed_memory()
     runs, spent = [extremal(overrides, areas, n, images)[which] for n in (1, *ITERATIONS)], []
     for run in runs:  # the first is not counted
         start = time.perf_counter()

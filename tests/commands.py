@@ -181,3 +181,25 @@ def _command(folder, arguments, inside, spawned, environment, out, err) -> None:
     from mpx.cli.main import main
 
     inside(main) if inside else main()
+
+
+class SilentCoordinator:
+    """A coordinator without images that keeps nothing."""
+
+    def claim(self, count):
+        return []
+
+    def add_row(self, row, curve_sums, explanation):
+        pass
+
+    def skip(self, image_name, reason):
+        pass
+
+    def report_progress(self, images, note=""):
+        pass
+
+    def log(self, text):
+        pass
+
+    def warn(self, text):
+        pass

@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 from mpx import config, explain
 from mpx.learning.method import Method
 from mpx.operators import requires_area
-from mpx.runs.devices import device
 
 GROUPS = sorted(path.name for path in config.CONFIGS.iterdir() if path.is_dir())
 
@@ -110,15 +109,6 @@ def test_a_strength_of_zero_turns_an_augment_off():
 def test_a_mistake_found_when_building_is_named(override, names):
     with pytest.raises(ValueError, match=names):
         config.build_method(config.compose(override))
-
-
-def test_device():
-    assert device("cpu") == torch.device("cpu") and device("auto").type in ("cpu", "cuda", "mps")
-    with pytest.raises(ValueError, match="device='gpu' must be auto, cpu, cuda"):
-        device("gpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="device='cuda' is not on this machine: usable here are auto, cpu"):
-            device("cuda")
 
 
 def test_config_is_the_manual():

@@ -5,6 +5,7 @@ import re
 
 from mpx.cli import sweeper
 from mpx.cli.folders import sweep_folder
+from mpx.runs.shares import launched_share
 
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 PRINTS_ONLY = ("-c", "--cfg", "-i", "--info", "-sc", "--shell-completion", "--shell_completion", "--hydra-help")
@@ -49,9 +50,7 @@ def _refuse_dashes(typed: list[str]) -> None:
 
 def _check_processes(typed: list[str], sweeps: bool) -> None:
     """Raise ValueError where several processes would each make a folder of their own."""
-    from mpx.runs.devices import launched  # imports torch, which --cfg and completion do without
-
-    process = launched(os.environ)
+    process = launched_share(os.environ)
     share_typed = any(argument.startswith("share=") and argument != "share=auto" for argument in typed)
     if process.count == 1 and not share_typed:
         return

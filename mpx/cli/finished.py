@@ -6,9 +6,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from mpx.config_plan import list_items, to_plain
 from mpx.data.items import fingerprint
-from mpx.runs.resume import to_keep
-from mpx.runs.run import images
+from mpx.runs.resume import stored_config
 
 IGNORED_KEYS = {"name", "force"}  # of the comparison of two configurations
 
@@ -28,7 +28,7 @@ class FinishedJobs:
             stored = dict(OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml")))  # type: ignore[arg-type]
         except (OSError, ValueError):
             return False
-        config = to_keep(cfg)
+        config = stored_config(to_plain(cfg))
         differing = {key for key in {*stored, *config} if stored.get(key) != config.get(key)} - IGNORED_KEYS
         if differing or summary["n_missing"] or summary["protocol"]["stopped"]:
             return False
@@ -40,5 +40,5 @@ class FinishedJobs:
         choices = dict(cfg.hydra.runtime.choices)
         source = str([choices["dataset"], *(config[key] for key in ("dataset", "images", "limit"))])
         if source not in self.fingerprints:
-            self.fingerprints[source] = fingerprint(images(cfg, choices))
+            self.fingerprints[source] = fingerprint(list_items(cfg, choices))
         return self.fingerprints[source]

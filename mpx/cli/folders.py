@@ -65,7 +65,7 @@ def _preset_keys(preset: str) -> set[str]:
 
 def _keys_of_how() -> set[str]:
     """Return the keys that change how a sweep is run and reported, not what it computes."""
-    from mpx.runs.run import RESUMABLE_KEYS, RESUMABLE_WITHOUT_DETERMINISM
+    from mpx.runs.resume import RESUMABLE_KEYS, RESUMABLE_WITHOUT_DETERMINISM
 
     return {*RESUMABLE_KEYS, *RESUMABLE_WITHOUT_DETERMINISM, "metric", "pictures", "frames", "cluster"}
 

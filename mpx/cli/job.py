@@ -60,6 +60,7 @@ class Job:
         return math.nan
 
     def _run(self, cfg: DictConfig, folder: Path, sweeps: bool) -> float | None:
+        from mpx.config_plan import build_plan
         from mpx.report.sweep import job_axes
         from mpx.runs import store
         from mpx.runs.run import objective, run
@@ -68,6 +69,7 @@ class Job:
         (folder / store.FAILED).unlink(missing_ok=True)
         varied = job_axes(folder.name) if sweeps else {}
         with claim_gpu(folder.parent):
-            summary = run(cfg, folder, dict(hydra.runtime.choices), list(hydra.overrides.task), varied)
+            plan = build_plan(cfg, folder, dict(hydra.runtime.choices), list(hydra.overrides.task), varied)
+            summary = run(plan)
         self.exit_codes.append(SKIPPED_IMAGES if summary and summary["n_skipped"] else 0)
-        return objective(cfg, summary)
+        return objective(plan, summary)

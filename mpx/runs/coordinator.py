@@ -1,181 +1,220 @@
-"""One session of a run: it hands the images out, keeps the tables and TensorBoard as rows come in, and sums up at the end.
+"""The coordinator of a run: it hands images to workers, and keeps the tables up to date as rows come in.
 
-Workers in other processes call it from afar (solver.workers), so what its methods take and give can be pickled.
+Workers in other processes call it through mpx.runs.launch, so whatever its methods take and return can be pickled.
 """
 
 import json
 import logging
 import math
 import os
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
-from mpx.metrics.areas import SMALLEST_COLUMNS, smallest_area_rows
-from mpx.metrics.summary import describe
-from mpx.runs import files, summaries, tables, tensorboard
-from mpx.runs.folder import lock, scan, sweep
+from mpx.data.annotations import Region
+from mpx.data.items import Item
+from mpx.explanation import Explanation
+from mpx.runs import files, tables, tensorboard
+from mpx.runs.folder import lock, scan
+from mpx.runs.progress import Progress
 
 log = logging.getLogger("mpx")
-PAUSE = 30  # seconds between two lines of progress
+
+
+class ClaimedImage(NamedTuple):
+    """An image that a worker explains."""
+
+    image_index: int  # in the run
+    item: Item
+    finished_rows: set[str]  # keys of its rows that are on disk
+
+
+class StoredRow(NamedTuple):
+    """A row on disk, in the order of the tables."""
+
+    image_index: int
+    row_index: int  # among the rows of its image
+    cells: dict[str, Any]  # of results.csv
+
+    @property
+    def name(self) -> str:
+        return Path(self.cells["mask"]).stem
+
+
+class Coordinator(Protocol):
+    """The calls of a worker."""
+
+    def claim(self, count: int) -> list[ClaimedImage]:
+        """Return at most `count` images that no other worker has; none when all are handed out."""
+
+    def add_row(self, row: dict[str, Any], curve_sums: dict[str, Tensor], explanation: Explanation | None) -> None:
+        """Add a row whose files are written.
+
+        row: its scalars, as `store.load_row` returns them; curve_sums: term -> (2,steps), sum and count of its curves;
+        explanation: of this one row, if its curves and pictures are logged.
+        """
+
+    def skip(self, image_name: str, reason: str) -> None:
+        """Skip an image that cannot be explained."""
+
+    def report_progress(self, images: float, note: str = "") -> None:
+        """Count another part of the work, in images."""
+
+    def log(self, text: str) -> None:
+        """Log a message."""
+
+    def warn(self, text: str) -> None:
+        """Log a warning."""
 
 
 class RunCoordinator:
-    """items: all images of the run in their order, with `.name` and `.path`; the share `index` of `count` is done here."""
+    """The coordinator in the process that holds the run's folder."""
 
-    answered = ("take",)  # the calls that wait for an answer
-
-    def __init__(self, folder: Path, items: list, index: int = 0, count: int = 1):
-        self.folder, self.items, self.index, self.count = folder, items, index, count
-        self.mine = range(index, len(items), count)
-        self.places = {item.name: place for place, item in enumerate(items)}
-        self.csv = folder / "results.csv" if count == 1 else self._part(index, "csv")
-        self.rows = []  # (place of the image, of the problem, row of the results table)
-        self.done = {}  # image -> its problems (target, area) that are done, None for all
-        self.skipped = {}  # image -> why
-        self.measured_with = {}  # row -> its metrics and their protocols
-        self.computed_with = Counter()  # versions, device and batch size -> rows
-        self.means, self.board, self.bar = tensorboard.Means(), tensorboard.Rows(folder), None
+    def __init__(self, folder: Path, items: list[Item], index: int = 0, count: int = 1):
+        """items: all images of the run in their order; this process does share `index` of `count` of them."""
+        self.folder = folder
+        self.items = items
+        self.index = index
+        self.count = count
+        self.share = range(index, len(items), count)
+        self.image_indices = {item.name: image_index for image_index, item in enumerate(items)}
+        self.skipped: dict[str, str] = {}  # image name -> reason
+        self.computed_with: Counter[str] = Counter()  # versions, device and batch size -> rows
+        self.means = tensorboard.Means()
+        self.board = tensorboard.Rows(folder)
+        self._csv = folder / "results.csv" if count == 1 else self._part(index, "csv")
+        self._rows: list[StoredRow] = []
+        self._measured_with: dict[str, str] = {}  # row name -> protocols of its metrics
+        self._finished_rows: dict[str, set[str]] = {}  # image name -> keys
+        self._finished_images: set[str] = set()
+        self._progress: Progress | None = None
         if count > 1:
-            with self._merging():
-                self._part(index, "json").unlink(missing_ok=True)  # it says that the share is done
-        for row in scan(folder, self._mine, self._belongs):
-            self._keep(row)
+            with self._merge_lock():
+                self._part(index, "json").unlink(missing_ok=True)  # its presence says that this share is done
+        for row in scan(folder, self._in_share, self._is_current):
+            self._register(row)
             self.means.add(dict(zip(row["terms"].tolist(), torch.from_numpy(row["curves"])[..., None])))
-        self.todo = [place for place in self.mine if self._open(place)]
-        self.given, self.way = 0, 0.0  # of todo: images handed out, and gone through
+        self.remaining = [image_index for image_index in self.share if self._is_open(image_index)]
+        self._n_claimed = 0  # of remaining
+        self._claim_limit = 1
 
-    def _part(self, index: int, suffix: str) -> Path:
-        return self.folder / "parts" / f"{index}-of-{self.count}.{suffix}"
+    def start(self, workers: int) -> None:
+        """Prepare the table and the progress bar for this number of workers."""
+        self._claim_limit = max(1, math.ceil(len(self.remaining) / workers))  # so that each worker gets some
+        done_before = len(self.share) - len(self.remaining)
+        self._progress = Progress(len(self.remaining), lambda images: self.describe(done_before + images))
+        self.write_table()
 
-    def _mine(self, image: str) -> bool:
-        return self.places.get(image, -1) in self.mine
+    # ---- calls of workers
 
-    def _belongs(self, row: dict) -> bool:
-        item = self.items[self.places[row["image"]]]
-        try:
-            return str(item.label) == row["label"] and os.stat(item.path).st_size == row["file_bytes"]
-        except OSError:
-            return True  # the photo has gone since; what was found stays
+    def claim(self, count: int) -> list[ClaimedImage]:
+        claimed = self.remaining[self._n_claimed : self._n_claimed + min(count, self._claim_limit)]
+        self._n_claimed += len(claimed)
+        items = [(image_index, self.items[image_index]) for image_index in claimed]
+        return [ClaimedImage(image_index, item, self._finished_rows.get(item.name, set())) for image_index, item in items]
 
-    def _open(self, place: int) -> bool:
-        return self.done.get(self.items[place].name, ()) is not None
-
-    def counted(self, images: int) -> str:
-        share = f" of share {self.index} of {self.count}" if self.count > 1 else ""
-        return f"{images} of {len(self.mine)} images{share}"
-
-    def begin(self, workers: int) -> None:
-        self.most = max(1, math.ceil(len(self.todo) / workers))  # so that each has some
-        self._write_csv()
-        self.start = self.said = time.perf_counter()
-        self.bar = tqdm(total=len(self.todo), unit="image", disable=None, dynamic_ncols=True, leave=False)
-
-    # ---- what workers call
-
-    def take(self, number: int) -> list[tuple]:
-        """At most this many images that nobody else has: (place, item, problems that are done)."""
-        places = self.todo[self.given : self.given + min(number, self.most)]
-        self.given += len(places)
-        return [(place, self.items[place], self.done.get(self.items[place].name, set())) for place in places]
-
-    def found(self, row: dict, sums: dict, shown=None) -> None:
-        """row: as `store.load_row` gives it, on disk already; sums: of its curves; shown: for TensorBoard."""
-        self._keep(row)
-        self.means.add_sums(sums)
+    def add_row(self, row: dict[str, Any], curve_sums: dict[str, Tensor], explanation: Explanation | None) -> None:
+        self._register(row)
+        self.means.add_sums(curve_sums)
         line = tables.table_row(row)
-        if set(tables.result_columns([line])) <= set(self.columns):
-            tables.append_csv(self.csv, [line], self.columns)
-        else:  # the first that was measured
-            self._write_csv()
-        if shown is not None:
-            self.board.show(shown)
+        if set(tables.result_columns([line])) <= set(self._columns):
+            tables.append_csv(self._csv, [line], self._columns)
+        else:  # the first row with metrics brings their columns
+            self.write_table()
+        if explanation is not None:
+            self.board.show(explanation)
 
-    def skip(self, image: str, reason: str) -> None:
-        self.skipped[image] = reason
-        self.bar.total = max(self.bar.total - 1, 0)
+    def skip(self, image_name: str, reason: str) -> None:
+        self.skipped[image_name] = reason
+        if self._progress:
+            self._progress.leave_out_image()
 
-    def step(self, images: float, note: str = "") -> None:
-        """Another part of the way, counted in images."""
-        self.bar.set_postfix_str(note, refresh=False)
-        self.bar.update(min(images, self.bar.total - self.bar.n))
-        self.way += images
-        now = time.perf_counter()
-        if self.bar.disable and now - self.said > PAUSE:
-            self.said, spent = now, now - self.start
-            left = spent / self.way * max(0, self.bar.total - self.way)
-            log.info(
-                f"{self.counted(len(self.mine) - len(self.todo) + int(self.way))}, "
-                f"{tqdm.format_interval(spent)} spent, about {tqdm.format_interval(left)} left"
-            )
+    def report_progress(self, images: float, note: str = "") -> None:
+        if self._progress:
+            self._progress.advance(images, note)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         log.info(text)
 
     def warn(self, text: str) -> None:
         log.warning(text)
 
-    def _keep(self, row: dict) -> None:
-        image, problem, problems = row["image"], row["row_key"], list(row["row_keys"])
-        done = self.done.setdefault(image, set())
-        if done is not None:
-            done.add(problem)
-            self.done[image] = done if set(problems) - done else None
-        self.rows.append((self.places[image], problems.index(problem), tables.table_row(row)))
-        self.measured_with[row["name"]] = row.get("measured_with", "")
-        self.computed_with[row["computed_with"]] += 1
+    # ---- what is done
 
-    # ---- what is measured later
+    def describe(self, images: int) -> str:
+        """Return e.g. "3 of 10 images", with the share where there are several."""
+        share = f" of share {self.index} of {self.count}" if self.count > 1 else ""
+        return f"{images} of {len(self.share)} images{share}"
 
-    def behind(self, stamp: Callable[[dict], str]) -> list[str]:
-        """The files in masks/ that were measured otherwise; stamp: see `measure.stamps`."""
-        return [
-            row["mask"]
-            for place, _, row in self.rows
-            if self.measured_with[Path(row["mask"]).stem] != stamp(self.items[place].regions)
-        ]
+    def count_missing(self) -> int:
+        """Return the number of images that are neither finished nor skipped."""
+        open_images = (self.items[image_index].name for image_index in self.share if self._is_open(image_index))
+        return sum(name not in self.skipped for name in open_images)
 
-    def measured(self, rows: list[dict]) -> None:
-        new = {line["mask"]: line for line in map(tables.table_row, rows)}
-        self.rows = [(a, b, new.get(line["mask"], line)) for a, b, line in self.rows]
+    def sorted_rows(self) -> list[StoredRow]:
+        """Return all rows by image, then by their order within the image."""
+        return sorted(self._rows, key=lambda row: row[:2])
 
-    # ---- the end
+    def table(self) -> list[dict[str, Any]]:
+        """Return the lines of results.csv."""
+        return [row.cells for row in self.sorted_rows()]
 
-    def table(self) -> list[dict]:
-        return [row for *_, row in sorted(self.rows, key=lambda row: row[:2])]
-
-    def _write_csv(self) -> None:
+    def write_table(self) -> None:
+        """Write results.csv anew, sorted."""
         table = self.table()
-        self.columns = tables.result_columns(table)
-        tables.write_csv(self.csv, table, self.columns)
+        self._columns = tables.result_columns(table)
+        tables.write_csv(self._csv, table, self._columns)
 
-    def missing(self) -> int:
-        """Images that are neither done nor skipped."""
-        return sum(self._open(place) and self.items[place].name not in self.skipped for place in self.mine)
+    def stale_rows(self, protocols_of: Callable[[Mapping[int | str, Region]], str]) -> list[str]:
+        """Return the paths below the folder of rows whose metrics are missing or were computed in another way.
+
+        protocols_of: regions of an image -> protocols of all metrics (`Evaluator.protocols`).
+        """
+        expected = {row.name: protocols_of(self.items[row.image_index].regions) for row in self._rows}
+        return [row.cells["mask"] for row in self._rows if self._measured_with[row.name] != expected[row.name]]
+
+    def update_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Replace the table's lines of rows that were evaluated again."""
+        lines = {line["mask"]: line for line in map(tables.table_row, rows)}
+        self._rows = [row._replace(cells=lines.get(row.cells["mask"], row.cells)) for row in self._rows]
+
+    def close(self) -> None:
+        """End the progress bar and close the files of loggers."""
+        self.board.close()
+        if self._progress:
+            self._progress.close()
+
+    # ---- shares
 
     @contextmanager
-    def whole(self, stopped: bool = False) -> Iterator["RunCoordinator | None"]:
-        """This session, or the one that merges all shares where this is the last of them to finish: to be closed here."""
+    def merge_shares(self, stopped: bool = False) -> Iterator["RunCoordinator | None"]:
+        """Give the coordinator of the whole run to the last share that finishes, and None to the others.
+
+        Without shares it is this one. Results are written within the context, so that of two shares that end together the
+        second waits for the first.
+        """
         if self.count == 1:
             yield self
             return
-        names = sha256("\n".join(self.places).encode()).hexdigest()
-        if not self.missing() and not stopped:
+        names = sha256("\n".join(self.image_indices).encode()).hexdigest()
+        if not self.count_missing() and not stopped:
             files.write_json(self._part(self.index, "json"), {"images": names, "skipped": self.skipped})
-        with self._merging():  # held until all is written: of two that end together, the second must look after the first
-            parts = [self._part(index, "json") for index in range(self.count)]
-            parts = [json.loads(part.read_text()) for part in parts if part.is_file()]
-            if len(parts) < self.count:
+        with self._merge_lock():
+            paths = [self._part(index, "json") for index in range(self.count)]
+            parts = [json.loads(path.read_text()) for path in paths if path.is_file()]
+            if len(parts) == self.count and any(part["images"] != names for part in parts):
+                log.warning(
+                    "the shares were given different images (another limit, or a folder that grew): the run is summed up "
+                    "once every share has run on the same images, or one command without share= has done the missing ones"
+                )
                 yield None
-            elif any(part["images"] != names for part in parts):
-                log.warning("the shares saw different images (limit, a folder that grew): nothing is summed up until all "
-                            "were given the same again, or one command without share did what is missing")  # fmt: skip
+            elif len(parts) < self.count:
                 yield None
             else:
                 merged = RunCoordinator(self.folder, self.items)
@@ -183,40 +222,36 @@ class RunCoordinator:
                     merged.skipped |= part["skipped"]
                 yield merged
 
-    def _merging(self):
-        return lock(self.folder / ".lock-merge", "the merging of its parts", patience=math.inf)
+    def _part(self, index: int, suffix: str) -> Path:
+        return self.folder / "parts" / f"{index}-of-{self.count}.{suffix}"
 
-    def close(
-        self, config: dict, texts: dict, log_images: int, protocol: dict, enough: float, measured: Callable, summed=()
-    ) -> dict:
-        """Writes what is said of the whole run: the tables, the summary, TensorBoard's means.
+    def _merge_lock(self) -> AbstractContextManager[None]:
+        return lock(self.folder / ".lock-merge", "the merging of its parts", timeout=math.inf)
 
-        enough: see `smallest_area_rows`; of no account where no areas were asked. measured: table -> what metrics say of it.
-        Returns the summary.
-        """
-        table, skipped = self.table(), [(name, self.skipped[name]) for name in sorted(self.skipped, key=self.places.get)]
-        self._write_csv()
-        tables.write_skipped(self.folder / "skipped.csv", skipped)
-        summary = summaries.summarize_rows(table, len(skipped), self.missing(), protocol) | {"computed_with": self.computed_with}
-        summary["metrics"] = measured(table)
-        if summed:
-            tables.write_csv(self.folder / "summed.csv", summed, tuple(k for k in summed[0] if "@" not in k))
-            summary["summed"] = measured(summed)
-        if table and table[0]["requested_area"]:
-            best = smallest_area_rows(table, enough, protocol["game"])
-            tables.write_csv(self.folder / "smallest.csv", best, SMALLEST_COLUMNS)
-            found = [row for row in best if row["smallest_area"]]
-            areas_found, images = ([row[key] for row in found] for key in ("smallest_area", "image"))
-            summary["smallest_area"] = {"enough": enough, "rows": len(best), **describe(areas_found, images)}
-        files.write_json(self.folder / "summary.json", summary)
-        shown = [Path(row["mask"]).stem for place, _, row in sorted(self.rows, key=lambda r: r[:2]) if place < log_images]
-        self.board.close()
-        if self.bar:
-            self.bar.close()
-        sweep(self.folder)
-        tensorboard.write_whole(self.folder, table, self.means(), shown, config, texts, summary["metrics"])
-        for part in (self.folder / "parts").glob("*-of-*.*"):
-            part.unlink()
-        with suppress(OSError):  # something of others may be there
-            (self.folder / "parts").rmdir()
-        return summary
+    # ---- rows on disk
+
+    def _in_share(self, image_name: str) -> bool:
+        return self.image_indices.get(image_name, -1) in self.share
+
+    def _is_current(self, row: dict[str, Any]) -> bool:
+        """Return whether a row on disk is of this image file and label."""
+        item = self.items[self.image_indices[row["image"]]]
+        try:
+            return str(item.label) == row["label"] and os.stat(item.path).st_size == row["file_bytes"]
+        except OSError:
+            return True  # the image file is gone, and its rows stay
+
+    def _is_open(self, image_index: int) -> bool:
+        return self.items[image_index].name not in self._finished_images
+
+    def _register(self, row: dict[str, Any]) -> None:
+        image_name = row["image"]
+        keys = list(row["row_keys"])
+        finished = self._finished_rows.setdefault(image_name, set())
+        finished.add(row["row_key"])
+        if finished >= set(keys):
+            self._finished_images.add(image_name)
+        stored = StoredRow(self.image_indices[image_name], keys.index(row["row_key"]), tables.table_row(row))
+        self._rows.append(stored)
+        self._measured_with[row["name"]] = row.get("measured_with", "")
+        self.computed_with[row["computed_with"]] += 1

@@ -1,213 +1,174 @@
-"""What metrics ask for, made of what is known of a batch of rows: in a run after each batch, or of masks found before.
+"""Metrics of a run's rows: of each batch after its search, and of stored masks when metrics are added later.
 
-They see the saliency as it is stored, so both give the same numbers. These are kept with a row as JSON, metric -> suffix ->
-number; their columns in results.csv are metric or metric_suffix.
+Metrics see the saliency as it is stored, so both give the same numbers. They are stored with a row as JSON, metric -> suffix
+-> number; their columns in results.csv are <metric> or <metric>_<suffix>.
 """
 
 import json
-import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mpx import config
-from mpx.data.annotations import Annotation, regions_digest
-from mpx.data.images import read_image
-from mpx.data.targets import region_of
+from mpx.data.annotations import Region, regions_digest
 from mpx.learning.batching import solve
 from mpx.learning.method import Method
 from mpx.learning.objective import draws
 from mpx.learning.rows import Row
 from mpx.learning.search import minimise
-from mpx.metrics.areas import group_rows, sum_of_areas
 from mpx.metrics.base import Metric, MetricContext, column_name
 from mpx.metrics.summary import SummaryContext
+from mpx.models.classifier import Classifier
+from mpx.operators import unwrap
 from mpx.perturbations.base import PerturbationContext, fully_perturbed
-from mpx.runs import store, tables
 
-log = logging.getLogger("mpx")
+OWN = "own"  # name of the perturbation that the masks are learned with, among those of metrics
 
 
 class Evaluator:
-    """The metrics that a config chooses, for rows of one classifier."""
+    """Computes metrics of rows of one classifier."""
 
-    def __init__(self, cfg, method: Method, classifier):
-        self.metrics, self.method, self.classifier = config.metrics(cfg), method, classifier
-        others = config.other_perturbations(cfg).items()
+    def __init__(
+        self,
+        metrics: Mapping[str, Metric],
+        other_perturbations: Mapping[str, Callable[..., Any]],
+        method: Method,
+        classifier: Classifier,
+    ):
+        """other_perturbations: those of the same kind as the method's own are left out."""
         own = _kind(method.perturbation)
-        self.perturbations = {"own": method.perturbation} | {name: one for name, one in others if _kind(one) != own}
-        self.stamp = stamps(cfg)
+        others = {name: other for name, other in other_perturbations.items() if _kind(other) != own}
+        self.metrics = dict(metrics)
+        self._perturbations = {OWN: method.perturbation, **others}
+        self._method = method
+        self._classifier = classifier
 
-    def __call__(self, found: list[Row], saliency: Tensor, judged: Tensor | None) -> list[str]:
-        """JSON of each row's metrics. saliency: (B,1,H,W); judged: (3,B) p_before, p_after, p_reference, if searched for."""
-        where, saliency = self.classifier.device, saliency.half().float()
-        targets = torch.tensor([row.target for row in found], device=where)
-        context = MetricContext(
-            classifier=self.classifier,
-            images=torch.stack([row.image for row in found]).to(where),
+    def evaluate(
+        self,
+        batch: Sequence[Row],
+        saliency: Tensor,
+        probabilities: Tensor | None,
+        metrics: Mapping[str, Metric] | None = None,
+    ) -> list[str]:
+        """Return the metrics of each row as JSON.
+
+        saliency: (B,1,H,W) in [0,1]; probabilities: (3,B) of the image, the perturbed and the fully perturbed image, if
+        known; metrics: a part of the evaluator's.
+        """
+        saliency = saliency.half().float().to(self._classifier.device)  # as it is stored
+        context = self._context(batch, probabilities)
+        columns = {}
+        for name, metric in (self.metrics if metrics is None else metrics).items():
+            columns[name] = {suffix: _json_numbers(column) for suffix, column in metric(saliency, context).items()}
+        return [
+            json.dumps({name: {suffix: column[i] for suffix, column in values.items()} for name, values in columns.items()})
+            for i in range(len(batch))
+        ]
+
+    def _context(self, batch: Sequence[Row], probabilities: Tensor | None) -> MetricContext:
+        device = self._classifier.device
+        targets = torch.tensor([row.target for row in batch], device=device)
+        return MetricContext(
+            classifier=self._classifier,
+            images=torch.stack([row.image for row in batch]).to(device),
             targets=targets,
-            game=self.method.game,
-            annotations=[row.annotation for row in found],
-            perturbations={k: partial(self._perturbed, operator, targets) for k, operator in self.perturbations.items()},
-            probabilities=None if judged is None else judged.to(where),
-            explain=partial(self._explain, [row.area for row in found]),
+            game=self._method.game,
+            annotations=[row.annotation for row in batch],
+            perturbations={k: partial(self._perturb_fully, one, targets) for k, one in self._perturbations.items()},
+            probabilities=None if probabilities is None else probabilities.to(device),
+            explain=partial(self._explain_again, [row.area for row in batch]),
         )
-        values = {name: metric(saliency.to(where), context) for name, metric in self.metrics.items()}
-        lists = {name: {suffix: _plain(column) for suffix, column in some.items()} for name, some in values.items()}
-        return [json.dumps({n: {s: v[i] for s, v in some.items()} for n, some in lists.items()}) for i in range(len(found))]
 
-    def _perturbed(self, operator: Callable, targets: Tensor, images: Tensor) -> Tensor:
-        """The images (B,3,H,W) with everything perturbed."""
-        context = PerturbationContext(self.classifier, targets, draws(self.method.seed, images, targets))
-        return fully_perturbed(operator, images, context)
+    def _perturb_fully(self, perturbation: Callable[..., Any], targets: Tensor, images: Tensor) -> Tensor:
+        """Return the images (B,3,H,W) with every pixel perturbed."""
+        context = PerturbationContext(self._classifier, targets, draws(self._method.seed, images, targets))
+        return fully_perturbed(perturbation, images, context)
 
-    def _explain(self, areas: list, classifier, images: Tensor, targets: Tensor, seed: int) -> Tensor:
-        problems = [Row(x, t, f"row {i}", a) for i, (x, t, a) in enumerate(zip(images, targets.tolist(), areas))]
-        e, failures = solve(replace(self.method, seed=seed, compile=False), classifier, problems, 2, minimise)
-        for sentence in failures.values():
-            raise ValueError(sentence)
-        return e.saliency.to(images)
-
-
-def stamps(cfg) -> Callable[[dict], str]:
-    """An item's regions -> what a row of it is measured by: where it is another, it is measured again."""
-    said = {}
-    for name, metric in config.metrics(cfg).items():
-        options = {k: v for k, v in metric.options.items() if k != "max_batch"}
-        said[name] = metric.protocol | {"options": options}
-        if "perturbations" in metric.needs:
-            said[name]["other_perturbations"] = list(config.other_perturbations(cfg))
-    seeing = [name for name, metric in config.metrics(cfg).items() if "annotations" in metric.needs]
-    return lambda regions: json.dumps(said | {n: said[n] | {"regions": regions_digest(regions)} for n in seeing}, default=str)
+    def _explain_again(
+        self, areas: Sequence[float | None], classifier: Classifier, images: Tensor, targets: Tensor, seed: int
+    ) -> Tensor:
+        """Return the saliency of other images, targets, parameters or seeds, for metrics of a method."""
+        again = [Row(x, t, f"row {i}", a) for i, (x, t, a) in enumerate(zip(images, targets.tolist(), areas))]
+        explanation, failures = solve(replace(self._method, seed=seed, compile=False), classifier, again, 2, minimise)
+        for reason in failures.values():
+            raise ValueError(reason)
+        return explanation.saliency.to(images)
 
 
-def again(session, cfg, where: torch.device) -> None:
-    """Evaluator the session's rows that were found before these metrics were asked for, or other regions given."""
-    behind = session.behind(stamps(cfg))
-    if not behind:
-        return
-    log.info(f"measuring {len(behind)} masks that were found before")
-    classifier, size, lost = config.classifier(cfg, where), config.batch_size(cfg, torch.device("cpu")), {}
-    with classifier.frozen_and_folded():
-        measures = Evaluator(cfg, config.build_method(cfg), classifier)
-        chosen = measures.metrics
-        for k in range(0, len(behind), size):
-            stored = [store.load_row(session.folder / name) for name in behind[k : k + size]]
-            pairs = [(row, problem) for row in stored if (problem := _row(session, cfg, row, classifier, lost))]
-            if not pairs:
-                continue
-            stored, found = zip(*pairs)
-            saliency = torch.stack([torch.from_numpy(row["saliency"])[None] for row in stored])
-            judged = torch.tensor([[row[p] for row in stored] for p in ("p_before", "p_after", "p_reference")])
-            stamp = [measures.stamp(problem.regions) for problem in found]
-            known = [(json.loads(row.get("measured_with") or "{}"), json.loads(by)) for row, by in zip(stored, stamp)]
-            kept = {name for name in chosen if all(old.get(name) == new[name] for old, new in known)}
-            measures.metrics = {name: metric for name, metric in chosen.items() if name not in kept}
-            for row, by, measured in zip(stored, stamp, measures(found, saliency, judged)):
-                values = json.loads(row.get("metrics", "{}")) | json.loads(measured)
-                row |= {"metrics": json.dumps({name: values[name] for name in chosen}), "measured_with": by}
-                store.replace_row(session.folder / "masks" / f"{row['name']}.npz", row)
-            session.measured(stored)
-    if lost:
-        image, why = next(iter(lost.items()))
-        log.warning(f"{len(lost)} images are not measured, as {image}: {why}; bring them back and give the command again")
+class Protocols:
+    """The protocols under which rows are evaluated. A row with other protocols is evaluated again."""
+
+    def __init__(self, metrics: Mapping[str, Metric], other_perturbations: Mapping[str, Callable[..., Any]]):
+        self._located = needs_annotations(metrics)
+        self._entries = {
+            name: _protocol_entry(metric, list(other_perturbations)) for name, metric in metrics.items()
+        }
+
+    def of(self, regions: Mapping[int | str, Region]) -> str:
+        """Return the protocols of an image with these annotated regions as JSON, metric -> protocol."""
+        entries = {
+            name: entry | {"regions": regions_digest(dict(regions))} if name in self._located else entry
+            for name, entry in self._entries.items()
+        }
+        return json.dumps(entries, default=str)
 
 
-def summed(session, cfg, where: torch.device) -> list[dict]:
-    """Of each image and class with masks of several areas: the metrics of their sum, for summed.csv (`sum_of_areas`)."""
-    table = session.table()
-    found = [places for places in group_rows([(row["image"], row["target"]) for row in table]).values() if len(places) > 1]
-    of_maps = {name: metric for name, metric in config.metrics(cfg).items() if "explain" not in metric.needs}
-    if not found or not of_maps:
-        return []
-    classifier, lines, size = config.classifier(cfg, where), [], config.batch_size(cfg, torch.device("cpu"))
-    with classifier.frozen_and_folded():
-        measures = Evaluator(cfg, config.build_method(cfg), classifier)
-        measures.metrics = of_maps  # the sum is of no search that could be done again
-        for k in range(0, len(found), size):
-            files = [[session.folder / table[p]["mask"] for p in places] for places in found[k : k + size]]
-            stored = [[store.load_row(file) for file in some] for some in files]
-            pairs = [(some, problem) for some in stored if (problem := _row(session, cfg, some[-1], classifier, {}))]
-            if not pairs:
-                continue
-            stored, these = zip(*pairs)
-            sums = [
-                sum_of_areas(torch.stack([torch.from_numpy(r["saliency"]).float()[None] for r in some])) for some in stored
-            ]
-            saliency = torch.stack([x / x.max().clamp(min=1e-6) for x in sums])
-            for some, measured in zip(stored, measures(these, saliency, None)):
-                lines.append({key: some[0][key] for key in ("image", "target", "class")} | tables.metric_columns(measured))
-    return lines
+def _protocol_entry(metric: Metric, other_perturbations: list[str]) -> dict[str, Any]:
+    options = {key: value for key, value in metric.options.items() if key != "max_batch"}  # it changes no number
+    entry = metric.protocol | {"options": options}
+    if "perturbations" in metric.needs:
+        entry["other_perturbations"] = other_perturbations
+    return entry
 
 
-def _row(session, cfg, row: dict, classifier, lost: dict[str, str]) -> Row | None:
-    """The problem of a stored row; None where its photo is gone, of which `lost` is told."""
-    item, area = session.items[session.places[row["image"]]], None if math.isnan(row["requested_area"]) else row["requested_area"]
-    try:
-        photo = classifier.preprocess(read_image(item.path))
-        region = place(classifier, item, row["target"]) if wanted(cfg) else None
-    except ValueError as error:
-        lost[row["image"]] = str(error)
-        return None
-    return Row(photo, row["target"], row["image"], area, annotation=region, regions=item.regions)
+def needs_annotations(metrics: Mapping[str, Metric]) -> list[str]:
+    """Return the names of the metrics that compare with where the class is in the image."""
+    return [name for name, metric in metrics.items() if "annotations" in metric.needs]
 
 
-def wanted(cfg) -> bool:
-    """Whether a metric asks for places."""
-    return any("annotations" in metric.needs for metric in config.metrics(cfg).values())
-
-
-def place(classifier, item, target: int) -> Annotation | None:
-    """Where an item's class is, if its dataset says so."""
-    if not item.regions:
-        return None
-    classes = len(classifier.categories) if classifier.categories else 10**9
-    region = region_of(target, item.regions, classes, classifier.categories)
-    return region and Annotation(region, read_image(item.path).size, classifier.preprocess)
-
-
-def summary(metrics: dict[str, Metric], learnt_with: str, table: list[dict]) -> dict[str, dict]:
-    """Column -> value, interval95, n, better, protocol and learnt_with, over the rows of a results table."""
-    said = {}
-    targets = np.array([row["target"] for row in table])
+def summarize_metrics(
+    metrics: Mapping[str, Metric], learned_with: str, table: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return column -> value, interval95, n, better, protocol and learnt_with, over the rows of a results table."""
+    summaries: dict[str, dict[str, Any]] = {}
     numbers = {image: n for n, image in enumerate(dict.fromkeys(row["image"] for row in table))}
-    context = SummaryContext(targets, np.array([numbers[row["image"]] for row in table]))
+    images = np.array([numbers[row["image"]] for row in table])
+    context = SummaryContext(np.array([row["target"] for row in table]), images)
+    table_columns = dict.fromkeys(key for row in table for key in row)
     for name, metric in metrics.items():
         columns = {
-            column.removeprefix(name).removeprefix("_"): np.array([_number(row.get(column)) for row in table])
-            for column in dict.fromkeys(key for row in table for key in row)
-            if _owner(column, metrics) == name
+            column.removeprefix(name).removeprefix("_"): np.array([_nan_if_none(row.get(column)) for row in table])
+            for column in table_columns
+            if _metric_of(column, metrics) == name
         }
         if not columns:
             continue
-        found = metric.summarise(columns, context)
-        for suffix, one in {"": found, **found.pop("parts", {})}.items():
-            said[column_name(name, suffix)] = one | {
-                "better": metric.direction_of(suffix),
-                "protocol": metric.protocol,
-                "learnt_with": learnt_with,
-            }
-    return said
+        summary = metric.summarise(columns, context)
+        for suffix, one in {"": summary, **summary.pop("parts", {})}.items():
+            entry = {"better": metric.direction_of(suffix), "protocol": metric.protocol, "learnt_with": learned_with}
+            summaries[column_name(name, suffix)] = one | entry
+    return summaries
 
 
-def _kind(perturbation: partial) -> tuple:
-    """What it is: another strength is no other perturbation, another colour is."""
-    return perturbation.func, perturbation.keywords.get("color")
+def _kind(perturbation: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
+    """Return what tells perturbations apart: another strength is the same perturbation, another colour is not."""
+    return unwrap(perturbation), perturbation.keywords.get("color") if isinstance(perturbation, partial) else None
 
 
-def _owner(column: str, metrics) -> str | None:
-    """The metric that a column of the table is of."""
-    return max((name for name in metrics if column == name or column.startswith(f"{name}_")), key=len, default=None)
+def _metric_of(column: str, metrics: Mapping[str, Any]) -> str | None:
+    """Return the metric that a column of the table belongs to."""
+    owners = [name for name in metrics if column == name or column.startswith(f"{name}_")]
+    return max(owners, key=len, default=None)
 
 
-def _plain(column: Tensor) -> list[float | None]:
+def _json_numbers(column: Tensor) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in column.tolist()]
 
 
-def _number(value) -> float:
+def _nan_if_none(value: float | None) -> float:
     return math.nan if value is None else value

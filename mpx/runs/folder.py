@@ -1,7 +1,8 @@
-"""A run's folder is the run's state: masks/ says which rows are done, and the same command does the others.
+"""A run's folder is the run's state: masks/ says which rows are finished, and the same command does the others.
 
-One process at a time works in it, or several that share its rows (torchrun, srun, job arrays). The locks are the kernel's
-(flock): they end with their owner, however it ends.
+One process at a time works in a folder, or several that share its images (torchrun, srun, job arrays). The locks are the
+kernel's (flock): they end with their owner, however it ends. filelock has no lock that passes from exclusive to shared while
+it is held, which shares need to compare their configurations one by one; so this module uses fcntl, on Linux and macOS.
 """
 
 import fcntl
@@ -12,96 +13,107 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from mpx.runs import store
 
 log = logging.getLogger("mpx")
+JOIN_TIMEOUT = 10  # seconds in which the first share checks the configuration
+OUTPUTS = ("masks/*.npz", "panels/*.png", "evolution/*.gif", "events.out.tfevents.*", ".hydra/*.yaml", "results.csv",
+           "summary.json", "skipped.csv", "smallest.csv", "summed.csv", "report.html", store.FAILED)  # fmt: skip
+OUTPUT_FOLDERS = (".", ".hydra", "masks", "panels", "evolution", "parts")
+
+
+def no_check(joins: bool) -> None:
+    """Do nothing when a lock is taken."""
 
 
 @contextmanager
-def held(folder: Path, index: int, count: int, keep: Callable[[bool], None]) -> Iterator[None]:
-    """Holds the folder for share `index` of `count`, alone if there is one; `keep`: see `lock`."""
+def claim_folder(folder: Path, index: int, count: int, on_lock: Callable[[bool], None]) -> Iterator[None]:
+    """Lock the folder for share `index` of `count`; on_lock: see `lock`."""
     with ExitStack() as stack:
         if count == 1:
-            stack.enter_context(lock(folder / ".lock", "one process", keep=keep))
+            stack.enter_context(lock(folder / ".lock", "one process", on_lock=on_lock))
         else:
-            stack.enter_context(lock(folder / ".lock", f"{count} shares", 10, keep, together=True))
+            stack.enter_context(lock(folder / ".lock", f"{count} shares", JOIN_TIMEOUT, on_lock, shared=True))
             stack.enter_context(lock(folder / f".lock-{index}", f"share {index} of {count}"))
         yield
 
 
 @contextmanager
-def lock(path: Path, what: str, patience: float = 0, keep=lambda joins: None, together: bool = False) -> Iterator[None]:
-    """Alone, or together with processes that say the same `what`; ValueError where another is in the way.
+def lock(
+    path: Path, owner: str, timeout: float = 0, on_lock: Callable[[bool], None] = no_check, shared: bool = False
+) -> Iterator[None]:
+    """Lock a file, alone or shared with processes of the same `owner`; a ValueError names the process in the way.
 
-    patience: for how many seconds it is waited; keep(joins): called before others may join, or when this one does.
-    The file stays: to remove it would let two in.
+    timeout: seconds to wait; on_lock(joins): called while the lock is exclusive, or when this process joins others. The file
+    is never removed: then two processes could hold a lock of the same name.
     """
     with open(path, "a+") as file:
-        until = time.monotonic() + patience
-        while (joins := _locked(file, what, together)) is None:
-            if time.monotonic() >= until:
+        deadline = time.monotonic() + timeout
+        while (joins := _try_lock(file, owner, shared)) is None:
+            if time.monotonic() >= deadline:
                 file.seek(0)
                 raise ValueError(
-                    f"{path.parent} is being worked in ({' '.join(file.read().split())}): wait for its end, "
+                    f"{path.parent} is in use ({' '.join(file.read().split())}): wait until that process ends, "
                     "or give another name="
                 )
             time.sleep(0.05)
-        keep(joins)
-        if together and not joins:
-            with suppress(OSError):  # where there are no locks
+        on_lock(joins)
+        if shared and not joins:
+            with suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_SH)
         yield
 
 
-def _locked(file, what: str, together: bool) -> bool | None:
-    """Whether it joins others; None where it may not."""
+def _try_lock(file: IO[str], owner: str, shared: bool) -> bool | None:
+    """Return whether this process joins others, or None if the lock is taken."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        if not together or file.readline().strip() != what:
+        if not shared or file.readline().strip() != owner:
             return None
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             return None
-    except OSError as error:  # some network file systems have none
-        log.warning(f"cannot lock {file.name} ({error.strerror}): see to it that no other process works in this folder")
+    except OSError as error:  # some network file systems have no locks
+        log.warning(f"cannot lock {file.name} ({error.strerror}): make sure that no other process works in this folder")
         return False
     file.truncate(0)
-    print(f"{what}\npid {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+    print(f"{owner}\npid {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
     return False
 
 
-def scan(folder: Path, mine: Callable[[str], bool], belongs: Callable[[dict], bool]) -> Iterator[dict]:
-    """The rows of this run on disk that are whole, one at a time, as `store.load_row` gives them.
+def scan(
+    folder: Path, in_share: Callable[[str], bool], is_current: Callable[[dict[str, Any]], bool]
+) -> Iterator[dict[str, Any]]:
+    """Yield the intact rows of this run on disk, as `store.load_row` returns them.
 
-    mine(image): is it one of those that are asked for? The others' arrays are not read.
+    in_share(image name): arrays of other images are not read; is_current(row): whether the row is of today's image file.
     """
     for path in _files(folder / "masks"):
-        row = None if path.name.startswith(".") else store.load_row(path, mine)
-        if row and belongs(row) and _pictured(folder, row):
+        row = None if path.name.startswith(".") else store.load_row(path, in_share)
+        if row and is_current(row) and _has_pictures(folder, row):
             yield row
 
 
-def _pictured(folder: Path, row: dict) -> bool:
+def _has_pictures(folder: Path, row: dict[str, Any]) -> bool:
     files = (folder / "panels" / f"{row['name']}.png", folder / "evolution" / f"{row['name']}.gif")
     return not row["pictures"] or all(file.is_file() for file in files)
 
 
 def clear(folder: Path) -> None:
-    """Removes what a run has written, and nothing else that may be there."""
-    written = ("masks/*.npz", "panels/*.png", "evolution/*.gif", "events.out.tfevents.*", ".hydra/*.yaml", "results.csv",
-               "summary.json", "skipped.csv", "smallest.csv", "summed.csv", "report.html", store.FAILED)  # fmt: skip
-    for path in [path for pattern in written for path in folder.glob(pattern)]:
+    """Remove the files that a run writes, and no others."""
+    for path in [path for pattern in OUTPUTS for path in folder.glob(pattern)]:
         path.unlink()
 
 
-def sweep(folder: Path) -> None:
-    """Removes the drafts that killed processes left."""
-    for part in (".", ".hydra", "masks", "panels", "evolution", "parts"):
+def remove_partial_files(folder: Path) -> None:
+    """Remove the partial files that killed processes left."""
+    for part in OUTPUT_FOLDERS:
         for path in _files(folder / part):
             if path.name.startswith(".") and path.name.endswith(".tmp"):
                 path.unlink()

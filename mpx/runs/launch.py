@@ -1,167 +1,161 @@
-"""Workers: processes that share the rows of a run, and the one case where they share gradients.
+"""Worker processes on this machine, one per device, that share the images of a run.
 
-Every worker is an ordinary process with a single-device Trainer and its own rows: no process group, nothing to stall. Local
-ones draw their rows from the parent, a few at a time, so that a slow one holds nobody up. A `Group` averages gradients: its
-ranks do the same rows, each with its part of the random samples.
+Why this is not Trainer(devices=N): Lightning's strategies give each device a part of one batch and average the gradients.
+The parameters here are the masks of different images, so an average of their gradients would be wrong, and ranks that wait
+for each other at every step would stall whenever one image takes longer. Each worker is therefore an ordinary process with a
+single-device Trainer that claims a few images at a time from the parent. Take Trainer(devices=N, strategy="ddp") when the
+devices work on the same images and each draws a part of the random samples: that is parallel=samples (mpx.runs.distributed).
+
+A worker talks to the parent through one pipe. multiprocessing.managers would answer each worker in a thread of its own; one
+loop over all pipes needs no locks, keeps the order of calls, and sees at once which process ended.
 """
 
 import os
 import pickle
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from multiprocessing import connection, parent_process, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
-from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from torch import Tensor
 
+from mpx.explanation import Explanation
+from mpx.runs.coordinator import ClaimedImage, Coordinator
 from mpx.runs.signals import SIGNALS
 
-
-@dataclass(frozen=True)
-class Group:
-    """The ranks that share the random samples of every batch. Rank 0 leads: it alone reads and writes."""
-
-    rank: int
-    devices: tuple[torch.device, ...]  # of the ranks on this machine
-    count: int
-    meeting: str = ""  # a folder where they find each other; without, torchrun says where
-
-    def join(self) -> "Group":
-        backend = "nccl" if self.devices[0].type == "cuda" else "gloo"
-        if self.meeting:  # local processes, which need no network
-            os.environ |= {"RANK": f"{self.rank}", "LOCAL_RANK": f"{self.rank}", "WORLD_SIZE": f"{self.count}"}
-            loopback = "lo" if sys.platform == "linux" else "lo0"
-            os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
-        if backend == "nccl":
-            torch.cuda.set_device(self.devices[int(os.environ["LOCAL_RANK"])])
-        place = f"file://{self.meeting}/ranks" if self.meeting else "env://"
-        dist.init_process_group(backend, place, rank=self.rank, world_size=self.count)
-        return self
-
-    def of(self, rank: int, meeting: str) -> "Group":
-        return replace(self, rank=rank, meeting=meeting)
-
-    def samples(self, total: int) -> range:
-        """This rank's; equally many on each, so that the mean of the ranks' means is the mean."""
-        if total % self.count:
-            raise ValueError(
-                f"samples={total} cannot be shared out equally over {self.count} devices: take a multiple of {self.count}"
-            )
-        return range(self.rank, total, self.count)
-
-    def trainer(self) -> dict:
-        """Options of a Trainer that averages the ranks' gradients."""
-        accelerator = {"cuda": "gpu"}.get(self.devices[0].type, "cpu")
-        here = [d.index for d in self.devices] if accelerator == "gpu" else len(self.devices)
-        nodes = self.count // len(self.devices)
-        return {"accelerator": accelerator, "devices": here, "num_nodes": nodes, "strategy": DDPStrategy(),
-                "plugins": [TorchElasticEnvironment()]}  # fmt: skip
-
-    def shared(self, take: Callable | None) -> Callable:
-        """The leader's take(n), on every rank."""
-
-        def agreed(number: int):
-            box = [take(number) if self.rank == 0 else None]
-            dist.broadcast_object_list(box)
-            return box[0]
-
-        return agreed
-
-    def average(self, history: dict[str, torch.Tensor]) -> None:
-        for values in history.values():
-            dist.all_reduce(values)
-            values /= self.count
+RAISE = "raise"  # message that carries a worker's error
 
 
-def alone(where: torch.device) -> dict:
-    """Options of a Trainer on one device that asks neither torchrun nor Slurm who it is."""
-    accelerator = {"cuda": "gpu"}.get(where.type, where.type)
-    devices = [where.index] if where.type == "cuda" else 1
-    return {"accelerator": accelerator, "devices": devices, "plugins": [LightningEnvironment()]}
+class RemoteCoordinator:
+    """The coordinator as a worker process sees it: each call is a message to the parent."""
+
+    def __init__(self, pipe: Connection):
+        self._pipe = pipe
+
+    def claim(self, count: int) -> list[ClaimedImage]:
+        self._send("claim", count)
+        return pickle.loads(self._pipe.recv_bytes())
+
+    def add_row(self, row: dict[str, Any], curve_sums: dict[str, Tensor], explanation: Explanation | None) -> None:
+        self._send("add_row", row, curve_sums, explanation)
+
+    def skip(self, image_name: str, reason: str) -> None:
+        self._send("skip", image_name, reason)
+
+    def report_progress(self, images: float, note: str = "") -> None:
+        self._send("report_progress", images, note)
+
+    def log(self, text: str) -> None:
+        self._send("log", text)
+
+    def warn(self, text: str) -> None:
+        self._send("warn", text)
+
+    def raise_in_parent(self, error: Exception) -> None:
+        """End the run with this error."""
+        self._send(RAISE, error)
+
+    def _send(self, call: str, *arguments: Any) -> None:
+        self._pipe.send_bytes(pickle.dumps((call, arguments)))
 
 
-def start(target: Callable, arguments: list[tuple], threads: int, desk) -> None:
-    """Runs target(remote, *arguments) in a process for each, until all have ended; whatever ends this, ends them.
+def single_device(device: torch.device) -> dict[str, Any]:
+    """Return the arguments of a Trainer on one device that ignores the ranks of torchrun and Slurm."""
+    return {
+        "accelerator": "gpu" if device.type == "cuda" else device.type,
+        "devices": [device.index] if device.type == "cuda" else 1,
+        "plugins": [LightningEnvironment()],
+    }
 
-    A call on `remote` is a call on `desk`, which lives here; those that `desk.answered` names wait for the answer.
 
-    Raises the ValueError or OSError that a process raised.
+def run_processes(
+    target: Callable[..., None], arguments: list[tuple[Any, ...]], threads: int, coordinator: Coordinator
+) -> None:
+    """Run target(remote coordinator, *arguments) in one process for each tuple, until all have ended.
+
+    Whatever ends this function ends the processes. Raises the ValueError or OSError that a process raised.
     """
-    context, pipes, processes = mp.get_context("spawn"), {}, []
+    context = mp.get_context("spawn")
+    processes: dict[Connection, SpawnProcess] = {}
     resource_tracker.ensure_running()  # its start unblocks signals
     try:
-        # signals are this process's affair: children inherit from the thread that starts them that they are blocked (blocked
-        # in the main thread they would be heard all the same, in the middle of a start)
+        # Workers ignore the signals that stop a run, as this process handles them. They inherit the mask of the thread that
+        # starts them; blocked in the main thread, a signal would still be handled in the middle of a start.
         with ThreadPoolExecutor(1, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, SIGNALS)) as starter:
             for given in arguments:
-                pipe, end = context.Pipe()
-                process = context.Process(target=_work, args=(target, end, threads, desk.answered, given), daemon=True)
-                processes.append(process)
-                pipes[pipe] = process
+                here, there = context.Pipe()
+                process = context.Process(target=_run_worker, args=(target, there, threads, given), daemon=True)
+                processes[here] = process
                 starter.submit(process.start).result()
-                end.close()
-        while pipes:
-            for pipe in connection.wait(list(pipes)):
-                try:
-                    message = pipe.recv_bytes()
-                except (EOFError, OSError):  # perhaps in the middle of it
-                    _ended(pipes.pop(pipe))
-                    continue
-                name, given = pickle.loads(message)
-                if name == "raise":
-                    raise given[0]
-                answer = getattr(desk, name)(*given)
-                if name in desk.answered:
-                    with suppress(ConnectionError):  # it died meanwhile, which is seen in a moment
-                        pipe.send_bytes(pickle.dumps(answer))
+                there.close()
+        _answer_until_all_end(dict(processes), coordinator)
     finally:
-        started = [process for process in processes if process.pid]
+        started = [process for process in processes.values() if process.pid]
         for process in started:
-            process.kill()  # no file is ever half written, so there is nothing to wait for
+            process.kill()  # every file is written whole, so there is nothing to wait for
         for process in started:
             process.join()
 
 
-def _ended(process) -> None:
+def _answer_until_all_end(processes: dict[Connection, SpawnProcess], coordinator: Coordinator) -> None:
+    calls: dict[str, Callable[..., None]] = {
+        "add_row": coordinator.add_row,
+        "skip": coordinator.skip,
+        "report_progress": coordinator.report_progress,
+        "log": coordinator.log,
+        "warn": coordinator.warn,
+    }
+    while processes:
+        for pipe in connection.wait(list(processes)):
+            assert isinstance(pipe, Connection)
+            try:
+                message = pipe.recv_bytes()
+            except (EOFError, OSError):  # the worker may have died in the middle of a message
+                _check_exit(processes.pop(pipe))
+                continue
+            call, arguments = pickle.loads(message)
+            if call == RAISE:
+                raise arguments[0]
+            if call == "claim":
+                images = coordinator.claim(*arguments)
+                with suppress(ConnectionError):  # a worker that died meanwhile is found in the next round
+                    pipe.send_bytes(pickle.dumps(images))
+            else:
+                calls[call](*arguments)
+
+
+def _check_exit(process: SpawnProcess) -> None:
     process.join()
-    if process.exitcode:
-        how = f"ended with code {process.exitcode} (see above)"
-        if process.exitcode < 0:
-            how = f"was killed by signal {-process.exitcode}, perhaps for want of memory (a smaller batch_size needs less)"
-        raise ValueError(f"a worker process {how}: finished rows are kept, and the same command goes on with the others")
+    code = process.exitcode
+    if not code:
+        return
+    reason = f"ended with code {code} (see above)"
+    if code < 0:
+        reason = f"was killed by signal {-code}, perhaps for lack of memory (a smaller batch_size needs less)"
+    raise ValueError(f"a worker process {reason}: finished rows are kept, and the same command does the others")
 
 
-class _Remote:
-    def __init__(self, pipe, answered):
-        self._pipe, self._answered = pipe, answered
-
-    def __getattr__(self, name):
-        def call(*given):
-            self._pipe.send_bytes(pickle.dumps((name, given)))
-            return pickle.loads(self._pipe.recv_bytes()) if name in self._answered else None
-
-        return call
-
-
-def _work(target, pipe, threads, answered, arguments) -> None:
+def _run_worker(target: Callable[..., None], pipe: Connection, threads: int, arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    remote = _Remote(pipe, answered)
+    coordinator = RemoteCoordinator(pipe)
     try:
-        target(remote, *arguments)
+        target(coordinator, *arguments)
     except (ValueError, OSError) as error:
-        with suppress(OSError):  # perhaps it is that the parent has gone
-            getattr(remote, "raise")(error)
+        with suppress(OSError):  # the parent may have ended, which caused the error
+            coordinator.raise_in_parent(error)
 
 
 def _die_with_parent() -> None:
-    connection.wait([parent_process().sentinel])
+    parent = parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
     os._exit(1)

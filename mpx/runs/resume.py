@@ -1,66 +1,78 @@
-"""The config that a run's folder keeps: who goes on there, or joins, must have the same."""
+"""The configuration stored in a run's folder. Resuming or joining a run requires an equal configuration."""
 
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+import yaml
 
-from mpx.config import CONFIGS
 from mpx.runs.files import write_file
 
+if TYPE_CHECKING:
+    from mpx.runs.plan import RunPlan
+
+RESUMABLE_KEYS = ("name", "force", "limit", "trainer.devices", "share", "log_images", "logger", "sufficient_share",
+                  "metrics", "other_perturbations", "objective")  # keys that may change when a run is resumed # fmt: skip
+RESUMABLE_WITHOUT_DETERMINISM = ("batch_size", "device", "threads", "parallel", "compile")  # these may change bits
+METRIC_KEYS = ("metrics", "other_perturbations")  # equal in processes that work at the same time
+MODEL_FILES = ("weights", "network")  # keys of the model that may name a file
 DIGEST = "_sha256"
-UNKNOWN = "unknown"
+ABSENT = "absent"
 
 
-def keep(cfg: DictConfig, folder: Path, free: Iterable[str], overrides: list[str], joins: bool) -> None:
-    """Writes .hydra/ of a run's folder; refuses where rows, or others that this one joins, have another configuration.
+def check_config(plan: "RunPlan", joins: bool) -> None:
+    """Store the configuration in the folder's .hydra/, or refuse one that differs from that of the rows on disk.
 
-    free: keys that may differ.
+    joins: other processes are working in this folder, and theirs is compared even before there are rows.
     """
-    path, text = folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(to_keep(cfg))
-    if joins:  # who works at the same time measures the same
-        free = [key for key in free if key not in ("metrics", "other_perturbations")]
-    if path.exists() and (joins or any(folder.glob("masks/*.npz"))):
-        old, new = (OmegaConf.to_container(c) for c in (OmegaConf.load(path), OmegaConf.create(text)))
-        found = [(key, a, b) for key, a, b in _differences(old, new) if not any(f"{key}.".startswith(f"{f}.") for f in free)]
-        found = [(key, a, b) for key, a, b in found if a is not UNKNOWN or not _usual(key, b, new)]
-        differing = [f"{key} was {a} and is {b}" for key, a, b in found]
-        if differing:
+    path = plan.folder / ".hydra" / "config.yaml"
+    config = stored_config(plan.config)
+    if path.exists() and (joins or any(plan.folder.glob("masks/*.npz"))):
+        resumable = RESUMABLE_KEYS + (() if plan.deterministic else RESUMABLE_WITHOUT_DETERMINISM)
+        free = [key for key in resumable if not (joins and key in METRIC_KEYS)]
+        differences = [
+            f"{key} was {old} and is {new}"
+            for key, old, new in _differences(yaml.safe_load(path.read_text("utf-8")), config)
+            if not any(f"{key}.".startswith(f"{prefix}.") for prefix in free)
+        ]
+        if differences:
             raise ValueError(
-                f"{folder} holds a run with another configuration: {', '.join(differing)}; give the same values to "
-                "continue it, or another name= to start anew"
+                f"{plan.folder} holds a run with another configuration: {', '.join(differences)}; give the same values to "
+                "continue it, or another name= to start a new run"
             )
     if not joins:
-        write_file(path, text)
-        write_file(path.with_name("overrides.yaml"), OmegaConf.to_yaml(OmegaConf.create(overrides)))
+        write_file(path, to_yaml(config))
+        write_file(path.with_name("overrides.yaml"), to_yaml(plan.overrides))
 
 
-def to_keep(cfg: DictConfig) -> dict:
-    """A config as a run's folder keeps it: with the contents of the model's files, which may change in place."""
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), resolve=True)
-    for key in ("weights", "network"):
-        named = plain["model"].get(key)
-        file = Path(named.rpartition(":")[0] if key == "network" else named).expanduser() if isinstance(named, str) else None
-        if file and file.is_file():
-            plain["model"][f"{key}{DIGEST}"] = sha256(file.read_bytes()).hexdigest()
-    return plain
+def stored_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration as a folder stores it: with digests of the model's files, which may change in place."""
+    model = dict(config["model"])
+    for key in MODEL_FILES:
+        value = model.get(key)
+        if isinstance(value, str):
+            file = Path(value.rpartition(":")[0] if key == "network" else value).expanduser()
+            if file.is_file():
+                model[f"{key}{DIGEST}"] = sha256(file.read_bytes()).hexdigest()
+    return {**config, "model": model}
 
 
-def _differences(old, new, key: str = "") -> Iterator[tuple]:
-    """(key, old value, new value); UNKNOWN where there is none."""
+def to_yaml(values: dict[str, Any] | list[Any]) -> str:
+    """Return plain values as YAML text, in their order."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def to_command(overrides: list[str]) -> str:
+    """Return the command line with these overrides."""
+    return shlex.join(["mpx", *overrides])
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield (key, old value, new value) of all leaves that differ; ABSENT stands for a key that is not there."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for k in dict.fromkeys([*old, *new]):
-            yield from _differences(old.get(k, UNKNOWN), new.get(k, UNKNOWN), f"{key}.{k}" if key else k)
+        for inner in dict.fromkeys([*old, *new]):
+            yield from _differences(old.get(inner, ABSENT), new.get(inner, ABSENT), f"{key}.{inner}" if key else inner)
     elif old != new:
         yield key, old, new
-
-
-def _usual(key: str, value, new: dict) -> bool:
-    """Whether a key that an older mpx did not have says what that did: its default. Of a model's file nothing was known."""
-    group, _, inner = key.partition(".")
-    files = (CONFIGS / group).glob("*.yaml") if inner else [CONFIGS / "config.yaml"]
-    manuals = [OmegaConf.to_container(OmegaConf.load(file)) for file in files]
-    if inner:
-        manuals = [manual for manual in manuals if manual.get("_target_") == new[group].get("_target_")]
-    return key.endswith(DIGEST) or any(manual.get(inner or key, UNKNOWN) == value for manual in manuals)

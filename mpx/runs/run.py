@@ -1,263 +1,226 @@
-"""The main job: one session in a run's folder. It holds the folder, finds what is done, starts the workers, and sums up."""
+"""The main job: one session in a run's folder. It locks the folder, finds what is done, starts the workers, and sums up."""
 
 import logging
 import math
-import shlex
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
-from mpx import config
-from mpx.data import datasets
 from mpx.data.items import Item, fingerprint
 from mpx.report import html
-from mpx.runs import devices as shares
-from mpx.runs import evaluation as measure
-from mpx.runs import launch as workers
-from mpx.runs import tables, terminal
+from mpx.runs import terminal
 from mpx.runs.coordinator import RunCoordinator
-from mpx.runs.folder import clear, held
-from mpx.runs.resume import keep
+from mpx.runs.devices import single_worker, thread_count, worker_devices
+from mpx.runs.distributed import SampleGroup, find_group
+from mpx.runs.evaluation import needs_annotations
+from mpx.runs.folder import claim_folder, clear
+from mpx.runs.launch import run_processes
+from mpx.runs.plan import RunPlan
+from mpx.runs.reevaluation import evaluate_area_sums, reevaluate
+from mpx.runs.results import write_results
+from mpx.runs.resume import check_config
+from mpx.runs.shares import Share, find_share
 from mpx.runs.signals import Stopped
 from mpx.runs.worker import work
 
 log = logging.getLogger("mpx")
-PRINTED = 20  # rows of the table at the end
-# keys that may differ when a run is continued; those of the second line only where bits may differ
-RESUMABLE_KEYS = ("name", "force", "limit", "trainer.devices", "share", "log_images", "logger", "enough", "metrics", "other_perturbations", "objective")
-RESUMABLE_WITHOUT_DETERMINISM = ("batch_size", "device", "threads", "parallel", "compile")
+PRINTED_ROWS = 20  # of the table at the end
 
 
-def run(cfg: DictConfig, folder: Path, choices: dict, overrides: list[str], varied: dict[str, str]) -> dict | None:
-    """Explains the dataset of a composed config into `folder`, or goes on doing so; returns its summary.json, None where
-    other shares still work.
+@dataclass(frozen=True)
+class Session:
+    """One process at work in a run's folder."""
 
-    varied: of a sweep's job, its place on the axes.
+    plan: RunPlan
+    share: Share
+    devices: list[torch.device]  # one for each worker that this process starts
+    group: SampleGroup | None
+    coordinator: RunCoordinator
+    start: float
 
-    Raises ValueError or OSError where it cannot, and Stopped where a signal came; all leave what is done.
+    @property
+    def folder(self) -> Path:
+        return self.plan.folder
+
+
+def run(plan: RunPlan) -> dict[str, Any] | None:
+    """Explain the images of a plan, or continue; return summary.json, or None if other shares are still at work.
+
+    Raises ValueError or OSError if that is impossible, and Stopped after a signal; finished rows stay.
     """
-    _check(cfg)
-    share = shares.share(cfg.share)
-    where = shares.devices(cfg.device, OmegaConf.to_container(cfg.trainer, resolve=True)["devices"], share)
-    group = _group(cfg, share, where)
-    if group and group.rank:  # of torchrun: the leader alone has a session
-        _work_here(None, cfg, folder, share, where[0], group)
+    share = find_share(plan.share)
+    devices = worker_devices(plan.device, plan.trainer_devices, share)
+    group = find_group(plan.parallel, plan.method.samples, share, devices)
+    if group and group.rank:  # under torchrun only rank 0 opens the folder
+        with _single_worker(plan, share):
+            work(None, plan, devices[0], group)
         return None
     index, count = (0, 1) if group else (share.index, share.count)
-    items = images(cfg, choices)
-    needy = [name for name, metric in config.metrics(cfg).items() if "annotations" in metric.needs]
-    if needy and not any(item.regions for item in items):
-        raise ValueError(
-            f"metric={needy[0]} compares with where the class is, and dataset={choices['dataset']} does not say: take "
-            "dataset=imagenet, voc, coco, pets, cub or synthetic, or give boxes (dataset=images dataset.boxes=boxes.csv)"
-        )
-    free = RESUMABLE_KEYS + (() if cfg.deterministic else RESUMABLE_WITHOUT_DETERMINISM)
-    if cfg.force and count > 1:
-        raise ValueError("force=true would remove what other shares have done: give another name=, or remove the folder")
-    with held(folder, index, count, partial(_keep, cfg, folder, free, overrides)):
-        session = RunCoordinator(folder, items, index, count)
-        command = shlex.join(["mpx", *overrides])
-        log.info(f"{command}\n{session.counted(len(session.mine) - len(session.todo))} are done in {folder}")
-        sum_up = partial(_sum_up, session, cfg, choices, varied, command, time.perf_counter(), where[0])
-        try:
-            if session.todo or group and len(where) == 1:  # of torchrun: the others wait to hear that there is nothing
-                _explain(session, cfg, folder, share, where, group)
-            with _alone(cfg, share):
-                measure.again(session, cfg, where[0])
-        except (Stopped, ValueError):
-            if session.rows:
-                sum_up(stopped=True)
-            raise
-        whole = sum_up(stopped=False)
-        report = _report(folder) if whole and whole.rows and config.pictures(cfg) else ""
-    if whole is None:
-        log.info(f"share {share} is done; it is summed up when all are")
-        return None  # who sums up tells what was skipped: torchrun and srun end all their processes when one ends otherwise
-    for name, reason in whole.skipped.items():
-        log.warning(f"skipped {name}: {reason}")
-    if not whole.rows:
-        raise ValueError(
-            f"no image could be explained: all {len(items)} were skipped, see {folder / 'skipped.csv'}; "
-            f"the first: {next(iter(whole.skipped.values()))}"
-        )
-    if whole.missing():
-        raise ValueError(f"{whole.missing()} of {len(items)} images are still missing in {folder}: give the command again")
-    table = whole.table()
-    log.info(terminal.format_rows(table[:PRINTED]) + f"\n... {len(table) - PRINTED} more" * (len(table) > PRINTED))
-    if config.metrics(cfg):
-        log.info("\n" + terminal.format_metrics(whole.said["metrics"]))
-    if empty := [n for n in needy if not any(row[k] is not None for row in table for k in row if k.startswith(n))]:
-        labels = sorted({repr(label) for item in items for label in item.regions})
-        log.warning(
-            f"{', '.join(empty)}: no picture shows a region of the class that is explained; there are regions of "
-            f"{', '.join(labels[:5])}: give target=label, and labels that are classes of the model"
-        )
-    if "summed" in whole.said:
-        log.info("\nthe sum of the masks of all areas:\n" + terminal.format_metrics(whole.said["summed"]))
-    pictures = f"pictures  {folder}/panels  {folder}/evolution\n" if config.pictures(cfg) else ""
-    log.info(f"\n{report}{pictures}numbers   {folder}/results.csv\ncurves    tensorboard --logdir {folder}")
-    return whole.said
+    items = plan.list_items()
+    _check_annotations(plan, items)
+    if plan.force and count > 1:
+        raise ValueError("force=true would remove the rows of other shares: give another name=, or remove the folder")
+    with claim_folder(plan.folder, index, count, partial(_prepare_folder, plan)):
+        coordinator = RunCoordinator(plan.folder, items, index, count)
+        session = Session(plan, share, devices, group, coordinator, time.perf_counter())
+        done = coordinator.describe(len(coordinator.share) - len(coordinator.remaining))
+        log.info(f"{plan.command}\n{done} are done in {plan.folder}")
+        merged, summary = _work_and_sum_up(session)
+        report = _write_report(plan.folder) if merged and merged.table() and plan.pictures else ""
+    if merged is None or summary is None:
+        log.info(f"share {share} is done; the run is summed up when all shares are done")
+        return None  # even with skipped images: torchrun and srun end all processes when one ends with another code than 0
+    _check_complete(plan, merged)
+    _log_results(plan, merged, summary, report)
+    return summary
 
 
-def objective(cfg: DictConfig, said: dict | None) -> float | None:
-    """What a sweeper makes small (objective=...), of a run's summary."""
-    if said is None:
+def objective(plan: RunPlan, summary: dict[str, Any] | None) -> float | None:
+    """Return the number that a sweeper minimizes (objective=), read from a run's summary."""
+    if summary is None:
         return None
-    known = {k: v["mean"] for k, v in said.items() if isinstance(v, dict) and "mean" in v}
-    known |= {name: metric["value"] for name, metric in said["metrics"].items()}
-    if cfg.objective is None:
-        p, area = known["p_normalised"], known["area"]
+    numbers = {key: value["mean"] for key, value in summary.items() if isinstance(value, dict) and "mean" in value}
+    numbers |= {name: metric["value"] for name, metric in summary["metrics"].items()}
+    if plan.objective is None:
+        p, area = numbers["p_normalised"], numbers["area"]
         if p is None:
             return math.nan
-        return (1 - p if cfg.game == "preservation" else p) + area
-    if cfg.objective not in known:
-        raise ValueError(f"objective={cfg.objective!r} is not a number of this run: choose one of {', '.join(known)}")
-    return known[cfg.objective]
+        return (1 - p if plan.method.game == "preservation" else p) + area
+    if plan.objective not in numbers:
+        raise ValueError(f"objective={plan.objective!r} is not a number of this run: choose one of {', '.join(numbers)}")
+    return numbers[plan.objective]
 
 
-def _keep(cfg: DictConfig, folder: Path, free: tuple, overrides: list[str], joins: bool) -> None:
-    if cfg.force:
-        clear(folder)
-    keep(cfg, folder, free, overrides, joins)
+def _prepare_folder(plan: RunPlan, joins: bool) -> None:
+    if plan.force:
+        clear(plan.folder)
+    check_config(plan, joins)
 
 
-def _sum_up(
-    session: RunCoordinator, cfg, choices: dict, varied: dict, command: str, start: float, where, stopped: bool
-) -> RunCoordinator | None:
-    """Writes what is said of the whole run; None where other shares still work."""
-    protocol = {
-        "command": command,
-        "game": cfg.game,
-        "stopped": stopped,
-        "images": fingerprint(session.items),
-        "session_seconds": round(time.perf_counter() - start, 1),
-        "p_normalised": "(p_after-p_reference)/(p_before-p_reference), softmax, no augment, "
-        f"reference and mask's operator: {choices['perturbation']}",
-    }
-    texts = {"config": f"```yaml\n{OmegaConf.to_yaml(cfg, resolve=True)}\n```", "command": f"```\n{command}\n```"}
-    measured = partial(measure.summary, config.metrics(cfg), choices["explainer"] or choices["perturbation"])
-    with session.whole(stopped) as whole:
-        if whole:
-            with _alone(cfg, shares.share(cfg.share)):
-                summed = () if stopped else measure.summed(whole, cfg, where)
-            axes = hparams(cfg, choices, varied)
-            whole.said = whole.close(axes, texts, cfg.log_images, protocol, cfg.enough, measured, summed)
+def _check_annotations(plan: RunPlan, items: list[Item]) -> None:
+    """Refuse metrics that need annotations where no image has any."""
+    if (needing := needs_annotations(plan.metrics)) and not any(item.regions for item in items):
+        raise ValueError(
+            f"metric={needing[0]} compares with where the class is, and dataset={plan.choices['dataset']} does not say: "
+            "take dataset=imagenet, voc, coco, pets, cub or synthetic, or give dataset=images dataset.boxes=boxes.csv"
+        )
+
+
+def _single_worker(plan: RunPlan, share: Share) -> AbstractContextManager[None]:
+    return single_worker(thread_count(plan.threads, 1, share, plan.deterministic), plan.deterministic)
+
+
+def _work_and_sum_up(session: Session) -> tuple[RunCoordinator | None, dict[str, Any] | None]:
+    """Do what is missing and write the results; if it fails or is stopped, write the results of what is done."""
+    coordinator = session.coordinator
+    try:
+        # the other ranks of torchrun wait to hear even that nothing is left
+        if coordinator.remaining or session.group and len(session.devices) == 1:
+            _explain(session)
+        with _single_worker(session.plan, session.share):
+            reevaluate(session.plan, coordinator, session.devices[0])
+    except (Stopped, ValueError):
+        if coordinator.table():
+            _sum_up(session, stopped=True)
+        raise
+    return _sum_up(session, stopped=False)
+
+
+def _explain(session: Session) -> None:
+    """Explain the remaining images, here on one device, in processes on several."""
+    plan, devices, group = session.plan, session.devices, session.group
+    session.coordinator.start(1 if group else len(devices))
+    if len(devices) == 1:
+        with _single_worker(plan, session.share):
+            work(session.coordinator, plan, devices[0], group)
+        return
+    threads = thread_count(plan.threads, len(devices), session.share, plan.deterministic)
+    with tempfile.TemporaryDirectory() as rendezvous:
+        groups = [group.with_rank(rank, rendezvous) if group else None for rank in range(len(devices))]
+        run_processes(work, [(plan, *pair) for pair in zip(devices, groups)], threads, session.coordinator)
+
+
+def _sum_up(session: Session, stopped: bool) -> tuple[RunCoordinator | None, dict[str, Any] | None]:
+    """Write the results of the whole run; None while other shares are at work."""
+    plan, coordinator = session.plan, session.coordinator
+    coordinator.close()
+    summary = None
+    with coordinator.merge_shares(stopped) as merged:
+        if merged:
+            area_sums = []
+            if not stopped:
+                with _single_worker(plan, session.share):
+                    area_sums = evaluate_area_sums(plan, merged, session.devices[0])
+            summary = write_results(plan, merged, _protocol(session, stopped), area_sums)
     if stopped:
-        log.error(f"{session.counted(len(session.mine) - session.missing())} are done and kept in {session.folder}")
-    return whole
+        done = coordinator.describe(len(coordinator.share) - coordinator.count_missing())
+        log.error(f"{done} are done and kept in {session.folder}")
+    return merged, summary
 
 
-def _report(folder: Path) -> str:
-    """Where report.html is, to be told."""
+def _protocol(session: Session, stopped: bool) -> dict[str, Any]:
+    """Return what summary.json says of how its numbers came about."""
+    plan = session.plan
+    return {
+        "command": plan.command,
+        "game": plan.method.game,
+        "stopped": stopped,
+        "images": fingerprint(session.coordinator.items),
+        "session_seconds": round(time.perf_counter() - session.start, 1),
+        "p_normalised": "(p_after-p_reference)/(p_before-p_reference), softmax, no augmentation, "
+        f"reference and mask's perturbation: {plan.choices['perturbation']}",
+    }
+
+
+def _write_report(folder: Path) -> str:
+    """Write report.html; return the line that says where it is, or an empty string after a warning."""
     try:
         return f"report    {html.write_report(folder)}\n"
-    except Exception as error:  # a full disk, or a fault of its own: the run is whole without it
-        log.warning(f"there is no report.html: {type(error).__name__}: {error}")
+    except Exception as error:  # a full disk, or an error in the report: the run is complete without it
+        log.warning(f"report.html could not be written: {type(error).__name__}: {error}")
         return ""
 
 
-def _check(cfg: DictConfig) -> None:
-    """What is wrong with the config stops here, before anything is locked, loaded or started."""
-    config.build_method(cfg)
-    config.trainer(cfg)
-    config.metrics(cfg)
-    config.other_perturbations(cfg)
-    for key, least in (("limit", 1), ("log_images", 0), ("frames", 2)):
-        if cfg[key] is None and key != "limit" or cfg[key] is not None and cfg[key] < least:
-            raise ValueError(f"{key}={cfg[key]} must be at least {least}")
-    if cfg.enough is None or not 0 <= cfg.enough <= 1:
-        raise ValueError(f"enough={cfg.enough} must be from 0 to 1")
-    parts = Path(cfg.name or "").parts
-    if not parts or ".." in parts or cfg.name.startswith("/"):
-        raise ValueError(f"name={cfg.name!r} must be the name of a folder below outputs/")
-    if cfg.parallel not in ("rows", "samples"):
-        raise ValueError(f"parallel={cfg.parallel!r} must be rows or samples")
-    config.pictures(cfg)
-    config.batch_size(cfg, torch.device("cpu"))
-
-
-def images(cfg: DictConfig, choices: dict) -> list[Item]:
-    """What a run explains."""
-    if cfg.images is None:
-        return config.build(cfg.dataset, "dataset")[: cfg.limit]
-    if choices["dataset"] not in ("sample", "images"):
-        raise ValueError(f"images={cfg.images} and dataset={choices['dataset']} name two sources: give one of them")
-    files = OmegaConf.to_container(cfg.images) if OmegaConf.is_list(cfg.images) else cfg.images
-    if not all(isinstance(file, str) for file in (files if isinstance(files, list) else [files])):
-        raise ValueError(f"images={cfg.images} must be a file, a folder, a glob or a list of these")
-    return datasets.images(files, cfg.dataset.get("boxes"))[: cfg.limit]
-
-
-def _group(cfg: DictConfig, share: shares.Share, where: list[torch.device]) -> workers.Group | None:
-    """The ranks of parallel=samples, and which of them this process is; where it starts them itself, the leader."""
-    if cfg.parallel == "rows":
-        return None
-    if cfg.get("explainer"):
-        raise ValueError("parallel=samples shares out a search's samples, and an explainer has none: parallel=rows")
-    if cfg.get("stop"):
-        raise ValueError("parallel=samples runs all devices on the same rows to the end: stop=null, or parallel=rows")
-    if share.count == 1 and len(where) > 1:
-        group = workers.Group(0, tuple(where), len(where))
-    elif share.launcher == "torchrun" and len(where) == 1:
-        here = (torch.device("cuda", i) if where[0].type == "cuda" else where[0] for i in range(share.local_count))
-        group = workers.Group(share.index, tuple(here), share.count)
-    else:
+def _check_complete(plan: RunPlan, merged: RunCoordinator) -> None:
+    """Log the skipped images; refuse a run without rows or with missing images."""
+    for name, reason in merged.skipped.items():
+        log.warning(f"skipped {name}: {reason}")
+    images = len(merged.items)
+    if not merged.table():
         raise ValueError(
-            "parallel=samples shares the samples of one batch out over devices: give it trainer.devices=N on one machine, "
-            f"or torchrun with one device for each process (here: trainer.devices={len(where)}, share {share})"
+            f"no image could be explained: all {images} were skipped, see {plan.folder / 'skipped.csv'}; "
+            f"the first: {next(iter(merged.skipped.values()))}"
         )
-    group.samples(cfg.samples)
-    return group
+    if missing := merged.count_missing():
+        raise ValueError(f"{missing} of {images} images are still missing in {plan.folder}: run the command again")
 
 
-def _explain(session: RunCoordinator, cfg: DictConfig, folder: Path, share, where: list[torch.device], group) -> None:
-    session.begin(1 if group else len(where))
-    if len(where) == 1:
-        _work_here(session, cfg, folder, share, where[0], group)
-        return
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    with tempfile.TemporaryDirectory() as meeting:
-        groups = [group and group.of(rank, meeting) for rank in range(len(where))]
-        jobs = [(plain, folder, device, group) for device, group in zip(where, groups)]
-        workers.start(work, jobs, shares.threads(cfg.threads, len(where), share, cfg.deterministic), session)
-
-
-def _work_here(session, cfg: DictConfig, folder: Path, share, where: torch.device, group) -> None:
-    with _alone(cfg, share):
-        work(session, cfg, folder, where, group)
-
-
-@contextmanager
-def _alone(cfg: DictConfig, share: shares.Share):
-    """The threads and algorithms of a single worker, in this process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(shares.threads(cfg.threads, 1, share, cfg.deterministic))
-    try:
-        with shares.same_bits(cfg.deterministic):
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def hparams(cfg: DictConfig, choices: dict, varied: dict[str, str]) -> dict:
-    """What TensorBoard compares by, flat and short: a sweep's axes (it shows the first five), else all that was chosen."""
-    if varied:
-        return {axis: value if math.isnan(tables.parse_number(value)) else float(value) for axis, value in varied.items()}
-    groups = {
-        k: v
-        for k, v in choices.items()
-        if v is not None and k in ("model", "explainer", "perturbation", "mask", "score", "gradient", "optimizer")
-    }
-    for part in ("perturbation", "mask"):
-        options = {k: v for k, v in cfg[part].items() if not k.startswith("_") and k not in cfg and v is not None}
-        groups |= {f"{part}.{k}": str(v) for k, v in options.items()}
-    values = {k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if not isinstance(v, dict)}
-    kept = {k: v if isinstance(v, (int, float)) else str(v) for k, v in values.items() if v is not None}
-    return groups | {
-        k: v for k, v in kept.items() if k not in (*RESUMABLE_KEYS, *RESUMABLE_WITHOUT_DETERMINISM, "deterministic", "images", "pictures", "frames")
-    }
+def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any], report: str) -> None:
+    """Log the table, the metrics, and where the files are."""
+    table = merged.table()
+    more = f"\n... {len(table) - PRINTED_ROWS} more" if len(table) > PRINTED_ROWS else ""
+    log.info(terminal.format_rows(table[:PRINTED_ROWS]) + more)
+    if plan.metrics:
+        log.info("\n" + terminal.format_metrics(summary["metrics"]))
+    empty = [
+        name
+        for name in needs_annotations(plan.metrics)
+        if not any(row[column] is not None for row in table for column in row if column.startswith(name))
+    ]
+    if empty:
+        labels = sorted({repr(label) for item in merged.items for label in item.regions})
+        log.warning(
+            f"{', '.join(empty)}: no image has a region of the class that is explained; there are regions of "
+            f"{', '.join(labels[:5])}: give target=label, and labels that are classes of the model"
+        )
+    if "summed" in summary:
+        log.info("\nthe sum of the masks of all areas:\n" + terminal.format_metrics(summary["summed"]))
+    folder = plan.folder
+    pictures = f"pictures  {folder}/panels  {folder}/evolution\n" if plan.pictures else ""
+    log.info(f"\n{report}{pictures}numbers   {folder}/results.csv\ncurves    tensorboard --logdir {folder}")

@@ -1,202 +1,213 @@
-"""What every worker does, in the main process or one of its own: takes images, explains them batch by batch, keeps the rows.
+"""The work of every worker, in the main process or in one of its own: claims images, explains them in batches, stores rows.
 
-A row is on disk before the session (mpx.runs.coordinator) hears of it.
+A row is on disk before the coordinator is told of it.
 """
 
-import math
-import os
 import time
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
-from torch import Tensor
 
-from mpx import config
-from mpx.data.images import read_image
-from mpx.data.targets import resolve_targets
 from mpx.errors import is_out_of_memory
 from mpx.explanation import Explanation
 from mpx.learning.batching import batch_position_matters, begin, solve_all
 from mpx.learning.learner import fit
 from mpx.learning.rows import Row
-from mpx.models.checks import check_classifier
-from mpx.runs import devices as shares
-from mpx.runs import launch as workers
+from mpx.models.classifier import Classifier
 from mpx.runs import store, summaries, tables
-from mpx.runs.evaluation import Evaluator, place, wanted
+from mpx.runs.coordinator import Coordinator
+from mpx.runs.devices import deterministic_algorithms, keep_freed_memory
+from mpx.runs.distributed import SampleGroup
+from mpx.runs.evaluation import Evaluator, Protocols, needs_annotations
+from mpx.runs.launch import single_device
+from mpx.runs.plan import RunPlan
+from mpx.runs.row_source import RowSource, preprocessing
 from mpx.runs.tensorboard import Means
 
+REPORT_INTERVAL = 0.5  # seconds between two reports of progress
 
-def work(session, cfg: dict, folder: Path, where: torch.device, group: workers.Group | None = None) -> None:
-    """Explains the images that `session` hands out on one device; in a group the leader alone talks to it."""
-    cfg = OmegaConf.create(cfg)
-    shares.keep_freed_memory()
+
+def work(coordinator: Coordinator | None, plan: RunPlan, device: torch.device, group: SampleGroup | None = None) -> None:
+    """Explain the images that the coordinator hands out, on one device.
+
+    group: the ranks of parallel=samples; all but rank 0 have no coordinator, and write nothing.
+    """
+    keep_freed_memory()
     if group:
         group.join()
-        session = session if group.rank == 0 else None
-    method, make_trainer = config.build_method(cfg), config.trainer(cfg)
-    options = group.trainer if group else partial(workers.alone, where)
-    progress = Progress(session) if session else None
-    callbacks = [*make_trainer.keywords.get("callbacks", ()), *([progress] if progress else [])]
+    classifier = plan.build_classifier(device)
+    with deterministic_algorithms(plan.deterministic), classifier.frozen_and_folded():
+        Worker(plan, classifier, coordinator if not group or group.rank == 0 else None, group).run()
 
-    def run(search):
-        going = [seat for seat in search.seats if not seat.over]
-        fit(search, lambda: make_trainer(**options(), callbacks=callbacks))
-        if progress:
-            progress.skip(search, sum(search.steps - seat.at for seat in going if seat.over))
-        if group:
-            group.average(search.history)
+
+class Worker:
+    """Explains batch after batch on one device."""
+
+    def __init__(
+        self, plan: RunPlan, classifier: Classifier, coordinator: Coordinator | None, group: SampleGroup | None
+    ):
+        self._plan = plan
+        self._classifier = classifier
+        self._coordinator = coordinator
+        self._group = group
+        self._progress = ProgressCallback(coordinator) if coordinator else None
+        self._trainer_arguments = group.trainer_arguments if group else partial(single_device, classifier.device)
+        self._samples = group.samples(plan.method.samples) if group else None
+        self._protocols = Protocols(plan.metrics, plan.other_perturbations)
+        self._evaluator = Evaluator(plan.metrics, plan.other_perturbations, plan.method, classifier)
+        self._fits = 0
+
+    def run(self) -> None:
+        """Explain images until the coordinator has none."""
+        plan, classifier = self._plan, self._classifier
+        if self._coordinator:
+            self._coordinator.log(f"{classifier.name} on {classifier.device}")
+        size = preprocessing(classifier).crop
+        batches = solve_all(
+            start=self._prepare,
+            run=self._fit,
+            take=self._row_source(),
+            batch_size=plan.batch_size_on(classifier.device.type),
+            places=partial(batch_position_matters, classifier, size) if plan.deterministic else None,
+            warn=self._coordinator.warn if self._coordinator else ignore,
+            halve=not self._group,
+            fill=plan.method.compile,
+        )
+        for rows, explanation, failures in batches:
+            if not self._coordinator:
+                continue
+            if plan.method.explainer:  # it has no iterations that could be reported
+                self._coordinator.report_progress(len({row.image_name for row in rows}))
+            self._store_batch(self._coordinator, rows, explanation, failures)
+
+    def make_trainer(self, batch_name: str) -> pl.Trainer:
+        """Return the Trainer of one fit, with callbacks and loggers of its own.
+
+        batch_name: a name for what they write, used by no other batch of the run.
+        """
+        callbacks = [make() for make in self._plan.callbacks.values()]
+        progress = [self._progress] if self._progress else []
+        return self._plan.build_trainer(**self._trainer_arguments(), callbacks=[*callbacks, *progress])
+
+    def _row_source(self) -> Callable[[int], list[Row]]:
+        source = None
+        if self._coordinator:
+            with_annotations = bool(needs_annotations(self._plan.metrics))
+            areas = self._plan.method.areas
+            source = RowSource(self._coordinator, self._classifier, self._plan.target, areas, with_annotations)
+        if self._group:
+            return self._group.broadcast_rows(source)
+        assert source is not None
+        return source
+
+    def _prepare(self, rows: list[Row], **options: Any) -> Any:
+        """Prepare a batch, with snapshots of the mask's evolution only where they are shown."""
+        shown = any(row.image_index < max(self._plan.pictures, self._plan.log_images) for row in rows)
+        frames = self._plan.frames if shown else 2
+        return begin(self._plan.method, self._classifier, rows, frames, samples=self._samples, **options)
+
+    def _fit(self, search: Any) -> Any:
+        active = [seat for seat in search.seats if not seat.over]
+        first = active[0]
+        batch_name = f"{self._fits:05}-{first.problem.names[first.row]}"
+        self._fits += 1
+        fit(search, partial(self.make_trainer, batch_name))
+        if self._progress:
+            self._progress.skip_iterations(search, sum(search.steps - seat.at for seat in active if seat.over))
+        if self._group:
+            self._group.average(search.history)
         return search
 
-    classifier = config.classifier(cfg, where)
-    with shares.same_bits(cfg.deterministic), classifier.frozen_and_folded():
-        take = RowSource(session, classifier, cfg.target, method.areas, wanted(cfg)) if session else None
-        samples = group.samples(method.samples) if group else None
-        measures = Evaluator(cfg, method, classifier)
-        start = partial(_begin, cfg, method, classifier, samples=samples)
-        if session:
-            session.say(f"{classifier.name} on {where}")
-        places = partial(batch_position_matters, classifier, classifier.preprocess.crop) if cfg.deterministic else None
-        size = config.batch_size(cfg, where)
-        take, warn = group.shared(take) if group else take, session.warn if session else lambda text: None
-        for rows, explanation, failures in solve_all(start, run, take, size, places, warn, not group, method.compile):
-            if session and method.explainer:  # it has no steps to tell of
-                session.step(len({row.image_name for row in rows}))
-            if session:
-                keep(session, cfg, folder, rows, explanation, failures, where, measures)
+    def _store_batch(
+        self, coordinator: Coordinator, rows: list[Row], explanation: Explanation, failures: dict[int, str]
+    ) -> None:
+        """Evaluate and store the finite rows of a batch, and skip the images of the others.
 
-
-def _begin(cfg, method, classifier, rows: list[Row], **options):
-    """With snapshots on the way where somebody will see them."""
-    seen = any(row.image_index < max(config.pictures(cfg), cfg.log_images) for row in rows)
-    return begin(method, classifier, rows, cfg.frames if seen else 2, **options)
-
-
-class RowSource:
-    """take(n): at most n rows of the session's next images; none at the end. Images that cannot be explained are skipped."""
-
-    def __init__(self, session, classifier, target, areas: tuple, places: bool = False):
-        self.session, self.classifier, self.target, self.areas, self.places = session, classifier, target, areas, places
-        self.each = len(areas) * (len(target) if OmegaConf.is_list(target) else 1)  # rows of an image, at most
-        self.waiting, self.checked = [], False
-
-    def __call__(self, number: int) -> list[Row]:
-        while len(self.waiting) < number:
-            wanted = math.ceil((number - len(self.waiting)) / self.each)
-            items = self.session.take(wanted)
-            for n, item, done in items:
-                if item.problem:
-                    self.session.skip(item.name, item.problem)
-                    continue
-                try:
-                    photo, size = self.classifier.preprocess(read_image(item.path)), os.stat(item.path).st_size
-                except (ValueError, OSError) as error:
-                    self.session.skip(item.name, str(error))
-                    continue
-                if fault := self._fault(photo):
-                    self.session.skip(item.name, fault)
-                    continue
-                try:
-                    targets = {t: None for t in self._targets(photo, item.label)}
-                    if self.places:
-                        targets = {t: place(self.classifier, item, t) for t in targets}
-                except ValueError as error:
-                    self.session.skip(item.name, str(error))
-                    continue
-                rows = [
-                    Row(photo, t, item.name, area, n, at, item.regions) for t, at in targets.items() for area in self.areas
-                ]
-                problems = np.array([row.key for row in rows], np.str_)
-                stamp = {"row_keys": problems, "label": str(item.label), "path": str(item.path), "file_bytes": size}
-                self.waiting += [
-                    replace(row, provenance=stamp | {"row_key": row.key}) for row in rows if row.key not in done
-                ]
-            if not items or len(items) < wanted and self.waiting:  # fewer near the end, so that every worker has some
-                break
-        rows, self.waiting = self.waiting[:number], self.waiting[number:]
-        return rows
-
-    def _fault(self, photo: Tensor) -> str | None:
-        """Why this photo cannot be explained; what would go wrong with any photo, by the model or the target, stops the run.
-
-        Once a photo has passed, only `_targets` looks at the others.
+        explanation: of the finite rows; failures: index of a row -> why it is not finite.
         """
-        if self.checked:
-            return None
+        for index, reason in failures.items():
+            name = rows[index].image_name
+            coordinator.skip(name, reason.removeprefix(f"{name}: "))
+        finite = [row for index, row in enumerate(rows) if index not in failures]
+        metrics = ["{}"] * len(finite)
+        measured_with = [""] * len(finite)
+        error: BaseException | None = None
         try:
-            logits = check_classifier(self.classifier, photo[None])[0]
-        except ValueError as error:
-            check_classifier(self.classifier, torch.rand(photo[None].shape, generator=torch.Generator().manual_seed(0)))
-            return str(error)
-        if "label" not in (self.target if OmegaConf.is_list(self.target) else [self.target]):
-            resolve_targets(self.target, logits, None, self.classifier.categories)
-        self.checked = True
-        return None
+            if finite:
+                metrics = self._evaluate(finite, explanation)
+                measured_with = [self._protocols.of(row.regions) for row in finite]
+        except BaseException as raised:  # also a signal: the masks are stored, and evaluated when the run resumes
+            error = raised
+        for index, row in enumerate(finite):  # one by one, so that a kill in between loses no row's pictures in the logger
+            evaluation = {"metrics": metrics[index], "measured_with": measured_with[index]}
+            self._store_row(coordinator, row, explanation.only([index]), explanation.batch_size, evaluation)
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise ValueError("out of memory in a metric: the masks are kept; a smaller batch_size needs less") from error
+        if error:
+            raise error
 
-    @torch.no_grad()
-    def _targets(self, photo: Tensor, label) -> tuple[int, ...]:
-        logits = self.classifier(photo[None].to(self.classifier.device))[0]
-        if not logits.isfinite().all():
-            raise ValueError("the model's output is NaN or infinite on the untouched photo")
-        return tuple(resolve_targets(self.target, logits, label, self.classifier.categories))
+    def _evaluate(self, rows: list[Row], e: Explanation) -> list[str]:
+        return self._evaluator.evaluate(rows, e.saliency, torch.stack([e.p_before, e.p_after, e.p_reference]))
 
+    def _store_row(
+        self, coordinator: Coordinator, row: Row, e: Explanation, batch_size: int, evaluation: dict[str, str]
+    ) -> None:
+        """Write the files of one row, then tell the coordinator of it."""
+        entries = {
+            **row.provenance,
+            "computed_with": self._describe_computation(batch_size),
+            "pictures": row.image_index < self._plan.pictures,
+            **evaluation,
+        }
+        store.save_row(self._plan.folder, e, 0, **entries)
+        means = Means()
+        means.add(e.curves)
+        is_logged = row.image_index < self._plan.log_images
+        coordinator.add_row(tables.row_values(e, 0) | entries, means.sums, e if is_logged else None)
 
-def keep(session, cfg, folder: Path, rows: list[Row], e: Explanation, failures: dict, where: torch.device, measures) -> None:
-    """Evaluator the sound rows of a batch, writes them and tells the session."""
-    for i, sentence in failures.items():
-        session.skip(rows[i].image_name, sentence.removeprefix(f"{rows[i].image_name}: "))
-    sound = [row for i, row in enumerate(rows) if i not in failures]
-    versions = [f"{name} {version}" for name, version in summaries.package_versions().items()]
-    computed_with = ", ".join([*versions, f"{where}", f"{torch.get_num_threads()} threads", f"batch {e.batch_size}"])
-    measured, by, fault = ["{}"] * len(sound), [""] * len(sound), None
-    try:
-        if sound:
-            measured = measures(sound, e.saliency, torch.stack([e.p_before, e.p_after, e.p_reference]))
-            by = [measures.stamp(row.regions) for row in sound]
-    except BaseException as error:  # the masks are kept, and measured when the run is continued
-        fault = error
-    for i, row in enumerate(sound):  # one by one, so that a kill between takes no picture from TensorBoard
-        stamp = row.provenance | {"computed_with": computed_with, "pictures": row.image_index < config.pictures(cfg)}
-        stamp |= {"metrics": measured[i], "measured_with": by[i]}
-        one, means = e.only([i]), Means()
-        means.add(one.curves)
-        store.save_row(folder, one, 0, **stamp)
-        session.found(tables.row_values(e, i) | stamp, means.sums, one if row.image_index < cfg.log_images else None)
-    if isinstance(fault, RuntimeError) and is_out_of_memory(fault):
-        raise ValueError("out of memory while measuring: the masks are kept; a smaller batch_size needs less") from fault
-    if fault:
-        raise fault
+    def _describe_computation(self, batch_size: int) -> str:
+        """Return the versions, device and batch size that the bits of a row depend on."""
+        versions = [f"{name} {version}" for name, version in summaries.package_versions().items()]
+        threads = f"{torch.get_num_threads()} threads"
+        return ", ".join([*versions, f"{self._classifier.device}", threads, f"batch {batch_size}"])
 
 
-class Progress(pl.Callback):
-    """Tells the session how far it is, with the mean score and area of the batch at hand, twice a second."""
+class ProgressCallback(pl.Callback):
+    """Reports the progress of a fit, with the batch's mean score and area."""
 
-    def __init__(self, session):
-        self.session, self.told, self.way, self.at = session, 0.0, 0.0, 0
+    def __init__(self, coordinator: Coordinator):
+        self._coordinator = coordinator
+        self._last_report = 0.0
+        self._images = 0.0  # since the last report
+        self._iterations = 0  # of all rows of the batch
 
-    def on_train_start(self, trainer, module):
-        self.at = sum(seat.at for seat in module.search.seats)
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        search: Any = module.search
+        self._iterations = sum(seat.at for seat in search.seats)
 
-    def on_train_batch_end(self, trainer, module, *_):
-        search, ends = module.search, [seat.at - 1 for seat in module.search.seats]
-        before, self.at = self.at, sum(ends) + len(ends)
-        self.way += self._images(search, self.at - before)
-        if search.paused or time.perf_counter() - self.told > 0.5:
-            found = (search.history[term][ends, range(len(ends))] for term in ("probability", "area"))
-            p, area = (values.mean().item() for values in found)  # waits for the device
-            self.session.step(self.way, f"score {p:.3f} area {area:.3f}")
-            self.told, self.way = time.perf_counter(), 0.0
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        search: Any = module.search
+        last = [seat.at - 1 for seat in search.seats]
+        before, self._iterations = self._iterations, sum(last) + len(last)
+        self._images += self._to_images(search, self._iterations - before)
+        if search.paused or time.perf_counter() - self._last_report > REPORT_INTERVAL:
+            p, area = (search.history[term][last, range(len(last))].mean().item() for term in ("probability", "area"))
+            self._coordinator.report_progress(self._images, f"score {p:.3f} area {area:.3f}")
+            self._last_report = time.perf_counter()  # reading the means waits for the device
+            self._images = 0.0
 
-    def skip(self, search, steps: int) -> None:
-        """What rows that stopped by themselves have left out."""
-        self.session.step(self._images(search, steps))
+    def skip_iterations(self, search: Any, iterations: int) -> None:
+        """Count the iterations that rows left out by stopping early."""
+        self._coordinator.report_progress(self._to_images(search, iterations))
 
-    def _images(self, search, steps: int) -> float:
-        """The part of the way that these steps of single rows are."""
+    def _to_images(self, search: Any, iterations: int) -> float:
+        """Return iterations of single rows as a number of images."""
         names = [seat.problem.names[seat.row] for seat in search.seats]
-        return steps / search.steps * len(set(names)) / len(names)
+        return iterations / search.steps * len(set(names)) / len(names)
+
+
+def ignore(text: str) -> None:
+    """Drop a warning: only rank 0 logs."""

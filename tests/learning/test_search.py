@@ -9,7 +9,7 @@ from choices import GRIDS, PERTURBATIONS
 from contexts import augmentation_context
 from planted import SquareNet, square_photo
 
-from mpx import Classifier, config, explain
+from mpx import Classifier, config, config_plan, explain
 from mpx import augmentations as augment
 from mpx.learning.batching import solve
 from mpx.learning.learner import fit
@@ -18,7 +18,7 @@ from mpx.learning.objective import Objective
 from mpx.learning.rows import Row
 from mpx.learning.search import Search, minimise, schedule
 from mpx.perturbations.blur import gaussian_blur
-from mpx.runs.launch import alone
+from mpx.runs.launch import single_device
 
 NET = SquareNet().eval()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])
@@ -48,7 +48,7 @@ quick = partial(
 
 
 def cpu_trainer(callbacks=()):
-    return config.trainer(config.compose())(**alone(torch.device("cpu")), callbacks=list(callbacks))
+    return config_plan.build_trainer(config.compose())(**single_device(torch.device("cpu")), callbacks=list(callbacks))
 
 
 @pytest.mark.parametrize("game", PLAIN)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from planted import SquareNet, square_photo
 
-from mpx import Classifier, config, explain
+from mpx import Classifier, config, config_plan, explain
 from mpx.explanation import join
 from mpx.learning import search as searching
 from mpx.learning import stopping as stops
@@ -17,7 +17,7 @@ from mpx.learning.optimizers import RowAdam
 from mpx.learning.rows import Row
 from mpx.perturbations.base import FixedPixelPerturbation
 from mpx.perturbations.blur import blur_gaussian
-from mpx.runs.launch import alone
+from mpx.runs.launch import single_device
 
 NET = SquareNet().eval()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(7)])
@@ -91,7 +91,7 @@ def test_areas_and_a_growing_weight_go_with_their_rows():
 
 def test_lightning_gives_the_same_bits():
     method = replace(config.method("quick", "mask_size=8", "steps=60"), perturbation=blur, stop=uneven)
-    make = partial(config.trainer(config.compose()), **alone(torch.device("cpu")))
+    make = partial(config_plan.build_trainer(config.compose()), **single_device(torch.device("cpu")))
     classifier, names = Classifier(NET), [f"image{i}" for i in range(len(PHOTOS))]
     rows = [Row(photo, 1, name) for photo, name in zip(PHOTOS, names)]
 

@@ -8,7 +8,7 @@ import torch
 from choices import PERTURBATIONS
 from torch.nn import functional
 
-from mpx import config, explain
+from mpx import config, config_plan, explain
 from mpx.data.annotations import Annotation
 from mpx.data.images import read_image
 from mpx.data.synthetic import CELL, NAMES, NOISE, SHAPES, SMALL, cells_of, draw, synthetic, textures
@@ -141,6 +141,6 @@ def test_the_default_method_finds_the_shape(data):
 
 def test_options_build_images_and_network(tmp_path):
     cfg = config.compose("model=synthetic", "dataset=synthetic", f"dataset.root={tmp_path}", "dataset.count=2")
-    classifier = config.classifier(cfg, torch.device("cpu"))
+    classifier = config_plan.build_classifier(cfg, torch.device("cpu"))
     items = config.build(cfg.dataset, "dataset")
     assert len(items) == 2 and classifier(classifier.preprocess(read_image(items[0].path))[None]).argmax() == 0

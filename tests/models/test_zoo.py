@@ -11,7 +11,7 @@ import torchvision.models as tv
 import yaml
 from torch import nn
 
-from mpx import config
+from mpx import config, config_plan
 from mpx.data.datasets import sample
 from mpx.data.images import read_image
 from mpx.data.preprocessing import Preprocess
@@ -147,5 +147,5 @@ DRAWN = ["model=torchvision", "model.name=squeezenet1_1", "model.weights=null"]
 def test_random_weights_are_equal_each_time(model):
     """Or workers, and a run that goes on, would explain another network."""
     cfg, state = config.compose(*model), torch.get_rng_state()
-    (one, another) = (config.classifier(cfg, torch.device("cpu")).state_dict() for _ in range(2))
+    (one, another) = (config_plan.build_classifier(cfg, torch.device("cpu")).state_dict() for _ in range(2))
     assert all(torch.equal(one[key], another[key]) for key in one) and torch.equal(torch.get_rng_state(), state)

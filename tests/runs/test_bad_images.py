@@ -21,7 +21,7 @@ from PIL import Image
 from planted import SQUARE, SquareNet, square_photo
 from torchvision.transforms.v2.functional import to_pil_image
 
-import mpx.runs.worker
+import mpx.runs.row_source
 from mpx.cli.main import main
 from mpx.data import datasets
 
@@ -163,7 +163,7 @@ def ran(tmp_path_factory):
     items = datasets.table(photos / "set.csv")
     assert len(items) == len(rows)
 
-    def read_image(path, read=mpx.runs.worker.read_image):
+    def read_image(path, read=mpx.runs.row_source.read_image):
         (photos / "vanishes.png").unlink(missing_ok=True)
         return read(path)
 
@@ -171,7 +171,7 @@ def ran(tmp_path_factory):
     arguments = ["dataset=table", "dataset.file=photos/set.csv", "hydra.run.dir=run", "batch_size=64"]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(folder)
-        patch.setattr(mpx.runs.worker, "read_image", read_image)
+        patch.setattr(mpx.runs.row_source, "read_image", read_image)
         patch.setattr(sys, "argv", ["mpx", *FAST, *arguments])
         with pytest.raises(SystemExit) as end:
             main()

@@ -16,10 +16,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import CONTEXT, SAME, Command, done, drafts, fork_workers, masks, serve, summary, table, whole, workplace
+from commands import (
+    CONTEXT,
+    SAME,
+    Command,
+    SilentCoordinator,
+    done,
+    drafts,
+    fork_workers,
+    masks,
+    serve,
+    summary,
+    table,
+    whole,
+    workplace,
+)
 
 from mpx.runs import tables
-from mpx.runs.launch import start
+from mpx.runs.launch import run_processes
 
 ROWS = 16
 LONG = [*(a for a in SAME if not a.startswith(("batch_size", "pictures", "log_images"))), "steps=24"]
@@ -187,10 +201,6 @@ def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(home):
     as_calm(home, "worker")
 
 
-class Desk:
-    answered = ()
-
-
 def _sleeps(_, file):
     file.write_text(str(os.getpid()))
     time.sleep(60)
@@ -198,7 +208,7 @@ def _sleeps(_, file):
 
 def _employs(file):
     fork_workers()
-    start(_sleeps, [(file,)], 1, Desk())
+    run_processes(_sleeps, [(file,)], 1, SilentCoordinator())
 
 
 def test_a_worker_that_is_busy_ends_with_its_parent_too(tmp_path):

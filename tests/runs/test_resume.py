@@ -225,15 +225,3 @@ def test_a_network_whose_file_changed_is_refused(home, tmp_path):
     assert "1 of 1 images are done" in done(home, *own).out
     file.write_text("from planted import *\n\nclass RoundingNet(SquareNet):\n    pass\n")
     assert "model.network_sha256 was" in done(home, *own, code=1).err
-
-
-def test_a_run_that_an_older_version_began_goes_on(home):
-    """Which knew fewer keys, and did what their defaults say."""
-    few = [*PLAIN, "limit=1", "name=older"]
-    done(home, *few)
-    kept = home / "outputs" / "older" / ".hydra" / "config.yaml"
-    text = kept.read_text()
-    kept.write_text("".join(line for line in text.splitlines(True) if not line.startswith(("compile:", "dual_weight:"))))
-    assert "1 of 1 images are done" in done(home, *few).out
-    kept.write_text("".join(line for line in text.splitlines(True) if not line.startswith("samples:")))
-    assert "samples was unknown and is 2" in done(home, *few, "samples=2", code=1).err

@@ -16,11 +16,11 @@ from commands import PLAIN, done, summary, workplace
 from PIL import Image
 from planted import SquareNet, square_photo
 
-from mpx import Classifier, config
+from mpx import Classifier, config, config_plan
 from mpx.learning.learner import fit
 from mpx.learning.objective import Objective
 from mpx.learning.search import Search
-from mpx.runs.launch import alone
+from mpx.runs.launch import single_device
 
 MANY, FEW, BATCH = 160, 16, 8
 QUICK = [a for a in PLAIN if not a.startswith(("model.network", "noise", "flip"))]
@@ -49,7 +49,7 @@ def _measured(file: str, main):
     """Writes peak memory (MiB), how many functions each batch called, and how often each file was opened."""
     from mpx.runs.coordinator import RunCoordinator
 
-    ends, opened, found, calls = [], Counter(), RunCoordinator.found, 0
+    ends, opened, found, calls = [], Counter(), RunCoordinator.add_row, 0
 
     def called(*_):
         nonlocal calls
@@ -63,7 +63,7 @@ def _measured(file: str, main):
         if event == "open" and isinstance(given[0], str) and given[0].endswith((".png", ".npz")):
             opened[Path(given[0]).name] += 1
 
-    RunCoordinator.found = counted
+    RunCoordinator.add_row = counted
     sys.addaudithook(hook)
     sys.setprofile(called)
     try:
@@ -104,11 +104,11 @@ def test_a_run_that_goes_on_reads_each_row_once_and_no_photo_again(home):
 def test_a_batch_is_gone_when_it_is_done_and_not_when_the_collector_comes(more):
     """Else its tensors fill a GPU: what is old is collected once in a hundred batches."""
     cfg = config.compose("steps=12", "mask_size=8", "jitter=1", *more)
-    method, make_trainer, net = config.build_method(cfg), config.trainer(cfg), SquareNet()
+    method, make_trainer, net = config.build_method(cfg), config_plan.build_trainer(cfg), SquareNet()
 
     def solved():
         problem = Objective(method, classifier, square_photo(net)[None], torch.tensor([1]), ["photo"])
-        search = fit(Search(problem), lambda: make_trainer(**alone(torch.device("cpu"))))
+        search = fit(Search(problem), lambda: make_trainer(**single_device(torch.device("cpu"))))
         return [weakref.ref(x) for x in (problem, search, problem.photos, search.seats[0].snapshots[0])]
 
     gc.collect()

@@ -1,7 +1,6 @@
 """However the rows are shared out over processes, the run is the one that a single process makes."""
 
 import os
-import pickle
 import shutil
 import signal
 import socket
@@ -15,17 +14,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import CONTEXT, PLAIN, SAME, Command, done, drafts, masks, serve, summary, table, whole, workplace
+from commands import (
+    CONTEXT,
+    PLAIN,
+    SAME,
+    Command,
+    SilentCoordinator,
+    done,
+    drafts,
+    masks,
+    serve,
+    summary,
+    table,
+    whole,
+    workplace,
+)
 from planted import SQUARE
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mpx import config
+from mpx.config_plan import compose_plan
 from mpx.data.datasets import images
-from mpx.runs import devices as shares
-from mpx.runs import launch as workers
 from mpx.runs.coordinator import RunCoordinator
-from mpx.runs.folder import held, lock
-from mpx.runs.resume import keep
+from mpx.runs.folder import claim_folder, lock
+from mpx.runs.launch import run_processes
+from mpx.runs.resume import check_config
 
 ROOT = Path(__file__).parents[2]
 SHOWN = [a for a in SAME if not a.startswith("log_images")] + ["log_images=2"]
@@ -128,9 +140,9 @@ def test_of_shares_that_end_together_one_sums_up(home, tmp_path):
     shutil.copytree(run(home, "one"), tmp_path / "run")
     files = images(str(home / "photos"))
     first, second = (RunCoordinator(tmp_path / "run", files, index, 2) for index in range(2))
-    with first.whole() as merged:
+    with first.merge_shares() as merged:
         assert merged is None
-    merging = threading.Thread(target=lambda: second.whole().__enter__())
+    merging = threading.Thread(target=lambda: second.merge_shares().__enter__())
     with lock(tmp_path / "run" / ".lock-merge", "another that looks"):
         merging.start()
         merging.join(0.5)
@@ -179,19 +191,19 @@ def test_shares_of_different_images_are_not_summed_up(home):
 
 
 def test_a_share_that_joins_has_the_same_configuration(tmp_path):
-    def kept(*overrides):
-        return partial(keep, config.compose(*overrides), tmp_path, ("name",), list(overrides))
+    def check(*overrides):
+        return partial(check_config, compose_plan(*overrides, folder=tmp_path))
 
-    with held(tmp_path, 0, 2, kept("steps=5", "name=a")):
-        with held(tmp_path, 1, 2, kept("steps=5", "name=b")):
+    with claim_folder(tmp_path, 0, 2, check("steps=5", "name=a")):
+        with claim_folder(tmp_path, 1, 2, check("steps=5", "name=b")):
             pass
         with pytest.raises(ValueError, match="steps was 5 and is 6"):
-            with held(tmp_path, 1, 2, kept("steps=6")):
+            with claim_folder(tmp_path, 1, 2, check("steps=6")):
                 pass
-        with pytest.raises(ValueError, match=f"being worked in .2 shares pid {os.getpid()}"):
-            with held(tmp_path, 0, 1, kept("steps=5")):
+        with pytest.raises(ValueError, match=f"is in use .2 shares pid {os.getpid()}"):
+            with claim_folder(tmp_path, 0, 1, check("steps=5")):
                 pass
-    with held(tmp_path, 0, 1, kept("steps=6")):  # nobody is there, and no row
+    with claim_folder(tmp_path, 0, 1, check("steps=6")):  # nobody is there, and no row
         pass
 
 
@@ -265,166 +277,32 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-class Desk:
-    answered = ("take",)
-
-    def take(self, number):
-        time.sleep(0.5)  # the one who asks dies meanwhile
-        return [0] * number
+class SlowCoordinator(SilentCoordinator):
+    def claim(self, count):
+        time.sleep(0.5)  # the worker that waits for the answer dies meanwhile
+        return []
 
 
 def _dies_while_it_waits(remote):
-    remote._pipe.send_bytes(pickle.dumps(("take", (1,))))
+    remote._send("claim", 1)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _dies_while_it_speaks(remote):
+def _dies_in_a_message(remote):
     os.write(remote._pipe.fileno(), (1000).to_bytes(4, "big") + b"a part of a thousand bytes")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("target", [_dies_while_it_waits, _dies_while_it_speaks])
+@pytest.mark.parametrize("target", [_dies_while_it_waits, _dies_in_a_message])
 def test_a_worker_that_dies_at_any_moment_is_one_sentence(monkeypatch, target):
     serve()
     monkeypatch.setattr(torch.multiprocessing, "get_context", lambda _: CONTEXT)
     with pytest.raises(ValueError, match="a worker process was killed by signal 9"):
-        workers.start(target, [()], 1, Desk())
+        run_processes(target, [()], 1, SlowCoordinator())
 
 
 SRUN = {"SLURM_STEP_NUM_TASKS": "6", "SLURM_PROCID": "4", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "3(x2)"}
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
-
-
-@pytest.mark.parametrize(
-    "environment, expected",
-    [
-        ({}, (0, 1, 0, 1, "")),
-        (TORCHRUN, (5, 8, 1, 4, "torchrun")),
-        (TORCHRUN | {"WORLD_SIZE": "1", "RANK": "0"}, (0, 1, 0, 1, "")),
-        ({"RANK": "3"}, (0, 1, 0, 1, "")),  # others use these names too
-        (SRUN, (4, 6, 1, 3, "srun")),
-        (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "3,2"}, (4, 6, 1, 3, "srun")),
-        (SRUN | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, (0, 1, 0, 1, "")),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "6"}, (0, 1, 0, 1, "")),  # a batch script, outside of a step
-        (SRUN | TORCHRUN, (5, 8, 1, 4, "torchrun")),  # srun starts one torchrun on each node
-    ],
-)
-def test_a_launcher_is_read_off_the_environment(environment, expected):
-    assert shares.launched(environment) == shares.Share(*expected)
-
-
-ARRAY = {
-    "SLURM_ARRAY_TASK_ID": "14",
-    "SLURM_ARRAY_TASK_MIN": "10",
-    "SLURM_ARRAY_TASK_STEP": "2",
-    "SLURM_ARRAY_TASK_COUNT": "4",
-}
-
-
-@pytest.mark.parametrize(
-    "asked, environment, expected",
-    [
-        ("auto", {}, (0, 1)),
-        ("auto", SRUN, (4, 6)),
-        ("auto", ARRAY, (0, 1)),  # an array may be one of configurations: it must be asked for
-        ("array", ARRAY, (2, 4)),
-        ("array", {k: v for k, v in ARRAY.items() if "STEP" not in k} | {"SLURM_ARRAY_TASK_ID": "11"}, (1, 4)),
-        ("array", ARRAY | SRUN, (16, 24)),
-        ("0/1", {}, (0, 1)),
-        ("3/4", SRUN, (3, 4)),
-    ],
-)
-def test_a_share_is_what_is_asked_for(monkeypatch, asked, environment, expected):
-    monkeypatch.setattr(os, "environ", environment)
-    found = shares.share(asked)
-    assert (found.index, found.count) == expected
-
-
-def test_the_shares_of_an_array_of_steps_are_all_there_are(monkeypatch):
-    found = []
-    for task in range(10, 18, 2):
-        for rank in range(6):
-            monkeypatch.setattr(os, "environ", ARRAY | SRUN | {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_PROCID": str(rank)})
-            found.append(shares.share("array"))
-    assert sorted(s.index for s in found) == list(range(24)) and {s.count for s in found} == {24}
-
-
-@pytest.mark.parametrize("asked", ["4/4", "-1/4", "1", "a/b", "1/", "array"])
-def test_a_share_that_cannot_be_is_refused(monkeypatch, asked):
-    monkeypatch.setattr(os, "environ", {})
-    with pytest.raises(ValueError, match=f"share={asked}"):
-        shares.share(asked)
-
-
-@pytest.fixture
-def gpus(monkeypatch):
-    """Four of them."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-
-
-ON_NODE = shares.Share(3, 4, local=1, local_count=2)
-
-
-@pytest.mark.parametrize(
-    "name, count, share, expected",
-    [
-        ("cpu", 3, shares.Share(), ["cpu"] * 3),
-        ("auto", 1, shares.Share(), ["cuda:0"]),
-        ("cuda", "all", shares.Share(), ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
-        ("auto", [1, 3], shares.Share(), ["cuda:1", "cuda:3"]),
-        ("cuda:2", 1, shares.Share(), ["cuda:2"]),
-        ("auto", 1, ON_NODE, ["cuda:1"]),  # tasks of one machine take turns at its GPUs
-        ("auto", "all", ON_NODE, ["cuda:1", "cuda:3"]),
-        ("auto", 1, shares.Share(5, 8, local=5, local_count=8), ["cuda:1"]),  # more processes than GPUs
-        ("auto", "all", shares.Share(1, 2, local=1, local_count=2, bound=True), ["cuda:0", "cuda:1", "cuda:2", "cuda:3"]),
-    ],
-)
-def test_a_worker_for_each_device(gpus, name, count, share, expected):
-    assert [str(device) for device in shares.devices(name, count, share)] == expected
-
-
-@pytest.mark.parametrize(
-    "name, count, names",
-    [
-        ("cpu", "all", "trainer.devices=all means GPUs"),
-        ("cpu", 0, "trainer.devices=0"),
-        ("cpu", True, "trainer.devices=True"),
-        ("cpu", "two", "trainer.devices='two'"),
-        ("auto", 5, "more than the 4"),
-        ("cuda:1", 2, "more than the 1"),
-        ("auto", [4], "cuda:4"),
-    ],
-)
-def test_devices_that_are_not_there_are_refused(gpus, name, count, names):
-    with pytest.raises(ValueError, match=names):
-        shares.devices(name, count, shares.Share())
-
-
-@pytest.mark.parametrize(
-    "asked, here, local, deterministic, environment, bound, expected",
-    [
-        (None, 1, 1, False, {}, 8, 8),
-        (None, 2, 1, False, {}, 8, 4),
-        (None, 2, 2, False, {}, 8, 2),  # two tasks on the machine
-        (None, 1, 4, False, {}, 4, 8),  # which are bound to cores of their own
-        (None, 1, 4, False, {"OMP_NUM_THREADS": "8"}, 8, 8),  # or were given their threads
-        (None, 16, 1, False, {}, 8, 1),
-        (None, 1, 1, True, {}, 8, 1),
-        (3, 2, 2, True, {}, 8, 3),
-    ],
-)
-def test_workers_share_the_cores(monkeypatch, asked, here, local, deterministic, environment, bound, expected):
-    monkeypatch.setattr(os, "environ", environment)
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(bound)), raising=False)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert shares.threads(asked, here, shares.Share(0, local, 0, local), deterministic) == expected
-
-
-def test_no_threads_are_refused():
-    with pytest.raises(ValueError, match="threads=0"):
-        shares.threads(0, 1, shares.Share(), False)
 
 
 @pytest.mark.parametrize(

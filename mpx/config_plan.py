@@ -1,0 +1,221 @@
+"""From a composed configuration to the plan of a run: every part built, every setting checked, before any work begins."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from mpx import config
+from mpx.data import datasets
+from mpx.data.items import Item
+from mpx.metrics.base import Metric, as_metric
+from mpx.models.classifier import Classifier
+from mpx.runs.plan import RunPlan
+from mpx.runs.resume import RESUMABLE_KEYS, RESUMABLE_WITHOUT_DETERMINISM, to_command
+from mpx.runs.tables import parse_number
+
+# Trainer arguments that would average the gradients of different rows, or that device= and precision= set
+MIXING_ARGUMENTS = ("accelerator", "strategy", "num_nodes", "plugins", "precision", "gradient_clip_val",
+                    "accumulate_grad_batches", "deterministic", "benchmark")  # fmt: skip
+ENDING_ARGUMENTS = ("min_epochs", "max_steps", "min_steps", "max_time", "limit_train_batches", "overfit_batches",
+                    "fast_dev_run")  # fmt: skip
+COMPARED_GROUPS = ("model", "explainer", "perturbation", "mask", "score", "gradient", "optimizer")  # as hyperparameters
+NO_HYPERPARAMETERS = (*RESUMABLE_KEYS, *RESUMABLE_WITHOUT_DETERMINISM, "deterministic", "images", "pictures", "frames")
+
+
+def build_plan(
+    cfg: DictConfig,
+    folder: Path,
+    choices: dict[str, str | None],
+    overrides: list[str],
+    varied: dict[str, str] | None = None,
+) -> RunPlan:
+    """Return the plan of a composed configuration. Raises ValueError, one sentence, for whatever is wrong with it.
+
+    choices: configuration group -> chosen option; overrides: arguments of the command; varied: axis -> value of a job of a
+    sweep.
+    """
+    method = config.build_method(cfg)
+    _check_settings(cfg)
+    plain = to_plain(cfg)
+    return RunPlan(
+        folder=folder,
+        method=method,
+        list_items=partial(list_items, cfg, choices),
+        build_classifier=partial(build_classifier, cfg),
+        metrics=build_metrics(cfg),
+        other_perturbations=build_other_perturbations(cfg),
+        build_trainer=build_trainer(cfg),
+        callbacks=_build_group(cfg, "callbacks"),
+        loggers=_build_group(cfg, "logger"),
+        target=plain["target"],
+        device=cfg.device,
+        trainer_devices=plain["trainer"]["devices"],
+        share=cfg.share,
+        parallel=cfg.parallel,
+        threads=cfg.threads,
+        deterministic=cfg.deterministic,
+        batch_size=_batch_size(cfg),
+        force=cfg.force,
+        pictures=_pictures(cfg),
+        log_images=cfg.log_images,
+        frames=cfg.frames,
+        sufficient_share=cfg.sufficient_share,
+        objective=cfg.objective,
+        config=plain,
+        choices=choices,
+        overrides=overrides,
+        hyperparameters=_hyperparameters(cfg, choices, varied or {}),
+        command=to_command(overrides),
+        rebuild=partial(rebuild_plan, plain, folder, choices, overrides, varied),
+    )
+
+
+def compose_plan(*overrides: str, folder: Path = Path("outputs")) -> RunPlan:
+    """Return the plan of command line overrides, for scripts that need the parts of a run."""
+    cfg = config.compose(*overrides, choices=True)
+    choices = dict(cfg.hydra.runtime.choices)
+    return build_plan(OmegaConf.create(to_plain(cfg)), folder, choices, list(overrides))
+
+
+def rebuild_plan(
+    plain: dict[str, Any],
+    folder: Path,
+    choices: dict[str, str | None],
+    overrides: list[str],
+    varied: dict[str, str] | None,
+) -> RunPlan:
+    """Return the same plan in another process, from the plain configuration."""
+    return build_plan(OmegaConf.create(plain), folder, choices, overrides, varied)
+
+
+def to_plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return the resolved configuration as dictionaries and lists, without Hydra's node."""
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def list_items(cfg: DictConfig, choices: dict[str, str | None]) -> list[Item]:
+    """Return the images that a run explains, in order."""
+    if cfg.images is None:
+        return config.build(cfg.dataset, "dataset")[: cfg.limit]
+    if choices["dataset"] not in ("sample", "images"):
+        raise ValueError(f"images={cfg.images} and dataset={choices['dataset']} name two sources: give one of them")
+    files = to_plain(cfg)["images"]
+    files = files if isinstance(files, list) else [files]
+    if not all(isinstance(file, str) for file in files):
+        raise ValueError(f"images={cfg.images} must be a file, a folder, a glob or a list of these")
+    return datasets.images(files, cfg.dataset.get("boxes"))[: cfg.limit]
+
+
+def build_classifier(cfg: DictConfig, device: torch.device) -> Classifier:
+    """Return the model on its device. Weights drawn at random are the same in every process and when a run resumes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return config.build(cfg.model, "model").to(device)
+
+
+def build_metrics(cfg: DictConfig) -> dict[str, Metric]:
+    """Return the metrics that finished masks are evaluated with, by name."""
+    return {name: as_metric(function) for name, function in _build_group(cfg, "metrics").items()}
+
+
+def _build_group(cfg: DictConfig, group: str) -> dict[str, Any]:
+    """Return the parts of a node whose keys are names."""
+    return {name: config.build(node, f"{group}.{name}") for name, node in (cfg.get(group) or {}).items()}
+
+
+def build_other_perturbations(cfg: DictConfig) -> dict[str, Callable[..., Any]]:
+    """Return the perturbations, besides the method's own, under which metrics evaluate a mask, by name."""
+    names = cfg.other_perturbations if cfg.other_perturbations is not None else []
+    if not OmegaConf.is_list(names):
+        raise ValueError(
+            f"other_perturbations={names!r} must be a list of perturbations, e.g. other_perturbations=[mean_color,noise]"
+        )
+    return {name: config.option("perturbation", name) for name in names}
+
+
+def build_trainer(cfg: DictConfig) -> Callable[..., pl.Trainer]:
+    """Return a function that makes a Trainer of the configuration and of further arguments.
+
+    Each call makes the Trainer's callbacks, profilers and other parts anew: no state passes from one batch to the next.
+    """
+    _check_trainer(cfg)
+    node = OmegaConf.create({key: value for key, value in to_plain(cfg)["trainer"].items() if key != "devices"})
+    config.build(node, "trainer")
+    return partial(_make_trainer, node)
+
+
+def _make_trainer(node: DictConfig, **arguments: Any) -> pl.Trainer:
+    trainer = config.build(node, "trainer")
+    callbacks = [*(trainer.keywords.get("callbacks") or ()), *(arguments.pop("callbacks", None) or ())]
+    return trainer(**arguments, callbacks=callbacks)
+
+
+def _check_trainer(cfg: DictConfig) -> None:
+    for key in MIXING_ARGUMENTS:
+        if key in cfg.trainer:
+            raise ValueError(
+                f"trainer.{key} would mix rows or devices: leave it out. device= and precision= choose these, "
+                "trainer.devices=N shares the images out, parallel=samples the random samples"
+            )
+    for key in ENDING_ARGUMENTS:
+        if key in cfg.trainer:
+            raise ValueError(f"trainer.{key} would end the search at another iteration than steps= says: leave it out")
+    if cfg.trainer.max_epochs != 1:
+        raise ValueError(f"trainer.max_epochs={cfg.trainer.max_epochs} must be 1: steps= sets the number of iterations")
+
+
+def _check_settings(cfg: DictConfig) -> None:
+    for key, minimum in (("limit", 1), ("log_images", 0), ("frames", 2)):
+        if cfg[key] is None and key != "limit" or cfg[key] is not None and cfg[key] < minimum:
+            raise ValueError(f"{key}={cfg[key]} must be at least {minimum}")
+    if cfg.sufficient_share is None or not 0 <= cfg.sufficient_share <= 1:
+        raise ValueError(f"sufficient_share={cfg.sufficient_share} must be from 0 to 1")
+    parts = Path(cfg.name or "").parts
+    if not parts or ".." in parts or cfg.name.startswith("/"):
+        raise ValueError(f"name={cfg.name!r} must be the name of a folder below outputs/")
+    if cfg.parallel not in ("rows", "samples"):
+        raise ValueError(f"parallel={cfg.parallel!r} must be rows or samples")
+    if cfg.parallel == "samples" and cfg.get("explainer"):
+        raise ValueError("parallel=samples shares out a search's samples, and an explainer has none: parallel=rows")
+    if cfg.parallel == "samples" and cfg.get("stop"):
+        raise ValueError("parallel=samples runs all devices on the same rows to the end: stop=null, or parallel=rows")
+
+
+def _batch_size(cfg: DictConfig) -> int | str:
+    size = cfg.batch_size
+    if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ValueError(f"batch_size={size!r} must be at least 1, a whole number, or auto")
+    return size
+
+
+def _pictures(cfg: DictConfig) -> float:
+    images = {"all": math.inf, "none": 0}.get(cfg.pictures, cfg.pictures)
+    if isinstance(images, bool) or not (isinstance(images, int) or images == math.inf) or images < 0:
+        raise ValueError(f"pictures={cfg.pictures!r} must be a number of images, all or none")
+    return images
+
+
+def _hyperparameters(
+    cfg: DictConfig, choices: dict[str, str | None], varied: dict[str, str]
+) -> dict[str, int | float | str | bool]:
+    """Return what loggers compare runs by, flat and short: a sweep's axes, else all choices."""
+    if varied:
+        numbers = {axis: parse_number(value) for axis, value in varied.items()}
+        return {axis: value if math.isnan(numbers[axis]) else numbers[axis] for axis, value in varied.items()}
+    values: dict[str, Any] = {key: value for key, value in choices.items() if value is not None and key in COMPARED_GROUPS}
+    for part in ("perturbation", "mask"):
+        for key, value in cfg[part].items():
+            if not key.startswith("_") and key not in cfg and value is not None:
+                values[f"{part}.{key}"] = str(value)
+    for key, value in to_plain(cfg).items():
+        if not isinstance(value, dict) and value is not None and key not in NO_HYPERPARAMETERS:
+            values[key] = value if isinstance(value, (int, float)) else str(value)
+    return values

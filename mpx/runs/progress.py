@@ -1,0 +1,44 @@
+"""Progress of a session: a bar in a terminal, a line every half minute in a log file."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+log = logging.getLogger("mpx")
+LOG_INTERVAL = 30  # seconds between two lines where there is no terminal
+
+
+class Progress:
+    """Counts images of this session, also parts of one."""
+
+    def __init__(self, total: int, describe: Callable[[int], str]):
+        """total: images to do; describe: images done in this session -> e.g. "3 of 10 images"."""
+        self._describe = describe
+        self._images_done = 0.0
+        self._start = time.perf_counter()
+        self._last_line = self._start
+        self._bar = tqdm(total=total, unit="image", disable=None, dynamic_ncols=True, leave=False)
+
+    def advance(self, images: float, note: str = "") -> None:
+        """Count another part of the work; note: shown beside the bar."""
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(min(images, self._bar.total - self._bar.n))
+        self._images_done += images
+        now = time.perf_counter()
+        if self._bar.disable and now - self._last_line > LOG_INTERVAL:
+            self._last_line = now
+            seconds = now - self._start
+            seconds_left = seconds / self._images_done * max(0, self._bar.total - self._images_done)
+            log.info(
+                f"{self._describe(int(self._images_done))}, {tqdm.format_interval(seconds)} elapsed, "
+                f"about {tqdm.format_interval(seconds_left)} left"
+            )
+
+    def leave_out_image(self) -> None:
+        """Take one image, which is skipped, from the total."""
+        self._bar.total = max(self._bar.total - 1, 0)
+
+    def close(self) -> None:
+        self._bar.close()

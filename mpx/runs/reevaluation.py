@@ -1,0 +1,143 @@
+"""Metrics of stored masks: rows that lack the chosen metrics, and sums of the masks of several areas."""
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mpx.data.images import read_image
+from mpx.learning.rows import Row
+from mpx.metrics.areas import group_rows, sum_of_areas
+from mpx.models.classifier import Classifier
+from mpx.runs import store, tables
+from mpx.runs.coordinator import RunCoordinator
+from mpx.runs.evaluation import Evaluator, Protocols, needs_annotations
+from mpx.runs.plan import RunPlan
+from mpx.runs.row_source import annotation_of, preprocessing
+
+log = logging.getLogger("mpx")
+
+
+class StoredProblem(NamedTuple):
+    """A row on disk, and the problem that it is the answer to."""
+
+    stored: dict[str, Any]
+    row: Row
+
+
+def reevaluate(plan: RunPlan, coordinator: RunCoordinator, device: torch.device) -> None:
+    """Evaluate the rows whose metrics are missing, or were computed with other options or regions."""
+    protocols = Protocols(plan.metrics, plan.other_perturbations)
+    paths = coordinator.stale_rows(protocols.of)
+    if not paths:
+        return
+    log.info(f"evaluating {len(paths)} masks that were stored before")
+    unreadable: dict[str, str] = {}
+    with _evaluator(plan, device) as (evaluator, classifier):
+        for batch in _batches(paths, plan.batch_size_on("cpu")):
+            loaded = [row for path in batch if (row := store.load_row(coordinator.folder / path))]
+            problems = _problems(plan, coordinator, classifier, loaded, unreadable)
+            if problems:
+                _evaluate_stored(coordinator, evaluator, protocols, problems)
+    if unreadable:
+        image_name, reason = next(iter(unreadable.items()))
+        log.warning(
+            f"{len(unreadable)} images are not evaluated, as {image_name}: {reason}; restore them and run the command again"
+        )
+
+
+def _evaluate_stored(
+    coordinator: RunCoordinator, evaluator: Evaluator, protocols: Protocols, problems: Sequence[StoredProblem]
+) -> None:
+    """Evaluate rows on disk, and write the new metrics beside those that are still valid."""
+    expected = [protocols.of(row.regions) for _, row in problems]
+    pairs = [(json.loads(stored.get("measured_with") or "{}"), json.loads(e)) for (stored, _), e in zip(problems, expected)]
+    valid = {name for name in evaluator.metrics if all(old.get(name) == new[name] for old, new in pairs)}
+    missing = {name: metric for name, metric in evaluator.metrics.items() if name not in valid}
+    saliency = torch.stack([torch.from_numpy(stored["saliency"])[None] for stored, _ in problems])
+    names = ("p_before", "p_after", "p_reference")
+    probabilities = torch.tensor([[stored[name] for stored, _ in problems] for name in names])
+    values = evaluator.evaluate([row for _, row in problems], saliency, probabilities, missing)
+    for (stored, _), protocol, new in zip(problems, expected, values):
+        metrics = json.loads(stored.get("metrics", "{}")) | json.loads(new)
+        stored["metrics"] = json.dumps({name: metrics[name] for name in evaluator.metrics})
+        stored["measured_with"] = protocol
+        store.replace_row(coordinator.folder / "masks" / f"{stored['name']}.npz", stored)
+    coordinator.update_rows([stored for stored, _ in problems])
+
+
+def evaluate_area_sums(plan: RunPlan, coordinator: RunCoordinator, device: torch.device) -> list[dict[str, Any]]:
+    """Return the lines of summed.csv: metrics of the sum of the masks of all areas, for each image and class with several.
+
+    The sum answers the pointing game of Fong, Patrick & Vedaldi (2019). Metrics that explain again are left out: the sum is
+    the result of no single search.
+    """
+    table = coordinator.table()
+    groups = [rows for rows in group_rows([(row["image"], row["target"]) for row in table]).values() if len(rows) > 1]
+    metrics = {name: metric for name, metric in plan.metrics.items() if "explain" not in metric.needs}
+    if not groups or not metrics:
+        return []
+    lines = []
+    with _evaluator(plan, device) as (evaluator, classifier):
+        for batch in _batches(groups, plan.batch_size_on("cpu")):
+            paths = [[coordinator.folder / table[index]["mask"] for index in rows] for rows in batch]
+            loaded = [[row for path in of_group if (row := store.load_row(path))] for of_group in paths]
+            sums = {of_group[-1]["name"]: _sum_of_masks(of_group) for of_group in loaded}
+            problems = _problems(plan, coordinator, classifier, [of_group[-1] for of_group in loaded], {})
+            if not problems:
+                continue
+            saliency = torch.stack([sums[stored["name"]] for stored, _ in problems])
+            values = evaluator.evaluate([row for _, row in problems], saliency, None, metrics)
+            for (stored, _), of_row in zip(problems, values):
+                names = {key: stored[key] for key in ("image", "target", "class")}
+                lines.append(names | tables.metric_columns(of_row))
+    return lines
+
+
+def _sum_of_masks(stored: Sequence[dict[str, Any]]) -> Tensor:
+    """Return the sum (1,H,W) of the saliency of stored rows, with maximum 1."""
+    total = sum_of_areas(torch.stack([torch.from_numpy(row["saliency"]).float()[None] for row in stored]))
+    return total / total.max().clamp(min=1e-6)
+
+
+@contextmanager
+def _evaluator(plan: RunPlan, device: torch.device) -> Iterator[tuple[Evaluator, Classifier]]:
+    classifier = plan.build_classifier(device)
+    with classifier.frozen_and_folded():
+        yield Evaluator(plan.metrics, plan.other_perturbations, plan.method, classifier), classifier
+
+
+def _problems(
+    plan: RunPlan,
+    coordinator: RunCoordinator,
+    classifier: Classifier,
+    stored: Sequence[dict[str, Any]],
+    unreadable: dict[str, str],
+) -> list[StoredProblem]:
+    """Return the problems of stored rows; an image that cannot be read is left out and noted in `unreadable`."""
+    with_annotations = bool(needs_annotations(plan.metrics))
+    problems = []
+    for row in stored:
+        item = coordinator.items[coordinator.image_indices[row["image"]]]
+        area = None if math.isnan(row["requested_area"]) else row["requested_area"]
+        try:
+            image = preprocessing(classifier)(read_image(item.path))
+            annotation = annotation_of(classifier, item, row["target"]) if with_annotations else None
+        except ValueError as error:
+            unreadable[row["image"]] = str(error)
+            continue
+        problem = Row(image, row["target"], row["image"], area, annotation=annotation, regions=item.regions)
+        problems.append(StoredProblem(row, problem))
+    return problems
+
+
+def _batches(values: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(values)
+    while batch := list(islice(iterator, size)):
+        yield batch

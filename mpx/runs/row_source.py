@@ -1,0 +1,135 @@
+"""The rows of claimed images: reads each image, checks that it can be explained, and resolves its targets."""
+
+import math
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpx.data.annotations import Annotation
+from mpx.data.images import read_image
+from mpx.data.items import Item
+from mpx.data.preprocessing import Preprocess
+from mpx.data.targets import region_of, resolve_targets
+from mpx.learning.rows import Row
+from mpx.models.checks import check_classifier
+from mpx.models.classifier import Classifier
+from mpx.runs.coordinator import ClaimedImage, Coordinator
+
+ANY_CLASS = 10**9  # number of classes of a model without class names
+
+
+class RowSource:
+    """Gives rows of the coordinator's next images, and skips images that cannot be explained."""
+
+    def __init__(
+        self,
+        coordinator: Coordinator,
+        classifier: Classifier,
+        target: Any,
+        areas: tuple[float | None, ...],
+        with_annotations: bool = False,
+    ):
+        """target: `target=`, one or a list; with_annotations: rows carry where their target is in the image."""
+        self._coordinator = coordinator
+        self._classifier = classifier
+        self._target = target
+        self._areas = areas
+        self._with_annotations = with_annotations
+        self._rows_per_image = len(areas) * (len(target) if isinstance(target, list) else 1)  # at most
+        self._waiting: list[Row] = []
+        self._model_checked = False
+
+    def __call__(self, count: int) -> list[Row]:
+        """Return at most `count` rows; none when all images are done."""
+        while len(self._waiting) < count:
+            images = math.ceil((count - len(self._waiting)) / self._rows_per_image)
+            claimed = self._coordinator.claim(images)
+            for image in claimed:
+                self._add_rows(image)
+            if not claimed or len(claimed) < images and self._waiting:  # near the end each worker gets fewer
+                break
+        rows, self._waiting = self._waiting[:count], self._waiting[count:]
+        return rows
+
+    def _add_rows(self, image: ClaimedImage) -> None:
+        """Add the rows of an image, or skip it. An error that every image would cause stops the run."""
+        item = image.item
+        try:
+            if item.problem:
+                raise ValueError(item.problem)
+            x = preprocessing(self._classifier)(read_image(item.path))
+            file_bytes = os.stat(item.path).st_size
+        except (ValueError, OSError) as error:
+            self._coordinator.skip(item.name, str(error))
+            return
+        if reason := self._check_model(x):
+            self._coordinator.skip(item.name, reason)
+            return
+        try:
+            self._waiting += self._unfinished_rows(image, x, file_bytes)
+        except ValueError as error:
+            self._coordinator.skip(item.name, str(error))
+
+    def _check_model(self, x: Tensor) -> str | None:
+        """Check model and target on the first image (C,H,W): return why this image cannot be explained, if others could be.
+
+        Raises ValueError for an error that every image would cause.
+        """
+        if self._model_checked:
+            return None
+        try:
+            logits = check_classifier(self._classifier, x[None])[0]
+        except ValueError as error:
+            check_classifier(self._classifier, torch.rand(x[None].shape, generator=torch.Generator().manual_seed(0)))
+            return str(error)
+        targets = self._target if isinstance(self._target, list) else [self._target]
+        if "label" not in targets:
+            resolve_targets(self._target, logits, None, self._classifier.categories)
+        self._model_checked = True
+        return None
+
+    def _unfinished_rows(self, image: ClaimedImage, x: Tensor, file_bytes: int) -> list[Row]:
+        item = image.item
+        rows = [
+            Row(x, target, item.name, area, image.image_index, annotation, item.regions)
+            for target, annotation in self._annotated_targets(x, item).items()
+            for area in self._areas
+        ]
+        provenance = {
+            "row_keys": np.array([row.key for row in rows], np.str_),
+            "label": str(item.label),
+            "path": str(item.path),
+            "file_bytes": file_bytes,
+        }
+        return [
+            replace(row, provenance=provenance | {"row_key": row.key})
+            for row in rows
+            if row.key not in image.finished_rows
+        ]
+
+    @torch.no_grad()
+    def _annotated_targets(self, x: Tensor, item: Item) -> dict[int, Annotation | None]:
+        logits = self._classifier(x[None].to(self._classifier.device))[0]
+        if not logits.isfinite().all():
+            raise ValueError("the model's output is NaN or infinite on the untouched photo")
+        targets = resolve_targets(self._target, logits, item.label, self._classifier.categories)
+        return {t: annotation_of(self._classifier, item, t) if self._with_annotations else None for t in targets}
+
+
+def preprocessing(classifier: Classifier) -> Preprocess:
+    """Return the preprocessing of a run's model, which a bare Classifier may lack."""
+    assert classifier.preprocess is not None, "every option of model= has preprocessing"
+    return classifier.preprocess
+
+
+def annotation_of(classifier: Classifier, item: Item, target: int) -> Annotation | None:
+    """Return where an item's target class is, or None if its dataset does not say."""
+    if not item.regions:
+        return None
+    classes = len(classifier.categories) if classifier.categories else ANY_CLASS
+    region = region_of(target, item.regions, classes, classifier.categories)
+    return Annotation(region, read_image(item.path).size, preprocessing(classifier)) if region else None

@@ -1,4 +1,4 @@
-"""What every command needs, for the server that commands.py forks them from."""
+"""Modules that commands use, imported once in the server that commands.py forks them from."""
 
 from importlib import import_module
 
@@ -7,10 +7,13 @@ from hydra.core.plugins import Plugins
 for name in (
     "hydra.core.override_parser.overrides_parser",
     "mpx.cli.main",
+    "mpx.cli.finished",
+    "mpx.report.sweep",
+    "mpx.runs.run",
     "mpx.models.zoo",
     "skimage.measure",
     "skimage.restoration",
     "torch.utils.tensorboard",
 ):
     import_module(name)
-Plugins.instance()  # looks for Hydra's plugins, once
+Plugins.instance()  # scans for Hydra's plugins once

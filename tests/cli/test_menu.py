@@ -1,4 +1,4 @@
-"""What is said of published methods is read off their files, and true."""
+"""The help and the table of published methods agree with the files in configs/ and with what the methods do."""
 
 import re
 
@@ -12,10 +12,10 @@ from mpx.learning.method import GAMES
 
 README = CONFIGS / "README.md"
 ROWS = {row["experiment"]: row for row in menu.methods()}
-SMALL = {  # what does not fit the small network's 32 px
+SMALL = {  # changes for images of 32 px; None: the method needs a transformer
     "cartoonx2022": ["perturbation.levels=2"],
     "fong2017_loc": ["perturbation.sigma=3", "score.classes=2"],
-    "token_drop": None,  # wants a transformer
+    "token_drop": None,
 }
 
 
@@ -27,14 +27,14 @@ def small(name: str) -> list[str]:
 
 
 @pytest.mark.skipif(not README.is_file(), reason="configs/README.md is not written yet")
-def test_the_readmes_table_is_the_menus():
+def test_the_table_in_configs_readme_is_up_to_date():
     """python -m mpx.cli.menu prints it."""
     table = re.search(r"<!-- presets -->\n(.*?)\n<!-- /presets -->", README.read_text(), re.S)[1]
     assert table == menu.table()
 
 
 @pytest.mark.parametrize("name", [name for name in config.options("experiment") if SMALL.get(name, ()) is not None])
-def test_passes_are_what_an_iteration_takes(name):
+def test_passes_are_counted_right(name):
     size = ["mask_size=16"] if ROWS[name]["mask"].split()[-1].isdigit() else []
     p = problem(name, *small(name), *size)
     p.loss(p.start().requires_grad_(), 0)
@@ -46,7 +46,7 @@ def test_every_game_has_its_passes():
     assert {game: len(terms) for game, terms in GAMES.items()} == menu.PASSES
 
 
-def test_every_preset_names_its_paper_in_the_table_and_in_the_help():
+def test_every_experiment_names_its_paper_in_the_table_and_in_the_help():
     text = menu.help_text()
     for name in config.options("experiment"):
         assert ROWS[name]["paper"] and ROWS[name]["paper"] in text and f"  {name} " in text

@@ -1,4 +1,4 @@
-"""Sweeps: what jobs there are, what is done again and what not, and the same results wherever they are started."""
+"""Sweeps: their jobs, the names of their folders, which jobs start again, and failed jobs."""
 
 import itertools
 import json
@@ -30,10 +30,10 @@ def jobs(*typed, params=None, cases=None) -> dict[str, list[str]]:
     return list_jobs(parse([f"{k}={v}" for k, v in (params or {}).items()]), cases or {}, parse(list(typed)))
 
 
-# ---- which jobs there are
+# ---- jobs and folder names
 
 
-def test_jobs_are_all_combinations_and_named_by_what_varies():
+def test_jobs_are_all_combinations_named_by_the_varied_keys():
     found = jobs("lr=0.5", "seed=1,2", params={"mask_size": "7,14,28"}, cases=CASES)
     assert len(found) == 3 * 2 * 2
     expected = itertools.product((7, 14, 28), ("weak", "black"), (1, 2))
@@ -41,7 +41,7 @@ def test_jobs_are_all_combinations_and_named_by_what_varies():
     assert found["mask_size=7,blur=black,seed=2"] == ["lr=0.5", "mask_size=7", "perturbation=black", "seed=2"]
 
 
-def test_what_is_typed_takes_the_place_of_the_axis():
+def test_a_typed_key_replaces_its_axis():
     assert list(jobs("mask_size=5", params={"mask_size": "7,14"})) == ["mask_size=5"]
     assert list(jobs("mask_size=5,6", "seed=3", params={"mask_size": "7,14"})) == ["mask_size=5", "mask_size=6"]
     assert jobs("perturbation=noise", cases=CASES) == {"run": ["perturbation=noise"]}
@@ -49,13 +49,13 @@ def test_what_is_typed_takes_the_place_of_the_axis():
     assert only_one_sets_it["blur=black"] == ["lr=0.5", "perturbation=black"]
 
 
-def test_values_that_a_folder_cannot_be_called():
+def test_characters_that_folder_names_lack_are_replaced():
     assert folder_name({"images": "/a b/é.png", "area": "[0.1,0.2]"}) == "images=-a-b-é.png,area=0.1+0.2"
     long = folder_name({f"key{i}": i for i in range(100)})
     assert len(long.encode()) < 200 and long != folder_name({f"key{i}": i for i in range(101)})
 
 
-def test_a_long_value_leaves_the_axes_readable():
+def test_a_long_value_is_shortened_and_the_axes_stay_readable():
     names = [folder_name({"images": f"/data/{'x' * 250}/{end}", "lr": 0.1, "mask_size": 7}) for end in "ab"]
     read = [job_axes(name) for name in names]
     assert all(
@@ -63,7 +63,7 @@ def test_a_long_value_leaves_the_axes_readable():
     )
     assert read[0]["images"] != read[1]["images"] and read[0]["lr"] == "0.1" and read[0]["images"].endswith("x-a")
     two = job_axes(folder_name({"images": "i" * 190, "boxes": "b" * 150}))
-    assert two["boxes"] == "b" * 150 and len(two["images"]) < 30  # no more is cut than must be
+    assert two["boxes"] == "b" * 150 and len(two["images"]) < 30  # one value is shortened, not both
 
 
 def test_two_jobs_in_one_folder_are_refused():
@@ -77,7 +77,7 @@ def test_an_interval_is_refused():
 
 
 @pytest.mark.parametrize("name", [name for name in config.options("sweep") if name != "optuna"])
-def test_every_preset_has_jobs_that_could_be_run(name):
+def test_every_preset_has_different_jobs_that_can_be_built(name):
     preset = OmegaConf.load(config.CONFIGS / "sweep" / f"{name}.yaml").hydra.sweeper
     found = jobs(params=preset.get("params"), cases=OmegaConf.to_container(preset.get("cases") or OmegaConf.create({})))
     first, *others = [name.split(",") for name in found]
@@ -99,14 +99,14 @@ def test_every_preset_has_jobs_that_could_be_run(name):
         (["cluster=slurm", "images=/a/b.png"], "run,images=-a-b.png"),
     ],
 )
-def test_a_sweep_is_called_by_what_it_is(arguments, name):
+def test_the_sweep_folder_is_named_by_the_command(arguments, name):
     assert sweep_folder(arguments) == name
 
 
-# ---- what is done again
+# ---- finished jobs
 
 
-def test_what_is_done_is_not_started_again_but_by_force(mpx, folder):
+def test_a_finished_job_starts_again_only_by_force(mpx, folder):
     line = [*QUICK, "-m", "seed=0,1", "limit=1"]
     (sweep,) = _run(mpx, folder, *line)
     before = {path: path.stat().st_mtime_ns for path in sweep.glob("*/*.json")}
@@ -117,7 +117,7 @@ def test_what_is_done_is_not_started_again_but_by_force(mpx, folder):
     code, out, err = mpx(*line, "force=true")
     assert code == 0 and "0 of 2 jobs are finished" in out, err
     assert all(path.stat().st_mtime_ns != when for path, when in before.items())
-    code, out, err = mpx(*QUICK, "-m", "seed=0,1,2", "limit=2")  # more of both
+    code, out, err = mpx(*QUICK, "-m", "seed=0,1,2", "limit=2")  # more jobs and more images
     assert code == 0 and "0 of 3 jobs are finished" in out, err
     assert [len(table(sweep / f"seed={k}")) for k in range(3)] == [2, 2, 2]
     assert [_hparams(sweep / f"seed={k}") for k in range(3)] == [{"seed": 0.0}, {"seed": 1.0}, {"seed": 2.0}]
@@ -130,7 +130,7 @@ def _hparams(folder) -> dict[str, float]:
     return {key: value.number_value for key, value in found.items()}
 
 
-def test_another_configuration_is_refused_with_what_differs(mpx, folder):
+def test_another_configuration_is_refused_with_the_difference(mpx, folder):
     (sweep,) = _run(mpx, folder, *QUICK, "-m", "seed=0,1", "limit=1", "name=one")
     kept = masks(sweep / "seed=0")
     code, _, err = mpx(*QUICK, "-m", "seed=0,1", "limit=1", "name=one", "lr=0.5")
@@ -138,7 +138,7 @@ def test_another_configuration_is_refused_with_what_differs(mpx, folder):
     assert masks(sweep / "seed=0") == kept
 
 
-def test_force_makes_a_single_run_anew(mpx, folder):
+def test_force_replaces_a_run_and_leaves_the_users_files(mpx, folder):
     for extra in ([], ["lr=0.5"]):
         (folder / "outputs" / "one").mkdir(parents=True, exist_ok=True)
         (folder / "outputs" / "one" / "mine.txt").write_text("mine")
@@ -151,10 +151,10 @@ def test_force_makes_a_single_run_anew(mpx, folder):
     assert code == 1 and "other shares" in err
 
 
-# ---- what fails
+# ---- failures
 
 
-def test_a_job_that_fails_is_listed_and_the_rest_is_whole(mpx, folder):
+def test_a_failed_job_is_listed_and_the_others_are_complete(mpx, folder):
     line = [*QUICK, "-m", "target='checker board',nosuch,0"]
     code, out, err = mpx(*line)
     assert code == 1 and "1 of 3 jobs failed, target=nosuch" in err and "'nosuch' is not a class" in err
@@ -163,31 +163,31 @@ def test_a_job_that_fails_is_listed_and_the_rest_is_whole(mpx, folder):
     assert "target=nosuch" in said and "'nosuch' is not a class" in said and "checker" in said and "checker" in out
     assert (sweep / "report.html").is_file() and (sweep / "grid.png").is_file()
     (folder / "names.txt").write_text("nosuch\nchecker board\n")
-    code, _, err = mpx(*line)  # repaired: what failed is started again
+    code, _, err = mpx(*line)  # the failed job starts again
     assert code == 0 and not (sweep / "target=nosuch" / store.FAILED).exists(), err
 
 
-def test_a_typing_mistake_stops_before_a_job_starts(mpx, folder):
+def test_a_misspelt_value_starts_no_job(mpx, folder):
     code, out, err = mpx(*QUICK, "-m", "score=logit,lgoit")
     assert code == 1 and "near it: logit" in err and "images are done" not in out
 
 
 @pytest.mark.parametrize("name, part", [("submitit_slurm", "pip install 'mpx[slurm]'"), ("nosuch", "is not an option")])
-def test_an_engine_that_is_not_installed(name, part):
+def test_a_missing_engine_is_named_with_its_extra(name, part):
     assert part in error_sentence(MissingConfigException("", f"hydra/launcher/{name}"))
 
 
-def test_a_launcher_that_lacks_something_says_so(mpx, folder):
+def test_a_launcher_without_srun_is_one_sentence(mpx, folder):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     code, _, err = mpx(*QUICK, "cluster=slurm", "hydra.launcher.partition=gpu")
     assert code == 1 and "srun" in err and len(err.strip().splitlines()) == 1
 
 
-def test_jobs_beside_each_other_have_a_gpu_each(tmp_path, monkeypatch):
+def test_parallel_jobs_have_a_gpu_each(tmp_path, monkeypatch):
     monkeypatch.setenv("MPX_JOBS", "2")
     with claim_gpu(tmp_path, 2):
         assert os.environ["MPX_GPU"] == "0"
-        del os.environ["MPX_GPU"]  # of another process
+        del os.environ["MPX_GPU"]  # set by another process
         with claim_gpu(tmp_path, 2):
             assert os.environ["MPX_GPU"] == "1"
         os.environ["MPX_GPU"] = "0"
@@ -201,13 +201,13 @@ def test_jobs_beside_each_other_have_a_gpu_each(tmp_path, monkeypatch):
 
 
 def _run(mpx, folder, *line) -> list:
-    """The sweeps' folders after a command that went well."""
+    """Return the folders of all sweeps after a successful command."""
     code, out, err = mpx(*line)
     assert code == 0, out + err
     return sorted((folder / "outputs" / "sweeps").iterdir())
 
 
-def test_a_job_whose_photos_are_others_now_goes_on(mpx, folder):
+def test_a_job_whose_images_changed_starts_again(mpx, folder):
     (folder / "photos" / "p2.png").unlink()
     line = [*QUICK, "-m", "lr=0.1", "steps=2"]
     (sweep,) = _run(mpx, folder, *line)

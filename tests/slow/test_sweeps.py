@@ -15,7 +15,7 @@ from mpx.config_schema import CONFIGS
 QUICK = [*SQUARE, "images=photos", "pictures=none", "log_images=0", "metric=[]"]
 
 
-def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(tmp_path):
+def test_a_killed_sweep_continues_to_the_same_result(tmp_path):
     """SIGKILL, then the same line."""
     home = workplace(tmp_path, 4)
     line = [*SAME, "sweep=mask_resolution", "mask_size=4,8,16", "metric=[]"]
@@ -38,7 +38,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(tmp_path):
 
 
 def _lines(sweep) -> list[dict]:
-    """Of the sweep's table, but for what a clock says."""
+    """Return the rows of table.csv without those of elapsed time."""
     with open(sweep / "table.csv", newline="") as file:
         return [row for row in csv.DictReader(file) if row["metric"] != "seconds"]
 
@@ -63,7 +63,7 @@ def seeds(tmp_path_factory):
         ("hydra_ray_launcher", ["cluster=ray", *(f"+hydra.launcher.ray.init.{o}" for o in ALONE)]),
     ],
 )
-def test_engines_give_what_one_after_the_other_gives(mpx, seeds, monkeypatch, plugin, arguments):
+def test_every_engine_gives_the_results_of_sequential_jobs(mpx, seeds, monkeypatch, plugin, arguments):
     pytest.importorskip(f"hydra_plugins.{plugin}")
     monkeypatch.setenv(
         "PYTHONPATH", os.pathsep.join(filter(None, [str(CONFIGS.parent), os.environ.get("PYTHONPATH")]))
@@ -77,7 +77,7 @@ def test_engines_give_what_one_after_the_other_gives(mpx, seeds, monkeypatch, pl
     assert masks(plain / "seed=0") != masks(plain / "seed=1")
 
 
-def test_a_sweeper_that_searches_gets_the_objective(mpx, folder):
+def test_optuna_minimises_the_objective(mpx, folder):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     (sweep,) = _run(mpx, folder, *QUICK, "limit=1", "sweep=optuna", "hydra.sweeper.n_trials=3", "objective=area")
     said = OmegaConf.load(sweep / "optimization_results.yaml")
@@ -89,7 +89,7 @@ def test_a_sweeper_that_searches_gets_the_objective(mpx, folder):
 
 
 def _run(mpx, folder, *line) -> list:
-    """The sweeps' folders after a command that went well."""
+    """Return the folders of all sweeps after a successful command."""
     code, out, err = mpx(*line)
     assert code == 0, out + err
     return sorted((folder / "outputs" / "sweeps").iterdir())

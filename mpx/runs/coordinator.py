@@ -20,8 +20,10 @@ from torch import Tensor
 from mpx.data.annotations import Region
 from mpx.data.items import Item
 from mpx.explanation import Explanation
-from mpx.runs import files, tables, tensorboard
+from mpx.runs import files, tables
+from mpx.runs.curve_means import CurveMeans
 from mpx.runs.folder import lock, scan
+from mpx.runs.loggers import RunLoggers
 from mpx.runs.progress import Progress
 
 log = logging.getLogger("mpx")
@@ -76,7 +78,9 @@ class Coordinator(Protocol):
 class RunCoordinator:
     """The coordinator in the process that holds the run's folder."""
 
-    def __init__(self, folder: Path, items: list[Item], index: int = 0, count: int = 1):
+    def __init__(
+        self, folder: Path, items: list[Item], index: int = 0, count: int = 1, loggers: RunLoggers | None = None
+    ) -> None:
         """items: all images of the run in their order; this process does share `index` of `count` of them."""
         self.folder = folder
         self.items = items
@@ -86,8 +90,8 @@ class RunCoordinator:
         self.image_indices = {item.name: image_index for image_index, item in enumerate(items)}
         self.skipped: dict[str, str] = {}  # image name -> reason
         self.computed_with: Counter[str] = Counter()  # versions, device and batch size -> rows
-        self.means = tensorboard.Means()
-        self.board = tensorboard.Rows(folder)
+        self.means = CurveMeans()
+        self.loggers = loggers or RunLoggers(folder, {})
         self._csv = folder / "results.csv" if count == 1 else self._part(index, "csv")
         self._rows: list[StoredRow] = []
         self._measured_with: dict[str, str] = {}  # row name -> protocols of its metrics
@@ -128,7 +132,7 @@ class RunCoordinator:
         else:  # the first row with metrics brings their columns
             self.write_table()
         if explanation is not None:
-            self.board.show(explanation)
+            self.loggers.log_row(explanation)
 
     def skip(self, image_name: str, reason: str) -> None:
         self.skipped[image_name] = reason
@@ -185,8 +189,7 @@ class RunCoordinator:
         self._rows = [row._replace(cells=lines.get(row.cells["mask"], row.cells)) for row in self._rows]
 
     def close(self) -> None:
-        """End the progress bar and close the files of loggers."""
-        self.board.close()
+        """End the progress bar."""
         if self._progress:
             self._progress.close()
 
@@ -217,7 +220,7 @@ class RunCoordinator:
             elif len(parts) < self.count:
                 yield None
             else:
-                merged = RunCoordinator(self.folder, self.items)
+                merged = RunCoordinator(self.folder, self.items, loggers=self.loggers)
                 for part in parts:
                     merged.skipped |= part["skipped"]
                 yield merged

@@ -8,6 +8,7 @@ it is held, which shares need to compare their configurations one by one; so thi
 import fcntl
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -19,9 +20,10 @@ from mpx.runs import store
 
 log = logging.getLogger("mpx")
 JOIN_TIMEOUT = 10  # seconds in which the first share checks the configuration
-OUTPUTS = ("masks/*.npz", "panels/*.png", "evolution/*.gif", "events.out.tfevents.*", ".hydra/*.yaml", "results.csv",
+OUTPUTS = ("masks/*.npz", "panels/*.png", "evolution/*.gif", ".hydra/*.yaml", "results.csv",
            "summary.json", "skipped.csv", "smallest.csv", "summed.csv", "report.html", store.FAILED)  # fmt: skip
-OUTPUT_FOLDERS = (".", ".hydra", "masks", "panels", "evolution", "parts")
+OUTPUT_FOLDERS = (".", ".hydra", "masks", "panels", "evolution", "parts", "tensorboard/*")  # patterns
+LOG_FOLDERS = ("tensorboard", "csv", "wandb", "mlflow")
 
 
 def no_check(joins: bool) -> None:
@@ -109,14 +111,15 @@ def clear(folder: Path) -> None:
     """Remove the files that a run writes, and no others."""
     for path in [path for pattern in OUTPUTS for path in folder.glob(pattern)]:
         path.unlink()
+    for name in LOG_FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def remove_partial_files(folder: Path) -> None:
     """Remove the partial files that killed processes left."""
-    for part in OUTPUT_FOLDERS:
-        for path in _files(folder / part):
-            if path.name.startswith(".") and path.name.endswith(".tmp"):
-                path.unlink()
+    for pattern in OUTPUT_FOLDERS:
+        for path in list(folder.glob(f"{pattern}/.*.tmp")):
+            path.unlink()
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from mpx.metrics.areas import SMALLEST_COLUMNS, smallest_area_rows
 from mpx.metrics.summary import describe
-from mpx.runs import files, summaries, tables, tensorboard
+from mpx.runs import files, summaries, tables
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.evaluation import summarize_metrics
 from mpx.runs.folder import remove_partial_files
@@ -55,6 +55,5 @@ def _write_smallest_areas(plan: RunPlan, coordinator: RunCoordinator, table: lis
 
 def _log_run(plan: RunPlan, coordinator: RunCoordinator, table: list[dict[str, Any]], summary: dict[str, Any]) -> None:
     texts = {"config": f"```yaml\n{to_yaml(plan.config)}\n```", "command": f"```\n{plan.command}\n```"}
-    shown = [row.name for row in coordinator.sorted_rows() if row.image_index < plan.log_images]
-    means = coordinator.means()
-    tensorboard.write_whole(coordinator.folder, table, means, shown, plan.hyperparameters, texts, summary["metrics"])
+    coordinator.loggers.log_hyperparameters(plan.hyperparameters)
+    coordinator.loggers.log_summary(table, coordinator.means.means(), summary["metrics"], texts)

@@ -4,7 +4,7 @@ import logging
 import math
 import tempfile
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from mpx.runs.distributed import SampleGroup, find_group
 from mpx.runs.evaluation import needs_annotations
 from mpx.runs.folder import claim_folder, clear
 from mpx.runs.launch import run_processes
+from mpx.runs.loggers import RunLoggers
 from mpx.runs.plan import RunPlan
 from mpx.runs.reevaluation import evaluate_area_sums, reevaluate
 from mpx.runs.results import write_results
@@ -67,11 +68,13 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
     if plan.force and count > 1:
         raise ValueError("force=true would remove the rows of other shares: give another name=, or remove the folder")
     with claim_folder(plan.folder, index, count, partial(_prepare_folder, plan)):
-        coordinator = RunCoordinator(plan.folder, items, index, count)
+        loggers = RunLoggers(plan.folder, plan.loggers)
+        coordinator = RunCoordinator(plan.folder, items, index, count, loggers)
         session = Session(plan, share, devices, group, coordinator, time.perf_counter())
         done = coordinator.describe(len(coordinator.share) - len(coordinator.remaining))
         log.info(f"{plan.command}\n{done} are done in {plan.folder}")
-        merged, summary = _work_and_sum_up(session)
+        with closing(loggers):
+            merged, summary = _work_and_sum_up(session)
         report = _write_report(plan.folder) if merged and merged.table() and plan.pictures else ""
     if merged is None or summary is None:
         log.info(f"share {share} is done; the run is summed up when all shares are done")
@@ -222,5 +225,6 @@ def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any],
     if "summed" in summary:
         log.info("\nthe sum of the masks of all areas:\n" + terminal.format_metrics(summary["summed"]))
     folder = plan.folder
+    curves = f"\ncurves    tensorboard --logdir {folder}" if "tensorboard" in plan.loggers else ""
     pictures = f"pictures  {folder}/panels  {folder}/evolution\n" if plan.pictures else ""
-    log.info(f"\n{report}{pictures}numbers   {folder}/results.csv\ncurves    tensorboard --logdir {folder}")
+    log.info(f"\n{report}{pictures}numbers   {folder}/results.csv{curves}")

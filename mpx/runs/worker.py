@@ -19,13 +19,13 @@ from mpx.learning.rows import Row
 from mpx.models.classifier import Classifier
 from mpx.runs import store, summaries, tables
 from mpx.runs.coordinator import Coordinator
+from mpx.runs.curve_means import CurveMeans
 from mpx.runs.devices import deterministic_algorithms, keep_freed_memory
 from mpx.runs.distributed import SampleGroup
 from mpx.runs.evaluation import Evaluator, Protocols, needs_annotations
 from mpx.runs.launch import single_device
 from mpx.runs.plan import RunPlan
 from mpx.runs.row_source import RowSource, preprocessing
-from mpx.runs.tensorboard import Means
 
 REPORT_INTERVAL = 0.5  # seconds between two reports of progress
 
@@ -163,9 +163,9 @@ class Worker:
             **evaluation,
         }
         store.save_row(self._plan.folder, e, 0, **entries)
-        means = Means()
+        means = CurveMeans()
         means.add(e.curves)
-        is_logged = row.image_index < self._plan.log_images
+        is_logged = bool(self._plan.loggers) and row.image_index < self._plan.log_images
         coordinator.add_row(tables.row_values(e, 0) | entries, means.sums, e if is_logged else None)
 
     def _describe_computation(self, batch_size: int) -> str:

@@ -124,7 +124,7 @@ def test_a_finished_job_starts_again_only_by_force(mpx, folder):
 
 
 def _hparams(folder) -> dict[str, float]:
-    events = EventAccumulator(str(folder)).Reload()
+    events = EventAccumulator(str(folder / "tensorboard" / "mean")).Reload()
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     found = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     return {key: value.number_value for key, value in found.items()}

@@ -402,10 +402,11 @@ def test_a_disk_that_is_really_full_does_too(home, small_disk):
     as_calm(home, disk / "run")
 
 
-def test_tensorboard_that_cannot_be_written_is_one_warning(home):
-    few = [*LONG, "limit=2", "pictures=none", "name=unlogged"]
-    command = done(home, *few, inside=partial(_limited, 100000))  # its file is larger, all others are smaller
-    assert command.out.count("TensorBoard is off") == 1 and not command.err
+def test_a_logger_that_cannot_write_is_one_warning(home):
+    run(home, "unlogged").mkdir(parents=True)
+    (run(home, "unlogged") / "tensorboard").write_text("a file where its folder should be")
+    command = done(home, *LONG, "limit=2", "pictures=none", "name=unlogged")
+    assert command.out.count("logger=tensorboard is off") == 1 and not command.err
     assert (
         masks(run(home, "unlogged")).items() <= masks(run(home, "calm")).items() and summary(run(home, "unlogged"))["n"] == 2
     )

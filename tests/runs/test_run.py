@@ -38,7 +38,7 @@ def test_a_run_leaves_its_folder(mpx, folder):
     assert (
         summary["n"] == 3 and summary["n_skipped"] == 0 and summary["versions"]["torch"] == torch.__version__.split("+")[0]
     )
-    assert len(list(run.glob("events.out.tfevents.*"))) == 2 and (run / ".hydra" / "overrides.yaml").exists()
+    assert len(list(run.glob("tensorboard/*/events.out.tfevents.*"))) == 4 and (run / ".hydra" / "overrides.yaml").exists()
     assert "checker board" in out and str(run) in out and not list(run.rglob("*.tmp"))
     assert "checker board" in (run / "report.html").read_text() and f"report    {run}/report.html" in out
 

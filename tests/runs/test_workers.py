@@ -65,20 +65,14 @@ def complete(home: Path, name: str, images: int = 8) -> None:
     counts = summary(this)
     assert (counts["n"], counts["n_skipped"], counts["n_missing"], counts["protocol"]["stopped"]) == (images, 0, 0, False)
     assert sum(counts["computed_with"].values()) == images
-    (total,) = this.glob("events.out.tfevents.*.whole")
-    rows = [file for file in this.glob("events.out.tfevents.*") if file != total]
-    groups = [group for file in rows for group in {tag.split("/")[0] for tag in tags(file)["scalars"]}]
-    assert sorted(groups) == [f"row {row}" for row in names[:2]]
-    said = EventAccumulator(str(total)).Reload()
-    assert {"mean/probability", "metric/p_after", "metric/area"} <= set(said.Tags()["scalars"])
-    text = said.Tensors("run/summary/text_summary")[0].tensor_proto.string_val[0].decode()
+    files = [path.parent.name for path in this.glob("tensorboard/*/events.out.tfevents.*")]
+    assert sorted(files) == sorted(["mean", *names[:2]])
+    total = EventAccumulator(str(this / "tensorboard" / "mean")).Reload()
+    assert {"score/probability", "metric/p_after", "metric/area"} <= set(total.Tags()["scalars"])
+    text = total.Tensors("results/text_summary")[0].tensor_proto.string_val[0].decode()
     assert [line.split()[1] for line in text.splitlines()[2:]] == [f"p{i:02}" for i in range(images)]
     assert not (this / "parts").exists() and not drafts(this)
     whole(this)
-
-
-def tags(file: Path) -> dict:
-    return EventAccumulator(str(file)).Reload().Tags()
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -1,100 +1,22 @@
-"""Masks of a layer's features: which layer, what is put there, and that nobody else's network is touched."""
+"""Masks of a layer's features: what replaces them, and that the network is restored."""
 
 import pytest
 import torch
 from contexts import mask_context, regularizer_context
 from methods.reference import NETWORK, photos
+from models.layered_networks import Last, classifier, network, vit
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer
 
 from mpx import Classifier, config, explain, method
 from mpx.data import reference_images
 from mpx.learning.objective import Objective
 from mpx.masks.elements import Elements
-from mpx.models import layers as network_of
 from mpx.perturbations import features as layers
 from mpx.randomness import RowRandom
 from mpx.regularizers import information
 
 PHOTOS = torch.from_numpy(photos(3)).float()
 PRESETS = {"iba2020": (), "channels2019": ("steps=60",)}
-
-
-class Residual(nn.Module):
-    """Halves the sides; its inner modules are passed by, it is not."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.inner = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(inplace=True), nn.AvgPool2d(2))
-
-    def forward(self, x):
-        return self.inner(x) + nn.functional.avg_pool2d(x, 2)
-
-
-class Last(nn.Module):
-    """(B,C,h,w) -> (B,h,w,C), as Swin's layers."""
-
-    def forward(self, x):
-        return x.permute(0, 2, 3, 1)
-
-
-def network(*between) -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 6, 3, 2, 1), Residual(6), nn.Tanh(), Residual(6), *between, nn.Flatten(), nn.LazyLinear(5)
-    ).eval()  # fmt: skip
-
-
-def classifier(net: nn.Module, size: int = 32) -> Classifier:
-    found = Classifier(net)
-    found(torch.zeros(1, 3, size, size))
-    for parameter in found.parameters():
-        parameter.requires_grad_(False)
-    return found
-
-
-def vit() -> nn.Module:
-    torch.manual_seed(0)
-    net = VisionTransformer(32, 8, 4, 2, 16, 24, num_classes=3).eval()
-    nn.init.normal_(net.heads.head.weight)
-    return net
-
-
-@pytest.mark.parametrize("min_map_fraction, name", [(0.5, "0"), (0.25, "2"), (0.2, "2"), (0.125, "3"), (1.0, "0")])
-def test_the_last_layer_that_everything_passes_and_that_is_fine_enough_is_chosen(min_map_fraction, name):
-    """Maps of 16, 8, 8 and 4 cells on 32 px; those within the second block come later, but are passed by."""
-    assert network_of.default_layer(classifier(network()), PHOTOS, min_map_fraction) == f"network.{name}"
-
-
-def test_a_transformers_middle_block_is_chosen():
-    name = network_of.default_layer(classifier(vit()), PHOTOS, 0.125)
-    assert name in ("network.encoder.layers.encoder_layer_1", "network.encoder.layers.encoder_layer_2")
-
-
-@pytest.mark.parametrize(
-    "shape, size, cells",
-    [
-        ((2, 5, 8, 8), (32, 32), (5, 8, 8)),
-        ((2, 8, 8, 5), (32, 32), (5, 8, 8)),
-        ((2, 5, 4, 7), (32, 56), (5, 4, 7)),
-        ((2, 4, 7, 5), (32, 56), (5, 4, 7)),
-        ((2, 5, 13, 17), (200, 270), (5, 13, 17)),
-        ((2, 17, 5), (32, 32), (5, 4, 4)),
-        ((2, 21, 5), (32, 32), (5, 4, 4)),
-    ],
-)
-def test_every_layout_becomes_a_map_and_comes_back(shape, size, cells):
-    out = torch.rand(shape)
-    features, back = network_of.as_map(out, size)
-    assert features.shape[1:] == cells and torch.equal(back(features), out)
-    changed = back(features * 0)
-    kept = shape[1] - 16 if len(shape) == 3 else 0
-    assert torch.equal(changed[:, :kept], out[:, :kept]) and (changed[:, kept:] == 0).all()
-
-
-@pytest.mark.parametrize("shape", [(2, 5), (2, 5, 1, 1), (2, 3, 5), (2, 3, 8, 16), (2, 4, 8, 8, 3)])
-def test_what_is_no_map_is_none(shape):
-    assert network_of.as_map(torch.rand(shape), (32, 32)) is None
 
 
 def problem(experiment: str, net: nn.Module, *overrides: str, x: Tensor = PHOTOS) -> Objective:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 def function_name(function: Callable) -> str:
     """Return the name of a torch function as a TorchFunctionMode sees it."""
-    return getattr(function, "__name__", str(function))
+    return getattr(function, "__name__", str(function))  # foreign: a function of torch
 
 
 def is_relu(name: str, args: tuple, kwargs: dict) -> bool:

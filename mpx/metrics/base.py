@@ -125,7 +125,8 @@ class Metric:
     def name(self) -> str:
         """The dotted name of the function."""
         function = unwrap(self.function)
-        return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__name__)}"
+        name = getattr(function, "__qualname__", type(function).__name__)  # foreign: a callable object of the user's
+        return f"{function.__module__}.{name}"
 
     @property
     def options(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def randomised(
 
 
 def _randomise(module: nn.Module, randomization: str) -> None:
-    reset = getattr(module, "reset_parameters", None)  # not every module of torch has it
+    reset = getattr(module, "reset_parameters", None)  # foreign: not every nn.Module has it
     if randomization == "reset" and reset is not None:
         reset()
         return

@@ -57,7 +57,7 @@ def test_randomising_starts_at_the_logits_and_leaves_the_network(randomization):
 
 
 def test_a_folded_classifier_is_randomised_too():
-    """Whose convolutions do not use their own weights (models/fold.py)."""
+    """A folded convolution does not use its own weights, see mpx/models/folding.py."""
     found, images = Classifier(Net()), photos()
     found.network.norm.running_var.fill_(4.0)
     with torch.no_grad():

@@ -49,6 +49,12 @@ def test_values_differences_and_files(tmp_path):
     assert r"\textbf{0.055}" in tex and r"p\_normalised" in tex and tex.count(r"\\") == 4
 
 
+def test_a_metric_without_direction_has_no_best_value(tmp_path):
+    folders = [run(tmp_path / "a", metrics={"better": "none"}), run(tmp_path / "b", 0.1, metrics={"better": "none"})]
+    text = compare.write(folders, tmp_path / "out")
+    assert "| deletion |" in text.splitlines()[0] and "| 0.055 [" in text and "**0.055**" not in text
+
+
 def test_only_rows_that_both_have_are_paired(tmp_path):
     few, many = read_run(run(tmp_path / "few", images=5)), read_run(run(tmp_path / "many", 0.1))
     difference, pairs, _ = compare.paired_difference(many, few, "deletion")

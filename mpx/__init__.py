@@ -11,18 +11,21 @@ if "OMP_WAIT_POLICY" not in os.environ:  # torch reads it at import: idle thread
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
-    from mpx.api import MeaningfulPerturbation, explain
+    from mpx.api import explain
+    from mpx.captum_api import MeaningfulPerturbation
     from mpx.config import method
     from mpx.explanation import Explanation
+    from mpx.learning.learner import MaskLearner
     from mpx.models.classifier import Classifier
 
-__all__ = ["Classifier", "Explanation", "MeaningfulPerturbation", "explain", "method"]
+__all__ = ["Classifier", "Explanation", "MaskLearner", "MeaningfulPerturbation", "explain", "method"]
 __version__ = "0.1.0"
 
 _MODULES = {
     "Classifier": "mpx.models.classifier",
     "Explanation": "mpx.explanation",
-    "MeaningfulPerturbation": "mpx.api",
+    "MaskLearner": "mpx.learning.learner",
+    "MeaningfulPerturbation": "mpx.captum_api",
     "explain": "mpx.api",
     "method": "mpx.config",
 }

@@ -48,11 +48,11 @@ from torchvision.io import write_jpeg
 from mpx.config_plan import compose_plan
 from mpx.data import datasets
 from mpx.data.images import read_image
-from mpx.learning.batching import begin, solve, solve_all
+from mpx.learning.batch import RowBatch
+from mpx.learning.batching import RowSolver, prepare_batch, solve
 from mpx.learning.learner import fit
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row
-from mpx.learning.search import Search
 from mpx.metrics.base import MetricContext, measure
 from mpx.perturbations.blur import median_blur
 from mpx.runs.devices import find_device, keep_freed_memory
@@ -101,13 +101,13 @@ def our_pass(problem: Objective, make: Callable, where: torch.device) -> float:
     ticks = []
     callback = pl.Callback()
     callback.on_train_batch_end = lambda *_: ticks.append(now(where))
-    fit(Search(problem), lambda: make(**single_device(where), callbacks=[callback]))
+    fit(RowBatch(problem), make(**single_device(where), callbacks=[callback]))
     return (ticks[-1] - ticks[0]) / (len(ticks) - 1)
 
 
 def bare_pass(problem: Objective, steps: int = STEPS) -> float:
     """Seconds of forward and backward of as many pictures."""
-    x = problem.photos.contiguous(memory_format=torch.channels_last).requires_grad_()
+    x = problem.images.contiguous(memory_format=torch.channels_last).requires_grad_()
     ticks = []
     for _ in range(steps):
         x.grad = None
@@ -131,7 +131,7 @@ def iteration(overrides: list[str]) -> None:
         problem = random_rows(plan, classifier)
         pairs = [(our_pass(problem, make, where), bare_pass(problem)) for _ in range(ROUNDS)]
     card = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu"
-    print(f"{classifier.name}, batch {len(problem.photos)}, {card}, precision {plan.method.precision}")
+    print(f"{classifier.name}, batch {len(problem.images)}, {card}, precision {plan.method.precision}")
     report("mpx iteration, ms", [1e3 * a for a, _ in pairs])
     report("forward + backward", [1e3 * b for _, b in pairs])
     report("ratio, pair by pair", [a / b for a, b in pairs])
@@ -145,8 +145,8 @@ def predecessor(overrides: list[str]) -> None:
         theirs.network.to(memory_format=torch.contiguous_format)
         with ours.frozen_and_folded(), theirs.frozen():
             problem = random_rows(plan, ours)
-            size, make = len(problem.photos), plan.build_trainer
-            pairs = [(our_pass(problem, make, where) / size, published(theirs, problem.photos[:1])) for _ in range(ROUNDS)]
+            size, make = len(problem.images), plan.build_trainer
+            pairs = [(our_pass(problem, make, where) / size, published(theirs, problem.images[:1])) for _ in range(ROUNDS)]
         print(f"{ours.name}, batch {size}, precision {plan.method.precision}, beside the predecessor's loop, ms per image")
         report("mpx iteration, ms", [1e3 * a for a, _ in pairs])
         report("predecessor's", [1e3 * b for _, b in pairs])
@@ -188,17 +188,19 @@ def stop(overrides: list[str]) -> None:
             taken, waiting[:] = waiting[:number], waiting[number:]
             return taken
 
-        parts = solve_all(
-            partial(begin, method, classifier, frames=2),
-            partial(fit, trainer=partial(make, **single_device(where))),
-            take, plan.batch_size_on(where.type), None, print,
-        )  # fmt: skip
-        parts, objective = [e for _, e, _ in parts], {}
+        solver = RowSolver(
+            prepare=partial(prepare_batch, method, classifier, snapshots=2),
+            optimize=lambda batch: fit(batch, make(**single_device(where))),
+            take=take,
+            batch_size=plan.batch_size_on(where.type),
+            warn=print,
+        )
+        parts, objective = [solution.explanation for solution in solver], {}
         ended = time.perf_counter()
         for e in parts:
-            problem = Objective(method, classifier, e.photos.to(where), e.targets.to(where), e.images)
-            total = problem.loss(e.parameter.to(where), 0, exact=True)["total"]
-            objective |= dict(zip(e.images, total.tolist()))
+            problem = Objective(method, classifier, e.images.to(where), e.targets.to(where), e.image_names)
+            total = problem.terms(e.parameter.to(where), 0, exact=True)["total"]
+            objective |= dict(zip(e.image_names, total.tolist()))
         return (ended - start) / len(rows), sum(e.passes.sum().item() for e in parts) / len(rows), objective
 
     with classifier.frozen_and_folded():
@@ -227,9 +229,9 @@ def whole(overrides: list[str]) -> None:
         passes.append(bare_pass(problem, 30))
         with open(f"{folder}/run/results.csv") as file:
             images = len(file.readlines()) - 1
-    bare = [images * plan.method.steps * one / len(problem.photos) for one in passes]
+    bare = [images * plan.method.steps * one / len(problem.images) for one in passes]
     print(
-        f"{classifier.name}, {images} photos, {plan.method.steps} steps, batch {len(problem.photos)}; "
+        f"{classifier.name}, {images} photos, {plan.method.steps} steps, batch {len(problem.images)}; "
         "passes timed before and after"
     )
     report("run.py, s", [spent])
@@ -324,7 +326,7 @@ def extremal(overrides: list[str], areas: tuple, iterations: int, images: int) -
 
     def ours():
         with classifier.frozen_and_folded(photos.shape[2:]):
-            solve(method, classifier, rows, 2, partial(fit, trainer=partial(plan.build_trainer, **single_device(where))))
+            solve(method, classifier, rows, lambda batch: fit(batch, plan.build_trainer(**single_device(where))), 2)
 
     return {"mpx": ours, "torchray": lambda: extremal_perturbation(
         classifier.network.eval(), normalised, 0, areas=list(areas), max_iter=iterations)}  # fmt: skip

@@ -20,12 +20,12 @@ def make_explanation(
     curves = {k: torch.rand(steps, B, generator=draw) for k in ("total", "score", "l1", "tv", "probability", "area")}
     return Explanation(
         names=list(names),
-        images=[n.split("-")[0] for n in names],
+        image_names=[n.split("-")[0] for n in names],
         classes=list(classes),
         targets=torch.arange(B) + 1,
         areas=torch.full((B,), torch.nan),
         game=game,
-        photos=photos,
+        images=photos,
         perturbed=photos * masks[-1],
         complement=photos * (1 - masks[-1]),
         parameter=masks[-1][..., ::8, ::8],
@@ -39,10 +39,12 @@ def make_explanation(
         frames=(photos * masks * 255).byte(),
         frame_saliency=(growth * disc * 255).byte(),
         frame_p=torch.rand(frames, B, generator=draw),
-        frame_masks=masks[..., ::8, ::8],
+        frame_parameters=masks[..., ::8, ::8],
         steps=torch.full((B,), steps),
         seconds=torch.full((B,), 3.0 / B),
         passes=torch.full((B,), 30.0),
         forwards=torch.zeros(B),
         batch_size=B,
+        started=torch.full((B,), 1.7e9, dtype=torch.float64),
+        duration=torch.full((B,), 3.0),
     )

@@ -47,7 +47,7 @@ def test_an_explanation_shows_and_saves_itself(tmp_path):
 
 def test_batches_are_joined_as_if_they_were_one():
     whole, parts = quick(PHOTOS, target=1), quick(PHOTOS, target=1, batch_size=1)
-    for name in ("parameter", "saliency", "p_after", "perturbed", "frame_masks"):
+    for name in ("parameter", "saliency", "p_after", "perturbed", "frame_parameters"):
         torch.testing.assert_close(getattr(whole, name), getattr(parts, name), atol=1e-4, rtol=0)
     assert whole.names == parts.names and parts.frames.shape == whole.frames.shape
 
@@ -56,8 +56,8 @@ def test_batches_are_joined_as_if_they_were_one():
 def test_what_is_perturbed_and_its_complement_are_the_photo(game):
     """Black: what one leaves, the other has."""
     e = quick(PHOTOS, target=1, perturbation="black", game=game, batch_size=2)
-    torch.testing.assert_close(e.perturbed + e.complement, e.photos)
-    assert (e.complement - e.photos).abs().max() > 0.05 and torch.equal(e.only([2]).complement, e.complement[2:])
+    torch.testing.assert_close(e.perturbed + e.complement, e.images)
+    assert (e.complement - e.images).abs().max() > 0.05 and torch.equal(e.only([2]).complement, e.complement[2:])
 
 
 def test_what_acts_inside_the_network_has_no_complement():
@@ -80,7 +80,7 @@ def test_tensors_pictures_and_paths_are_the_same(tmp_path):
 def test_a_classifier_preprocesses_pictures():
     classifier = Classifier(NET, preprocess=Preprocess((32, 32), 32), categories=["nothing", "board"])
     e = explain(classifier, to_pil_image(PHOTOS[0]).resize((64, 96)), "board", **OPTIONS)
-    assert e.photos.shape == (1, 3, 32, 32) and e.classes == ["board"] and e.names == ["image0-1-board"]
+    assert e.images.shape == (1, 3, 32, 32) and e.classes == ["board"] and e.names == ["image0-1-board"]
 
 
 @pytest.mark.parametrize("kind", [torch.tensor, np.array])

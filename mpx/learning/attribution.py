@@ -1,33 +1,47 @@
-"""In the place of a search: the saliency that an explainer gives at once, judged as a mask of one cell per pixel is.
+"""An explainer in the place of a search: its saliency is evaluated as a mask of one cell per pixel is.
 
-So a baseline (mpx.explainers) goes through the same batches, pictures, tables and metrics as a mask that was learnt.
+So a baseline (mpx.explainers) goes through the same batches, pictures, tables and metrics as a learnt mask.
 """
 
+import time
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from mpx.explainers.base import ExplainerContext, to_saliency
-from mpx.learning.search import RowState
+from mpx.learning.objective import Objective
+from mpx.learning.rows import RowState
 
 
 class Attribution:
-    """As `Search` after its last step; what went through the classifier is counted as `passes` and `forwards` of a row."""
+    """The finished rows of an explainer. Images that go through the classifier are counted as passes and forwards."""
 
-    over = True
+    finished = True
 
-    def __init__(self, problem, rows: int):
-        self.problem = problem
-        counting = problem.classifier.register_forward_hook(self._count)
+    def __init__(self, objective: Objective, row_count: int):
+        assert objective.method.explainer is not None
+        self.objective = objective
+        started = time.time()
+        counter = objective.classifier.register_forward_hook(self._count)
         try:
-            context = ExplainerContext(problem.rng, problem.names)
-            relevance = problem.method.explainer(problem.photos, problem.classifier, problem.targets, context)
+            context = ExplainerContext(objective.rng.at("setup"), objective.image_names)
+            relevance = objective.method.explainer(objective.images, objective.classifier, objective.targets, context)
         finally:
-            counting.remove()
-        found = problem.evidence(to_saliency(relevance.detach().float().nan_to_num(0))).split(1)[:rows]
-        sound = relevance.flatten(1).isfinite().all(1).tolist()
-        self.seats = [RowState(problem, i, p, [0], [p], over=True, sound=ok) for i, (p, ok) in enumerate(zip(found, sound))]
-        for seat in self.seats:
-            seat.spend(problem)
+            counter.remove()
+        masks = objective.evidence(to_saliency(relevance.detach().float().nan_to_num(0))).split(1)[:row_count]
+        is_finite = relevance.flatten(1).isfinite().all(1).tolist()
+        self.rows = [
+            RowState(objective, i, mask, [0], [mask], finished=True, is_finite=is_finite[i], started=started)
+            for i, mask in enumerate(masks)
+        ]
+        cost = objective.take_cost()
+        for row in self.rows:
+            row.add_cost(*cost)
 
-    def _count(self, module, given, logits) -> None:
-        kind = "passes" if logits.requires_grad and torch.is_grad_enabled() else "forwards"
-        self.problem.spent[kind] += len(logits) / len(self.problem.targets)
+    def _count(self, module: torch.nn.Module, inputs: Any, logits: Tensor) -> None:
+        images = len(logits) / len(self.objective.targets)
+        if logits.requires_grad and torch.is_grad_enabled():
+            self.objective.passes += images
+        else:
+            self.objective.forwards += images

@@ -1,227 +1,248 @@
-"""How rows (an image and a class each) are solved, a batch at a time or continuously, and read off into Explanations.
+"""Solving any number of rows, a batch at a time or continuously, within the memory that there is.
 
-Both the library (mpx.api) and the main job (mpx.runs.run) solve their rows here, each with its own way to run the steps.
+The library (mpx.api) and a run's workers (mpx.runs) both solve their rows here, each with its own way to optimize a batch.
 """
 
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from mpx.errors import is_out_of_memory
-from mpx.explanation import Explanation, class_name, slug
+from mpx.explanation import Explanation
 from mpx.learning.attribution import Attribution
+from mpx.learning.batch import RowBatch
+from mpx.learning.continuous import ContinuousBatch
 from mpx.learning.method import Method
 from mpx.learning.objective import Objective
-from mpx.learning.rows import Row
-from mpx.learning.search import RowState, Search, failures
+from mpx.learning.outcome import to_explanation
+from mpx.learning.rows import Row, RowState, shared_time
+from mpx.models.classifier import Classifier
+
+Batch = RowBatch | Attribution
+Optimize = Callable[[RowBatch], None]  # optimizes a batch until it pauses: loop.optimize, or a fit by Lightning
 
 
-def begin(method: Method, classifier, rows: Sequence[Row], frames: int, pad: int = 0, samples=None) -> Search | Attribution:
-    """A batch of rows prepared, its search to be run; an explainer's is done.
+def prepare_batch(
+    method: Method, classifier: Classifier, rows: Sequence[Row], snapshots: int = 24, padded_size: int = 0
+) -> Batch:
+    """Return rows prepared as a batch on the classifier's device; an explainer's batch is finished.
 
-    pad: the batch is filled up to this size by repeating its last row.
+    padded_size: the batch is filled up to this size by repeating its last row.
     """
-    start, where = time.perf_counter(), classifier.device
-    padded = [*rows, *[rows[-1]] * (pad - len(rows))]
-    photos = torch.stack([row.image for row in padded]).to(where)
-    targets = torch.tensor([row.target for row in padded], device=where)
-    areas = None if rows[0].area is None else torch.tensor([row.area for row in padded], device=where)
-    problem = Objective(method, classifier, photos, targets, [row.image_name for row in padded], areas, samples)
-    search = Attribution(problem, len(rows)) if method.explainer else Search(problem, frames, len(rows))
-    for seat in search.seats:
-        seat.spent["seconds"] += (time.perf_counter() - start) / len(rows)
-    return search
+    start, device = time.perf_counter(), classifier.device
+    padded = [*rows, *[rows[-1]] * (padded_size - len(rows))]
+    images = torch.stack([row.image for row in padded]).to(device)
+    targets = torch.tensor([row.target for row in padded], device=device)
+    asked = [row.area for row in padded if row.area is not None]
+    areas = torch.tensor(asked, device=device) if asked else None
+    objective = Objective(method, classifier, images, targets, [row.image_name for row in padded], areas)
+    batch: Batch
+    if method.explainer:
+        batch = Attribution(objective, len(rows))
+    elif method.stop:
+        batch = ContinuousBatch(objective, snapshots, len(rows))
+    else:
+        batch = RowBatch(objective, snapshots, len(rows))
+    for state in batch.rows:
+        state.seconds += (time.perf_counter() - start) / len(rows)
+    return batch
 
 
-def go_on(search: Search, run: Callable) -> None:
-    """The search until it is paused, by `run(search)`, its time shared out."""
-    start, going = time.perf_counter(), [seat for seat in search.seats if not seat.over]
-    run(search)
-    for seat in going:
-        seat.spent["seconds"] += (time.perf_counter() - start) / len(going)
+def optimize_timed(batch: RowBatch, optimize: Optimize) -> None:
+    """Optimize a batch until it pauses, and share the time out among its rows."""
+    with shared_time([row for row in batch.rows if not row.finished]):
+        optimize(batch)
 
 
 def solve(
-    method: Method, classifier, rows: Sequence[Row], frames: int, run: Callable, **options
-) -> tuple[Explanation, dict]:
-    """Explains a batch of rows; `run(search)` does the steps. options: see `begin`.
+    method: Method,
+    classifier: Classifier,
+    rows: Sequence[Row],
+    optimize: Optimize,
+    snapshots: int = 24,
+    padded_size: int = 0,
+) -> tuple[Explanation, dict[int, str]]:
+    """Explain one batch of rows. Return the rows that did not fail, and the failures: index -> sentence."""
+    first = batch = prepare_batch(method, classifier, rows, snapshots, padded_size)
+    while isinstance(batch, RowBatch) and not batch.finished:
+        optimize_timed(batch, optimize)
+        unfinished = [row for row in batch.rows if not row.finished]
+        if unfinished:
+            batch = ContinuousBatch.gather(unfinished, padded_size)
+    return to_explanation(first.objective, first.rows, rows)
 
-    Returns the sound rows, and row -> sentence for the others.
+
+@dataclass
+class Solution:
+    """The rows of one batch, their explanation without the rows that failed, and the failures: index -> sentence."""
+
+    rows: list[Row]
+    explanation: Explanation
+    failures: dict[int, str]
+
+
+@dataclass
+class PreparedBatch:
+    """The rows of a batch and the batch as it was prepared; None while it is being prepared."""
+
+    rows: list[Row]
+    batch: Batch | None = None
+
+
+class RowSolver:
+    """Solves the rows that `take(n)` gives, at most n at a time, until it gives none.
+
+    prepare: (rows, padded_size=) -> batch, e.g. a partial of `prepare_batch`. optimize: optimizes a batch until it pauses.
+    Where rows stop by themselves, the next row takes the place of a finished one (continuous batching). A batch's solution
+    comes when its last row has finished, perhaps after that of a later batch, and is evaluated as the batch was prepared.
+
+    pad: fill every batch up to batch_size, so that its shape, and with it the rounding, is always the same.
+    position_matters: (batch_size) -> bool, e.g. a partial of `batch_position_matters`. It implies `pad`; where it returns
+    True, rows are solved one at a time. can_halve: begin again with half as many rows where memory runs out, else raise.
+    warn: is called with a sentence of either.
     """
-    first = search = begin(method, classifier, rows, frames, **options)
-    while not search.over:
-        go_on(search, run)
-        if live := [seat for seat in search.seats if not seat.over]:
-            search = Search.of(live, options.get("pad", 0))
-    return read_off(first.problem, first.seats, rows)
 
+    def __init__(
+        self,
+        prepare: Callable[..., Batch],
+        optimize: Optimize,
+        take: Callable[[int], list[Row]],
+        batch_size: int,
+        warn: Callable[[str], None],
+        position_matters: Callable[[int], bool] | None = None,
+        pad: bool = False,
+        can_halve: bool = True,
+    ):
+        self.prepare = prepare
+        self.optimize = optimize
+        self.take = take
+        self.batch_size = batch_size
+        self.warn = warn
+        self.position_matters = position_matters
+        self.pad = pad or position_matters is not None
+        self.can_halve = can_halve
+        self._checked_size: int | None = None  # batch size for which position_matters was called
+        self._waiting: list[Row] = []  # taken, not prepared yet
+        self._unsolved: list[PreparedBatch] = []
+        self._active: list[RowState] = []  # rows of unsolved batches that are being optimized,
+        self._entering: list[RowState] = []  # and rows that are prepared and have no place yet
 
-def solve_all(
-    start: Callable,
-    run: Callable,
-    take: Callable,
-    batch_size: int,
-    places: Callable | None,
-    warn: Callable,
-    halve=True,
-    fill=False,
-) -> Iterator[tuple[list[Row], Explanation, dict]]:
-    """Solves what `take(n)` gives, at most n rows at a time, until it gives none; yields each batch's rows and solution.
+    def __iter__(self) -> Iterator[Solution]:
+        while True:
+            if not self._waiting and self._free_places > 0:
+                self._waiting = self.take(self.batch_size)
+            if not (self._active or self._entering or self._waiting):
+                return
+            try:
+                solutions: list[Solution] | None = self._advance()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                solutions = None
+            if solutions is None:  # begin again outside the except block, whose traceback holds what did not fit
+                self._restart_smaller()
+            else:
+                yield from solutions
 
-    start(rows, pad=): see `begin`; run: see `go_on`. Where rows stop by themselves, the place of one that is over is taken
-    by the next (continuous batching): it goes through the same steps as in a batch that begins with it. A batch is yielded
-    when its last row is over, perhaps after a later one, and is judged as it was prepared.
+    @property
+    def _free_places(self) -> int:
+        return self.batch_size - len(self._active) - len(self._entering)
 
-    fill: batches are filled up to batch_size. places(batch_size): see `batch_position_matters`; where given, they are too, and where
-    it says so, rows are solved one by one. What does not fit into memory is begun again with half as many rows at a time,
-    and the size that worked is kept; with halve=False it is an error. `warn` is told of both.
-    """
-    waiting, batches, live, staged, tried = [], [], [], [], None  # batches: on their way, (rows, search as it began)
-    while True:
-        if not waiting and len(live) + len(staged) < batch_size:
-            waiting = take(batch_size)
-        if not (live or staged or waiting):
-            return
-        solutions = None
-        try:
-            if places and tried != batch_size:
-                tried = batch_size
-                if places(batch_size):
-                    batch_size = 1
-                    warn("deterministic=true: the network rounds a row by its place in a batch: rows are solved one by one")
-                    continue
-            pad = batch_size if places or fill else 0
-            if waiting and len(live) + len(staged) < batch_size:
-                rows, waiting = waiting[:batch_size], waiting[batch_size:]
-                batches.append((rows, None))  # known before it could fail
-                batches[-1] = rows, start(rows, pad=pad)
-                staged = staged + batches[-1][1].seats
-            entering, staged = staged[: batch_size - len(live)], staged[batch_size - len(live) :]
-            fresh = batches[-1][1]
-            going = fresh if not live and entering == fresh.seats else Search.of(live + entering, pad)
-            del fresh
-            if not going.over:
-                go_on(going, run)
-            live = [seat for seat in going.seats if not seat.over]
-            del going, entering
-            ended = [batch for batch in batches if all(seat.over for seat in batch[1].seats)]
-            solutions = [(rows, *read_off(search.problem, search.seats, rows)) for rows, search in ended]
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        if solutions is None:  # begun again outside the except block, which holds what failed in its traceback
-            waiting = [row for rows, _ in batches for row in rows] + waiting
-            size = batch_size if places or fill else min(batch_size, len(waiting))
-            if size == 1 or not halve:
-                raise ValueError(
-                    f"out of memory with {size} rows at once: batch_size={max(1, size // 2)}, precision=bf16, fewer samples "
-                    "or a smaller model need less"
-                )
-            batch_size, batches, live, staged = size // 2, [], [], []
-            going = entering = fresh = ended = None
-            gc.collect()
-            torch.cuda.empty_cache()
-            warn(
-                f"out of memory with {size} rows at once: going on with {batch_size} (batch_size={batch_size} starts there)"
-                + ("; their bits differ from those of the larger batch" if places else "")
+    @property
+    def _padded_size(self) -> int:
+        return self.batch_size if self.pad else 0
+
+    def _advance(self) -> list[Solution]:
+        """Prepare waiting rows, optimize until the batch pauses, and return the solutions of batches that have ended."""
+        if self.position_matters and self._checked_size != self.batch_size:
+            self._checked_size = self.batch_size
+            if self.position_matters(self.batch_size):
+                self.batch_size = 1
+                self.warn("deterministic=true: the network rounds by position in the batch, so rows are solved one by one")
+                return []
+        if self._waiting and self._free_places > 0:
+            self._prepare_waiting()
+        batch = self._next_batch()
+        if isinstance(batch, RowBatch) and not batch.finished:
+            optimize_timed(batch, self.optimize)
+        self._active = [row for row in batch.rows if not row.finished]
+        return self._solutions()
+
+    def _prepare_waiting(self) -> None:
+        rows, self._waiting = self._waiting[: self.batch_size], self._waiting[self.batch_size :]
+        prepared = PreparedBatch(rows)
+        self._unsolved.append(prepared)  # before memory can run out
+        prepared.batch = self.prepare(rows, padded_size=self._padded_size)
+        self._entering += prepared.batch.rows
+
+    def _next_batch(self) -> Batch:
+        """Return the batch to optimize next: as it was prepared, or gathered from active rows and those that enter."""
+        places = self.batch_size - len(self._active)
+        entering, self._entering = self._entering[:places], self._entering[places:]
+        latest = self._unsolved[-1].batch
+        assert latest is not None
+        if not self._active and entering == latest.rows:
+            return latest
+        return ContinuousBatch.gather(self._active + entering, self._padded_size)
+
+    def _solutions(self) -> list[Solution]:
+        """Return the solutions of the batches whose last row has finished, and forget these batches."""
+        solutions, unsolved = [], []
+        for prepared in self._unsolved:
+            batch = prepared.batch
+            assert batch is not None
+            if all(row.finished for row in batch.rows):
+                solutions.append(Solution(prepared.rows, *to_explanation(batch.objective, batch.rows, prepared.rows)))
+            else:
+                unsolved.append(prepared)
+        self._unsolved = unsolved
+        return solutions
+
+    def _restart_smaller(self) -> None:
+        """Begin the unsolved batches again with half as many rows at a time."""
+        self._waiting = [row for prepared in self._unsolved for row in prepared.rows] + self._waiting
+        size = self.batch_size if self.pad else min(self.batch_size, len(self._waiting))
+        if size == 1 or not self.can_halve:
+            raise ValueError(
+                f"out of memory with {size} rows at once: batch_size={max(1, size // 2)}, precision=bf16, fewer samples "
+                "or a smaller model need less"
             )
-            continue
-        batches = [batch for batch in batches if not any(batch is other for other in ended)]
-        ended = None  # nothing but the solutions is held meanwhile
-        yield from solutions
+        self.batch_size = size // 2
+        self._unsolved, self._active, self._entering = [], [], []
+        gc.collect()
+        torch.cuda.empty_cache()
+        changed = "; their bits differ from those of the larger batch" if self.position_matters else ""
+        self.warn(
+            f"out of memory with {size} rows at once: going on with {self.batch_size} (batch_size={self.batch_size} starts "
+            f"there){changed}"
+        )
 
 
-def batch_position_matters(classifier, size: Sequence[int], batch_size: int, pictures: int = 128) -> bool:
-    """Whether the network rounds a picture by its place in the batch, as a last layer of two classes may.
+def batch_position_matters(classifier: Classifier, size: Sequence[int], batch_size: int, max_images: int = 128) -> bool:
+    """Return whether the network rounds an image by its position in the batch, as a last layer of two classes may.
 
-    Random pictures of many colours, (3,*size), are tried in two places each; gradients, which cost more, of the first few.
+    Random images (3,*size) of many colours are tried in two positions each; gradients, which cost more, of the first few.
     """
     random = torch.Generator().manual_seed(0)
-    for trial in range(max(4, pictures // batch_size) if batch_size > 1 else 0):
+    for trial in range(max(4, max_images // batch_size) if batch_size > 1 else 0):
         blocks = torch.rand(batch_size, 3, 4, 4, generator=random) * torch.rand(batch_size, 1, 1, 1, generator=random)
-        batch = torch.nn.functional.interpolate(blocks, list(size)).to(classifier.device)
-        with torch.set_grad_enabled(trial < 2):
-            found = []
-            for shift in (0, 1):
-                moved = batch.roll(shift, 0).requires_grad_(trial < 2)
-                logits = classifier(moved)
-                found.append([logits.detach().roll(-shift, 0)])
-                if trial < 2:
-                    weights = torch.linspace(1, 2, logits.shape[1], device=logits.device, dtype=logits.dtype)
-                    found[-1] += [torch.autograd.grad((logits @ weights).sum(), moved)[0].roll(-shift, 0)]
-        if not all(map(torch.equal, *found)):
+        images = torch.nn.functional.interpolate(blocks, list(size)).to(classifier.device)
+        responses = [_response(classifier, images, shift, with_gradient=trial < 2) for shift in (0, 1)]
+        if not all(map(torch.equal, *responses)):
             return True
     return False
 
 
-@torch.no_grad()
-def read_off(problem: Objective, seats: list[RowState], given: Sequence[Row]) -> tuple[Explanation, dict[int, str]]:
-    """What rows that are over found, a batch as it was prepared: the sound ones, and row -> sentence for the others."""
-    start, wrong = time.perf_counter(), failures(problem, seats)
-    keep = [i for i in range(len(seats)) if i not in wrong]
-    end = max(seat.at for seat in seats)
-    iterations = [i for i in seats[0].iterations if i < end] + [end]
-
-    def rows(x: Tensor) -> Tensor:
-        return x.detach().cpu()[keep]
-
-    def bytes_(x: Tensor) -> Tensor:
-        return rows((x * 255).round().clamp(0, 255).byte())
-
-    snapshots, frames, frame_saliency, frame_p = [], [], [], []
-    for k, iteration in enumerate(iterations):  # a row that was over before stays as it was
-        shots = [seat.snapshots[k if iteration < seat.at else -1] for seat in seats]
-        snapshots.append(torch.cat(shots + shots[-1:] * (len(problem.targets) - len(shots))))
-        mask = problem.mask(snapshots[-1])
-        shown = problem.shown(snapshots[-1])
-        perturbed, p = problem.judge(shown)
-        saliency = problem.site.to_image(problem.evidence(mask)).clamp(0, 1)  # rounding may leave [0,1]
-        frames.append(bytes_(perturbed))
-        frame_saliency.append(bytes_(saliency))
-        frame_p.append(rows(p))
-    result, final = rows(perturbed), rows(saliency)  # what is returned, shown and stored is what was evaluated last
-    rest = problem.opposite(shown)
-    targets, categories = rows(problem.targets), problem.classifier.categories
-    areas = torch.full(targets.shape, torch.nan) if problem.areas is None else rows(problem.areas)
-    tags = [f"-area-{area:g}" if area == area else "" for area in areas.tolist()]
-    images, classes = [given[i].image_name for i in keep], [class_name(given[i].target, categories) for i in keep]
-    kinds = [f"{t}" if c == f"class {t}" else f"{t}-{slug(c)}" for t, c in zip(targets.tolist(), classes)]
-    spent = {kind: torch.tensor([seats[i].spent[kind] for i in keep]) for kind in seats[0].spent}
-    explanation = Explanation(
-        names=[f"{i}-{kind}{tag}" for i, kind, tag in zip(images, kinds, tags)],
-        images=images,
-        classes=classes,
-        targets=targets,
-        areas=areas,
-        photos=rows(problem.photos),
-        perturbed=result,
-        complement=None if rest is None else rows(rest),
-        parameter=rows(snapshots[-1]),
-        mask=problem.evidence(final),
-        saliency=final,
-        p_before=rows(problem.p_before),
-        p_after=frame_p[-1],
-        p_reference=rows(problem.p_reference),
-        curves=_curves([seats[i] for i in keep], end),
-        steps=torch.tensor([seats[i].at for i in keep]),
-        iterations=iterations,
-        frames=torch.stack(frames),
-        frame_saliency=torch.stack(frame_saliency),
-        frame_masks=torch.stack([rows(p) for p in snapshots]),
-        frame_p=torch.stack(frame_p),
-        game=problem.method.game,
-        batch_size=len(problem.targets),
-        **spent,
-    )
-    explanation.seconds += (time.perf_counter() - start) / len(seats)
-    return explanation, wrong
-
-
-def _curves(seats: list[RowState], end: int) -> dict[str, Tensor]:
-    """term -> (end,B); a row that was over before keeps its last value."""
-    at = [torch.arange(end).clamp(max=seat.at - 1) for seat in seats]
-    terms = [term for term in (seats[0].history if seats else ()) if term != "gradient"]
-    return {term: torch.stack([seat.history[term].cpu()[i] for seat, i in zip(seats, at)], 1) for term in terms}
+def _response(classifier: Classifier, images: torch.Tensor, shift: int, with_gradient: bool) -> list[torch.Tensor]:
+    """Return logits, and the input gradient, of images moved by `shift` positions, moved back."""
+    with torch.set_grad_enabled(with_gradient):
+        moved = images.roll(shift, 0).requires_grad_(with_gradient)
+        logits = classifier(moved)
+        response = [logits.detach().roll(-shift, 0)]
+        if with_gradient:
+            weights = torch.linspace(1, 2, logits.shape[1], device=logits.device, dtype=logits.dtype)
+            response.append(torch.autograd.grad((logits @ weights).sum(), moved)[0].roll(-shift, 0))
+    return response

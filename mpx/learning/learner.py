@@ -1,69 +1,249 @@
-"""The search under Lightning: the parameter of a whole batch of rows is the module's only parameter.
+"""MaskLearner: the masks of a batch of rows as an ordinary LightningModule.
 
-One `Trainer.fit` is one batch of rows (with method.stop: until one is over and another takes its place) and one step is one
-iteration, so that callbacks and stopping mean what a Lightning user thinks they mean. A scheduler is read off beforehand
-(solver.search), for rows may be at different iterations. Nothing is logged on the step path: the history stays on the
-device.
+    learner = mpx.MaskLearner(model, images, targets, method=mpx.method("fong2017"))
+    pl.Trainer(max_epochs=1, callbacks=[EarlyStopping("loss/total", patience=20)]).fit(learner)
+    learner.explanation().panel(0)
+
+One fit is one batch of rows, and one training step is one iteration. The masks are the module's only parameter; the network
+stays outside, so no checkpoint holds it. Terms are logged as the mean over rows, under these names, at the interval that the
+Trainer asks for, and only where a logger or a callback listens:
+
+    loss/total  loss/score  loss/<regularizer>  score/probability  mask/area
+
+Under DDP every rank optimizes the same rows with its part of the method's `samples`: the averaged gradient is that of all.
 """
 
 import logging
 import signal
 import threading
 import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import pytorch_lightning as pl
+import torch.distributed as dist
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from mpx.learning.search import Search
+from mpx.explanation import Explanation
+from mpx.learning.batch import RowBatch
+from mpx.learning.batching import prepare_batch
+from mpx.learning.continuous import ContinuousBatch
+from mpx.learning.inputs import as_images, make_rows
+from mpx.learning.method import Method
+from mpx.learning.outcome import to_explanation
+from mpx.learning.rows import Row
+from mpx.learning.trainer_keys import check_trainer
+from mpx.models.classifier import Classifier
 
 
-class MaskModule(pl.LightningModule):
-    """search: its parameter is learnt; the frozen classifier stays outside, so no checkpoint holds it."""
+def log_name(term: str) -> str:
+    """Return the name under which a term of the objective is logged."""
+    return {"probability": "score/probability", "area": "mask/area"}.get(term, f"loss/{term}")
 
-    def __init__(self, search: Search):
+
+class BatchLearner(pl.LightningModule):
+    """Optimizes a batch of rows that is prepared already. A run's workers fit it; `MaskLearner` prepares its own batch."""
+
+    def __init__(self, batch: RowBatch | None = None):
         super().__init__()
-        self.search, self.parameter = search, search.parameter
+        self.batch = batch
+        if batch is not None:
+            self.parameter = batch.parameter
+        self._has_listeners = False
+        self._sigterm_handler = signal.getsignal(signal.SIGTERM)
 
-        self.on_sigterm = signal.getsignal(signal.SIGTERM)
+    @property
+    def rows(self) -> RowBatch:
+        """The batch that is being optimized."""
+        if self.batch is None:
+            raise ValueError("the learner has no masks yet: fit it with a Trainer first")
+        return self.batch
 
-    def train_dataloader(self):
-        return range(self.search.left)
+    # ---- the search
 
-    def on_train_start(self):
-        # Lightning's own would only stop the fit, and hangs where ranks talk to each other (a broadcast inside the handler)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self.on_sigterm)
+    def train_dataloader(self) -> Sequence[int]:
+        """Return the iterations of this fit, those before a checkpoint included; the images are part of the objective."""
+        return range(self.trainer.global_step + self.rows.remaining)
 
-    def on_train_batch_start(self, *_):
-        return -1 if self.search.paused else None  # the end
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        """End the fit where the batch has paused."""
+        return -1 if self.rows.paused else None
 
-    def configure_optimizers(self):
-        return self.search.optimizer
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the objective, summed over rows: rows are independent, so a mean would tie lr to the batch size."""
+        terms = self.rows.terms()
+        self._log_terms(terms)
+        return terms["total"].sum()
 
-    def optimizer_zero_grad(self, *_):
-        self.search.parameter.grad = None
+    def configure_optimizers(self) -> Any:
+        """Return the method's optimizer and its learning rate schedule."""
+        optimizer, scheduler = self.rows.make_optimizer()
+        if scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def training_step(self, *_):
-        return self.search.loss()
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Drop the gradient of all rows; the optimizer may hold their views only."""
+        self.rows.parameter.grad = None
 
-    def on_before_optimizer_step(self, _):
-        self.search.before_step()
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Record the gradient's norm."""
+        self.rows.before_step(optimizer)
 
-    def optimizer_step(self, epoch, batch_idx, *arguments, **options):
+    def optimizer_step(self, epoch: int, batch_idx: int, *arguments: Any, **options: Any) -> None:
+        """Step, then project the masks, so that every callback sees masks in [0,1]."""
         super().optimizer_step(epoch, batch_idx, *arguments, **options)
-        self.search.after_step()  # here, so that every callback sees the projected mask
+        self.rows.after_step()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Let EarlyStopping check its metric after each iteration: the only epoch of a search ends with the search."""
+        for callback in self.trainer.early_stopping_callbacks:
+            assert isinstance(callback, EarlyStopping)
+            callback.on_train_epoch_end(self.trainer, self)
+
+    # ---- around a fit
+
+    def setup(self, stage: str) -> None:
+        """Refuse trainers whose keys would make it another search."""
+        check_trainer(self.trainer)
+
+    def on_fit_start(self) -> None:
+        """Share the samples out over the ranks of a process group, and see who listens."""
+        if self.trainer.world_size > 1:
+            self.rows.objective.share_samples(self.trainer.global_rank, self.trainer.world_size)
+        self._has_listeners = bool(self.trainer.loggers) or any(not isinstance(c, ReleaseModel) for c in self._callbacks())
+
+    def on_train_start(self) -> None:
+        """Keep the handler of SIGTERM: Lightning's own only stops the fit, and hangs where ranks talk to each other."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._sigterm_handler)
+
+    def on_train_end(self) -> None:
+        """Average the history over ranks, and hand it back to the rows."""
+        if self.trainer.world_size > 1:
+            for values in self.rows.history.values():
+                dist.all_reduce(values)
+                values /= self.trainer.world_size
+        self.rows.finish()
+
+    def _callbacks(self) -> list[Callback]:
+        return self.trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's callback connector
+
+    def _is_due(self) -> bool:
+        """Whether this iteration is logged: every one where a callback may monitor it, else at the loggers' interval."""
+        if any(not isinstance(callback, (ReleaseModel, ProgressBar)) for callback in self._callbacks()):
+            return True
+        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+
+    def _log_terms(self, terms: dict[str, Tensor]) -> None:
+        if not self._has_listeners or not self._is_due():
+            return
+        row_count = len(self.rows.rows)
+        means = {log_name(name): value.detach()[:row_count].mean() for name, value in terms.items()}
+        shown = {name: means.pop(name) for name in ("loss/total", "mask/area")}
+        self.log_dict(means, on_step=True, on_epoch=False, batch_size=row_count)
+        self.log_dict(shown, on_step=True, on_epoch=False, prog_bar=True, batch_size=row_count)
 
 
-def fit(search: Search, trainer) -> Search:
-    """Runs the search until it is paused, by a Trainer made by `trainer()`, e.g. a partial of pytorch_lightning.Trainer."""
-    announcements = logging.getLogger("pytorch_lightning.utilities.rank_zero")  # which devices there are, at every fit
-    level, module = announcements.level, MaskModule(search)
+def fit(batch: RowBatch, trainer: pl.Trainer) -> None:
+    """Optimize a batch with a Trainer until it pauses."""
+    announcements = logging.getLogger("pytorch_lightning.utilities.rank_zero")  # of the available devices, at every fit
+    level, learner = announcements.level, BatchLearner(batch)
     announcements.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            # a range is the whole data, the classifier's eval mode is meant, and one thing is Lightning's own affair
+            # a range is all the data, the eval mode of the classifier is meant, and LeafSpec is Lightning's own affair
             warnings.filterwarnings("ignore", ".*(does not have many workers|modules? in eval mode|LeafSpec).*")
-            trainer().fit(module)
+            trainer.fit(learner)
     finally:
         announcements.setLevel(level)
-        del module.search, module.parameter  # trainer and module hold each other: the batch would stay till a full gc
-    return search.finish()
+        del learner.batch, learner.parameter  # trainer and learner refer to each other: the batch would outlive the fit
+
+
+class ReleaseModel(Callback):
+    """Hands a MaskLearner's model back also when its fit ends with an exception or an interrupt."""
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Release the model."""
+        assert isinstance(pl_module, MaskLearner)
+        pl_module.release()
+
+
+class MaskLearner(BatchLearner):
+    """Learns the masks of images under a frozen model, which is handed back as it came.
+
+    model: an mpx.Classifier, or any nn.Module from images in [0,1] to logits (B,K). images: (B,3,H,W) in [0,1], or files as
+    in `mpx.explain`. targets: as `target` there; None for each image's top class. method: e.g. mpx.method("fong2017").
+    snapshots: most snapshots of each mask, from the first to the last iteration.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Any,
+        targets: Any = None,
+        *,
+        method: Method,
+        snapshots: int = 24,
+    ):
+        super().__init__()
+        if method.explainer:
+            raise ValueError("a method with an explainer learns no mask: use mpx.explain")
+        self.method = method
+        self.snapshots = snapshots
+        # in a tuple, so that the network is no submodule: no checkpoint, optimizer or process group sees it
+        self._network = (model if isinstance(model, Classifier) else Classifier(model),)
+        self._frozen = ExitStack()  # the model, during a fit
+        pixels, names = as_images(images, self.classifier)
+        with self.classifier.frozen():
+            self.problems: list[Row] = make_rows(self.classifier, pixels, names, targets, method.areas)
+
+    @property
+    def classifier(self) -> Classifier:
+        """The model, as a Classifier."""
+        return self._network[0]
+
+    def setup(self, stage: str) -> None:
+        """Freeze the model on the trainer's device and, before the first fit, prepare the batch."""
+        super().setup(stage)
+        self._frozen.callback(self.classifier.to, self.classifier.device)
+        self.classifier.to(self.trainer.strategy.root_device)
+        self._frozen.enter_context(self.classifier.frozen_and_folded(self.problems[0].image.shape[1:]))
+        if self.batch is None:
+            batch = prepare_batch(self.method, self.classifier, self.problems, self.snapshots)
+            assert isinstance(batch, RowBatch)
+            if isinstance(batch, ContinuousBatch):
+                batch.keep_together = True
+            self.batch = batch
+            self.parameter = batch.parameter
+
+    def teardown(self, stage: str) -> None:
+        """Hand the model back as it came."""
+        self.release()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return the callback that hands the model back also when a fit is interrupted."""
+        return [ReleaseModel()]
+
+    def release(self) -> None:
+        """Hand the model back as it came."""
+        self._frozen.close()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the rows' progress, history and snapshots, from which a fit is resumed."""
+        checkpoint["rows"] = self.rows.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Continue from a checkpoint's progress."""
+        self.rows.load_state_dict(checkpoint["rows"])
+
+    def explanation(self) -> Explanation:
+        """Return the explanation of all rows. Raises ValueError where the network's output was not finite."""
+        with self.classifier.frozen():
+            explanation, failures = to_explanation(self.rows.objective, self.rows.rows, self.problems)
+        for sentence in failures.values():
+            raise ValueError(sentence)
+        return explanation

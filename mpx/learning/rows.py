@@ -1,11 +1,17 @@
 """Rows: one problem each, of an image, a target and, where the method asks for one, an area."""
 
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from mpx.data.annotations import Annotation, Region
+
+if TYPE_CHECKING:
+    from mpx.learning.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -25,3 +31,45 @@ class Row:
     def key(self) -> str:
         """Which of its image's rows this is."""
         return f"{self.target}" if self.area is None else f"{self.target} {self.area:g}"
+
+
+@dataclass(eq=False)
+class RowState:
+    """A row that is being optimized, or has been: row `index` of the batch in which it was prepared."""
+
+    objective: "Objective"  # of that batch
+    index: int
+    parameter: Tensor  # (1,...)
+    snapshot_iterations: Sequence[int]  # at which snapshots are taken, as far as the row gets
+    snapshots: list[Tensor]  # (1,...) parameters; the last one is the result
+    iteration: int = 0  # completed
+    finished: bool = False
+    is_finite: bool = True  # whether an explainer's relevance is
+    history: dict[str, Tensor] = field(default_factory=dict)  # term -> (steps,)
+    objective_means: list[float] = field(default_factory=list)  # between two checks of the stopping rule
+    step_scale: float = 1.0  # share of the optimizer's step that is taken
+    optimizer_state: dict[str, Any] = field(default_factory=dict)
+    passes: float = 0.0  # forward and backward through the network
+    forwards: float = 0.0  # forward alone
+    seconds: float = 0.0  # time of the rows that were optimized together, shared out
+    started: float = 0.0  # unix time at which the row was prepared
+    duration: float = 0.0  # seconds of wall time from then to its last iteration
+
+    @property
+    def image_name(self) -> str:
+        return self.objective.image_names[self.index]
+
+    def add_cost(self, passes: float, forwards: float) -> None:
+        """Add what the row's batch spent on each of its rows."""
+        self.passes += passes
+        self.forwards += forwards
+
+
+@contextmanager
+def shared_time(rows: Sequence[RowState]) -> Iterator[None]:
+    """Share the time spent within this context out among rows."""
+    start = time.perf_counter()
+    yield
+    for row in rows:
+        row.seconds += (time.perf_counter() - start) / len(rows)
+        row.duration = time.time() - row.started

@@ -1,29 +1,31 @@
-"""How a row comes to rest before its steps are done.
+"""Rules by which a row stops before its steps are done.
 
-A rule is asked every five iterations of a row (solver.search.CHECK_INTERVAL) and sees nothing but that row: `means`, the objective's
-mean over each five so far, noise and all. It says what part of its step the optimizer takes from now on; 0: the row is over.
+A rule is checked every five iterations of a row (mpx.learning.continuous.CHECK_INTERVAL) and sees only that row: `means`,
+the mean of its noisy objective over each five iterations so far. It returns the scale of the row's steps from now on; at
+0 the row has finished.
 """
 
 import math
 
 
 def settled(means: list[float], tolerance: float = 0.02, cuts: int = 13, power: float = 1.0) -> float:
-    """Where a mean is not below the best by `tolerance` of what was gained, the step is cut; after `cuts` cuts it is over.
+    """Cut the step where a mean does not fall below the best by `tolerance` of the gain so far; finish after `cuts` cuts.
 
-    After the k-th the rate is (1 - k/cuts)^power. A long step finds the evidence soon but dances around it; cut where it
-    gets no further, it ends better than one that was short from the start. As torch's ReduceLROnPlateau, for each row by
-    itself, along its PolynomialLR. After a cut the best counts anew.
+    After the k-th cut the scale is (1 - k/cuts)^power. A long step finds the evidence soon but dances around it; cut where
+    it stops improving, it ends better than a step that was short from the start. This is torch's ReduceLROnPlateau along its
+    PolynomialLR, for each row by itself. After a cut the best mean is taken anew.
     """
     if not 0 <= tolerance < 1:
         raise ValueError(f"stop.tolerance={tolerance} must be from 0 and below 1")
     if cuts < 1 or not power > 0:
         raise ValueError(f"stop.cuts={cuts} must be at least 1 and stop.power={power} above 0")
     if not all(map(math.isfinite, means)):
-        return 0.0  # it is lost
-    best, done = math.inf, 0
+        return 0.0  # the row has failed
+    best, cut_count = math.inf, 0
     for mean in means:
         if best < math.inf and mean >= best - tolerance * max(0.0, means[0] - best):
-            best, done = mean, done + 1
+            best = mean
+            cut_count += 1
         else:
             best = mean
-    return max(0.0, 1 - done / cuts) ** power
+    return max(0.0, 1 - cut_count / cuts) ** power

@@ -29,7 +29,7 @@ def animation_gif(e: PicturedExplanation, i: int, max_side: int = 320) -> bytes:
     keeps 24 frames near a megabyte.
     """
     saliency = e.frame_saliency[:, i] / 255
-    overlays = to_uint8(overlay(e.photos[i], saliency))
+    overlays = to_uint8(overlay(e.images[i], saliency))
     areas = saliency.mean((1, 2, 3)).tolist()
     pages = []
     for frame in range(len(e.iterations)):

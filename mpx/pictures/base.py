@@ -8,10 +8,10 @@ from torch import Tensor
 class PicturedExplanation(Protocol):
     """B rows (an image and a target each) with F recorded iterations; pictures and saliency are floats in [0,1]."""
 
-    images: list[str]  # names of the images
+    image_names: list[str]
     classes: list[str]  # of the targets, readable
     game: str
-    photos: Tensor  # (B,3,H,W)
+    images: Tensor  # (B,3,H,W)
     perturbed: Tensor  # (B,3,H,W) the image under the final mask
     complement: Tensor | None  # (B,3,H,W) the image under 1-mask; None where the mask acts inside the network
     saliency: Tensor  # (B,1,H,W)

@@ -17,7 +17,7 @@ def draw_panel(e: PicturedExplanation, i: int) -> Image.Image:
     reference = "nothing kept" if e.game == "preservation" else "all deleted"
     tiles = _tiles(e, i)
     before, after, p_reference = (float(p[i]) for p in (e.p_before, e.p_after, e.p_reference))
-    below = [(e.images[i], ""), ("0", "1"), (f"{reference}: p {format_probability(p_reference)}", "")]  # left, right
+    below = [(e.image_names[i], ""), ("0", "1"), (f"{reference}: p {format_probability(p_reference)}", "")]  # left, right
     height = tiles[0].height
     cell, size = panel_layout(tiles[0].width)
     gap = size
@@ -53,7 +53,7 @@ def draw_thumbnail_panel(e: PicturedExplanation, i: int) -> Image.Image:
 
 
 def _tiles(e: PicturedExplanation, i: int) -> list[Image.Image]:
-    return [to_tile(x) for x in (e.photos[i], overlay(e.photos[i], e.saliency[i]), e.perturbed[i])]
+    return [to_tile(x) for x in (e.images[i], overlay(e.images[i], e.saliency[i]), e.perturbed[i])]
 
 
 def _captions(e: PicturedExplanation, i: int) -> list[tuple[str, str]]:

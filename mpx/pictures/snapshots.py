@@ -22,13 +22,13 @@ def snapshots(e: PicturedExplanation, i: int, max_side: int = 320, frame_side: i
     frames: the saliency at the F iterations one below the other, about `frame_side` pixels each. Sides are multiples of
     8, the block of a JPEG, so that no frame bleeds into the next. iterations: (F,). frame_p: (F,) probabilities.
     """
-    pictures = {"photo": e.photos}
+    pictures = {"photo": e.images}
     if e.complement is not None:
         pictures |= {"perturbed": e.perturbed, "complement": e.complement}
     encoded = {name: encode_jpeg(reduce_image(to_image(x[i]), max_side), 85) for name, x in pictures.items()}
     frames = torch.linspace(0, len(e.iterations) - 1, min(len(e.iterations), MAX_FRAMES)).round().long()
-    longer = max(e.photos.shape[2:])
-    h, w = (8 * max(1, round(side * frame_side / longer / 8)) for side in e.photos.shape[2:])
+    longer = max(e.images.shape[2:])
+    h, w = (8 * max(1, round(side * frame_side / longer / 8)) for side in e.images.shape[2:])
     strip = F.interpolate(e.frame_saliency[frames, i].float(), (h, w), mode="area").round().byte()  # (F,1,h,w)
     encoded["frames"] = encode_jpeg(Image.fromarray(strip.reshape(-1, w).numpy()))
     arrays = {name: np.frombuffer(data, np.uint8) for name, data in encoded.items()}
@@ -38,6 +38,6 @@ def snapshots(e: PicturedExplanation, i: int, max_side: int = 320, frame_side: i
 def evolution_strips(e: PicturedExplanation, i: int, frames: Sequence[int]) -> Tensor:
     """Return (len(frames),3,H,3W) uint8: image | saliency over image | perturbed image at these frames, without captions."""
     index = list(frames)
-    images = to_uint8(e.photos[i]).expand(len(index), -1, -1, -1)
-    overlays = to_uint8(overlay(e.photos[i], e.frame_saliency[index, i] / 255))
+    images = to_uint8(e.images[i]).expand(len(index), -1, -1, -1)
+    overlays = to_uint8(overlay(e.images[i], e.frame_saliency[index, i] / 255))
     return torch.cat([images, overlays, e.frames[index, i]], -1)

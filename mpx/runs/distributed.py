@@ -11,6 +11,7 @@ import torch.distributed as dist
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
+from mpx.learning.objective import samples_of_rank
 from mpx.learning.rows import Row
 from mpx.runs.shares import Share
 
@@ -40,14 +41,6 @@ class SampleGroup:
         """Return the same group as another of its local ranks sees it."""
         return replace(self, rank=rank, rendezvous=rendezvous)
 
-    def samples(self, total: int) -> range:
-        """Return the samples of this rank; each rank has equally many, so that the mean of the means is the mean."""
-        if total % self.count:
-            raise ValueError(
-                f"samples={total} cannot be shared out equally over {self.count} devices: take a multiple of {self.count}"
-            )
-        return range(self.rank, total, self.count)
-
     def trainer_arguments(self) -> dict[str, Any]:
         """Return the arguments of a Trainer that averages the gradients of all ranks."""
         on_gpu = self.devices[0].type == "cuda"
@@ -69,12 +62,6 @@ class SampleGroup:
 
         return same_rows
 
-    def average(self, history: dict[str, torch.Tensor]) -> None:
-        """Replace each curve by its mean over the ranks."""
-        for values in history.values():
-            dist.all_reduce(values)
-            values /= self.count
-
 
 def find_group(parallel: str, samples: int, share: Share, devices: list[torch.device]) -> SampleGroup | None:
     """Return the group of parallel=samples as this process sees it, or None with parallel=rows.
@@ -94,5 +81,5 @@ def find_group(parallel: str, samples: int, share: Share, devices: list[torch.de
             "parallel=samples spreads the samples of one batch over devices: give it trainer.devices=N on one machine, "
             f"or torchrun with one device per process (here: trainer.devices={len(devices)}, share {share})"
         )
-    group.samples(samples)
+    samples_of_rank(samples, group.rank, group.count)  # raises where they cannot be shared out
     return group

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from mpx.data.annotations import Region, regions_digest
 from mpx.learning.batching import solve
+from mpx.learning.loop import optimize
 from mpx.learning.method import Method
-from mpx.learning.objective import draws
+from mpx.learning.prepared_rows import row_random
 from mpx.learning.rows import Row
-from mpx.learning.search import minimise
 from mpx.metrics.base import Metric, MetricContext, column_name
 from mpx.metrics.summary import SummaryContext
 from mpx.models.classifier import Classifier
@@ -86,7 +86,7 @@ class Evaluator:
 
     def _perturb_fully(self, perturbation: Callable[..., Any], targets: Tensor, images: Tensor) -> Tensor:
         """Return the images (B,3,H,W) with every pixel perturbed."""
-        context = PerturbationContext(self._classifier, targets, draws(self._method.seed, images, targets))
+        context = PerturbationContext(self._classifier, targets, row_random(self._method.seed, images, targets))
         return fully_perturbed(perturbation, images, context)
 
     def _explain_again(
@@ -94,7 +94,7 @@ class Evaluator:
     ) -> Tensor:
         """Return the saliency of other images, targets, parameters or seeds, for metrics of a method."""
         again = [Row(x, t, f"row {i}", a) for i, (x, t, a) in enumerate(zip(images, targets.tolist(), areas))]
-        explanation, failures = solve(replace(self._method, seed=seed, compile=False), classifier, again, 2, minimise)
+        explanation, failures = solve(replace(self._method, seed=seed, compile=False), classifier, again, optimize, 2)
         for reason in failures.values():
             raise ValueError(reason)
         return explanation.saliency.to(images)

@@ -34,7 +34,7 @@ def row_values(e: "Explanation", i: int) -> TableRow:
     others = (float(x[i]) for x in (e.area, e.passes, e.forwards, e.seconds))
     return {
         "name": e.names[i],
-        "image": e.images[i],
+        "image": e.image_names[i],
         "target": int(e.targets[i]),
         "class": e.classes[i],
         "requested_area": round(float(e.areas[i]), 6),  # NaN: none

@@ -13,8 +13,9 @@ import torch
 
 from mpx.errors import is_out_of_memory
 from mpx.explanation import Explanation
-from mpx.learning.batching import batch_position_matters, begin, solve_all
-from mpx.learning.learner import fit
+from mpx.learning.batch import RowBatch
+from mpx.learning.batching import Batch, RowSolver, Solution, batch_position_matters, prepare_batch
+from mpx.learning.learner import BatchLearner, fit
 from mpx.learning.rows import Row
 from mpx.models.classifier import Classifier
 from mpx.runs import store, summaries, tables
@@ -55,7 +56,6 @@ class Worker:
         self._group = group
         self._progress = ProgressCallback(coordinator) if coordinator else None
         self._trainer_arguments = group.trainer_arguments if group else partial(single_device, classifier.device)
-        self._samples = group.samples(plan.method.samples) if group else None
         self._protocols = Protocols(plan.metrics, plan.other_perturbations)
         self._evaluator = Evaluator(plan.metrics, plan.other_perturbations, plan.method, classifier)
         self._fits = 0
@@ -66,22 +66,22 @@ class Worker:
         if self._coordinator:
             self._coordinator.log(f"{classifier.name} on {classifier.device}")
         size = preprocessing(classifier).crop
-        batches = solve_all(
-            start=self._prepare,
-            run=self._fit,
+        solver = RowSolver(
+            prepare=self._prepare,
+            optimize=self._fit,
             take=self._row_source(),
             batch_size=plan.batch_size_on(classifier.device.type),
-            places=partial(batch_position_matters, classifier, size) if plan.deterministic else None,
             warn=self._coordinator.warn if self._coordinator else ignore,
-            halve=not self._group,
-            fill=plan.method.compile,
+            position_matters=partial(batch_position_matters, classifier, size) if plan.deterministic else None,
+            pad=plan.method.compile,
+            can_halve=not self._group,
         )
-        for rows, explanation, failures in batches:
+        for solution in solver:
             if not self._coordinator:
                 continue
             if plan.method.explainer:  # it has no iterations that could be reported
-                self._coordinator.report_progress(len({row.image_name for row in rows}))
-            self._store_batch(self._coordinator, rows, explanation, failures)
+                self._coordinator.report_progress(len({row.image_name for row in solution.rows}))
+            self._store_batch(self._coordinator, solution)
 
     def make_trainer(self, batch_name: str) -> pl.Trainer:
         """Return the Trainer of one fit, with callbacks and loggers of its own.
@@ -103,31 +103,23 @@ class Worker:
         assert source is not None
         return source
 
-    def _prepare(self, rows: list[Row], **options: Any) -> Any:
+    def _prepare(self, rows: list[Row], padded_size: int) -> Batch:
         """Prepare a batch, with snapshots of the mask's evolution only where they are shown."""
         shown = any(row.image_index < max(self._plan.pictures, self._plan.log_images) for row in rows)
         frames = self._plan.frames if shown else 2
-        return begin(self._plan.method, self._classifier, rows, frames, samples=self._samples, **options)
+        return prepare_batch(self._plan.method, self._classifier, rows, frames, padded_size)
 
-    def _fit(self, search: Any) -> Any:
-        active = [seat for seat in search.seats if not seat.over]
-        first = active[0]
-        batch_name = f"{self._fits:05}-{first.problem.names[first.row]}"
+    def _fit(self, batch: RowBatch) -> None:
+        active = [row for row in batch.rows if not row.finished]
+        batch_name = f"{self._fits:05}-{active[0].image_name}"
         self._fits += 1
-        fit(search, partial(self.make_trainer, batch_name))
+        fit(batch, self.make_trainer(batch_name))
         if self._progress:
-            self._progress.skip_iterations(search, sum(search.steps - seat.at for seat in active if seat.over))
-        if self._group:
-            self._group.average(search.history)
-        return search
+            self._progress.skip_iterations(batch, sum(batch.steps - row.iteration for row in active if row.finished))
 
-    def _store_batch(
-        self, coordinator: Coordinator, rows: list[Row], explanation: Explanation, failures: dict[int, str]
-    ) -> None:
-        """Evaluate and store the finite rows of a batch, and skip the images of the others.
-
-        explanation: of the finite rows; failures: index of a row -> why it is not finite.
-        """
+    def _store_batch(self, coordinator: Coordinator, solution: Solution) -> None:
+        """Evaluate and store the finite rows of a batch, and skip the images of the others."""
+        rows, explanation, failures = solution.rows, solution.explanation, solution.failures
         for index, reason in failures.items():
             name = rows[index].image_name
             coordinator.skip(name, reason.removeprefix(f"{name}: "))
@@ -185,28 +177,32 @@ class ProgressCallback(pl.Callback):
         self._iterations = 0  # of all rows of the batch
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        search: Any = module.search
-        self._iterations = sum(seat.at for seat in search.seats)
+        self._iterations = sum(row.iteration for row in _batch_of(module).rows)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        search: Any = module.search
-        last = [seat.at - 1 for seat in search.seats]
+        batch = _batch_of(module)
+        last = [row.iteration - 1 for row in batch.rows]
         before, self._iterations = self._iterations, sum(last) + len(last)
-        self._images += self._to_images(search, self._iterations - before)
-        if search.paused or time.perf_counter() - self._last_report > REPORT_INTERVAL:
-            p, area = (search.history[term][last, range(len(last))].mean().item() for term in ("probability", "area"))
+        self._images += self._to_images(batch, self._iterations - before)
+        if batch.paused or time.perf_counter() - self._last_report > REPORT_INTERVAL:
+            p, area = (batch.history[term][last, range(len(last))].mean().item() for term in ("probability", "area"))
             self._coordinator.report_progress(self._images, f"score {p:.3f} area {area:.3f}")
             self._last_report = time.perf_counter()  # reading the means waits for the device
             self._images = 0.0
 
-    def skip_iterations(self, search: Any, iterations: int) -> None:
+    def skip_iterations(self, batch: RowBatch, iterations: int) -> None:
         """Count the iterations that rows left out by stopping early."""
-        self._coordinator.report_progress(self._to_images(search, iterations))
+        self._coordinator.report_progress(self._to_images(batch, iterations))
 
-    def _to_images(self, search: Any, iterations: int) -> float:
+    def _to_images(self, batch: RowBatch, iterations: int) -> float:
         """Return iterations of single rows as a number of images."""
-        names = [seat.problem.names[seat.row] for seat in search.seats]
-        return iterations / search.steps * len(set(names)) / len(names)
+        names = [row.image_name for row in batch.rows]
+        return iterations / batch.steps * len(set(names)) / len(names)
+
+
+def _batch_of(module: pl.LightningModule) -> RowBatch:
+    assert isinstance(module, BatchLearner)
+    return module.rows
 
 
 def ignore(text: str) -> None:

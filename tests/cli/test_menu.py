@@ -37,7 +37,7 @@ def test_the_table_in_configs_readme_is_up_to_date():
 def test_passes_are_counted_right(name):
     size = ["mask_size=16"] if ROWS[name]["mask"].split()[-1].isdigit() else []
     p = problem(name, *small(name), *size)
-    p.loss(p.start().requires_grad_(), 0)
+    p.terms(p.initial().requires_grad_(), 0)
     assert ROWS[name]["passes"].split(" ")[0] == f"{p.spent['passes'] * p.method.steps:.0f}"
     assert p.spent["forwards"] == 0 or p.mask.starts_from_disc
 

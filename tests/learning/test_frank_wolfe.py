@@ -7,7 +7,8 @@ import torch
 from planted import SquareNet, square_photo
 
 from mpx import config, explain
-from mpx.learning.optimizers import FrankWolfe
+from mpx.learning.frank_wolfe import FrankWolfe
+from mpx.learning.optimizers import OptimizerContext
 
 AREA = torch.tensor([0.1, 0.25, 0.6])
 SHAPE, CELLS = (3, 1, 6, 10), 60
@@ -24,7 +25,7 @@ def start(value: float = 0.0, rows=slice(None)) -> torch.nn.Parameter:
 
 def solve(objective, p, steps: int, area=AREA, game="preservation", **options):
     """objective: parameter -> (B,), minimised from p in place; the parameter after each step."""
-    optimizer = FrankWolfe([p], area, lambda q: objective(q), lambda q: q.clamp_(0, 1), game=game, **options)
+    optimizer = FrankWolfe([p], OptimizerContext(objective, lambda q: q.clamp_(0, 1), area, game), **options)
     path = []
     for _ in range(steps):
         optimizer.zero_grad()
@@ -141,7 +142,7 @@ def test_planted_square_is_found_and_the_area_kept(game):
         ({}, "optimizer needs area="),
         ({"area": 0.1, "mask": "bernoulli"}, "a mask whose parameter is held in"),
         ({"area": 0.1, "scheduler": "cosine"}, "no lr that a scheduler could change"),
-        ({"area": 0.1, "optimizer": partial(config.option("optimizer", "frank_wolfe"), tries=0)}, "tries=0"),
+        ({"area": 0.1, "optimizer": partial(config.option("optimizer", "frank_wolfe"), max_backtracks=0)}, "max_backtracks"),
     ],
 )
 def test_mistakes_are_named(mistake, names):

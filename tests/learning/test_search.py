@@ -8,15 +8,17 @@ import torch
 from choices import GRIDS, PERTURBATIONS
 from contexts import augmentation_context
 from planted import SquareNet, square_photo
+from trainers import cpu_trainer
 
 from mpx import Classifier, config, config_plan, explain
 from mpx import augmentations as augment
+from mpx.learning.batch import RowBatch, snapshot_iterations
 from mpx.learning.batching import solve
-from mpx.learning.learner import fit
+from mpx.learning.learner import BatchLearner, fit
+from mpx.learning.loop import optimize
 from mpx.learning.method import GAMES, Method
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row
-from mpx.learning.search import Search, minimise, schedule
 from mpx.perturbations.blur import gaussian_blur
 from mpx.runs.launch import single_device
 
@@ -108,10 +110,10 @@ def test_library_equals_trainer(optimizer, scheduler):
     classifier = Classifier(NET)
     with classifier.frozen():
         rows = [Row(photo, 1, f"image{i}") for i, photo in enumerate(PHOTOS)]
-        trained, failures = solve(method, classifier, rows, 24, partial(fit, trainer=cpu_trainer))
+        trained, failures = solve(method, classifier, rows, lambda batch: fit(batch, cpu_trainer()))
     assert not failures
     assert torch.equal(library.parameter, trained.parameter)
-    assert torch.equal(library.frame_masks, trained.frame_masks) and torch.equal(library.p_after, trained.p_after)
+    assert torch.equal(library.frame_parameters, trained.frame_parameters) and torch.equal(library.p_after, trained.p_after)
     for term, curve in library.curves.items():
         assert torch.equal(curve, trained.curves[term]), term
 
@@ -133,29 +135,29 @@ def objective(game="deletion", **options) -> Objective:
 def test_gradient_of_the_objective_is_that_of_finite_differences(game):
     problem = objective(game)
     problem.logits = problem.classifier  # without the cast to 32 bits
-    problem.site.levels, problem.photos = problem.site.levels.double(), problem.photos.double()
-    problem.original = problem.original.double()
+    problem.perturbation.levels, problem.images = problem.perturbation.levels.double(), problem.images.double()
+    problem.original_logits = problem.original_logits.double()
     problem.mask.double()
     parameter = torch.rand(2, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert torch.autograd.gradcheck(lambda p: problem.loss(p, 0)["total"], parameter.requires_grad_())
+    assert torch.autograd.gradcheck(lambda p: problem.terms(p, 0)["total"], parameter.requires_grad_())
 
 
 @pytest.mark.parametrize("game", PLAIN)
 def test_terms_add_up_and_doing_nothing_costs_nothing(game):
     problem = objective(game)
     nothing = torch.zeros(2, 1, 6, 6) if game == "preservation" else torch.ones(2, 1, 6, 6)
-    terms = problem.loss(nothing, 0)
+    terms = problem.terms(nothing, 0)
     assert terms["l1"].tolist() == terms["tv"].tolist() == [0, 0]
     assert terms["area"].abs().max() < 1e-6  # the mask of ones is one up to rounding
-    terms = problem.loss(torch.rand(2, 1, 6, 6), 0)
+    terms = problem.terms(torch.rand(2, 1, 6, 6), 0)
     torch.testing.assert_close(terms["total"], terms["score"] + terms["l1"] + terms["tv"])
     assert all(term.shape == (2,) for term in terms.values())
 
 
 def test_a_dual_is_a_deletion_and_a_preservation_of_the_same_evidence():
     mask = torch.rand(2, 1, 6, 6)
-    both = objective("dual").loss(mask, 0)["score"]
-    apart = objective("deletion").loss(mask, 0)["score"] + objective("preservation").loss(1 - mask, 0)["score"]
+    both = objective("dual").terms(mask, 0)["score"]
+    apart = objective("deletion").terms(mask, 0)["score"] + objective("preservation").terms(1 - mask, 0)["score"]
     torch.testing.assert_close(both, apart)
 
 
@@ -168,7 +170,7 @@ def test_the_returned_mask_is_the_one_that_was_evaluated():
         torch.testing.assert_close(e.p_after, NET(by_hand).softmax(1)[:, 1])
         torch.testing.assert_close(e.p_reference, NET(blurred).softmax(1)[:, 1])
     assert torch.equal(e.frame_p[-1], e.p_after) and torch.allclose(e.frame_p[0], e.p_before)
-    assert torch.equal(e.frame_masks[-1], e.parameter) and e.iterations[-1] == 40
+    assert torch.equal(e.frame_parameters[-1], e.parameter) and e.iterations[-1] == 40
     assert torch.equal(e.saliency, 1 - e.mask)
 
 
@@ -185,8 +187,8 @@ def test_more_samples_are_averaged():
     two = objective(samples=2, **noisy)
     first, second = objective(**noisy), objective(**noisy)
     second.rng = type("Second", (), {"at": lambda self, i, s: two.rng.at(i, 1)})()
-    mean = (first.loss(mask, 0)["score"] + second.loss(mask, 0)["score"]) / 2
-    torch.testing.assert_close(two.loss(mask, 0)["score"], mean)
+    mean = (first.terms(mask, 0)["score"] + second.terms(mask, 0)["score"]) / 2
+    torch.testing.assert_close(two.terms(mask, 0)["score"], mean)
 
 
 @pytest.mark.parametrize("init", ["ones", "random", "disc", 0.5])
@@ -206,10 +208,10 @@ def test_disc_is_the_smallest_that_takes_99_percent():
     problem = Objective(method, net.requires_grad_(False), photo, torch.tensor([1]), ["a"])
 
     def left(parameter):  # of the score, relative to the fully perturbed photo's
-        p = problem.judge(problem.mask(parameter))[1]
+        p = problem.evaluate(problem.mask(parameter))[1]
         return (p - problem.p_reference) / (problem.p_before - problem.p_reference)
 
-    start = problem.start()
+    start = problem.initial()
     assert left(start) <= 0.01
     radius = ((start == 0).sum().item() / torch.pi) ** 0.5
     assert left(problem.mask.disc(radius - 5)) > 0.01
@@ -223,7 +225,7 @@ def test_a_preservation_starts_from_the_same_disc():
         Objective(Method(perturbation("mean_color"), **method, game=game), NET, PHOTOS, torch.tensor([1, 1, 1]), ["a"] * 3)
         for game in ("deletion", "preservation")
     )
-    assert torch.equal(deletion.evidence(deletion.start()), preservation.evidence(preservation.start()))
+    assert torch.equal(deletion.evidence(deletion.initial()), preservation.evidence(preservation.initial()))
 
 
 def test_the_users_model_comes_back_as_it_came():
@@ -245,10 +247,7 @@ def test_the_users_model_comes_back_as_it_came():
 
 
 def test_only_the_mask_is_learnt_and_stored():
-    search = Search(objective(steps=2))
-    from mpx.learning.learner import MaskModule
-
-    module = MaskModule(search)
+    module = BatchLearner(RowBatch(objective(steps=2)))
     assert [name for name, _ in module.named_parameters()] == ["parameter"] == list(module.state_dict())
 
 
@@ -256,8 +255,8 @@ def seen_by_network(mask_value, **options):
     """The pictures that the network is shown by one evaluation of the objective under a constant mask."""
     problem, seen = objective(**options), []
     problem.classifier = lambda x: seen.append(x) or torch.zeros(len(x), 2)
-    problem.loss(torch.full((2, 1, 6, 6), float(mask_value)), 0)
-    return seen[0], problem.site.levels
+    problem.terms(torch.full((2, 1, 6, 6), float(mask_value)), 0)
+    return seen[0], problem.perturbation.levels
 
 
 def test_jitter_moves_photo_and_perturbed_photo_alike():
@@ -278,7 +277,7 @@ def test_noise_is_added_to_what_the_network_sees():
 def test_fresh_noise_is_drawn_anew_each_step():
     method = Method(config.option("perturbation", "noise"), config.option("mask", "grid", mask_size=6), lambda *_: 0)
     problem = Objective(method, NET, PHOTOS, torch.tensor([1, 1, 1]), ["a", "b", "c"])
-    draw = lambda iteration: problem.site.sample(problem.rng.at(iteration))  # noqa: E731
+    draw = lambda iteration: problem.perturbation.sample(problem.rng.at(iteration))  # noqa: E731
     assert not torch.equal(draw(0), draw(1)) and torch.equal(draw(1), draw(1))
 
 
@@ -320,10 +319,10 @@ def test_stopping_early_keeps_what_was_done():
     classifier = Classifier(NET)
     with classifier.frozen():
         e, failures = solve(
-            method, classifier, [Row(PHOTOS[0], 1, "a")], 24, partial(fit, trainer=partial(cpu_trainer, [Stop()]))
+            method, classifier, [Row(PHOTOS[0], 1, "a")], lambda batch: fit(batch, cpu_trainer([Stop()]))
         )
     assert not failures and e.iterations[-1] == 7 == len(e.curves["total"]) and len(e.frames) == len(e.iterations)
-    assert torch.equal(e.frame_masks[-1], e.parameter) and e.area > 0
+    assert torch.equal(e.frame_parameters[-1], e.parameter) and e.area > 0
 
 
 class Breaks(SquareNet):
@@ -357,8 +356,8 @@ def test_nan_output_names_the_image_and_the_iteration_and_spares_the_others(name
     )
     classifier = Classifier(Breaks())
     with classifier.frozen():
-        sound, failures = solve(method, classifier, [Row(p, 1, f"image{i}") for i, p in enumerate(photos)], 5, minimise)
-    assert list(failures) == [1] and sound.images == ["image0", "image2"] and sound.parameter.isfinite().all()
+        sound, failures = solve(method, classifier, [Row(p, 1, f"image{i}") for i, p in enumerate(photos)], optimize, 5)
+    assert list(failures) == [1] and sound.image_names == ["image0", "image2"] and sound.parameter.isfinite().all()
 
 
 def test_infinite_gradient_is_named():
@@ -401,8 +400,8 @@ def test_images_that_are_not_in_range_are_refused():
 
 
 @pytest.mark.parametrize("steps, frames", [(1, 24), (5, 24), (150, 24), (300, 10), (150, 2)])
-def test_schedule(steps, frames):
-    found = schedule(steps, frames)
+def test_snapshot_iterations(steps, frames):
+    found = snapshot_iterations(steps, frames)
     assert found[0] == 0 and found[-1] == steps and len(found) <= frames and found == sorted(set(found))
 
 
@@ -414,7 +413,7 @@ def test_lightning_callbacks_count_iterations():
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
             seen.append((batch, batch_idx, trainer.global_step))
 
-    fit(Search(objective(steps=5)), lambda: cpu_trainer([Spy()]))
+    fit(RowBatch(objective(steps=5)), cpu_trainer([Spy()]))
     assert seen == [(i, i, i + 1) for i in range(5)]
 
 

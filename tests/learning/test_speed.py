@@ -43,7 +43,7 @@ def slope(precision="32", compile=False, order=torch.contiguous_format, size=Non
     with classifier.frozen_and_folded(size):
         problem = Objective(method, classifier, PHOTOS, torch.tensor([1, 0, 4]), ["a", "b", "c"])
         parameter = problem.rng.at("test").uniform(1, 8, 8).requires_grad_()
-        total = problem.loss(parameter, 3)["total"]
+        total = problem.terms(parameter, 3)["total"]
         (gradient,) = torch.autograd.grad(total.sum(), parameter)
     return total.detach(), gradient
 

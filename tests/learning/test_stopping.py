@@ -6,12 +6,13 @@ from functools import partial
 import pytest
 import torch
 from planted import SquareNet, square_photo
+from trainers import cpu_trainer
 
 from mpx import Classifier, config, config_plan, explain
 from mpx.explanation import join
-from mpx.learning import search as searching
 from mpx.learning import stopping as stops
-from mpx.learning.batching import begin, solve_all
+from mpx.learning.batch import RowBatch
+from mpx.learning.batching import RowSolver, prepare_batch
 from mpx.learning.learner import fit
 from mpx.learning.optimizers import RowAdam
 from mpx.learning.rows import Row
@@ -54,7 +55,7 @@ def equal(a, b) -> None:
         "p_before",
         "passes",
         "forwards",
-        "frame_masks",
+        "frame_parameters",
         "frame_p",
     ):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
@@ -100,15 +101,18 @@ def test_lightning_gives_the_same_bits():
         return taken
 
     with classifier.frozen_and_folded(PHOTOS.shape[2:]):
-        start, run = partial(begin, method, classifier, frames=24), partial(fit, trainer=make)
-        parts = {given[0].image_name: e for given, e, _ in solve_all(start, run, take, 3, None, print)}
+        solver = RowSolver(
+            prepare=partial(prepare_batch, method, classifier), optimize=lambda batch: fit(batch, cpu_trainer()),
+            take=take, batch_size=3, warn=print,
+        )  # fmt: skip
+        parts = {solution.rows[0].image_name: solution.explanation for solution in solver}
     equal(join([parts[name] for name in sorted(parts)]), explain(NET, PHOTOS, 1, method=method, batch_size=3))
 
 
 def test_the_network_sees_no_row_that_is_over(monkeypatch):
     seen = []
-    real = searching.Search.loss
-    monkeypatch.setattr(searching.Search, "loss", lambda self: seen.append(len(self.parameter)) or real(self))
+    real = RowBatch.terms
+    monkeypatch.setattr(RowBatch, "terms", lambda self: seen.append(len(self.parameter)) or real(self))
     e = run(PHOTOS, batch_size=3)
     assert sum(seen) == e.steps.sum() == e.passes.sum() < 60 * len(PHOTOS)
     assert seen[:-20] == [3] * len(seen[:-20])  # full until the rows run out
@@ -122,7 +126,8 @@ def test_what_is_over_stays_as_it_was():
         one = e.only([row])
         assert one.iterations[-1] == at == len(one.curves["total"]) and one.passes == at
         torch.testing.assert_close(one.curves["total"], long.curves["total"][:at, row : row + 1], atol=1e-4, rtol=0)
-        assert torch.equal(one.frame_masks[-1], one.parameter) and torch.equal(e.frame_masks[-1, row], one.parameter[0])
+        assert torch.equal(one.frame_parameters[-1], one.parameter)
+        assert torch.equal(e.frame_parameters[-1, row], one.parameter[0])
         assert (e.curves["total"][at - 1 :, row] == e.curves["total"][at - 1, row]).all()
 
 
@@ -151,11 +156,12 @@ def test_a_rate_is_a_part_of_the_learning_rate(optimizer):
     assert not torch.allclose(a.parameter, run(PHOTOS[:3], optimizer=optimizer, stop=None).parameter, atol=0.1)
 
 
-@pytest.mark.parametrize("own, side", [(0.5, 1), (1.0, 3)])
-def test_row_adam_is_adam_where_a_row_is_one_cell_or_each_counts_for_itself(own, side):
+@pytest.mark.parametrize("share, side", [(0.5, 1), (1.0, 3)])
+def test_row_adam_is_adam_where_a_row_is_one_cell_or_each_counts_for_itself(share, side):
     draw, start = torch.Generator().manual_seed(0), torch.zeros(4, 1, side, side)
     ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
-    rows = [RowAdam([ours], lr=0.3, own=own), torch.optim.Adam([theirs], lr=0.3, betas=(0.7, 0.95), eps=1e-12)]
+    adam = torch.optim.Adam([theirs], lr=0.3, betas=(0.7, 0.95), eps=1e-12)
+    rows = [RowAdam([ours], lr=0.3, elementwise_share=share), adam]
     for _ in range(20):
         ours.grad = theirs.grad = torch.randn(start.shape, generator=draw) * torch.logspace(-6, 3, 4).view(4, 1, 1, 1)
         for optimizer in rows:
@@ -163,15 +169,15 @@ def test_row_adam_is_adam_where_a_row_is_one_cell_or_each_counts_for_itself(own,
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("own", [0.0, 0.5])
-def test_row_adams_steps_grow_with_a_cells_gradient_and_not_with_its_rows(own):
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_row_adams_steps_grow_with_a_cells_gradient_and_not_with_its_rows(share):
     wide = torch.nn.Parameter(torch.zeros(4, 1, 3, 3))
     wide.grad = torch.arange(9.0).view(1, 1, 3, 3) * torch.logspace(-6, 3, 4).view(4, 1, 1, 1)
-    RowAdam([wide], lr=0.3, own=own).step()
+    RowAdam([wide], lr=0.3, elementwise_share=share).step()
     torch.testing.assert_close(wide[0], wide[3])
-    torch.testing.assert_close(wide[0, 0, 2, 2], 8 ** (1 - own) * wide[0, 0, 0, 1])
+    torch.testing.assert_close(wide[0, 0, 2, 2], 8 ** (1 - share) * wide[0, 0, 0, 1])
     assert wide[0, 0, 0, 0] == 0
-    if own == 0:
+    if share == 0:
         torch.testing.assert_close(wide[0].square().mean().sqrt(), torch.tensor(0.3))
 
 

@@ -54,8 +54,8 @@ def test_what_is_judged_of_random_masks_is_a_draw():
     method = Method(config.option("perturbation", "black"), partial(Bernoulli, mask_size=8), scores.probability)
     problem = Objective(method, NET, PHOTOS[:1], torch.tensor([1]), ["a"])
     parameter = torch.zeros(1, *problem.mask.shape)
-    drawn = problem.shown(parameter)
-    assert (problem.mask(parameter) == 0.5).all() and drawn.std() > 0.3 and torch.equal(drawn, problem.shown(parameter))
+    drawn = problem.evaluated_mask(parameter)
+    assert (problem.mask(parameter) == 0.5).all() and drawn.std() > 0.3 and torch.equal(drawn, problem.evaluated_mask(parameter))
 
 
 def test_a_ratio_is_its_numbers():

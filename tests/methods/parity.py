@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 from methods.reference import NETWORK, photos
+from mpx.learning.search import Search, minimise
 
 from mpx import Classifier, config
 from mpx.learning.objective import Objective
-from mpx.learning.search import Search, minimise
 
 TARGET = 2
 
@@ -26,7 +26,7 @@ def problem(experiment: str, *overrides: str, photo: int = 0, area: float | None
 def value_and_gradient(p: Objective, parameter: np.ndarray, iteration: int = 0) -> tuple[float, np.ndarray]:
     """Of the objective at a parameter, given without the batch axis."""
     parameter = torch.from_numpy(parameter).float()[None].requires_grad_()
-    total = p.loss(parameter, iteration)["total"]
+    total = p.terms(parameter, iteration)["total"]
     (g,) = torch.autograd.grad(total.sum(), parameter)
     return total.item(), g[0].double().numpy()
 

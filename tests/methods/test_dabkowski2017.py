@@ -53,7 +53,7 @@ def test_both_references_are_drawn_and_both_margins_are_cut():
     blurred = blur(photos()[0], 3.0)
     assert {bool(np.allclose(draws(p, i)[0], blurred, atol=1e-6)) for i in range(4)} == {True, False}
     score = p.method.score
-    z = p.original * 100  # margins far beyond both ends
+    z = p.original_logits * 100  # margins far beyond both ends
     for target in range(z.shape[1]):
         m = (z[0, target] - np.delete(z[0].numpy(), target).max()).item()
         at = p.targets * 0 + target

@@ -115,7 +115,7 @@ def test_starts_from_the_smallest_disc(experiment, shown):
         cells = (np.hypot(y[:, None], y) > radius) * 1.0
         if left(UP @ cells @ UP.T) <= everything + 0.01 * (photo - everything):
             break
-    assert 0 < cells.mean() < 1 and np.array_equal(p.start()[0, 0].numpy(), cells)
+    assert 0 < cells.mean() < 1 and np.array_equal(p.initial()[0, 0].numpy(), cells)
 
 
 def test_straight_through_is_the_codes_gradient():

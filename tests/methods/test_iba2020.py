@@ -80,7 +80,7 @@ def test_twenty_steps(folder):
 
 def test_information_is_the_divergence_of_sampled_noise(folder):
     """Monte Carlo: log of the densities' ratio, averaged over what passes."""
-    site, random = small(folder).site, np.random.default_rng(0)
+    site, random = small(folder).perturbation, np.random.default_rng(0)
     m = torch.full((1, 12, 4, 4), 0.6)
     r = ((site.features - site.mean) / site.std)[0].numpy()
     z = 0.6 * r + 0.4 * random.normal(size=(100_000, 1, 1, 1))

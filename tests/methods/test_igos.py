@@ -135,7 +135,7 @@ def test_objective_and_gradient(experiment):
         same(g, backward)
     way = np.random.default_rng(1).normal(0, 1, start.shape)  # the derivation's own gradient, along one way
     same((backward * way).sum(), gradient(lambda t: method(start + t[0] * way, draws)[0], np.zeros(1))[0])
-    same(p.loss(torch.from_numpy(start).float()[None], 7, exact=True)["total"].item(), itself(start))
+    same(p.terms(torch.from_numpy(start).float()[None], 7, exact=True)["total"].item(), itself(start))
 
 
 @pytest.mark.parametrize("experiment, tv, lr", [("igos2020", "tv", 100), ("igospp2021", "bilateral_tv", 60)])
@@ -177,7 +177,7 @@ def test_presets_are_the_papers():
     for method in map(config.build_method, (cfg, pp)):
         assert method.steps == 15 and method.gradient().__len__() == 20
         assert method.perturbation.keywords == {"sigma": 50.0, "kernel_size": 51}
-        assert method.optimizer.keywords == {"lr": 1000.0, "decay": 0.2, "armijo": 1e-4, "tries": 13}
+        assert method.optimizer.keywords == {"lr": 1000.0, "decay": 0.2, "armijo": 1e-4, "max_backtracks": 13}
         assert [a.keywords["sigma"] for a in method.input_augmentations] == [0.2] and not method.image_augmentations
         assert {weight for weight, _ in method.regularizers.values()} == {1.0, 20.0}
     assert config.build_method(pp).game == "product" and config.build_method(cfg).mask(mask_context((32, 48))).shape == (1, 32, 48)
@@ -243,7 +243,7 @@ def test_line_search_that_finds_nothing_takes_the_smallest_step():
     bowls = Bowls([1.0])
     x = torch.nn.Parameter(torch.full((1, 1, 1, 1), 0.25))
     x.grad = torch.ones_like(x)  # of nothing: the minimum is here
-    LineSearch([x], bowls, lambda x: x.clamp_(0, 1), lr=1.0, decay=0.1, tries=4).step()
+    LineSearch([x], bowls, lambda x: x.clamp_(0, 1), lr=1.0, decay=0.1, max_backtracks=4).step()
     assert x.item() == pytest.approx(0.25 - 1e-3) and bowls.asked == 5
 
 
@@ -260,7 +260,7 @@ def test_nesterov_is_faster_than_descent():
     assert left(lambda x: Nesterov(x, lambda x: x, lr=0.4)) < 0.5 * left(lambda x: torch.optim.SGD(x, lr=0.4))
 
 
-@pytest.mark.parametrize("name, value", [("decay", 1.0), ("armijo", 0.0), ("tries", 0)])
+@pytest.mark.parametrize("name, value", [("decay", 1.0), ("armijo", 0.0), ("max_backtracks", 0)])
 def test_mistakes_are_named(name, value):
     with pytest.raises(ValueError, match=f"{name}={value} must be"):
         LineSearch([torch.nn.Parameter(torch.zeros(1))], None, None, **{name: value})

@@ -114,7 +114,7 @@ def test_every_perturbation_removes_the_evidence(name, data):
     few = slice(0, 4)
     method = Method(config.option("perturbation", name), config.option("mask", "grid", mask_size=8), lambda *_: 0)
     problem = Objective(method, NET, photos[few], targets[few], list("abcd"))
-    levels = problem.site.sample(problem.rng.at("evaluation"))
+    levels = problem.perturbation.sample(problem.rng.at("evaluation"))
     deleted = blend(levels, (~masks[few]).float())
     preserved = blend(levels, masks[few].float())
     # where the ground is filled in with what is around it, the shape may be smeared a little; none is left of its texture

@@ -35,8 +35,8 @@ def test_ones_leave_the_network_as_it_is_and_zeros_do_not(experiment, net, layer
     sigma = ["mask.sigma=0"] if experiment == "iba2020" else []
     p = problem(experiment, net(), f"perturbation.layer={layer}", *sigma)
     with torch.no_grad():
-        pictures, kept = p.judge(torch.ones(3, *p.site.mask_shape))
-        taken = p.judge(torch.zeros(3, *p.site.mask_shape))[1]
+        pictures, kept = p.evaluate(torch.ones(3, *p.perturbation.mask_shape))
+        taken = p.evaluate(torch.zeros(3, *p.perturbation.mask_shape))[1]
     assert torch.equal(pictures, PHOTOS)  # which the network is given, whatever the mask
     torch.testing.assert_close(kept, p.p_before)
     assert (taken - p.p_before).abs().min() > 1e-4 and torch.equal(taken, p.p_reference)
@@ -49,7 +49,7 @@ def test_a_channel_of_0_is_a_channel_cut_off():
     mask[1, 2] = mask[2, :4] = 0
     cut = net[2](net[1](net[0](PHOTOS)))
     cut[1, 2] = cut[2, :4] = 0
-    torch.testing.assert_close(p.judge(mask)[1], net[3:](cut).softmax(1)[range(3), range(3)])
+    torch.testing.assert_close(p.evaluate(mask)[1], net[3:](cut).softmax(1)[range(3), range(3)])
 
 
 def test_channels_add_up_to_the_layers_part_of_the_logit():
@@ -57,12 +57,12 @@ def test_channels_add_up_to_the_layers_part_of_the_logit():
     net = network()
     p = problem("channels2019", net, "perturbation.layer=3")
     logits = net(PHOTOS)[range(3), range(3)] - net[-1].bias[:3]
-    torch.testing.assert_close(p.site.contributions.sum((1, 2, 3)), logits)
+    torch.testing.assert_close(p.perturbation.contributions.sum((1, 2, 3)), logits)
 
 
 def test_noise_is_the_features_own(tmp_path):
     """Mean and spread over many draws are those over the images; a row draws its own."""
-    site = problem("iba2020", network(), "perturbation.layer=2").site
+    site = problem("iba2020", network(), "perturbation.layer=2").perturbation
     drawn = torch.stack([site.sample(RowRandom([1, 2, 3]).at(i)) for i in range(3000)])
     torch.testing.assert_close(drawn[:, 1].mean(0), site.mean, atol=0.08 * site.std.max().item(), rtol=0)
     torch.testing.assert_close(drawn[:, 1].std(0) / site.std, torch.ones(site.mask_shape), atol=0.08, rtol=0)
@@ -74,18 +74,18 @@ def test_statistics_are_found_once_until_the_weights_change(monkeypatch):
     monkeypatch.setattr(reference_images, "BUNDLED", reference_images.BUNDLED[:2])
     statistics = layers._statistics
     monkeypatch.setattr(layers, "_statistics", lambda *given: asked.append(1) or statistics(*given))
-    first = problem("iba2020", net, "perturbation.layer=2").site
-    again = problem("iba2020", net, "perturbation.layer=2").site
+    first = problem("iba2020", net, "perturbation.layer=2").perturbation
+    again = problem("iba2020", net, "perturbation.layer=2").perturbation
     assert len(asked) == 1 and again.mean is first.mean
     with torch.no_grad():
         net.network[0].weight.mul_(2)
-    assert not torch.equal(problem("iba2020", net, "perturbation.layer=2").site.mean, first.mean) and len(asked) == 2
+    assert not torch.equal(problem("iba2020", net, "perturbation.layer=2").perturbation.mean, first.mean) and len(asked) == 2
     problem("iba2020", net, "perturbation.layer=1", "mask.sigma=0")
     assert len(asked) == 3
 
 
 def test_gradient_of_the_information_is_that_of_finite_differences():
-    site = problem("iba2020", network(), "perturbation.layer=2").site
+    site = problem("iba2020", network(), "perturbation.layer=2").perturbation
     site.features, site.mean, site.std = site.features.double(), site.mean.double(), site.std.double()
     mask = torch.rand(3, 6, 8, 8, dtype=torch.float64) * 0.9 + 0.05
     check = lambda m: information(m, regularizer_context(m, images=m, perturbation=site))  # noqa: E731
@@ -178,8 +178,8 @@ def test_hooks_are_gone_and_the_users_own_stay(experiment):
 @pytest.mark.parametrize("experiment", PRESETS)
 def test_hooks_are_gone_where_the_network_fails(experiment):
     p = problem(experiment, network(), "perturbation.layer=1")
-    drawn = p.site.network_inputs(p.site.sample(p.rng), torch.ones(3, *p.site.mask_shape))
-    with pytest.raises(ZeroDivisionError), p.site.patched_network(*drawn):
+    drawn = p.perturbation.network_inputs(p.perturbation.sample(p.rng), torch.ones(3, *p.perturbation.mask_shape))
+    with pytest.raises(ZeroDivisionError), p.perturbation.patched_network(*drawn):
         raise ZeroDivisionError
     assert not any(m._forward_hooks for m in p.classifier.modules())
 

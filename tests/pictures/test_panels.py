@@ -53,11 +53,11 @@ def test_overlay_without_saliency_is_the_photo_in_grey_and_with_it_is_brighter_e
 def test_panels_of_any_size_show_each_pixel_of_three_pictures(explanation, size):
     e = explanation(size)
     page = draw_panel(e, 0)
-    tile = to_tile(e.photos[0])
+    tile = to_tile(e.images[0])
     assert max(tile.size) >= TILE and page.width > 3 * tile.width and page.height > tile.height
     times = tile.width // size[1]
     assert tile.size == (times * size[1], times * size[0])
-    assert torch.equal(to_uint8(e.photos[0])[:, 0, 0], torch.tensor(tile.getpixel((0, 0))))
+    assert torch.equal(to_uint8(e.images[0])[:, 0, 0], torch.tensor(tile.getpixel((0, 0))))
 
 
 def test_names_of_any_kind_are_drawn(explanation):

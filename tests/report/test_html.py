@@ -66,7 +66,7 @@ def image(base64):
 def test_names_are_text_whatever_they_hold(tmp_path, explanation):
     names = [f"row{k}" for k in range(len(HOSTILE))]
     e = explanation(names=names, classes=HOSTILE)
-    e.images = HOSTILE
+    e.image_names = HOSTILE
     folder = save(tmp_path / "<b>run", e, skipped=[(name, name) for name in HOSTILE])
     plain = Pieces(
         html.write_report(save(tmp_path / "plain", explanation(names=names, classes=names), skipped=[("a", "b")] * 5))
@@ -84,11 +84,11 @@ def test_names_are_text_whatever_they_hold(tmp_path, explanation):
 def test_the_pieces_are_what_was_stored(tmp_path, explanation):
     e = explanation((64, 96), frames=6)
     smooth = torch.linspace(0.1, 0.9, 96).expand(2, 3, 64, 96)
-    e.photos, e.perturbed, e.complement = smooth.clone(), smooth * 0.5, 1 - smooth
+    e.images, e.perturbed, e.complement = smooth.clone(), smooth * 0.5, 1 - smooth
     pieces = Pieces(html.write_report(save(tmp_path, e)))
     block = pieces.blocks["d1-0"]
     assert list(pieces.blocks) == ["page", "p0", "d0-0", "d1-0"]  # the numbers first, a photo that two rows show once
-    for found, given in ((pieces.blocks[block["photo"]], e.photos), (block["perturbed"], e.perturbed),
+    for found, given in ((pieces.blocks[block["photo"]], e.image_names), (block["perturbed"], e.perturbed),
                          (block["complement"], e.complement)):  # fmt: skip
         assert (image(found).movedim(-1, 0) / 255 - given[1]).abs().max() < 0.03
     assert (image(block["final"]) / 255 - e.saliency[1, 0]).abs().max() < 0.03
@@ -262,23 +262,23 @@ def browse():
 def test_sliders_and_views(tmp_path, explanation, browse):
     e = explanation((64, 96))
     smooth = torch.linspace(0.1, 0.9, 96)
-    e.photos = torch.stack([smooth, smooth.flip(0), smooth * 0.5]).view(1, 3, 1, 96).repeat(2, 1, 64, 1)
+    e.images = torch.stack([smooth, smooth.flip(0), smooth * 0.5]).view(1, 3, 1, 96).repeat(2, 1, 64, 1)
     page = browse(html.write_report(save(tmp_path, e)), "#cat-2-tabby")
     page.wait_for_selector("#views canvas")
     assert page.inner_text("#class") == "tabby cat"
     picture = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
-    assert (picture - overlay(e.photos[1], e.saliency[1])).abs().mean() < 0.01  # as mpx.pictures.panels has it
+    assert (picture - overlay(e.image_names[1], e.saliency[1])).abs().mean() < 0.01  # as mpx.pictures.panels has it
     captions = page.eval_on_selector_all("figcaption", "all => all.map(e => e.textContent.replaceAll('\u00a0', ' '))")
     assert captions[0] == "photo · p 0.900" and captions[1].endswith("p " + format_probability(float(e.frame_p[-1, 1])))
     assert captions[2:] == ["evidence deleted, in the end · p 0.200", "evidence kept, in the end"]
     page.evaluate(MOVE, ["iteration", 2])
     moved = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
-    assert (moved - overlay(e.photos[1], e.frame_saliency[2, 1] / 255)).abs().mean() < 0.01 < (moved - picture).abs().mean()
+    assert (moved - overlay(e.images[1], e.frame_saliency[2, 1] / 255)).abs().mean() < 0.01 < (moved - picture).abs().mean()
     assert page.inner_text("#iterated") == f"{e.iterations[2]} of 30"
     assert format_probability(float(e.frame_p[2, 1])) in page.inner_text("figure:nth-child(2) figcaption")
     page.evaluate(MOVE, ["opacity", 0])
     bare = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
-    assert (bare - e.photos[1]).abs().mean() < 0.01
+    assert (bare - e.image_names[1]).abs().mean() < 0.01
     page.focus("#iteration")
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#iterated") == f"{e.iterations[3]} of 30"
@@ -294,11 +294,11 @@ def test_sliders_and_views(tmp_path, explanation, browse):
 def test_filters_sorting_and_hostile_names(tmp_path, explanation, browse):
     names = [f"row{k}" for k in range(5)]
     e = explanation(names=names, classes=HOSTILE)
-    e.images = ["b10", "b9", "c", "a", "<i>d"]
+    e.image_names = ["b10", "b9", "c", "a", "<i>d"]
     e.p_after = torch.tensor([0.1, 0.5, 0.3, 0.15, 0.8])
     e.saliency = e.saliency * torch.tensor([0.5, 0.1, 0.9, 0.2, 0.3]).view(-1, 1, 1, 1)
     page = browse(html.write_report(save(tmp_path, e, skipped=[("x.png", "is <b>no</b> image")])))
-    assert page.evaluate(NAMES) == e.images and page.text_content("#skipped td") == "is <b>no</b> image"
+    assert page.evaluate(NAMES) == e.image_names and page.text_content("#skipped td") == "is <b>no</b> image"
     assert page.locator(".card b").all_text_contents() == HOSTILE
 
     def sort(by):

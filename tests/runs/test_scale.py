@@ -17,9 +17,9 @@ from PIL import Image
 from planted import SquareNet, square_photo
 
 from mpx import Classifier, config, config_plan
+from mpx.learning.batch import RowBatch
 from mpx.learning.learner import fit
 from mpx.learning.objective import Objective
-from mpx.learning.search import Search
 from mpx.runs.launch import single_device
 
 MANY, FEW, BATCH = 160, 16, 8
@@ -108,8 +108,9 @@ def test_a_batch_is_gone_when_it_is_done_and_not_when_the_collector_comes(more):
 
     def solved():
         problem = Objective(method, classifier, square_photo(net)[None], torch.tensor([1]), ["photo"])
-        search = fit(Search(problem), lambda: make_trainer(**single_device(torch.device("cpu"))))
-        return [weakref.ref(x) for x in (problem, search, problem.photos, search.seats[0].snapshots[0])]
+        batch = RowBatch(problem)
+        fit(batch, make_trainer(**single_device(torch.device("cpu"))))
+        return [weakref.ref(x) for x in (problem, batch, problem.images, batch.rows[0].snapshots[0])]
 
     gc.collect()
     gc.disable()

@@ -1,0 +1,194 @@
+"""Rows that are optimized together: their parameter, how far they are, and their history.
+
+The plain loop (mpx.learning.loop) and the LightningModule (mpx.learning.learner) drive a batch in the same way:
+terms -> sum of "total" -> backward -> before_step -> optimizer step -> after_step. The history stays on the device: no
+iteration waits for it.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from mpx.learning.objective import Iterations, Objective
+from mpx.learning.optimizers import OptimizerContext, make_optimizer, make_scheduler
+from mpx.learning.rows import RowState
+
+
+class RowBatch:
+    """A fixed batch: all rows start together and end together, after the method's steps.
+
+    objective: of B rows, of which the last may be padding; row_count: of the real rows. snapshots: most snapshots of each
+    row's parameter, from the first to the last iteration.
+    """
+
+    def __init__(self, objective: Objective, snapshots: int = 24, row_count: int | None = None):
+        if snapshots < 2:
+            raise ValueError(f"frames={snapshots} must be at least 2, the first and the last")
+        iterations, started = snapshot_iterations(objective.method.steps, snapshots), time.time()
+        initial = objective.initial().detach()
+        rows = [
+            RowState(objective, i, parameter, iterations, [parameter.clone()], started=started)
+            for i, parameter in enumerate(initial.split(1)[:row_count])
+        ]
+        cost = objective.take_cost()  # of the initial parameter
+        for row in rows:
+            row.add_cost(*cost)
+        self._join(objective, rows, initial)
+
+    def _join(self, objective: Objective, rows: list[RowState], parameter: Tensor) -> None:
+        self.objective = objective
+        self.rows = rows
+        self.steps = objective.method.steps
+        self.parameter = torch.nn.Parameter(parameter)  # (B,*mask.shape)
+        self.paused = False  # whether the loop shall end: all rows have finished, or others may enter
+        missing = parameter.new_full((self.steps,), math.nan)
+        names = dict.fromkeys(name for row in rows for name in row.history)
+        self.history = {name: torch.stack([row.history.get(name, missing) for row in rows], 1) for name in names}
+        for row, view in zip(rows, self.parameter.detach().split(1)):
+            row.parameter = view  # the optimizer changes both
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rows have finished."""
+        return all(row.finished for row in self.rows)
+
+    @property
+    def remaining(self) -> int:
+        """Iterations until the batch pauses, at most."""
+        return min(self.steps - row.iteration for row in self.rows if not row.finished)
+
+    @property
+    def iteration(self) -> Iterations:
+        """The iteration that comes next."""
+        return min(self.rows[0].iteration, self.steps - 1)
+
+    def make_optimizer(self) -> tuple[Optimizer, LRScheduler | None]:
+        """Return the method's optimizer of the parameter, and its learning rate schedule."""
+        optimizer = make_optimizer(self.objective.method, [self.parameter], self._optimizer_context())
+        return optimizer, make_scheduler(self.objective.method, optimizer)
+
+    def _optimizer_context(self) -> OptimizerContext:
+        return OptimizerContext(
+            objective=self._exact_objective,
+            project=self.objective.mask.project_,
+            areas=self.objective.areas,
+            game=self.objective.method.game,
+        )
+
+    @torch.no_grad()
+    def _exact_objective(self, parameter: Tensor) -> Tensor:
+        """Return the objective (B,) of a parameter as masks are evaluated, for optimizers that try before they step."""
+        return self.objective.terms(parameter, self.iteration, exact=True)["total"]
+
+    def terms(self) -> dict[str, Tensor]:
+        """Return the terms (B,) of the objective at the current parameter and iteration, and record them."""
+        terms = self.objective.terms(self.parameter, self.iteration)
+        self._record(terms)
+        return terms
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Record the gradient's norm."""
+        assert self.parameter.grad is not None
+        self._record({"gradient": self.parameter.grad.flatten(1).norm(dim=1)})
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Project the parameter, count the iteration, take the snapshots that are due, and mark rows that have finished."""
+        self.objective.mask.project_(self.parameter)
+        active = [row for row in self.rows if not row.finished]
+        for row in active:
+            row.iteration += 1
+        self._take_snapshots(active)
+        for row in active:
+            if row.iteration == self.steps:
+                self._finish_row(row)
+        self.paused = self.finished
+
+    def _take_snapshots(self, active: list[RowState]) -> None:
+        due = [row for row in active if row.iteration in row.snapshot_iterations]
+        if len(due) == len(self.rows):  # one copy for all
+            for row, parameter in zip(due, self.parameter.detach().clone().split(1)):
+                row.snapshots.append(parameter)
+        else:
+            for row in due:
+                row.snapshots.append(row.parameter.clone())
+
+    def _finish_row(self, row: RowState) -> None:
+        row.finished = True
+        row.add_cost(self.objective.passes, self.objective.forwards)
+        if row.iteration not in row.snapshot_iterations:
+            row.snapshots.append(row.parameter.clone())
+
+    def _record(self, terms: dict[str, Tensor]) -> None:
+        iteration = self.iteration
+        assert isinstance(iteration, int)
+        for name, value in terms.items():
+            self._history_of(name, value)[iteration] = value.detach()[: len(self.rows)]
+
+    def _history_of(self, name: str, value: Tensor) -> Tensor:
+        if name not in self.history:
+            self.history[name] = torch.full((self.steps, len(self.rows)), math.nan, device=value.device)
+        return self.history[name]
+
+    def finish(self) -> None:
+        """Copy the history back to each row, and finish the rows that a callback stopped before the batch was paused."""
+        for k, row in enumerate(self.rows):
+            row.history = {name: values[:, k] for name, values in self.history.items()}
+            if not row.finished and not self.paused:
+                self._finish_row(row)
+            elif not row.finished:
+                row.add_cost(self.objective.passes, self.objective.forwards)
+        self.objective.take_cost()
+
+    # ---- a checkpoint
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs besides the parameter: how far the rows are, their history and their snapshots."""
+        return {
+            "iteration": self.rows[0].iteration,
+            "history": self.history,
+            "snapshots": [row.snapshots for row in self.rows],
+            "cost": [self.objective.passes, self.objective.forwards],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned."""
+        device = self.parameter.device
+        self.history = {name: values.to(device) for name, values in state["history"].items()}
+        self.objective.passes, self.objective.forwards = state["cost"]
+        for row, snapshots in zip(self.rows, state["snapshots"]):
+            row.iteration = state["iteration"]
+            row.snapshots = [snapshot.to(device) for snapshot in snapshots]
+
+
+def failures(rows: Sequence[RowState]) -> dict[int, str]:
+    """Return the rows whose network output, gradient or relevance was not finite: index -> one sentence."""
+    sentences = {}
+    for i, row in enumerate(rows):
+        name, precision = row.objective.image_names[row.index], row.objective.method.precision
+        first = {}
+        for what, term in (("output", "total"), ("gradient", "gradient")):  # the output comes first within an iteration
+            if term in row.history:
+                wrong = (~row.history[term][: row.iteration].isfinite()).nonzero()
+                if len(wrong):
+                    first[what] = int(wrong[0])
+        if first:
+            what = min(first, key=lambda what: first[what])
+            sentences[i] = (
+                f"{name}: the model's {what} is NaN or infinite at iteration {first[what]}: check the model's weights and "
+                f"the precision ({precision})"
+            )
+        elif not row.is_finite:
+            sentences[i] = f"{name}: the explainer gives NaN or infinite values: check the model's weights"
+    return sentences
+
+
+def snapshot_iterations(steps: int, count: int) -> list[int]:
+    """Return at most `count` iterations from 0 to `steps`, close together at first, where the mask changes most."""
+    return sorted({round(steps ** (k / max(count - 1, 1))) for k in range(1, count)} | {0, steps})

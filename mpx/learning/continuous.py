@@ -1,0 +1,156 @@
+"""Continuous batching: rows that stop by themselves (`stop=`) leave a running batch, and others take their places.
+
+This is a second class beside the fixed batch because whatever a fixed batch shares becomes a row's own: its iteration, its
+optimizer state, the scale of its steps. A row goes through the same steps, to the bit, whatever rows are beside it. Where
+rows cannot be moved (an optimizer that steps for all rows at once; perturbed images whose rows cannot be gathered),
+finished rows stay until the last row of the batch has finished.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mpx.learning.batch import RowBatch
+from mpx.learning.objective import Iterations, Objective
+from mpx.learning.optimizers import MaskOptimizer, make_optimizer, make_scheduler
+from mpx.learning.rows import RowState
+from mpx.operators import unwrap
+
+CHECK_INTERVAL = 5  # iterations of a row between two checks of the stopping rule
+
+
+class ContinuousBatch(RowBatch):
+    """Rows at iterations of their own, each with its optimizer state.
+
+    keep_together: pause only when all rows have finished, for one batch that no other row enters.
+    """
+
+    def __init__(
+        self, objective: Objective, snapshots: int = 24, row_count: int | None = None, keep_together: bool = False
+    ):
+        self.keep_together = keep_together
+        super().__init__(objective, snapshots, row_count)
+
+    @classmethod
+    def gather(cls, rows: Sequence[RowState], size: int = 0) -> "ContinuousBatch":
+        """Return a batch of these rows, from whichever batches they come, padded to `size` by repeating the last."""
+        batch, padded = cls.__new__(cls), [*rows, *[rows[-1]] * (size - len(rows))]
+        batch.keep_together = False
+        objective = Objective.gather([(row.objective, row.index) for row in padded])
+        batch._join(objective, list(rows), torch.cat([row.parameter for row in padded]))
+        return batch
+
+    def _join(self, objective: Objective, rows: list[RowState], parameter: Tensor) -> None:
+        super()._join(objective, rows, parameter)
+        optimizer = unwrap(objective.method.optimizer)
+        # whether the optimizer steps each row by itself
+        self.steps_rows_apart = not (isinstance(optimizer, type) and issubclass(optimizer, MaskOptimizer))
+        self.has_movable_rows = self.steps_rows_apart and objective.has_movable_rows
+        self.optimizer: Optimizer | None = None
+        self._settings: list[dict[str, Any]] | None = None  # of the optimizer at each iteration, where it is scheduled
+        self._history_index = torch.tensor([row.iteration for row in rows]).to(parameter.device)  # (R,)
+        # a pause costs a GPU a while, so it waits there for an eighth of the rows
+        self._finished_for_pause = 1 if parameter.device.type == "cpu" else max(1, len(rows) // 8)
+        self._before: Tensor | None = None  # the parameter before a step that is scaled
+        self._set_step_scales()
+
+    @property
+    def iteration(self) -> Iterations:
+        """The iteration that comes next, of all rows where it is the same, else of each row of the padded batch."""
+        iterations = [min(row.iteration, self.steps - 1) for row in self.rows]
+        iterations += iterations[-1:] * (len(self.parameter) - len(iterations))
+        return iterations[0] if len(set(iterations)) == 1 else iterations
+
+    def make_optimizer(self) -> tuple[Optimizer, None]:
+        """Return the method's optimizer with the state of each row; a schedule is applied row by row in `before_step`."""
+        method = self.objective.method
+        tensors = [row.parameter for row in self.rows] if self.steps_rows_apart else [self.parameter]
+        groups: list[Any] = [{"params": [tensor]} for tensor in tensors] if method.scheduler else tensors
+        self.optimizer = make_optimizer(method, groups, self._optimizer_context())
+        for row in self.rows:
+            if self.steps_rows_apart and row.optimizer_state:
+                self.optimizer.state[row.parameter] = row.optimizer_state
+        if method.scheduler:
+            self._settings = self._scheduled_settings()
+        return self.optimizer, None
+
+    def _scheduled_settings(self) -> list[dict[str, Any]]:
+        """Return what the schedule makes of an optimizer's settings at each iteration: rows may be at different ones."""
+        method, settings = self.objective.method, []
+        optimizer = make_optimizer(method, [torch.zeros(1, requires_grad=True)], self._optimizer_context())
+        scheduler = make_scheduler(method, optimizer)
+        assert scheduler is not None
+        for _ in range(self.steps):
+            settings.append({k: v for k, v in optimizer.param_groups[0].items() if k != "params"})
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")  # no step was taken here, and none is missed
+                scheduler.step()
+        return settings
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Record the gradient's norm, give each row its gradient and its scheduled settings."""
+        super().before_step(optimizer)
+        latest = max(row.iteration for row in self.rows)
+        for group, row in zip(optimizer.param_groups if self._settings else (), self.rows):
+            assert self._settings is not None
+            iteration = row.iteration if self.steps_rows_apart else latest
+            group |= self._settings[min(iteration, self.steps - 1)]
+        if self.steps_rows_apart:
+            assert self.parameter.grad is not None
+            for row, gradient in zip(self.rows, self.parameter.grad.split(1)):
+                row.parameter.grad = gradient
+        self._before = None if self._step_scales is None else self.parameter.detach().clone()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Scale each row's step, complete the iteration, and check the stopping rule of the rows that are due."""
+        if self._before is not None and self._step_scales is not None:
+            torch.lerp(self._before, self.parameter, self._step_scales, out=self.parameter)
+        active = [(k, row) for k, row in enumerate(self.rows) if not row.finished]
+        self._history_index += 1
+        super().after_step()
+        due = [(k, row) for k, row in active if row.iteration % CHECK_INTERVAL == 0]
+        if due:
+            self._check_stopping(due)
+        for _, row in active:
+            if row.step_scale == 0 and not row.finished:
+                self._finish_row(row)
+        enough = self.has_movable_rows and not self.keep_together
+        self.paused = self.finished or enough and sum(row.finished for row in self.rows) >= self._finished_for_pause
+
+    def _check_stopping(self, due: list[tuple[int, RowState]]) -> None:
+        stop = self.objective.method.stop
+        assert stop is not None
+        recent = [self.history["total"][row.iteration - CHECK_INTERVAL : row.iteration, k].mean() for k, row in due]
+        for (_, row), mean in zip(due, torch.stack(recent).tolist()):  # waits for the device, once
+            row.objective_means.append(mean)
+            row.step_scale = stop(row.objective_means)
+            if not self.steps_rows_apart and row.step_scale < 1:  # the optimizer's step is that of all rows
+                row.step_scale = 0.0
+        self._set_step_scales()
+
+    def _set_step_scales(self) -> None:
+        """Set the scale (B,1,...) of each row's step; None where all steps are taken whole."""
+        scales = [row.step_scale for row in self.rows] + [1.0] * (len(self.parameter) - len(self.rows))
+        shape = (-1, *[1] * (self.parameter.ndim - 1))
+        is_scaled = self.steps_rows_apart and set(scales) != {1.0}
+        self._step_scales = self.parameter.new_tensor(scales).view(shape) if is_scaled else None
+
+    def _record(self, terms: dict[str, Tensor]) -> None:
+        if isinstance(self.iteration, int):
+            return super()._record(terms)
+        index = self._history_index.clamp(max=self.steps - 1)[None]
+        for name, value in terms.items():
+            self._history_of(name, value).scatter_(0, index, value.detach()[: len(self.rows)][None])
+
+    def finish(self) -> None:
+        """Copy history and optimizer state back to each row; finish rows that a callback stopped before a pause."""
+        super().finish()
+        for row in self.rows:
+            row.history = {name: values.clone() for name, values in row.history.items()}  # the row may leave its batch
+            if self.steps_rows_apart and self.optimizer is not None:
+                row.optimizer_state = self.optimizer.state.get(row.parameter, {})

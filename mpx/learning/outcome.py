@@ -1,0 +1,99 @@
+"""From finished rows to an Explanation: every snapshot is evaluated once more, as masks are shown and reported."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mpx.explanation import Explanation, class_name, slug
+from mpx.learning.batch import failures
+from mpx.learning.objective import Objective
+from mpx.learning.rows import Row, RowState
+
+
+@torch.no_grad()
+def to_explanation(
+    objective: Objective, states: Sequence[RowState], rows: Sequence[Row]
+) -> tuple[Explanation, dict[int, str]]:
+    """Return the explanation of a batch's rows, without those that failed, and the failures: index -> sentence.
+
+    objective: of the batch in which the rows were prepared, which may hold padding.
+    """
+    start, failed = time.perf_counter(), failures(states)
+    indices = [i for i in range(len(states)) if i not in failed]
+    end = max(state.iteration for state in states)
+    iterations = [i for i in states[0].snapshot_iterations if i < end] + [end]
+
+    def select(x: Tensor) -> Tensor:
+        return x.detach().cpu()[indices]
+
+    parameters = [_snapshot(objective, states, k, iteration) for k, iteration in enumerate(iterations)]
+    frames = [_evaluated(objective, parameter) for parameter in parameters]
+    pictures, saliency, probability = frames[-1]  # the reported result is the last evaluated frame
+    complement = objective.complement(objective.evaluated_mask(parameters[-1]))
+    areas = torch.full(objective.targets.shape, torch.nan) if objective.areas is None else objective.areas
+    names = [_row_name(rows[i], objective) for i in indices]
+    kept = [states[i] for i in indices]
+    explanation = Explanation(
+        names=names,
+        image_names=[rows[i].image_name for i in indices],
+        classes=[class_name(rows[i].target, objective.classifier.categories) for i in indices],
+        targets=select(objective.targets),
+        areas=select(areas),
+        images=select(objective.images),
+        perturbed=select(pictures),
+        complement=None if complement is None else select(complement),
+        parameter=select(parameters[-1]),
+        mask=objective.evidence(select(saliency)),
+        saliency=select(saliency),
+        p_before=select(objective.p_before),
+        p_after=select(probability),
+        p_reference=select(objective.p_reference),
+        curves=_curves(kept, end),
+        steps=torch.tensor([state.iteration for state in kept]),
+        iterations=iterations,
+        frames=torch.stack([select(_to_bytes(pictures)) for pictures, _, _ in frames]),
+        frame_saliency=torch.stack([select(_to_bytes(saliency)) for _, saliency, _ in frames]),
+        frame_parameters=torch.stack([select(parameter) for parameter in parameters]),
+        frame_p=torch.stack([select(probability) for _, _, probability in frames]),
+        game=objective.method.game,
+        seconds=torch.tensor([state.seconds for state in kept]) + (time.perf_counter() - start) / len(states),
+        passes=torch.tensor([state.passes for state in kept]),
+        forwards=torch.tensor([state.forwards for state in kept]),
+        batch_size=len(objective.targets),
+        started=torch.tensor([state.started for state in kept], dtype=torch.float64),
+        duration=torch.tensor([state.duration for state in kept]),
+    )
+    return explanation, failed
+
+
+def _snapshot(objective: Objective, states: Sequence[RowState], k: int, iteration: int) -> Tensor:
+    """Return the parameters (B,...) at the k-th snapshot; a row that had finished before stays at its result."""
+    snapshots = [state.snapshots[k if iteration < state.iteration else -1] for state in states]
+    return torch.cat(snapshots + snapshots[-1:] * (len(objective.targets) - len(snapshots)))
+
+
+def _evaluated(objective: Objective, parameter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return pictures (B,C,H,W), saliency (B,1,H,W) in [0,1] and the targets' probability (B,) of a parameter."""
+    pictures, probability = objective.evaluate(objective.evaluated_mask(parameter))
+    saliency = objective.perturbation.to_image(objective.evidence(objective.mask(parameter)))
+    return pictures, saliency.clamp(0, 1), probability  # rounding may leave [0,1]
+
+
+def _to_bytes(x: Tensor) -> Tensor:
+    return (x * 255).round().clamp(0, 255).byte()
+
+
+def _row_name(row: Row, objective: Objective) -> str:
+    name = class_name(row.target, objective.classifier.categories)
+    target = f"{row.target}" if name == f"class {row.target}" else f"{row.target}-{slug(name)}"
+    area = "" if row.area is None else f"-area-{row.area:g}"
+    return f"{row.image_name}-{target}{area}"
+
+
+def _curves(states: Sequence[RowState], end: int) -> dict[str, Tensor]:
+    """Return term -> (end,B); a row that had finished before keeps its last value."""
+    index = [torch.arange(end).clamp(max=state.iteration - 1) for state in states]
+    terms = [term for term in (states[0].history if states else ()) if term != "gradient"]
+    return {term: torch.stack([s.history[term].cpu()[i] for s, i in zip(states, index)], 1) for term in terms}

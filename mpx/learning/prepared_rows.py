@@ -1,0 +1,177 @@
+"""A batch of independent rows, prepared for a method: perturbed images, masks, random numbers, probabilities."""
+
+import copy
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mpx.augmentations import moves_pixels
+from mpx.learning.method import Method
+from mpx.masks.base import Mask, MaskContext
+from mpx.masks.grid import Grid
+from mpx.models.classifier import Classifier
+from mpx.perturbations.base import PerturbationContext, PreparedPerturbation, prepare
+from mpx.randomness import RowRandom, key
+from mpx.tasks.classification import CLASSIFICATION
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class PreparedRows:
+    """B rows of a method, ready to be evaluated under any mask.
+
+    images: (B,C,H,W) in [0,1]; targets: (B,) class indices; areas: (B,) shares of the image asked for, or None; all on the
+    classifier's device. The caller freezes the classifier. image_names serve error messages and explainers.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        classifier: Classifier,
+        images: Tensor,
+        targets: Tensor,
+        image_names: list[str],
+        areas: Tensor | None = None,
+    ):
+        self.method = method
+        self.classifier = classifier
+        self.images = images
+        self.targets = targets
+        self.image_names = image_names
+        self.areas = areas
+        self.task = CLASSIFICATION
+        self.passes = 0.0  # forward and backward of each row since `take_cost`
+        self.forwards = 0.0  # forward alone
+        self.rng = row_random(method.seed, images, targets)
+        with torch.no_grad():
+            self.perturbation = self._prepare_perturbation()
+            self.mask = self._make_mask()
+            self.original_logits = classifier(images).float()  # (B,K)
+            self.p_before = self.task.value(self.original_logits, targets)
+            everything = images.new_zeros(len(images), *self.perturbation.mask_shape)
+            self.p_reference = self.evaluate(everything)[1]
+            self._check_network_mask(everything)
+
+    def _prepare_perturbation(self) -> PreparedPerturbation:
+        method, rng = self.method, self.rng.at("setup")
+        perturbation = prepare(method.perturbation, self.images, PerturbationContext(self.classifier, self.targets, rng))
+        if method.explainer and not perturbation.masks_pixels:
+            raise ValueError("an explainer is judged by pixels, and this perturbation masks none: choose another")
+        if method.image_augmentations and not perturbation.masks_pixels:
+            raise ValueError("this perturbation masks no pixels, so nothing can move under the mask: jitter=0")
+        return perturbation
+
+    def _make_mask(self) -> Mask:
+        kind = partial(Grid, mask_size=None) if self.method.explainer else self.method.mask
+        mask = kind(MaskContext(self.perturbation.mask_shape, self.images, self.method.game, self.areas))
+        if max(view.mask_index for view in self.method.views) >= mask.count:
+            raise ValueError("game=product needs a mask of two: mask=pair")
+        return mask
+
+    def _check_network_mask(self, mask: Tensor) -> None:
+        """Refuse options that cannot work where the mask acts inside the network."""
+        if not self.perturbation.network_inputs(self.perturbation.sample(self.rng.at("evaluation")), mask):
+            return
+        if self.method.compile:
+            raise ValueError("compile=true: this perturbation masks what is inside the network: leave it out")
+        if any(map(moves_pixels, self.method.input_augmentations)):
+            raise ValueError("this perturbation masks what is inside the network, where nothing is mirrored: flip=0")
+
+    # ---- rows that move between batches
+
+    @property
+    def has_movable_rows(self) -> bool:
+        """Whether rows of several batches can be gathered into one."""
+        return self.perturbation.row_tensors is not None
+
+    @classmethod
+    def gather(cls, rows: "Sequence[tuple[Self, int]]") -> "Self":
+        """Return one batch of rows (batch, index) of several, prepared as they are."""
+        first = rows[0][0]
+        gathered = copy.copy(first)
+        gathered.image_names = [batch.image_names[i] for batch, i in rows]
+        gathered.rng = RowRandom([batch.rng.seeds[i] for batch, i in rows], first.images.device)
+        gathered.perturbation = first.perturbation.gathered([(batch.perturbation, i) for batch, i in rows])
+        gathered.mask = first.mask.gathered([(batch.mask, i) for batch, i in rows])
+        gathered.images = torch.stack([batch.images[i] for batch, i in rows])
+        gathered.targets = torch.stack([batch.targets[i] for batch, i in rows])
+        gathered.original_logits = torch.stack([batch.original_logits[i] for batch, i in rows])
+        gathered.p_before = torch.stack([batch.p_before[i] for batch, i in rows])
+        gathered.p_reference = torch.stack([batch.p_reference[i] for batch, i in rows])
+        areas = [batch.areas[i] for batch, i in rows if batch.areas is not None]
+        gathered.areas = torch.stack(areas) if areas else None
+        gathered.passes = gathered.forwards = 0.0
+        return gathered
+
+    def take_cost(self) -> tuple[float, float]:
+        """Return the passes and forwards of each row since the last call."""
+        cost = self.passes, self.forwards
+        self.passes = self.forwards = 0.0
+        return cost
+
+    # ---- where the search starts
+
+    def initial(self) -> Tensor:
+        """Return the initial parameter (B,*mask.shape)."""
+        parameter = self.mask.initial(self.rng.at("start"))
+        if not self.mask.starts_from_disc:
+            return parameter
+        disc = self._smallest_disc(parameter)
+        return 1 - disc if self.method.game == "preservation" else disc
+
+    @torch.no_grad()
+    def _smallest_disc(self, parameter: Tensor) -> Tensor:
+        """Return each row's smallest centred disc that takes 99 % of the probability (Fong & Vedaldi 2017, section 4.3).
+
+        The disc is evaluated as the mask renders it. Where none suffices, the largest is taken, which covers the image.
+        """
+        goal = self.p_reference + 0.01 * (self.p_before - self.p_reference)
+        sufficient = torch.zeros_like(goal, dtype=torch.bool)
+        for radius in range(0, math.ceil(math.hypot(*self.images.shape[-2:]) / 2) + 5, 5):
+            disc = self.mask.disc(radius).expand_as(parameter)
+            parameter = torch.where(sufficient.view(-1, 1, 1, 1), parameter, disc)
+            sufficient |= self.evaluate(self.mask(disc))[1] <= goal
+            self.forwards += 1
+            if sufficient.all():
+                break
+        return parameter
+
+    # ---- how masks are evaluated and shown
+
+    def evaluated_mask(self, parameter: Tensor) -> Tensor:
+        """Return the mask (B,*mask_shape) that is evaluated: one draw of a random mask, whose mean may act differently."""
+        return self.mask.sample(parameter, self.rng.at(("evaluation", "mask")))[0]
+
+    @torch.no_grad()
+    def evaluate(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pictures (B,C,H,W) under a mask, without augmentation, and the targets' probabilities (B,).
+
+        Always in 32 bits: `precision` changes the search, not what is reported.
+        """
+        sample = self.perturbation.fixed_sample(self.rng.at("evaluation"))
+        pictures = self.perturbation.apply(sample, mask)
+        with self.perturbation.patched_network(*self.perturbation.network_inputs(sample, mask)):
+            return pictures, self.task.value(self.classifier(pictures).float(), self.targets)
+
+    @torch.no_grad()
+    def complement(self, mask: Tensor) -> Tensor | None:
+        """Return the pictures (B,C,H,W) under 1 - mask, drawn as in `evaluate`; None where masks act inside the network."""
+        sample = self.perturbation.fixed_sample(self.rng.at("evaluation"))
+        if self.perturbation.network_inputs(sample, 1 - mask):
+            return None
+        return self.perturbation.apply(sample, 1 - mask)
+
+    def evidence(self, mask: Tensor) -> Tensor:
+        """Return what a deletion takes away, or a preservation keeps. Works on cells as on masks."""
+        return mask if self.method.game == "preservation" else 1 - mask
+
+
+def row_random(seed: int, images: Tensor, targets: Tensor) -> RowRandom:
+    """Return the random numbers of rows, keyed by their images (B,C,H,W) and targets (B,)."""
+    pixels = (images.detach().cpu() * 255).round().byte().numpy()
+    return RowRandom([key(seed, p.tobytes(), t) for p, t in zip(pixels, targets.tolist())], images.device)

@@ -104,7 +104,8 @@ def test_a_batch_is_its_rows(monotone):
 
 def test_it_calls_the_closure_before_it_steps():
     p, slope = start(), random(5, *SHAPE)
-    optimizer = FrankWolfe([p], AREA, lambda q: (q * slope).flatten(1).sum(1), lambda q: q.clamp_(0, 1))
+    context = OptimizerContext(lambda q: (q * slope).flatten(1).sum(1), lambda q: q.clamp_(0, 1), AREA, "preservation")
+    optimizer = FrankWolfe([p], context)
 
     def closure():
         optimizer.zero_grad()

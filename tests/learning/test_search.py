@@ -49,10 +49,6 @@ quick = partial(
 )
 
 
-def cpu_trainer(callbacks=()):
-    return config_plan.build_trainer(config.compose())(**single_device(torch.device("cpu")), callbacks=list(callbacks))
-
-
 @pytest.mark.parametrize("game", PLAIN)
 @pytest.mark.parametrize("mask, name", PAIRS)
 def test_planted_answer_is_found(game, name, mask):

@@ -92,7 +92,6 @@ def test_areas_and_a_growing_weight_go_with_their_rows():
 
 def test_lightning_gives_the_same_bits():
     method = replace(config.method("quick", "mask_size=8", "steps=60"), perturbation=blur, stop=uneven)
-    make = partial(config_plan.build_trainer(config.compose()), **single_device(torch.device("cpu")))
     classifier, names = Classifier(NET), [f"image{i}" for i in range(len(PHOTOS))]
     rows = [Row(photo, 1, name) for photo, name in zip(PHOTOS, names)]
 

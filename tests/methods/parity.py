@@ -6,6 +6,8 @@ from methods.reference import NETWORK, photos
 from mpx.learning.search import Search, minimise
 
 from mpx import Classifier, config
+from mpx.learning.batch import RowBatch
+from mpx.learning.loop import optimize
 from mpx.learning.objective import Objective
 
 TARGET = 2
@@ -33,10 +35,10 @@ def value_and_gradient(p: Objective, parameter: np.ndarray, iteration: int = 0) 
 
 def trajectory(p: Objective) -> np.ndarray:
     """(steps+1, ...): the parameter before the first step and after each."""
-    search, found = Search(p), []
-    found.append(search.parameter.detach()[0].double().numpy().copy())
-    minimise(search, lambda _: found.append(search.parameter.detach()[0].double().numpy().copy()))
-    return np.stack(found)
+    batch = RowBatch(p)
+    parameters = [batch.parameter.detach()[0].double().numpy().copy()]
+    optimize(batch, lambda _: parameters.append(batch.parameter.detach()[0].double().numpy().copy()))
+    return np.stack(parameters)
 
 
 def same(a, b, tolerance: float = 1e-5) -> None:

@@ -9,7 +9,7 @@ from methods.reference import SIDE, bilinear, gaussian, gradient, logits, logits
 from planted import SquareNet, square_photo
 
 from mpx import config, explain, regularizers
-from mpx.learning.optimizers import LineSearch, Nesterov
+from mpx.learning.optimizers import LineSearch, Nesterov, OptimizerContext
 
 CELLS, POINTS = 8, 20
 SMALL = (f"mask_size={CELLS}", "steps=20")
@@ -223,7 +223,7 @@ class Bowls:
 
 def stepped(bowls, start=1.0, project=lambda x: x.clamp_(0, 1), **options):
     x = torch.nn.Parameter(torch.full((len(bowls.widths), 1, 2, 2), start))
-    optimizer = LineSearch([x], bowls, project, **options)
+    optimizer = LineSearch([x], OptimizerContext(bowls, project, None, "deletion"), **options)
     optimizer.step(lambda: bowls(x).sum().backward())
     return x.detach()[:, 0, 0, 0], bowls.asked
 
@@ -243,7 +243,7 @@ def test_line_search_that_finds_nothing_takes_the_smallest_step():
     bowls = Bowls([1.0])
     x = torch.nn.Parameter(torch.full((1, 1, 1, 1), 0.25))
     x.grad = torch.ones_like(x)  # of nothing: the minimum is here
-    LineSearch([x], bowls, lambda x: x.clamp_(0, 1), lr=1.0, decay=0.1, max_backtracks=4).step()
+    LineSearch([x], OptimizerContext(bowls, lambda x: x.clamp_(0, 1), None, "deletion"), 1.0, 0.1, max_backtracks=4).step()
     assert x.item() == pytest.approx(0.25 - 1e-3) and bowls.asked == 5
 
 
@@ -257,13 +257,13 @@ def test_nesterov_is_faster_than_descent():
             optimizer.step()
         return x.detach().norm().item()
 
-    assert left(lambda x: Nesterov(x, lambda x: x, lr=0.4)) < 0.5 * left(lambda x: torch.optim.SGD(x, lr=0.4))
+    assert left(lambda x: Nesterov(x, OptimizerContext(None, lambda x: x, None, "deletion"), lr=0.4)) < 0.5 * left(lambda x: torch.optim.SGD(x, lr=0.4))
 
 
 @pytest.mark.parametrize("name, value", [("decay", 1.0), ("armijo", 0.0), ("max_backtracks", 0)])
 def test_mistakes_are_named(name, value):
     with pytest.raises(ValueError, match=f"{name}={value} must be"):
-        LineSearch([torch.nn.Parameter(torch.zeros(1))], None, None, **{name: value})
+        LineSearch([torch.nn.Parameter(torch.zeros(1))], None, **{name: value})
 
 
 def test_bilateral_variation_needs_pixels():

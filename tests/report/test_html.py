@@ -88,7 +88,7 @@ def test_the_pieces_are_what_was_stored(tmp_path, explanation):
     pieces = Pieces(html.write_report(save(tmp_path, e)))
     block = pieces.blocks["d1-0"]
     assert list(pieces.blocks) == ["page", "p0", "d0-0", "d1-0"]  # the numbers first, a photo that two rows show once
-    for found, given in ((pieces.blocks[block["photo"]], e.image_names), (block["perturbed"], e.perturbed),
+    for found, given in ((pieces.blocks[block["photo"]], e.images), (block["perturbed"], e.perturbed),
                          (block["complement"], e.complement)):  # fmt: skip
         assert (image(found).movedim(-1, 0) / 255 - given[1]).abs().max() < 0.03
     assert (image(block["final"]) / 255 - e.saliency[1, 0]).abs().max() < 0.03
@@ -169,7 +169,7 @@ def test_what_works(tmp_path, explanation):
 def test_a_sweep_pairs_its_jobs(tmp_path, explanation):
     first, second = explanation(), explanation(names=("cat-2-tabby", "dog-3-pug"), classes=("tabby cat", "pug"))
     second.targets = torch.tensor([2, 3])
-    second.photos[0] = first.photos[1]
+    second.images[0] = first.images[1]
     second.areas[:] = 0.1  # asked: one in each row, so it is what differs, not which row it is
     save(tmp_path / "a=1,b=x", first)
     save(tmp_path / "a=2,b=x", second, skipped=[("cup", "no <b>cup")])
@@ -267,7 +267,7 @@ def test_sliders_and_views(tmp_path, explanation, browse):
     page.wait_for_selector("#views canvas")
     assert page.inner_text("#class") == "tabby cat"
     picture = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
-    assert (picture - overlay(e.image_names[1], e.saliency[1])).abs().mean() < 0.01  # as mpx.pictures.panels has it
+    assert (picture - overlay(e.images[1], e.saliency[1])).abs().mean() < 0.01  # as mpx.pictures.panels has it
     captions = page.eval_on_selector_all("figcaption", "all => all.map(e => e.textContent.replaceAll('\u00a0', ' '))")
     assert captions[0] == "photo · p 0.900" and captions[1].endswith("p " + format_probability(float(e.frame_p[-1, 1])))
     assert captions[2:] == ["evidence deleted, in the end · p 0.200", "evidence kept, in the end"]
@@ -278,7 +278,7 @@ def test_sliders_and_views(tmp_path, explanation, browse):
     assert format_probability(float(e.frame_p[2, 1])) in page.inner_text("figure:nth-child(2) figcaption")
     page.evaluate(MOVE, ["opacity", 0])
     bare = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
-    assert (bare - e.image_names[1]).abs().mean() < 0.01
+    assert (bare - e.images[1]).abs().mean() < 0.01
     page.focus("#iteration")
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#iterated") == f"{e.iterations[3]} of 30"

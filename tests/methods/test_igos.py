@@ -113,7 +113,7 @@ def noises(p, iteration: int) -> list:
     found = []
     for k in range(POINTS):
         rng = p.rng.at((iteration, "augment"), k)
-        draws = [rng.normal(3, SIDE, SIDE)[0].double().numpy() for _ in range(len(p.views))]
+        draws = [rng.normal(3, SIDE, SIDE)[0].double().numpy() for _ in range(len(p.method.views))]
         found.append(draws if len(draws) > 1 else draws[0])
     return found
 

@@ -43,7 +43,6 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from mpx.learning.search import Search
 from torchvision.io import write_jpeg
 
 from mpx.config_plan import compose_plan

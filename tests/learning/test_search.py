@@ -10,7 +10,7 @@ from contexts import augmentation_context
 from planted import SquareNet, square_photo
 from trainers import cpu_trainer
 
-from mpx import Classifier, config, config_plan, explain
+from mpx import Classifier, config, explain
 from mpx import augmentations as augment
 from mpx.learning.batch import RowBatch, snapshot_iterations
 from mpx.learning.batching import solve
@@ -20,7 +20,6 @@ from mpx.learning.method import GAMES, Method
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row
 from mpx.perturbations.blur import gaussian_blur
-from mpx.runs.launch import single_device
 
 NET = SquareNet().eval()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])

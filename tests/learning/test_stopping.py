@@ -8,7 +8,7 @@ import torch
 from planted import SquareNet, square_photo
 from trainers import cpu_trainer
 
-from mpx import Classifier, config, config_plan, explain
+from mpx import Classifier, config, explain
 from mpx.explanation import join
 from mpx.learning import stopping as stops
 from mpx.learning.batch import RowBatch
@@ -18,7 +18,6 @@ from mpx.learning.optimizers import RowAdam
 from mpx.learning.rows import Row
 from mpx.perturbations.base import FixedPixelPerturbation
 from mpx.perturbations.blur import blur_gaussian
-from mpx.runs.launch import single_device
 
 NET = SquareNet().eval()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(7)])

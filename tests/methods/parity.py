@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from methods.reference import NETWORK, photos
-from mpx.learning.search import Search, minimise
 
 from mpx import Classifier, config
 from mpx.learning.batch import RowBatch

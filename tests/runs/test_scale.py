@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from commands import PLAIN, done, summary, workplace
-from mpx.learning.search import Search
 from PIL import Image
 from planted import SquareNet, square_photo
 

@@ -82,9 +82,7 @@ def tv(
 
 
 @needs_area
-def area(
-    saliency: Tensor, context: RegularizerContext, growth: float = 1.0035, correction: float = 8.0
-) -> Tensor:
+def area(saliency: Tensor, context: RegularizerContext, growth: float = 1.0035, correction: float = 8.0) -> Tensor:
     """mean (sort(m) - r_a)^2, r_a zeros but for a share of `area` ones (Fong, Patrick & Vedaldi 2019, equation 4).
 
     m is the evidence, with a frame around the image where the mask has one; `area` is a share of the image. The weight

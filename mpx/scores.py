@@ -66,9 +66,7 @@ def top(logits: Tensor, targets: Tensor, context: ScoreContext, classes: int = 5
     return logits.softmax(-1).gather(1, context.original_logits.topk(classes).indices).sum(1)
 
 
-def distortion(
-    logits: Tensor, targets: Tensor, context: ScoreContext, outputs: str = "all", softmax: bool = True
-) -> Tensor:
+def distortion(logits: Tensor, targets: Tensor, context: ScoreContext, outputs: str = "all", softmax: bool = True) -> Tensor:
     """Minus the squared distance from the output for the unperturbed image, so 0 at most (Macdonald et al. 2019).
 
     outputs: "all" for all classes, or "target". softmax: compare probabilities; otherwise logits.

@@ -45,13 +45,13 @@ def test_jitter_reaches_every_offset_equally():
     assert counts.shape == (2, 5) and counts.min() > 700 and counts.max() < 900  # 800 each
 
 
-def test_noise_has_the_strength_asked_per_channel():
+def test_noise_has_its_strength_per_channel():
     x = torch.zeros(2, 3, 100, 100)
     noisy = augment.noise(x, augmentation_context(RowRandom([1, 2])), 0.2, [1.0, 0.5, 2.0])
     torch.testing.assert_close(noisy.std((0, 2, 3)), torch.tensor([0.2, 0.1, 0.4]), rtol=0.03, atol=0)
 
 
-def test_flip_mirrors_as_often_as_asked():
+def test_flip_mirrors_with_its_probability():
     x = torch.rand(1000, 1, 1, 2)
     flipped = (augment.flip(x, augmentation_context(RowRandom(list(range(1000)))), 0.3) == x.flip(-1)).flatten(1).all(1)
     assert 250 < flipped.sum() < 350
@@ -65,7 +65,7 @@ def test_alternate_flips_at_even_iterations():
 
 
 @pytest.mark.parametrize("name", config.options("augment"))
-def test_only_those_that_move_pixels_say_so(name):
+def test_augmentations_that_move_pixels(name):
     assert augment.moves_pixels(config.option("augment", name, **{name: STRENGTH.get(name, 1)})) == (name != "noise")
 
 

@@ -61,7 +61,9 @@ def test_scores_by_another_route():
     torch.testing.assert_close(scores.probability(LOGITS, TARGET, score_context(LOGITS)), chosen)
     torch.testing.assert_close(scores.log_odds(LOGITS, TARGET, score_context(LOGITS)), torch.log(chosen / (1 - chosen)))
     best_other = torch.stack([max(v for i, v in enumerate(row) if i != t) for row, t in zip(LOGITS, TARGET)])
-    torch.testing.assert_close(scores.contrastive(LOGITS, TARGET, score_context(LOGITS)), LOGITS[range(4), TARGET] - best_other)
+    torch.testing.assert_close(
+        scores.contrastive(LOGITS, TARGET, score_context(LOGITS)), LOGITS[range(4), TARGET] - best_other
+    )
 
 
 def test_tv_of_exponent_1_is_torchmetrics():
@@ -81,7 +83,9 @@ def test_tv_by_hand():
 
 @pytest.mark.parametrize("isotropic", [True, False])
 def test_the_same_mask_costs_the_same_at_every_mask_size(isotropic):
-    smooth = Grid(mask_context((224, 224)), 5, sigma=12.0)(torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(3)))
+    smooth = Grid(mask_context((224, 224)), 5, sigma=12.0)(
+        torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(3))
+    )
     costs = [
         [f(torch.nn.functional.avg_pool2d(smooth, 224 // n), CONTEXT).item() for n in (28, 56, 112, 224)]
         for f in (regularizers.l1, partial(regularizers.tv, isotropic=isotropic))

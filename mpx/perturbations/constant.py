@@ -20,9 +20,7 @@ def mean_color(images: Tensor, context: PerturbationContext) -> Tensor:
 def filled_with(images: Tensor, color: Sequence[float]) -> Tensor:
     """Return a tensor like images (B,3,H,W) that has one colour (r,g,b) in [0,1] everywhere."""
     is_color = (
-        isinstance(color, Sequence)
-        and len(color) == 3
-        and all(isinstance(c, (int, float)) and 0 <= c <= 1 for c in color)
+        isinstance(color, Sequence) and len(color) == 3 and all(isinstance(c, (int, float)) and 0 <= c <= 1 for c in color)
     )
     if not is_color:
         raise ValueError(f"color={color} must be three numbers from 0 to 1: red, green, blue")

@@ -74,7 +74,9 @@ def test_rows_are_independent(name):
         torch.testing.assert_close(single(parameter[row : row + 1]), mask(parameter)[row : row + 1])
     changed = parameter.clone()
     changed[1] = changed[1].flip(-1) * 0.9
-    assert torch.equal(mask(changed)[[0, 2]], mask(parameter)[[0, 2]]) and not torch.equal(mask(changed)[1], mask(parameter)[1])
+    assert torch.equal(mask(changed)[[0, 2]], mask(parameter)[[0, 2]]) and not torch.equal(
+        mask(changed)[1], mask(parameter)[1]
+    )
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -38,7 +38,7 @@ def test_a_batch_of_three_is_three_single_runs(name):
     torch.testing.assert_close(together.parameter, singles, atol=1e-5, rtol=1e-5)
 
 
-def test_coins_fall_as_often_as_their_chance():
+def test_coins_fall_with_their_probability():
     for grain in ("pixel", "cell"):
         kind, rng = Bernoulli(mask_context((32, 32)), 32, grain=grain), RowRandom([1])
         chances = torch.linspace(0.05, 0.95, 32).expand(1, 1, 32, 32)
@@ -46,11 +46,13 @@ def test_coins_fall_as_often_as_their_chance():
         kept = (draws > 0.5).float().mean((0, 1, 2))
         torch.testing.assert_close(kept, chances[0, 0, 0], atol=0.05, rtol=0)
         assert ((draws < 0.02) | (draws > 0.98)).float().mean() > 0.8
-    cell = Bernoulli(mask_context((32, 32)), 4, grain="cell", temperature=0.01).sample(torch.zeros(1, 1, 4, 4), RowRandom([1]))[0]
+    cell = Bernoulli(mask_context((32, 32)), 4, grain="cell", temperature=0.01).sample(
+        torch.zeros(1, 1, 4, 4), RowRandom([1])
+    )[0]
     torch.testing.assert_close(cell[..., 4:-1:8, 4:-1:8].round(), cell[..., 3::8, 3::8].round())  # one coin for each cell
 
 
-def test_what_is_judged_of_random_masks_is_a_draw():
+def test_random_masks_are_evaluated_by_a_draw():
     method = Method(config.option("perturbation", "black"), partial(Bernoulli, mask_size=8), scores.probability)
     problem = Objective(method, NET, PHOTOS[:1], torch.tensor([1]), ["a"])
     parameter = torch.zeros(1, *problem.mask.shape)
@@ -58,7 +60,7 @@ def test_what_is_judged_of_random_masks_is_a_draw():
     assert (problem.mask(parameter) == 0.5).all() and drawn.std() > 0.3 and torch.equal(drawn, problem.evaluated_mask(parameter))
 
 
-def test_a_ratio_is_its_numbers():
+def test_a_ratio_by_hand():
     kind = Ratio(mask_context((8, 8)), 8)
     parameter = torch.tensor([0.3, -0.6])[None, :, None, None].expand(1, 2, 8, 8)
     torch.testing.assert_close(kind(parameter), torch.full((1, 1, 8, 8), 1 - 0.3 / 0.901))
@@ -86,7 +88,10 @@ def test_a_contour_is_one_region_that_every_ray_leaves_once(seed):
 
 
 def test_a_contour_without_harmonics_is_a_circle_and_the_evidence_in_every_game():
-    kind, other = Contour(mask_context((200, 300)), radius=0.25), Contour(mask_context((200, 300), "preservation"), radius=0.25)
+    kind, other = (
+        Contour(mask_context((200, 300)), radius=0.25),
+        Contour(mask_context((200, 300), "preservation"), radius=0.25),
+    )
     parameter = kind.initial(RowRandom([1]))
     # of a soft disc: pi (r^2 + pi^2/3 softness^2)
     assert (1 - kind(parameter)).sum().item() == pytest.approx(math.pi * (50**2 + math.pi**2 / 3 * 4**2), rel=1e-3)
@@ -100,7 +105,7 @@ def test_a_contour_without_harmonics_is_a_circle_and_the_evidence_in_every_game(
     assert ndimage.label((several(several.initial(RowRandom([1]))) < 0.5)[0, 0].numpy())[1] == 3
 
 
-def test_spectrum_is_how_much_the_radius_bends():
+def test_spectrum_is_the_bending_of_the_radius():
     parameter = torch.zeros(1, 1, 1, 3 + 2 * 5)
     parameter[..., 3:] = torch.randn(10, generator=torch.Generator().manual_seed(0))
     t = torch.arange(1000, dtype=torch.float64) * (2 * math.pi / 1000)
@@ -108,7 +113,9 @@ def test_spectrum_is_how_much_the_radius_bends():
     k = torch.arange(1, 6)
     log_r = ((a / k**2) @ torch.cos(k[:, None] * t)) + ((b / k**2) @ torch.sin(k[:, None] * t))
     bends = (log_r.roll(1) - 2 * log_r + log_r.roll(-1)) / (2 * math.pi / 1000) ** 2
-    assert spectrum(parameter, regularizer_context(parameter)).item() == pytest.approx(2 * (bends**2).mean().item(), rel=1e-3)
+    assert spectrum(parameter, regularizer_context(parameter)).item() == pytest.approx(
+        2 * (bends**2).mean().item(), rel=1e-3
+    )
     with pytest.raises(ValueError, match="choose mask=contour"):
         spectrum(parameter, regularizer_context(torch.zeros(1, 1, 28, 28)))
 
@@ -132,13 +139,13 @@ def test_a_superpixel_is_constant_and_counts_by_its_area():
 
 
 @pytest.mark.parametrize("number", [2, 7, 50, 320])
-def test_no_photo_has_more_superpixels_than_there_is_room_for(number):
+def test_no_image_has_more_superpixels_than_parameters(number):
     noise = torch.rand(4, 3, *SIZE, generator=torch.Generator().manual_seed(number)).round()
     kind = Superpixels(mask_context(SIZE, images=noise), n_segments=number, compactness=0.01, denoise=0.0)
     assert kind.labels.max() < kind.shape[2]
 
 
-def test_patches_are_the_transformers():
+def test_patches_are_those_of_a_transformer():
     kind = Patches(mask_context((224, 224)), patch=16)
     assert kind.shape == (1, 14, 14)
     mask = kind(torch.arange(196.0).view(1, 1, 14, 14))
@@ -167,6 +174,6 @@ def test_mistakes_are_named(mask, options, message):
         mask(CONTEXT, **options)
 
 
-def test_superpixels_of_what_has_no_pixels_are_refused():
+def test_superpixels_need_pixels():
     with pytest.raises(ValueError, match="mask=superpixels masks pixels"):
         Superpixels(mask_context((5, 16, 16), images=WIDE))

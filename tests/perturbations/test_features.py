@@ -31,7 +31,7 @@ def problem(experiment: str, net: nn.Module, *overrides: str, x: Tensor = PHOTOS
 @pytest.mark.parametrize(
     "net, layer", [(network, "1"), (lambda: network(Last()), "4"), (vit, "encoder.layers.encoder_layer_1")]
 )
-def test_ones_leave_the_network_as_it_is_and_zeros_do_not(experiment, net, layer):
+def test_ones_leave_the_network_unchanged_and_zeros_do_not(experiment, net, layer):
     sigma = ["mask.sigma=0"] if experiment == "iba2020" else []
     p = problem(experiment, net(), f"perturbation.layer={layer}", *sigma)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_a_channel_of_0_is_a_channel_cut_off():
     torch.testing.assert_close(p.evaluate(mask)[1], net[3:](cut).softmax(1)[range(3), range(3)])
 
 
-def test_channels_add_up_to_the_layers_part_of_the_logit():
+def test_contributions_of_channels_add_up_to_the_logit():
     """The last map enters the logits linearly: what its channels add is the logit, but for the bias."""
     net = network()
     p = problem("channels2019", net, "perturbation.layer=3")
@@ -60,7 +60,7 @@ def test_channels_add_up_to_the_layers_part_of_the_logit():
     torch.testing.assert_close(p.perturbation.contributions.sum((1, 2, 3)), logits)
 
 
-def test_noise_is_the_features_own(tmp_path):
+def test_noise_has_the_mean_and_spread_of_the_features(tmp_path):
     """Mean and spread over many draws are those over the images; a row draws its own."""
     site = problem("iba2020", network(), "perturbation.layer=2").perturbation
     drawn = torch.stack([site.sample(RowRandom([1, 2, 3]).at(i)) for i in range(3000)])
@@ -69,7 +69,7 @@ def test_noise_is_the_features_own(tmp_path):
     assert not torch.equal(drawn[:, 0], drawn[:, 1])
 
 
-def test_statistics_are_found_once_until_the_weights_change(monkeypatch):
+def test_statistics_are_computed_once_until_the_weights_change(monkeypatch):
     net, asked = classifier(network()), []
     monkeypatch.setattr(reference_images, "BUNDLED", reference_images.BUNDLED[:2])
     statistics = layers._statistics
@@ -164,7 +164,7 @@ def test_a_layer_may_be_followed_by_one_that_works_in_place(experiment):
 
 
 @pytest.mark.parametrize("experiment", PRESETS)
-def test_hooks_are_gone_and_the_users_own_stay(experiment):
+def test_hooks_are_removed_and_the_users_stay(experiment):
     net, seen = Corner(), []
     net.body.register_forward_hook(lambda module, given, out: seen.append(out))
     state = {name: value.clone() for name, value in net.state_dict().items()}
@@ -176,10 +176,10 @@ def test_hooks_are_gone_and_the_users_own_stay(experiment):
 
 
 @pytest.mark.parametrize("experiment", PRESETS)
-def test_hooks_are_gone_where_the_network_fails(experiment):
+def test_hooks_are_removed_when_the_network_fails(experiment):
     p = problem(experiment, network(), "perturbation.layer=1")
-    drawn = p.perturbation.network_inputs(p.perturbation.sample(p.rng), torch.ones(3, *p.perturbation.mask_shape))
-    with pytest.raises(ZeroDivisionError), p.perturbation.patched_network(*drawn):
+    inputs = p.perturbation.network_inputs(p.perturbation.sample(p.rng), torch.ones(3, *p.perturbation.mask_shape))
+    with pytest.raises(ZeroDivisionError), p.perturbation.patched_network(*inputs):
         raise ZeroDivisionError
     assert not any(m._forward_hooks for m in p.classifier.modules())
 
@@ -208,7 +208,7 @@ def test_a_mask_of_pixels_may_have_one_element_for_each():
 
 
 @pytest.mark.parametrize(
-    "overrides, names",
+    "overrides, message",
     [
         (["perturbation.layer=bodi"], "perturbation.layer='bodi' is not a module of model Corner; near it: body"),
         (["perturbation.layer=''"], "perturbation.layer=''"),
@@ -220,8 +220,8 @@ def test_a_mask_of_pixels_may_have_one_element_for_each():
         (["augment=[jitter]"], "jitter=0"),
     ],
 )
-def test_mistakes_are_named(overrides, names):
-    with pytest.raises(ValueError, match=names):
+def test_mistakes_are_named(overrides, message):
+    with pytest.raises(ValueError, match=message):
         explain(Corner(), PHOTOS, 1, method=method("iba2020", "steps=1", *overrides))
 
 
@@ -235,7 +235,7 @@ def test_layers_that_cannot_serve_are_named():
             return self.head(super().forward(self.act(self.act(x))))
 
     for layer, names in (("act", "'act' runs 2 times"), ("head", "'head' gives neither a map")):
-        with pytest.raises(ValueError, match=names):
+        with pytest.raises(ValueError, match=message):
             explain(Twice(), PHOTOS, 1, method=method("channels2019", f"perturbation.layer={layer}"))
 
     class Bare(nn.Module):

@@ -1,4 +1,4 @@
-"""Dropped tokens are tokens that are not there: the same networks, asked by hand without them, give the same logits."""
+"""Dropped tokens are tokens that are not there: the same networks, run without them, give the same logits."""
 
 import pytest
 import timm
@@ -71,16 +71,16 @@ def masks() -> torch.Tensor:
     return mask
 
 
-def asked(net: nn.Module, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def logits_under(net: nn.Module, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     perturbation = token_drop(x, perturbation_context(x, net))
     with perturbation.patched_network(*perturbation.network_inputs(None, mask)):
         return net(perturbation.apply(None, mask))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_dropped_token_is_one_that_is_not_there(case):
+def test_a_dropped_token_equals_a_removed_one(case):
     net, mask = network(case), masks()
-    found = asked(net, X, mask)
+    found = logits_under(net, X, mask)
     expected = torch.cat([without(net, x[None], m.flatten() > 0) for x, m in zip(X, mask, strict=True)])
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
     assert (found - net(X)).abs().amax(1).min() > 1e-3  # each mask does something
@@ -89,20 +89,20 @@ def test_a_dropped_token_is_one_that_is_not_there(case):
 @pytest.mark.parametrize("case", CASES)
 def test_ones_change_nothing_and_zeros_leave_finite_logits(case):
     net = network(case)
-    torch.testing.assert_close(asked(net, X, torch.ones(3, 1, 4, 4)), net(X), atol=2e-5, rtol=1e-5)
-    assert asked(net, X, torch.zeros(3, 1, 4, 4)).isfinite().all()
+    torch.testing.assert_close(logits_under(net, X, torch.ones(3, 1, 4, 4)), net(X), atol=2e-5, rtol=1e-5)
+    assert logits_under(net, X, torch.zeros(3, 1, 4, 4)).isfinite().all()
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("at", ["inside", "ends"])
-def test_gradient_lives_and_is_that_of_finite_differences(case, at):
+def test_gradient_is_that_of_finite_differences(case, at):
     """At 0 it is what the patch would add: the slope to the right, at 1 to the left."""
     net, x = network(case).double(), X[:1].double()
     mask = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     mask = mask * 0.8 + 0.1 if at == "inside" else (mask > 0.5).double()
 
     def f(m):
-        return asked(net, x, m)[0, 2]
+        return logits_under(net, x, m)[0, 2]
 
     (g,) = torch.autograd.grad(f(parameter := mask.clone().requires_grad_()), parameter)
     for place in ((0, 0, 0, 0), (0, 0, 1, 3), (0, 0, 2, 1), (0, 0, 3, 3)):
@@ -117,9 +117,9 @@ def test_gradient_lives_and_is_that_of_finite_differences(case, at):
 @pytest.mark.parametrize("case", ["torchvision", "token"])
 def test_gradient_at_zero_survives_32_bits(case):
     mask = masks()[:1].requires_grad_()
-    (g,) = torch.autograd.grad(asked(network(case), X[:1], mask)[0, 2], mask)
+    (g,) = torch.autograd.grad(logits_under(network(case), X[:1], mask)[0, 2], mask)
     wide = mask.detach().double().requires_grad_()
-    (expected,) = torch.autograd.grad(asked(network(case).double(), X[:1].double(), wide)[0, 2], wide)
+    (expected,) = torch.autograd.grad(logits_under(network(case).double(), X[:1].double(), wide)[0, 2], wide)
     torch.testing.assert_close(g.double(), expected, rtol=1e-3, atol=1e-5)
 
 
@@ -140,7 +140,7 @@ def planted(case: str, place: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("case", ["torchvision", "token", "avg"])
-def test_the_patch_that_the_class_rests_on_is_found(case):
+def test_the_decisive_patch_is_found(case):
     """It is the one whose removal, one after the other by hand, costs the class most."""
     net = planted(case, 9)
     left = [without(net, X[:1], torch.arange(16) != k).softmax(1)[0, 1].item() for k in range(16)]
@@ -167,7 +167,7 @@ def test_half_precision_and_other_games(case):
 
 
 @pytest.mark.parametrize("case", ["torchvision", "avg"])
-def test_hooks_are_gone(case):
+def test_hooks_are_removed(case):
     net = network(case)
     explain(net, X, 2, method=config.method("token_drop", "steps=2"))
     perturbation = token_drop(X, perturbation_context(X, net))
@@ -184,7 +184,7 @@ def test_other_networks_are_refused(net):
         token_drop(X, perturbation_context(X, net))
 
 
-def test_a_network_of_the_users_around_one_is_known():
+def test_a_transformer_inside_the_users_network_is_supported():
     class Mine(nn.Module):
         def __init__(self):
             super().__init__()
@@ -194,10 +194,12 @@ def test_a_network_of_the_users_around_one_is_known():
             return self.backbone.forward_head(self.backbone.forward_features(x)) * 2
 
     net = Mine()
-    torch.testing.assert_close(asked(net, X, masks()), 2 * asked(net.backbone, X, masks()))
+    torch.testing.assert_close(logits_under(net, X, masks()), 2 * logits_under(net.backbone, X, masks()))
 
 
 @pytest.mark.parametrize("augment, key", [("flip", "flip"), ("jitter", "jitter")])
-def test_what_would_move_against_the_mask_is_refused(augment, key):
+def test_augmentations_that_move_pixels_are_refused(augment, key):
     with pytest.raises(ValueError, match=f"{key}=0"):
-        explain(network("torchvision"), X, 2, method=config.method("token_drop", "steps=2", f"augment=[{augment}]", f"{key}=1"))
+        explain(
+            network("torchvision"), X, 2, method=config.method("token_drop", "steps=2", f"augment=[{augment}]", f"{key}=1")
+        )

@@ -49,7 +49,7 @@ def test_inverse_is_the_transpose_and_its_gradient_that_of_finite_differences():
     assert cartoon_l1(torch.zeros_like(mask), perturbation) == 0
 
 
-def test_ones_are_the_photo_to_the_bit_and_what_is_kept_is_kept():
+def test_ones_keep_the_image_exactly_and_kept_coefficients_stay():
     perturbation = wavelets(PHOTOS)
     rng = RowRandom([1, 2, 3])
     assert torch.equal(perturbation.apply(perturbation.sample(rng.at(0)), torch.ones(3, 1, 64, 96)), PHOTOS)
@@ -67,8 +67,12 @@ def test_noise_has_each_scales_mean_and_spread():
     for there in (np.s_[..., :16, :24], np.s_[..., 16:32, :24], np.s_[..., 32:, 48:]):
         of_scale = {
             0: perturbation.coefficients[there],
-            1: torch.cat([perturbation.coefficients[..., :16, 24:48].flatten(), perturbation.coefficients[..., 16:32, :48].flatten()]),
-            2: torch.cat([perturbation.coefficients[..., :32, 48:].flatten(), perturbation.coefficients[..., 32:, :].flatten()]),
+            1: torch.cat(
+                [perturbation.coefficients[..., :16, 24:48].flatten(), perturbation.coefficients[..., 16:32, :48].flatten()]
+            ),
+            2: torch.cat(
+                [perturbation.coefficients[..., :32, 48:].flatten(), perturbation.coefficients[..., 32:, :].flatten()]
+            ),
         }[0 if there[1].stop == 16 else 1 if there[1].stop == 32 else 2]
         assert draws[there].mean() == pytest.approx(of_scale.mean().item(), abs=0.02 * of_scale.std().item())
         assert draws[there].std() == pytest.approx(of_scale.std().item(), rel=0.02)
@@ -78,7 +82,9 @@ def test_map_of_pixels():
     """1 for all coefficients, 0 for none, half everywhere for half; more of them never less; each where its wavelet is."""
     perturbation = wavelets(PHOTOS)
     for value in (0.0, 0.5, 1.0):
-        torch.testing.assert_close(perturbation.to_image(torch.full((3, 1, 64, 96), value)), torch.full((3, 1, 64, 96), value))
+        torch.testing.assert_close(
+            perturbation.to_image(torch.full((3, 1, 64, 96), value)), torch.full((3, 1, 64, 96), value)
+        )
     some = torch.rand(3, 1, 64, 96, generator=torch.Generator().manual_seed(1))
     more = some + (1 - some) * torch.rand(3, 1, 64, 96, generator=torch.Generator().manual_seed(2))
     low, high = perturbation.to_image(some), perturbation.to_image(more)
@@ -97,13 +103,20 @@ def test_a_picture_of_one_colour_is_kept_as_much_as_its_mask():
     torch.testing.assert_close(perturbation.to_image(torch.full((1, 1, 32, 32), 0.7)), torch.full((1, 1, 32, 32), 0.7))
 
 
-def test_what_is_looked_at_is_the_cartoon_on_its_scales_means():
+def test_masks_are_shown_as_the_cartoon_on_the_means_of_its_scales():
     perturbation = wavelets(PHOTOS)
     mask = torch.rand(3, 1, 64, 96, generator=torch.Generator().manual_seed(1))
     many = torch.stack(
-        [perturbation.synthesise(mask * perturbation.coefficients + (1 - mask) * perturbation.sample(RowRandom([1, 2, 3]).at(k))) for k in range(200)]
+        [
+            perturbation.synthesise(
+                mask * perturbation.coefficients + (1 - mask) * perturbation.sample(RowRandom([1, 2, 3]).at(k))
+            )
+            for k in range(200)
+        ]
     )
-    torch.testing.assert_close(perturbation.apply(perturbation.fixed_sample(None), mask), many.mean(0).clamp(0, 1), atol=0.15, rtol=0)
+    torch.testing.assert_close(
+        perturbation.apply(perturbation.fixed_sample(None), mask), many.mean(0).clamp(0, 1), atol=0.15, rtol=0
+    )
     noisy, rng = wavelets(PHOTOS, noisy=True), RowRandom([1, 2, 3])
     assert torch.equal(noisy.fixed_sample(rng.at(0)), perturbation.sample(rng.at(0)))
 

@@ -225,7 +225,7 @@ def test_mistakes_are_named(overrides, message):
         explain(Corner(), PHOTOS, 1, method=method("iba2020", "steps=1", *overrides))
 
 
-def test_layers_that_cannot_serve_are_named():
+def test_unsuitable_layers_are_named():
     class Twice(Corner):
         def __init__(self):
             super().__init__()
@@ -234,7 +234,7 @@ def test_layers_that_cannot_serve_are_named():
         def forward(self, x):
             return self.head(super().forward(self.act(self.act(x))))
 
-    for layer, names in (("act", "'act' runs 2 times"), ("head", "'head' gives neither a map")):
+    for layer, message in (("act", "'act' runs 2 times"), ("head", "'head' gives neither a map")):
         with pytest.raises(ValueError, match=message):
             explain(Twice(), PHOTOS, 1, method=method("channels2019", f"perturbation.layer={layer}"))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from mpx.augmentations import moves_pixels
 from mpx.learning.method import Method
 from mpx.masks.base import Mask, MaskContext
+from mpx.masks.evidence import saliency_of
 from mpx.masks.grid import Grid
 from mpx.models.classifier import Classifier
 from mpx.perturbations.base import PerturbationContext, PreparedPerturbation, prepare
@@ -168,7 +169,7 @@ class PreparedRows:
 
     def evidence(self, mask: Tensor) -> Tensor:
         """Return what a deletion takes away, or a preservation keeps. Works on cells as on masks."""
-        return mask if self.method.game == "preservation" else 1 - mask
+        return saliency_of(mask, self.method.game)
 
 
 def row_random(seed: int, images: Tensor, targets: Tensor) -> RowRandom:

@@ -15,6 +15,7 @@ from mpx.data import datasets
 from mpx.data.items import Item
 from mpx.metrics.base import Metric, as_metric
 from mpx.models.classifier import Classifier
+from mpx.report import html
 from mpx.runs.plan import RunPlan
 from mpx.runs.resume import RESUMABLE_KEYS, RESUMABLE_WITHOUT_DETERMINISM, to_command
 from mpx.runs.tables import parse_number
@@ -53,6 +54,7 @@ def build_plan(
         build_trainer=build_trainer(cfg),
         callbacks=_build_group(cfg, "callbacks"),
         loggers=_build_group(cfg, "logger"),
+        write_report=html.write_report,
         target=plain["target"],
         device=cfg.device,
         trainer_devices=plain["trainer"]["devices"],

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,20 +21,13 @@ from mpx.data.annotations import Region
 from mpx.data.items import Item
 from mpx.explanation import Explanation
 from mpx.runs import files, tables
+from mpx.runs.base import ClaimedImage
 from mpx.runs.curve_means import CurveMeans
 from mpx.runs.folder import lock, scan
 from mpx.runs.loggers import RunLoggers
 from mpx.runs.progress import Progress
 
 log = logging.getLogger("mpx")
-
-
-class ClaimedImage(NamedTuple):
-    """An image that a worker explains."""
-
-    image_index: int  # in the run
-    item: Item
-    finished_rows: set[str]  # keys of its rows that are on disk
 
 
 class StoredRow(NamedTuple):
@@ -47,32 +40,6 @@ class StoredRow(NamedTuple):
     @property
     def name(self) -> str:
         return Path(self.cells["mask"]).stem
-
-
-class Coordinator(Protocol):
-    """The calls of a worker."""
-
-    def claim(self, count: int) -> list[ClaimedImage]:
-        """Return at most `count` images that no other worker has; none when all are handed out."""
-
-    def add_row(self, row: dict[str, Any], curve_sums: dict[str, Tensor], explanation: Explanation | None) -> None:
-        """Add a row whose files are written.
-
-        row: its scalars, as `store.load_row` returns them; curve_sums: term -> (2,steps), sum and count of its curves;
-        explanation: of this one row, if its curves and pictures are logged.
-        """
-
-    def skip(self, image_name: str, reason: str) -> None:
-        """Skip an image that cannot be explained."""
-
-    def report_progress(self, images: float, note: str = "") -> None:
-        """Count another part of the work, in images."""
-
-    def log(self, text: str) -> None:
-        """Log a message."""
-
-    def warn(self, text: str) -> None:
-        """Log a warning."""
 
 
 class RunCoordinator:

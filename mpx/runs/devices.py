@@ -76,7 +76,9 @@ def thread_count(setting: int | None, workers: int, share: Share, deterministic:
 
 def available_cores() -> int:
     """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS, Windows
+    if hasattr(os, "sched_getaffinity"):  # foreign: absent on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:

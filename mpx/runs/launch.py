@@ -28,7 +28,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor
 
 from mpx.explanation import Explanation
-from mpx.runs.coordinator import ClaimedImage, Coordinator
+from mpx.runs.base import ClaimedImage, Coordinator
 from mpx.runs.signals import SIGNALS
 
 RAISE = "raise"  # message that carries a worker's error

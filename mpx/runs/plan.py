@@ -34,6 +34,8 @@ class RunPlan:
     callbacks: dict[str, Callable[..., pl.Callback]]  # name -> class with its options bound; each batch makes its own
     loggers: dict[str, Callable[..., Logger]]  # name -> class with its options bound, except where it writes
 
+    write_report: Callable[[Path], Path]  # folder -> report.html; reports read folders, so runs know none of their code
+
     # what is explained
     target: int | str | list[int | str]
 

@@ -17,7 +17,7 @@ from mpx.data.targets import region_of, resolve_targets
 from mpx.learning.rows import Row
 from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
-from mpx.runs.coordinator import ClaimedImage, Coordinator
+from mpx.runs.base import ClaimedImage, Coordinator
 
 ANY_CLASS = 10**9  # number of classes of a model without class names
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from mpx.data.items import Item, fingerprint
-from mpx.report import html
 from mpx.runs import terminal
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.devices import single_worker, thread_count, worker_devices
@@ -75,7 +74,7 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
         log.info(f"{plan.command}\n{done} are done in {plan.folder}")
         with closing(loggers):
             merged, summary = _work_and_sum_up(session)
-        report = _write_report(plan.folder) if merged and merged.table() and plan.pictures else ""
+        report = _write_report(plan) if merged and merged.table() and plan.pictures else ""
     if merged is None or summary is None:
         log.info(f"share {share} is done; the run is summed up when all shares are done")
         return None  # even with skipped images: torchrun and srun end all processes when one ends with another code than 0
@@ -181,10 +180,10 @@ def _protocol(session: Session, stopped: bool) -> dict[str, Any]:
     }
 
 
-def _write_report(folder: Path) -> str:
+def _write_report(plan: RunPlan) -> str:
     """Write report.html; return the line that says where it is, or an empty string after a warning."""
     try:
-        return f"report    {html.write_report(folder)}\n"
+        return f"report    {plan.write_report(plan.folder)}\n"
     except Exception as error:  # a full disk, or an error in the report: the run is complete without it
         log.warning(f"report.html could not be written: {type(error).__name__}: {error}")
         return ""

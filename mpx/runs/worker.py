@@ -19,7 +19,7 @@ from mpx.learning.learner import BatchLearner, fit
 from mpx.learning.rows import Row
 from mpx.models.classifier import Classifier
 from mpx.runs import store, summaries, tables
-from mpx.runs.coordinator import Coordinator
+from mpx.runs.base import Coordinator
 from mpx.runs.curve_means import CurveMeans
 from mpx.runs.devices import deterministic_algorithms, keep_freed_memory
 from mpx.runs.distributed import SampleGroup

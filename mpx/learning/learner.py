@@ -32,16 +32,12 @@ from mpx.learning.batch import RowBatch
 from mpx.learning.batching import prepare_batch
 from mpx.learning.continuous import ContinuousBatch
 from mpx.learning.inputs import as_images, make_rows
+from mpx.learning.log_names import log_name
 from mpx.learning.method import Method
 from mpx.learning.outcome import to_explanation
 from mpx.learning.rows import Row
 from mpx.learning.trainer_keys import check_trainer
 from mpx.models.classifier import Classifier
-
-
-def log_name(term: str) -> str:
-    """Return the name under which a term of the objective is logged."""
-    return {"probability": "score/probability", "area": "mask/area"}.get(term, f"loss/{term}")
 
 
 class BatchLearner(pl.LightningModule):

@@ -51,7 +51,7 @@ def test_values_differences_and_files(tmp_path):
 
 def test_a_metric_without_direction_has_no_best_value(tmp_path):
     folders = [run(tmp_path / "a", metrics={"better": "none"}), run(tmp_path / "b", 0.1, metrics={"better": "none"})]
-    text = compare.write(folders, tmp_path / "out")
+    text = compare.write_comparison(folders, tmp_path / "out")
     assert "| deletion |" in text.splitlines()[0] and "| 0.055 [" in text and "**0.055**" not in text
 
 

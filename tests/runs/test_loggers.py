@@ -3,7 +3,6 @@
 import csv
 import io
 import logging
-import time
 from functools import partial
 
 import pytest
@@ -52,7 +51,6 @@ def test_in_tensorboard_each_row_is_a_run_and_the_mean_is_one(tmp_path, explanat
     e = explanation(steps=1000)
     e.curves["total"][5:] = float("nan")
     e.curves["area"][:, 1] = float("nan")  # one bad row leaves the mean of the others
-    before = time.time()
     record(tmp_path, TENSORBOARD, e)
     folders = sorted(path.name for path in (tmp_path / "tensorboard").iterdir())
     assert folders == ["cat-2-tabby", "cup-1-mug", "mean"] and len(list(tmp_path.iterdir())) == 1
@@ -66,8 +64,8 @@ def test_in_tensorboard_each_row_is_a_run_and_the_mean_is_one(tmp_path, explanat
     steps = [point.step for point in points]
     assert steps == sorted(set(steps)) and steps[0] == 0 and steps[-1] == 999 and len(steps) <= MAX_POINTS
     assert all(p.value == pytest.approx(e.curves["probability"][p.step, 1].item(), rel=1e-5) for p in points)
-    spent = points[-1].wall_time - points[0].wall_time
-    assert spent == pytest.approx(float(e.seconds[1]), rel=1e-3) and abs(points[-1].wall_time - before) < 60
+    started, duration = float(e.started[1]), float(e.duration[1])
+    assert [points[0].wall_time, points[-1].wall_time] == pytest.approx([started, started + duration], abs=0.01)
 
 
 def test_the_mean_is_over_all_rows_of_all_batches_logged_or_not(tmp_path, explanation):
@@ -154,7 +152,7 @@ def test_mlflow_in_files(tmp_path, explanation, monkeypatch):
     history = client.get_metric_history(run.info.run_id, "cat-2-tabby/loss/l1")[:30]
     assert [point.value for point in sorted(history, key=lambda p: p.step)] == pytest.approx(e.curves["l1"][:, 1].tolist())
     spent = (max(p.timestamp for p in history) - min(p.timestamp for p in history)) / 1000
-    assert spent == pytest.approx(float(e.seconds[1]), abs=0.01)
+    assert spent == pytest.approx(float(e.duration[1]), abs=0.01)
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "cat-2-tabby")}
     assert names == {f"cat-2-tabby/{name}" for name in ("animation.gif", "evolution", "panel.png")}
 

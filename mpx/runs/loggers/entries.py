@@ -1,8 +1,4 @@
-"""What loggers are given: the entry of one row, and the summary of a run. Made once, for all loggers.
-
-Names of curves: `loss/total`, `loss/score` and `loss/<regularizer>` are the objective and its weighted terms,
-`score/probability` the target's probability, `mask/area` the mean saliency.
-"""
+"""What loggers are given: the entry of one row, and the summary of a run. Made once, for all loggers."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mpx.explanation import Explanation
+from mpx.learning.log_names import log_name
 from mpx.metrics.summary import describe
 from mpx.pictures.animation import animation_gif
 from mpx.pictures.encoding import to_image
@@ -60,15 +57,10 @@ class SummaryEntry:
     hyperparameters: dict[str, Any] = field(default_factory=dict)
 
 
-def curve_name(term: str) -> str:
-    """Return the logged name of an explanation's curve."""
-    return {"probability": "score/probability", "area": "mask/area"}.get(term, f"loss/{term}")
-
-
 def row_entry(e: Explanation, i: int) -> RowEntry:
     """Return the entry of row i."""
     last = e.iterations[-1]
-    start, seconds = search_time(e, i)
+    start, seconds = float(e.started[i]), float(e.duration[i])
 
     def time_of(iteration: int) -> float:
         return start + seconds * iteration / max(1, last)
@@ -109,12 +101,6 @@ def summary_entry(
     )  # fmt: skip
 
 
-def search_time(e: Explanation, i: int) -> tuple[float, float]:
-    """Return when the search of row i began, in unix seconds, and how many seconds it took."""
-    seconds = float(e.seconds[i])
-    return time.time() - seconds, seconds
-
-
 def geometric_frames(iterations: Sequence[int], most: int = MAX_IMAGES) -> list[int]:
     """Return indices of at most `most` iterations, nearest to a geometric schedule, with the first and the last."""
     last = iterations[-1]
@@ -143,5 +129,5 @@ def _curves(curves: Mapping[str, Tensor], start: float, seconds: float) -> Curve
     return Curves(
         iterations=points.tolist(),
         times=[start + seconds * k / max(1, steps - 1) for k in points.tolist()],
-        values={curve_name(term): values[points].tolist() for term, values in curves.items()},
+        values={log_name(term): values[points].tolist() for term, values in curves.items()},
     )

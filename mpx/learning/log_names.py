@@ -1,0 +1,6 @@
+"""Names under which the curves of a search are logged."""
+
+
+def log_name(term: str) -> str:
+    """Return the logged name of a curve: loss/total, loss/score, loss/<regularizer>, score/probability or mask/area."""
+    return {"probability": "score/probability", "area": "mask/area"}.get(term, f"loss/{term}")

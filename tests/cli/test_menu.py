@@ -1,16 +1,12 @@
 """The help and the table of published methods agree with the files in configs/ and with what the methods do."""
 
-import re
-
 import pytest
 from methods.parity import problem
 
 from mpx import config
 from mpx.cli import menu
-from mpx.config_schema import CONFIGS
 from mpx.learning.method import GAMES
 
-README = CONFIGS / "README.md"
 ROWS = {row["experiment"]: row for row in menu.methods()}
 SMALL = {  # changes for images of 32 px; None: the method needs a transformer
     "cartoonx2022": ["perturbation.levels=2"],
@@ -24,13 +20,6 @@ def small(name: str) -> list[str]:
     if name not in SMALL and cfg.perturbation._target_.endswith(("blur_gaussian", "blur_pyramid", "mix")):
         return ["perturbation.sigma=3", *(["perturbation.kernel_size=11"] if "kernel_size" in cfg.perturbation else [])]
     return SMALL.get(name, [])
-
-
-@pytest.mark.skipif(not README.is_file(), reason="configs/README.md is not written yet")
-def test_the_table_in_configs_readme_is_up_to_date():
-    """python -m mpx.cli.menu prints it."""
-    table = re.search(r"<!-- presets -->\n(.*?)\n<!-- /presets -->", README.read_text(), re.S)[1]
-    assert table == menu.table()
 
 
 @pytest.mark.parametrize("name", [name for name in config.options("experiment") if SMALL.get(name, ()) is not None])

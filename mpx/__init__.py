@@ -35,7 +35,7 @@ def __getattr__(name: str) -> object:
     """Import a public name at its first use (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module 'mpx' has no attribute {name!r}")
-    value = getattr(import_module(_MODULES[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)  # foreign: a module
     globals()[name] = value
     return value
 

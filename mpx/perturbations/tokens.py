@@ -69,7 +69,7 @@ class TokenDrop(PreparedPerturbation):
             self.blocks = network.blocks
             self.prefix_tokens = network.num_prefix_tokens
             self.averages_patches = network.global_pool == "avg"
-            self.averages_prefix = getattr(network, "pool_include_prefix", False)
+            self.averages_prefix = getattr(network, "pool_include_prefix", False)  # foreign: timm added it later
         self.mask_shape = (1, *grid)
 
     def apply(self, sample: Tensor | None, mask: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def _json_value(value: Any) -> Any:
         return {str(k): _json_value(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_json_value(v) for v in value]
-    if hasattr(value, "tolist"):  # an array or tensor, or a number of either
+    if hasattr(value, "tolist"):  # foreign: an array or tensor, or a number of either
         return _json_value(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -182,8 +182,6 @@ def _protocol(session: Session, stopped: bool) -> dict[str, Any]:
 
 def _write_report(plan: RunPlan) -> str:
     """Write report.html; return the line that says where it is, or an empty string after a warning."""
-    from mpx.report import html  # report/ reads what runs/ writes; only this last step calls it
-
     try:
         return f"report    {plan.write_report(plan.folder)}\n"
     except Exception as error:  # a full disk, or an error in the report: the run is complete without it

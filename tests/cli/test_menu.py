@@ -27,8 +27,8 @@ def test_passes_are_counted_right(name):
     size = ["mask_size=16"] if ROWS[name]["mask"].split()[-1].isdigit() else []
     p = problem(name, *small(name), *size)
     p.terms(p.initial().requires_grad_(), 0)
-    assert ROWS[name]["passes"].split(" ")[0] == f"{p.spent['passes'] * p.method.steps:.0f}"
-    assert p.spent["forwards"] == 0 or p.mask.starts_from_disc
+    assert ROWS[name]["passes"].split(" ")[0] == f"{p.passes * p.method.steps:.0f}"
+    assert p.forwards == 0 or p.mask.starts_from_disc
 
 
 def test_every_game_has_its_passes():

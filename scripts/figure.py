@@ -48,19 +48,20 @@ def main() -> None:
 
 
 def presets(overrides: list[str]) -> None:
-    ours = ("sheet=", "only=", "columns=")
-    own = OmegaConf.from_dotlist([o for o in overrides if o.startswith(ours)])
-    shared = [o for o in overrides if not o.startswith(ours)]
-    rows = []
-    for name in own.get("only") or config.options("experiment"):
-        given = [f"experiment={name}", "model=efficientnet_lite0", f"name=presets/{name}", "log_images=0"]
-        given += [*LIGHTER.get(name, ()), *shared]
-        done = subprocess.run([sys.executable, Path(__file__).with_name("run.py"), *given])
-        if done.returncode not in (0, 3):
-            print(f"{name}: exit code {done.returncode}")
+    """Run every published method and draw the contact sheet."""
+    own_keys = ("sheet=", "only=", "columns=")
+    options = OmegaConf.from_dotlist([o for o in overrides if o.startswith(own_keys)])
+    shared = [o for o in overrides if not o.startswith(own_keys)]
+    runs = []
+    for name in options.get("only") or config.options("experiment"):
+        arguments = [f"experiment={name}", "model=efficientnet_lite0", f"name=presets/{name}", "log_images=0"]
+        arguments += [*LIGHTER.get(name, ()), *shared]
+        process = subprocess.run([sys.executable, Path(__file__).with_name("run.py"), *arguments])
+        if process.returncode not in (0, 3):  # 3: some images were skipped
+            print(f"{name}: exit code {process.returncode}")
             continue
-        rows.append((name, Path("outputs/presets") / name))
-    sheet(rows, own.get("columns")).save(own.get("sheet") or README / "presets.jpg", quality=88)
+        runs.append((name, Path("outputs/presets") / name))
+    sheet(runs, options.get("columns")).save(options.get("sheet") or README / "presets.jpg", quality=88)
 
 
 def sheet(rows: list[tuple[str, Path]], columns: int | None) -> Image.Image:

@@ -69,7 +69,7 @@ def test_sliders_and_views(tmp_path, explanation, browse):
     assert (picture - overlay(e.images[1], e.saliency[1])).abs().mean() < 0.01  # as mpx.pictures.colours draws it
     captions = page.eval_on_selector_all("figcaption", "all => all.map(e => e.textContent.replaceAll('\u00a0', ' '))")
     assert captions[0] == "photo · p 0.900" and captions[1].endswith("p " + format_probability(float(e.frame_p[-1, 1])))
-    assert captions[2:] == ["evidence deleted, in the end · p 0.200", "evidence kept, in the end"]
+    assert captions[2:] == ["evidence deleted at the end · p 0.200", "evidence kept at the end"]
     page.evaluate(MOVE, ["iteration", 2])
     moved = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
     assert (moved - overlay(e.images[1], e.frame_saliency[2, 1] / 255)).abs().mean() < 0.01 < (moved - picture).abs().mean()

@@ -318,8 +318,8 @@ function figures(visit) {
     figure(first, canvas, ...(sweep ? [pick, said] : [said]));
   });
   const [under, opposite] = kept(j);
-  image("perturbed", `evidence ${under}, in the end`, number(cell, "p_after"));
-  image("complement", `evidence ${opposite}, in the end`);
+  image("perturbed", `evidence ${under} at the end`, number(cell, "p_after"));
+  image("complement", `evidence ${opposite} at the end`);
   $("views").replaceChildren(...new Set([first, rest]));
 }
 
@@ -387,7 +387,7 @@ function chart(visit, title, names, data, range, dots) {
   if (dots) {
     const colour = `c${names.indexOf("probability") % COLOURS}`;
     path(data.p.map((v, i) => (v === null ? "" : `M${x(data.iterations[i])} ${y(v)}h0`)).join(""), `dots ${colour}`);
-    legend.append(make("span", { class: colour }, "• without augment"));
+    legend.append(make("span", { class: colour }, "• without augmentations"));
   }
   const line = path("", "now");
   const scale = (...texts) => make("div", { class: "scale" }, ...texts.map((text) => make("span", {}, text)));

@@ -50,7 +50,7 @@ from mpx.data import datasets
 from mpx.data.images import read_image
 from mpx.learning.batch import RowBatch
 from mpx.learning.batching import RowSolver, prepare_batch, solve
-from mpx.learning.learner import fit
+from mpx.learning.fitting import fit
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row
 from mpx.metrics.base import MetricContext, measure

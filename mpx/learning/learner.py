@@ -13,17 +13,15 @@ Trainer asks for, and only where a logger or a callback listens:
 Under DDP every rank optimizes the same rows with its part of the method's `samples`: the averaged gradient is that of all.
 """
 
-import logging
 import signal
 import threading
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import pytorch_lightning as pl
 import torch.distributed as dist
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelSummary, ProgressBar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -48,7 +46,7 @@ class BatchLearner(pl.LightningModule):
         self.batch = batch
         if batch is not None:
             self.parameter = batch.parameter
-        self._has_listeners = False
+        self._interval = 0  # iterations between two logged ones; 0: nobody listens
         self._sigterm_handler = signal.getsignal(signal.SIGTERM)
 
     @property
@@ -110,7 +108,8 @@ class BatchLearner(pl.LightningModule):
         """Share the samples out over the ranks of a process group, and see who listens."""
         if self.trainer.world_size > 1:
             self.rows.objective.share_samples(self.trainer.global_rank, self.trainer.world_size)
-        self._has_listeners = bool(self.trainer.loggers) or any(not isinstance(c, ReleaseModel) for c in self._callbacks())
+        monitors = [c for c in self._callbacks() if not isinstance(c, (SilentCallback, ProgressBar, ModelSummary))]
+        self._interval = 1 if monitors else self.trainer.log_every_n_steps if self._shows_terms() else 0
 
     def on_train_start(self) -> None:
         """Keep the handler of SIGTERM: Lightning's own only stops the fit, and hangs where ranks talk to each other."""
@@ -128,14 +127,11 @@ class BatchLearner(pl.LightningModule):
     def _callbacks(self) -> list[Callback]:
         return self.trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's callback connector
 
-    def _is_due(self) -> bool:
-        """Whether this iteration is logged: every one where a callback may monitor it, else at the loggers' interval."""
-        if any(not isinstance(callback, (ReleaseModel, ProgressBar)) for callback in self._callbacks()):
-            return True
-        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+    def _shows_terms(self) -> bool:
+        return bool(self.trainer.loggers) or any(isinstance(callback, ProgressBar) for callback in self._callbacks())
 
     def _log_terms(self, terms: dict[str, Tensor]) -> None:
-        if not self._has_listeners or not self._is_due():
+        if not self._interval or (self.trainer.global_step + 1) % self._interval:
             return
         row_count = len(self.rows.rows)
         means = {log_name(name): value.detach()[:row_count].mean() for name, value in terms.items()}
@@ -144,22 +140,11 @@ class BatchLearner(pl.LightningModule):
         self.log_dict(shown, on_step=True, on_epoch=False, prog_bar=True, batch_size=row_count)
 
 
-def fit(batch: RowBatch, trainer: pl.Trainer) -> None:
-    """Optimize a batch with a Trainer until it pauses."""
-    announcements = logging.getLogger("pytorch_lightning.utilities.rank_zero")  # of the available devices, at every fit
-    level, learner = announcements.level, BatchLearner(batch)
-    announcements.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # a range is all the data, the eval mode of the classifier is meant, and LeafSpec is Lightning's own affair
-            warnings.filterwarnings("ignore", ".*(does not have many workers|modules? in eval mode|LeafSpec).*")
-            trainer.fit(learner)
-    finally:
-        announcements.setLevel(level)
-        del learner.batch, learner.parameter  # trainer and learner refer to each other: the batch would outlive the fit
+class SilentCallback(Callback):
+    """A callback that monitors no logged value, so that terms need not be logged for its sake."""
 
 
-class ReleaseModel(Callback):
+class ReleaseModel(SilentCallback):
     """Hands a MaskLearner's model back also when its fit ends with an exception or an interrupt."""
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

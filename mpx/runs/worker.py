@@ -15,7 +15,8 @@ from mpx.errors import is_out_of_memory
 from mpx.explanation import Explanation
 from mpx.learning.batch import RowBatch
 from mpx.learning.batching import Batch, RowSolver, Solution, batch_position_matters, prepare_batch
-from mpx.learning.learner import BatchLearner, fit
+from mpx.learning.fitting import fit
+from mpx.learning.learner import BatchLearner, SilentCallback
 from mpx.learning.rows import Row
 from mpx.models.classifier import Classifier
 from mpx.runs import store, summaries, tables
@@ -27,6 +28,7 @@ from mpx.runs.evaluation import Evaluator, Protocols, needs_annotations
 from mpx.runs.launch import single_device
 from mpx.runs.plan import RunPlan
 from mpx.runs.row_source import RowSource, preprocessing
+from mpx.runs.trainers import batch_trainer
 
 REPORT_INTERVAL = 0.5  # seconds between two reports of progress
 
@@ -88,9 +90,7 @@ class Worker:
 
         batch_name: a name for what they write, used by no other batch of the run.
         """
-        callbacks = [make() for make in self._plan.callbacks.values()]
-        progress = [self._progress] if self._progress else []
-        return self._plan.build_trainer(**self._trainer_arguments(), callbacks=[*callbacks, *progress])
+        return batch_trainer(self._plan, batch_name, self._progress, **self._trainer_arguments())
 
     def _row_source(self) -> Callable[[int], list[Row]]:
         source = None
@@ -167,7 +167,7 @@ class Worker:
         return ", ".join([*versions, f"{self._classifier.device}", threads, f"batch {batch_size}"])
 
 
-class ProgressCallback(pl.Callback):
+class ProgressCallback(SilentCallback):
     """Reports the progress of a fit, with the batch's mean score and area."""
 
     def __init__(self, coordinator: Coordinator):

@@ -14,7 +14,8 @@ from mpx import Classifier, config, explain
 from mpx import augmentations as augment
 from mpx.learning.batch import RowBatch, snapshot_iterations
 from mpx.learning.batching import solve
-from mpx.learning.learner import BatchLearner, fit
+from mpx.learning.fitting import fit
+from mpx.learning.learner import BatchLearner
 from mpx.learning.loop import optimize
 from mpx.learning.method import GAMES, Method
 from mpx.learning.objective import Objective

@@ -13,7 +13,7 @@ from mpx.explanation import join
 from mpx.learning import stopping as stops
 from mpx.learning.batch import RowBatch
 from mpx.learning.batching import RowSolver, prepare_batch
-from mpx.learning.learner import fit
+from mpx.learning.fitting import fit
 from mpx.learning.optimizers import RowAdam
 from mpx.learning.rows import Row
 from mpx.perturbations.base import FixedPixelPerturbation

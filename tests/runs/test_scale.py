@@ -18,7 +18,7 @@ from planted import SquareNet, square_photo
 
 from mpx import Classifier, config, config_plan
 from mpx.learning.batch import RowBatch
-from mpx.learning.learner import fit
+from mpx.learning.fitting import fit
 from mpx.learning.objective import Objective
 from mpx.runs.launch import single_device
 

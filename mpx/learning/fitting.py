@@ -1,0 +1,53 @@
+"""Fitting a prepared batch with Lightning, as a run's workers do: quietly, and with one sentence for callbacks that do not fit."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from mpx.errors import first_line
+from mpx.learning.batch import RowBatch
+from mpx.learning.learner import BatchLearner
+
+# a range is all the data, the eval mode of the classifier is meant, and LeafSpec is Lightning's own affair
+EXPECTED_WARNINGS = ".*(does not have many workers|modules? in eval mode|LeafSpec).*"
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence what Lightning announces of the available devices at every fit, and warnings that a batch expects."""
+    announcements = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    level = announcements.level
+    announcements.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", EXPECTED_WARNINGS)
+            yield
+    finally:
+        announcements.setLevel(level)
+
+
+@contextmanager
+def misfits_as_value_errors() -> Iterator[None]:
+    """Raise ValueError, in one sentence, where a callback, logger or profiler does not fit the Trainer or the learner."""
+    try:
+        yield
+    except (MisconfigurationException, ModuleNotFoundError, TypeError) as error:
+        raise ValueError(f"a callback, logger or profiler does not fit: {first_line(error)}") from error
+    except RuntimeError as error:
+        if "conditioned on metric" not in str(error):  # EarlyStopping's words for a monitor that is never logged
+            raise
+        raise ValueError(f"callbacks: {first_line(error)}") from error
+
+
+def fit(batch: RowBatch, trainer: pl.Trainer) -> None:
+    """Optimize a batch with a Trainer until it pauses."""
+    learner = BatchLearner(batch)
+    try:
+        with quiet_lightning(), misfits_as_value_errors():
+            trainer.fit(learner)
+    finally:
+        del learner.batch, learner.parameter  # trainer and learner refer to each other: the batch would outlive the fit

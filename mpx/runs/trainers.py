@@ -1,0 +1,41 @@
+"""The Trainer of one batch of a run, with callbacks and loggers of its own.
+
+The rows of a run are logged by its coordinator (mpx.runs.loggers). A batch logs by itself only where a callback was chosen,
+for callbacks such as LearningRateMonitor write through the Trainer's loggers. Whatever a batch writes lies in batches/<name>/
+of the run's folder, so that no batch overwrites the files of another.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+
+from mpx.learning.fitting import misfits_as_value_errors, quiet_lightning
+from mpx.learning.learner import SilentCallback
+from mpx.operators import unwrap
+from mpx.runs.plan import RunPlan
+
+
+def batch_trainer(plan: RunPlan, batch_name: str, progress: SilentCallback | None, **arguments: Any) -> pl.Trainer:
+    """Return the Trainer of a batch. arguments: further arguments of the Trainer, such as its device."""
+    folder = plan.folder / "batches" / batch_name
+    with quiet_lightning(), misfits_as_value_errors():
+        callbacks: list[pl.Callback] = [make() for make in plan.callbacks.values()]
+        if callbacks:
+            loggers = [logger for make in plan.loggers.values() if (logger := _batch_logger(make, folder))]
+            arguments |= {"default_root_dir": str(folder), "logger": loggers or False, "log_every_n_steps": 1}
+        return plan.build_trainer(**arguments, callbacks=[*callbacks, *([progress] if progress else [])])
+
+
+def _batch_logger(factory: Any, folder: Path) -> Logger | None:
+    """Return a batch's logger of the same kind as the run's; None for a kind that mpx does not know where to write."""
+    kind = unwrap(factory)
+    if issubclass(kind, (TensorBoardLogger, CSVLogger)):
+        return factory(save_dir=str(folder), name="", version="")
+    if issubclass(kind, WandbLogger):
+        folder.mkdir(parents=True, exist_ok=True)
+        return factory(save_dir=str(folder), name=folder.name)
+    if issubclass(kind, MLFlowLogger):
+        return factory(save_dir=str(folder), run_name=folder.name)
+    return None

@@ -35,7 +35,7 @@ def misfits_as_value_errors() -> Iterator[None]:
     """Raise ValueError, in one sentence, where a callback, logger or profiler does not fit the Trainer or the learner."""
     try:
         yield
-    except (MisconfigurationException, ModuleNotFoundError, TypeError) as error:
+    except (MisconfigurationException, ModuleNotFoundError) as error:
         raise ValueError(f"a callback, logger or profiler does not fit: {first_line(error)}") from error
     except RuntimeError as error:
         if "conditioned on metric" not in str(error):  # EarlyStopping's words for a monitor that is never logged

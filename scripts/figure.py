@@ -2,10 +2,10 @@
 
 By default, panels and an animation of the bundled photos with the default configuration.
 
-presets: a contact sheet, every published method on every photo. Each method is a run of its own, outputs/presets/<name>, so
-the same command goes on where it stopped; key=value holds for all of them, e.g. images=photos limit=20. sheet=sheet.png says
-where the sheet goes, only=[fong2017,igos2020] which methods are on it, columns=8 how many photos. What would take hours a
-photo on a CPU gets the fewer passes of LIGHTER; the sheet says how many each took.
+presets: a contact sheet of every published method on every photo. Each method is a run, outputs/presets/<name>, so the same
+command continues where it stopped. key=value holds for all runs, e.g. images=photos limit=20. sheet=sheet.png is the file,
+only=[fong2017,igos2020] chooses methods, columns=8 limits the photos. Methods that take hours for a photo on a CPU get the
+fewer passes of LIGHTER; the sheet has the passes of each.
 """
 
 import subprocess
@@ -17,7 +17,8 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mpx import config, explain
+from mpx import explain
+from mpx.config_schema import options as config_options
 from mpx.data.datasets import sample
 from mpx.models.zoo import efficientnet_lite0
 from mpx.pictures.animation import animation_gif
@@ -53,7 +54,7 @@ def presets(overrides: list[str]) -> None:
     options = OmegaConf.from_dotlist([o for o in overrides if o.startswith(own_keys)])
     shared = [o for o in overrides if not o.startswith(own_keys)]
     runs = []
-    for name in options.get("only") or config.options("experiment"):
+    for name in options.get("only") or config_options("experiment"):
         arguments = [f"experiment={name}", "model=efficientnet_lite0", f"name=presets/{name}", "log_images=0"]
         arguments += [*LIGHTER.get(name, ()), *shared]
         process = subprocess.run([sys.executable, Path(__file__).with_name("run.py"), *arguments])

@@ -29,10 +29,11 @@ def format_rows(rows: Sequence[Mapping[str, Any]], width: int = 100) -> str:
 def format_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a line for each metric of a summary that has a value: mean, interval and number of rows."""
     lines = []
+    width = max(map(len, metrics), default=0)
     for name, metric in metrics.items():
         if metric["value"] is not None:
             interval = "[{:.3f}, {:.3f}]  ".format(*metric["interval95"]) if metric["interval95"] else ""
-            lines.append(f"{name:<28} {metric['value']:8.3f}  {interval}of {metric['n']} rows")
+            lines.append(f"{name:<{width}} {metric['value']:9.3f}  {interval}of {metric['n']} rows")
     return "\n".join(lines)
 
 

@@ -138,6 +138,7 @@ def extended(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_examples_of_parts_run(extended):
     text = run(
         extended, *SMALL[:-1], "perturbation=pixelate", "mask=diamonds", "regularizer=[l1,tv,binary]", "score=centred_logit",
@@ -148,6 +149,7 @@ def test_examples_of_parts_run(extended):
     assert "score/probability" in (extended / "outputs/parts/log.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_the_example_of_an_explainer_and_a_dataset_run(extended):
     (extended / "photos").mkdir()
     for k, item in enumerate(synthetic(extended / "synthetic", count=2)):
@@ -159,6 +161,7 @@ def test_the_example_of_an_explainer_and_a_dataset_run(extended):
     assert "amber" in text
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(ROOT / "scripts" / "tour.ipynb", as_version=4)

@@ -1,0 +1,69 @@
+"""A batch of rows: snapshots, and rows whose network output is not finite."""
+
+import pytest
+import torch
+from choices import small_perturbation
+from planted import SquareNet, square_photo
+
+from mpx import Classifier, config, explain
+from mpx.learning.batch import snapshot_iterations
+from mpx.learning.batching import solve
+from mpx.learning.loop import optimize
+from mpx.learning.method import GAMES, Method
+from mpx.learning.rows import Row
+
+NET = SquareNet().eval()
+PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])
+
+
+class Breaks(SquareNet):
+    """Gives NaN for photos that are bright on average, once it was asked often enough."""
+
+    asked = 0
+
+    def forward(self, x):
+        self.asked += 1
+        broken = (x.mean((1, 2, 3)) > 0.7) & (self.asked > 10)
+        return super().forward(x) * torch.where(broken, float("nan"), 1.0)[:, None]  # and a NaN gradient with it
+
+
+class InfiniteGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * float("inf")
+
+
+@pytest.mark.parametrize("name", ["blur_gaussian", "blur_pyramid"])
+def test_nan_output_names_the_image_and_the_iteration_and_spares_the_others(name):
+    photos = torch.stack([PHOTOS[0], (PHOTOS[1] + 1).clamp(0, 1), PHOTOS[2]])
+    with pytest.raises(ValueError, match=r"image1: the model's output is NaN or infinite at iteration \d+"):
+        explain(Breaks(), photos, 1, perturbation=small_perturbation("black"), mask="grid", mask_size=8, steps=20, jitter=0)
+    method = Method(
+        small_perturbation(name), config.option("mask", "grid", mask_size=8), config.option("score", "logit"), steps=20
+    )
+    classifier = Classifier(Breaks())
+    with classifier.frozen():
+        sound, failures = solve(method, classifier, [Row(p, 1, f"image{i}") for i, p in enumerate(photos)], optimize, 5)
+    assert list(failures) == [1] and sound.image_names == ["image0", "image2"] and sound.parameter.isfinite().all()
+
+
+def test_infinite_gradient_is_named():
+    class Net(SquareNet):
+        asked = 0
+
+        def forward(self, x):
+            self.asked += 1
+            return super().forward(InfiniteGradient.apply(x) if self.asked > 8 else x)
+
+    with pytest.raises(ValueError, match=r"image0: the model's gradient is NaN or infinite at iteration [1-9]"):
+        explain(Net(), PHOTOS[:1], 1, perturbation=small_perturbation("black"), mask="grid", mask_size=8, steps=20, jitter=0)
+
+
+@pytest.mark.parametrize("steps, frames", [(1, 24), (5, 24), (150, 24), (300, 10), (150, 2)])
+def test_snapshot_iterations(steps, frames):
+    found = snapshot_iterations(steps, frames)
+    assert found[0] == 0 and found[-1] == steps and len(found) <= frames and found == sorted(set(found))

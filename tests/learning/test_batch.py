@@ -9,7 +9,7 @@ from mpx import Classifier, config, explain
 from mpx.learning.batch import snapshot_iterations
 from mpx.learning.batching import solve
 from mpx.learning.loop import optimize
-from mpx.learning.method import GAMES, Method
+from mpx.learning.method import Method
 from mpx.learning.rows import Row
 
 NET = SquareNet().eval()

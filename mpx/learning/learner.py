@@ -46,7 +46,7 @@ class BatchLearner(pl.LightningModule):
         self.batch = batch
         if batch is not None:
             self.parameter = batch.parameter
-        self._interval = 0  # iterations between two logged ones; 0: nobody listens
+        self._interval = 0  # iterations from one logged iteration to the next; 0: none is logged
         self._sigterm_handler = signal.getsignal(signal.SIGTERM)
 
     @property
@@ -105,11 +105,10 @@ class BatchLearner(pl.LightningModule):
         check_trainer(self.trainer)
 
     def on_fit_start(self) -> None:
-        """Share the samples out over the ranks of a process group, and see who listens."""
+        """Share the samples out over the ranks of a process group, and set how often terms are logged."""
         if self.trainer.world_size > 1:
             self.rows.objective.share_samples(self.trainer.global_rank, self.trainer.world_size)
-        monitors = [c for c in self._callbacks() if not isinstance(c, (SilentCallback, ProgressBar, ModelSummary))]
-        self._interval = 1 if monitors else self.trainer.log_every_n_steps if self._shows_terms() else 0
+        self._interval = self._logging_interval()
 
     def on_train_start(self) -> None:
         """Keep the handler of SIGTERM: Lightning's own only stops the fit, and hangs where ranks talk to each other."""
@@ -127,8 +126,13 @@ class BatchLearner(pl.LightningModule):
     def _callbacks(self) -> list[Callback]:
         return self.trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's callback connector
 
-    def _shows_terms(self) -> bool:
-        return bool(self.trainer.loggers) or any(isinstance(callback, ProgressBar) for callback in self._callbacks())
+    def _logging_interval(self) -> int:
+        """Return 1 where a callback may monitor a term, the Trainer's interval where terms are only shown, else 0."""
+        if any(not isinstance(c, (SilentCallback, ProgressBar, ModelSummary)) for c in self._callbacks()):
+            return 1
+        if self.trainer.loggers or any(isinstance(callback, ProgressBar) for callback in self._callbacks()):
+            return self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by Lightning's logger connector
+        return 0
 
     def _log_terms(self, terms: dict[str, Tensor]) -> None:
         if not self._interval or (self.trainer.global_step + 1) % self._interval:

@@ -31,6 +31,8 @@ def batch_trainer(plan: RunPlan, batch_name: str, progress: SilentCallback | Non
 def _batch_logger(factory: Any, folder: Path) -> Logger | None:
     """Return a batch's logger of the same kind as the run's; None for a kind that mpx does not know where to write."""
     kind = unwrap(factory)
+    if not isinstance(kind, type):
+        return None
     if issubclass(kind, (TensorBoardLogger, CSVLogger)):
         return factory(save_dir=str(folder), name="", version="")
     if issubclass(kind, WandbLogger):

@@ -65,7 +65,7 @@ class Explanation:
 
         return normalise_probability(self.p_after, self.p_before, self.p_reference)
 
-    def only(self, rows: list[int]) -> "Explanation":
+    def select(self, rows: list[int]) -> "Explanation":
         """Return the explanation of these rows."""
         selected = {field.name: _select(field.name, value, rows) for field, value in self._values()}
         explanation = replace(self, **selected)
@@ -78,15 +78,15 @@ class Explanation:
 
         return draw_panel(self, row)
 
-    def smallest(self, sufficient_share: float = 0.9) -> list[int]:
-        """Return the row of the smallest sufficient area of each image and class, else of the largest (`smallest_area_rows`)."""
+    def smallest_areas(self, sufficient_share: float = 0.9) -> list[int]:
+        """Return the row of the smallest sufficient area of each image and class (`smallest_area_rows`)."""
         from mpx.metrics.areas import smallest_area_rows
         from mpx.runs.tables import table_rows
 
         rows = [row | {"row": i} for i, row in enumerate(table_rows(self))]
         return [row["row"] for row in smallest_area_rows(rows, sufficient_share, self.game)]
 
-    def summed(self, smooth: float = 0.09) -> Tensor:
+    def area_sums(self, smooth: float = 0.09) -> Tensor:
         """Return the masks of all areas of each of N images and classes, summed and smoothed, (N,1,H,W) (`sum_of_areas`)."""
         from mpx.metrics.areas import group_rows, sum_of_areas
 

@@ -18,5 +18,5 @@ def save(folder, e, game="deletion", skipped=(), **more):
     rows = tables.table_rows(e)
     tables.write_csv(folder / "results.csv", rows, tables.result_columns(rows))
     tables.write_skipped(folder / "skipped.csv", list(skipped))
-    files.write_json(folder / "summary.json", summaries.summarize_rows(rows, 0, 0, {"command": "mpx a=1", "game": game}))
+    files.write_json(folder / "summary.json", summaries.summarise_rows(rows, 0, 0, {"command": "mpx a=1", "game": game}))
     return folder

@@ -57,13 +57,13 @@ def test_what_is_perturbed_and_its_complement_are_the_photo(game):
     """Black: what one leaves, the other has."""
     e = quick(PHOTOS, target=1, perturbation="black", game=game, batch_size=2)
     torch.testing.assert_close(e.perturbed + e.complement, e.images)
-    assert (e.complement - e.images).abs().max() > 0.05 and torch.equal(e.only([2]).complement, e.complement[2:])
+    assert (e.complement - e.images).abs().max() > 0.05 and torch.equal(e.select([2]).complement, e.complement[2:])
 
 
 def test_what_acts_inside_the_network_has_no_complement():
     net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2))
     e = explain(net, PHOTOS, 1, perturbation="channels", mask="elements", steps=3, jitter=0, batch_size=2)
-    assert e.complement is None and e.only([0]).complement is None and len(e) == 3
+    assert e.complement is None and e.select([0]).complement is None and len(e) == 3
 
 
 def test_tensors_pictures_and_paths_are_the_same(tmp_path):

@@ -1,4 +1,4 @@
-"""The classes to explain in one image: words to class indices, on the host, before anything is optimised.
+"""The classes to explain in one image: words to class indices, on the host, before anything is optimized.
 
 A target is "top1" (the winner), "top2" (the second) ..., "label" (the dataset's, all of them), an index, or a class name:
 the whole name, else one of its comma separated synonyms, else whole words of it, if that leaves a single class. A name may

@@ -1,4 +1,4 @@
-"""Fitting a prepared batch with Lightning, as a run's workers do: quietly, and with one sentence for callbacks that do not fit."""
+"""Fitting a prepared batch with Lightning: without announcements, and with one sentence for callbacks that do not fit."""
 
 import logging
 import warnings

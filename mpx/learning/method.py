@@ -15,7 +15,7 @@ class View(NamedTuple):
 
     mask_index: int  # which of the masks of `Mask.sample`
     complement: bool  # shown under 1 - mask
-    weight: float  # positive: the score is minimized; negative: maximized
+    weight: float  # positive: the score is minimised; negative: maximised
 
 
 GAMES: dict[str, tuple[View, ...]] = {

@@ -25,7 +25,7 @@ class Row:
     image_index: int = 0  # of the image in its dataset
     annotation: Annotation | None = None  # where the target is, where the dataset says so
     regions: dict[int | str, Region] = field(default_factory=dict)  # label -> Region, all that the dataset says of the image
-    provenance: dict[str, Any] = field(default_factory=dict)  # stored with the row; a resumed run recognizes the row by it
+    provenance: dict[str, Any] = field(default_factory=dict)  # stored with the row; a resumed run recognises the row by it
 
     @property
     def key(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-SMALLEST_COLUMNS = ("image", "target", "class", "smallest_area", "p_before", "p_after", "mask")  # of smallest.csv
+SMALLEST_COLUMNS = ("image", "target", "class", "smallest_area", "p_before", "p_after", "mask")  # of smallest_areas.csv
 
 
 def group_rows(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:

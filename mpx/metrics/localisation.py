@@ -17,30 +17,30 @@ def localisation_error(
     columns: Mapping[str, np.ndarray],
     context: SummaryContext,
     rule: str = "energy",
-    tuned: float = 0.5,
-    overlap: float = 0.5,
+    tuning_share: float = 0.5,
+    min_iou: float = 0.5,
 ) -> dict[str, RowValues]:
-    """Summarise as the share of rows with an IoU below `overlap`, at the best threshold on rows that do not count."""
-    errors = {name: _error_of_rule(columns, context, name, tuned, overlap) for name in THRESHOLD_GRIDS}
+    """Summarise as the share of rows with an IoU below `min_iou`, at the threshold that is best on other rows."""
+    errors = {name: _error_of_rule(columns, context, name, tuning_share, min_iou) for name in THRESHOLD_GRIDS}
     return {"": errors[rule], **errors}
 
 
 def _error_of_rule(
-    columns: Mapping[str, np.ndarray], context: SummaryContext, rule: str, tuned: float, overlap: float
+    columns: Mapping[str, np.ndarray], context: SummaryContext, rule: str, tuning_share: float, min_iou: float
 ) -> RowValues:
     grid = {suffix: values for suffix, values in columns.items() if suffix.startswith(f"{rule}@")}
     iou = np.stack(list(grid.values()))  # (thresholds, N)
-    error = np.where(np.isfinite(iou), iou < overlap, np.nan)
+    error = np.where(np.isfinite(iou), iou < min_iou, np.nan)
     rows = np.flatnonzero(np.isfinite(error[0]))  # rows with a box
     numbers = np.unique(context.image_indices[rows], return_inverse=True)[1]
-    tunes = numbers * tuned % 1 < tuned
+    tunes = numbers * tuning_share % 1 < tuning_share
     tuning_rows, scored_rows = rows[tunes], rows[~tunes]
     values = np.full(error.shape[1], np.nan)
     if not len(scored_rows):  # a single row cannot both tune and count
         return RowValues(values)
     best = int(error[:, tuning_rows].mean(1).argmin())
     values[scored_rows] = error[best, scored_rows]
-    return RowValues(values, notes={"threshold": float(list(grid)[best].split("@")[1]), "tuned_on": len(tuning_rows)})
+    return RowValues(values, notes={"threshold": float(list(grid)[best].split("@")[1]), "tuning_rows": len(tuning_rows)})
 
 
 @metric(
@@ -54,17 +54,17 @@ def _error_of_rule(
     summary=localisation_error,
 )
 def localisation(
-    saliency: Tensor, context: MetricContext, rule: str = "energy", tuned: float = 0.5, overlap: float = 0.5
+    saliency: Tensor, context: MetricContext, rule: str = "energy", tuning_share: float = 0.5, min_iou: float = 0.5
 ) -> dict[str, Tensor]:
     """Return the IoU (B,) with the class's best box at each threshold of three rules: columns `rule@threshold`.
 
     The box lies around all pixels at or above the threshold, not the largest component of them; it is the whole image where
-    no pixel is. Summarised as the error at the threshold that is best for the rows of a share `tuned` of the images, by
-    default every other one. rule: value, energy or mean, of the main value. overlap: IoU from which on a box is right.
+    no pixel is. Summarised as the error at the threshold that is best for the rows of a share `tuning_share` of the images, by
+    default every other one. rule: value, energy or mean, of the main value. min_iou: smallest IoU of a correct box.
     """
     if rule not in THRESHOLD_GRIDS:
         raise ValueError(f"rule={rule!r} must be one of {', '.join(THRESHOLD_GRIDS)}")
-    if not 0 < tuned < 1:
-        raise ValueError(f"tuned={tuned} must be above 0 and below 1: it is the share of images that tune the threshold")
+    if not 0 < tuning_share < 1:
+        raise ValueError(f"tuning_share={tuning_share} must be above 0 and below 1: it is the share of images that tune the threshold")
     names = [f"{rule}@{alpha:g}" for rule, grid in THRESHOLD_GRIDS.items() for alpha in grid]
     return dict(zip(names, best_iou(tight_boxes(saliency, thresholds(saliency)), context.annotations).T))

@@ -18,21 +18,21 @@ from mpx.randomness import key
 
 @metric(direction={"": "near 0", "ssim": "lower", "other_class": "near 0"}, needs=("explain",))
 def sanity(
-    saliency: Tensor, context: MetricContext, stages: int = 4, randomization: str = "shuffle", seed: int = 0
+    saliency: Tensor, context: MetricContext, stages: int = 4, randomisation: str = "shuffle", seed: int = 0
 ) -> dict[str, Tensor]:
     """Return Spearman's rank correlation (B,) with the map of a network whose parameters are random.
 
     Cascading: a share of 1/stages, 2/stages, ... 1 of the layers is randomised, from the logits down; `spearman@share` and
     `ssim@share` are the curves, `ssim` the end of the second. other_class: the correlation with the map of another class,
     drawn for each row. SSIM's window is 11 pixels wide; `ssim` is NaN for smaller maps.
-    randomization: shuffle puts each parameter's values in a random order, which keeps the scale of the outputs; reset draws
+    randomisation: shuffle puts each parameter's values in a random order, which keeps the scale of the outputs; reset draws
     them anew as at construction (as in the paper), after which the outputs of deep networks may be constant.
     """
     if stages < 1:
         raise ValueError(f"stages={stages} must be 1 or larger: at the last stage all layers are random")
     curves = {}
     for stage in range(1, stages + 1):
-        network = randomised(context.classifier, stage / stages, randomization, seed)
+        network = randomised(context.classifier, stage / stages, randomisation, seed)
         other = context.explain(network, context.images, context.targets, seed)
         curves[f"spearman@{stage / stages:g}"] = spearman(saliency, other)
         curves[f"ssim@{stage / stages:g}"] = ssim(saliency, other)
@@ -50,11 +50,11 @@ def _other_classes(context: MetricContext, seed: int) -> Tensor:
 
 
 def randomised(
-    classifier: Callable[[Tensor], Tensor], share: float, randomization: str = "shuffle", seed: int = 0
+    classifier: Callable[[Tensor], Tensor], share: float, randomisation: str = "shuffle", seed: int = 0
 ) -> nn.Module:
     """Return a copy whose last ceil(share * layers) layers are random: modules with parameters, in order of construction."""
-    if randomization not in ("shuffle", "reset"):
-        raise ValueError(f"randomization={randomization!r} must be shuffle or reset")
+    if randomisation not in ("shuffle", "reset"):
+        raise ValueError(f"randomisation={randomisation!r} must be shuffle or reset")
     if not isinstance(classifier, nn.Module):
         raise ValueError(f"{type(classifier).__name__} has no parameters to randomise: metric=sanity needs an nn.Module")
     network = copy.deepcopy(classifier)
@@ -64,13 +64,13 @@ def randomised(
     with torch.no_grad(), torch.random.fork_rng():
         for name, module in layers[len(layers) - math.ceil(share * len(layers)) :]:
             torch.manual_seed(key(seed, name))  # a layer is the same at every stage
-            _randomise(module, randomization)
+            _randomise(module, randomisation)
     return network
 
 
-def _randomise(module: nn.Module, randomization: str) -> None:
+def _randomise(module: nn.Module, randomisation: str) -> None:
     reset = getattr(module, "reset_parameters", None)  # foreign: not every nn.Module has it
-    if randomization == "reset" and reset is not None:
+    if randomisation == "reset" and reset is not None:
         reset()
         return
     for parameter in module.parameters(recurse=False):

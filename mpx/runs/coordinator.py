@@ -61,7 +61,7 @@ class RunCoordinator:
         self.loggers = loggers or RunLoggers(folder, {})
         self._csv = folder / "results.csv" if count == 1 else self._part(index, "csv")
         self._rows: list[StoredRow] = []
-        self._measured_with: dict[str, str] = {}  # row name -> protocols of its metrics
+        self._evaluated_with: dict[str, str] = {}  # row name -> protocols of its metrics
         self._finished_rows: dict[str, set[str]] = {}  # image name -> keys
         self._finished_images: set[str] = set()
         self._progress: Progress | None = None
@@ -148,7 +148,7 @@ class RunCoordinator:
         protocols_of: regions of an image -> protocols of all metrics (`Evaluator.protocols`).
         """
         expected = {row.name: protocols_of(self.items[row.image_index].regions) for row in self._rows}
-        return [row.cells["mask"] for row in self._rows if self._measured_with[row.name] != expected[row.name]]
+        return [row.cells["mask"] for row in self._rows if self._evaluated_with[row.name] != expected[row.name]]
 
     def update_rows(self, rows: list[dict[str, Any]]) -> None:
         """Replace the table's lines of rows that were evaluated again."""
@@ -223,5 +223,5 @@ class RunCoordinator:
             self._finished_images.add(image_name)
         stored = StoredRow(self.image_indices[image_name], keys.index(row["row_key"]), tables.table_row(row))
         self._rows.append(stored)
-        self._measured_with[row["name"]] = row.get("measured_with", "")
+        self._evaluated_with[row["name"]] = row.get("evaluated_with", "")
         self.computed_with[row["computed_with"]] += 1

@@ -27,7 +27,7 @@ from mpx.models.classifier import Classifier
 from mpx.operators import unwrap
 from mpx.perturbations.base import PerturbationContext, fully_perturbed
 
-OWN = "own"  # name of the perturbation that the masks are learned with, among those of metrics
+OWN = "own"  # name of the perturbation that the masks are learnt with, among those of metrics
 
 
 class Evaluator:
@@ -131,8 +131,8 @@ def needs_annotations(metrics: Mapping[str, Metric]) -> list[str]:
     return [name for name, metric in metrics.items() if "annotations" in metric.needs]
 
 
-def summarize_metrics(
-    metrics: Mapping[str, Metric], learned_with: str, table: Sequence[Mapping[str, Any]]
+def summarise_metrics(
+    metrics: Mapping[str, Metric], learnt_with: str, table: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """Return column -> value, interval95, n, better, protocol and learnt_with, over the rows of a results table."""
     summaries: dict[str, dict[str, Any]] = {}
@@ -150,7 +150,7 @@ def summarize_metrics(
             continue
         summary = metric.summarise(columns, context)
         for suffix, one in {"": summary, **summary.pop("parts", {})}.items():
-            entry = {"better": metric.direction_of(suffix), "protocol": metric.protocol, "learnt_with": learned_with}
+            entry = {"better": metric.direction_of(suffix), "protocol": metric.protocol, "learnt_with": learnt_with}
             summaries[column_name(name, suffix)] = one | entry
     return summaries
 

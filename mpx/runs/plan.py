@@ -73,6 +73,6 @@ class RunPlan:
         return self.batch_size if isinstance(self.batch_size, int) else BATCH_SIZES.get(device_type, AUTO_GPU)
 
     @property
-    def learned_with(self) -> str:
-        """The explainer, or the perturbation that masks are learned with: the name that metrics are reported under."""
+    def learnt_with(self) -> str:
+        """The explainer, or the perturbation that masks are learnt with: the name that metrics are reported under."""
         return self.choices.get("explainer") or self.choices.get("perturbation") or ""

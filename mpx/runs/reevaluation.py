@@ -57,7 +57,7 @@ def _evaluate_stored(
 ) -> None:
     """Evaluate rows on disk, and write the new metrics beside those that are still valid."""
     expected = [protocols.of(row.regions) for _, row in problems]
-    pairs = [(json.loads(stored.get("measured_with") or "{}"), json.loads(e)) for (stored, _), e in zip(problems, expected)]
+    pairs = [(json.loads(stored.get("evaluated_with") or "{}"), json.loads(e)) for (stored, _), e in zip(problems, expected)]
     valid = {name for name in evaluator.metrics if all(old.get(name) == new[name] for old, new in pairs)}
     missing = {name: metric for name, metric in evaluator.metrics.items() if name not in valid}
     saliency = torch.stack([torch.from_numpy(stored["saliency"])[None] for stored, _ in problems])
@@ -67,13 +67,13 @@ def _evaluate_stored(
     for (stored, _), protocol, new in zip(problems, expected, values):
         metrics = json.loads(stored.get("metrics", "{}")) | json.loads(new)
         stored["metrics"] = json.dumps({name: metrics[name] for name in evaluator.metrics})
-        stored["measured_with"] = protocol
+        stored["evaluated_with"] = protocol
         store.replace_row(coordinator.folder / "masks" / f"{stored['name']}.npz", stored)
     coordinator.update_rows([stored for stored, _ in problems])
 
 
 def evaluate_area_sums(plan: RunPlan, coordinator: RunCoordinator, device: torch.device) -> list[dict[str, Any]]:
-    """Return the lines of summed.csv: metrics of the sum of the masks of all areas, for each image and class with several.
+    """Return the lines of area_sums.csv: metrics of the sum of the masks of all areas, for each image and class with several.
 
     The sum answers the pointing game of Fong, Patrick & Vedaldi (2019). Metrics that explain again are left out: the sum is
     the result of no single search.

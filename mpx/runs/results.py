@@ -1,4 +1,4 @@
-"""The files about the whole run: results.csv, skipped.csv, smallest.csv, summed.csv, summary.json, and what loggers show."""
+"""The files about the whole run: results.csv, skipped.csv, smallest_areas.csv, area_sums.csv, summary.json, and what loggers show."""
 
 from contextlib import suppress
 from typing import Any
@@ -7,7 +7,7 @@ from mpx.metrics.areas import SMALLEST_COLUMNS, smallest_area_rows
 from mpx.metrics.summary import describe
 from mpx.runs import files, summaries, tables
 from mpx.runs.coordinator import RunCoordinator
-from mpx.runs.evaluation import summarize_metrics
+from mpx.runs.evaluation import summarise_metrics
 from mpx.runs.folder import remove_partial_files
 from mpx.runs.plan import RunPlan
 from mpx.runs.resume import to_yaml
@@ -18,19 +18,19 @@ def write_results(
 ) -> dict[str, Any]:
     """Write all files about the whole run, and return the summary.
 
-    coordinator: of all shares; area_sums: lines of summed.csv.
+    coordinator: of all shares; area_sums: lines of area_sums.csv.
     """
     folder, table = coordinator.folder, coordinator.table()
     skipped = sorted(coordinator.skipped.items(), key=lambda pair: coordinator.image_indices[pair[0]])
     coordinator.write_table()
     tables.write_skipped(folder / "skipped.csv", skipped)
-    summary = summaries.summarize_rows(table, len(skipped), coordinator.count_missing(), protocol)
+    summary = summaries.summarise_rows(table, len(skipped), coordinator.count_missing(), protocol)
     summary["computed_with"] = coordinator.computed_with
-    summary["metrics"] = summarize_metrics(plan.metrics, plan.learned_with, table)
+    summary["metrics"] = summarise_metrics(plan.metrics, plan.learnt_with, table)
     if area_sums:
         columns = tuple(column for column in area_sums[0] if "@" not in column)
-        tables.write_csv(folder / "summed.csv", area_sums, columns)
-        summary["summed"] = summarize_metrics(plan.metrics, plan.learned_with, area_sums)
+        tables.write_csv(folder / "area_sums.csv", area_sums, columns)
+        summary["area_sums"] = summarise_metrics(plan.metrics, plan.learnt_with, area_sums)
     if table and table[0]["requested_area"]:
         summary["smallest_area"] = _write_smallest_areas(plan, coordinator, table)
     files.write_json(folder / "summary.json", summary)
@@ -44,9 +44,9 @@ def write_results(
 
 
 def _write_smallest_areas(plan: RunPlan, coordinator: RunCoordinator, table: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write smallest.csv: for each image and class the smallest area that suffices; return the areas' statistics."""
+    """Write smallest_areas.csv: for each image and class the smallest area that suffices; return the areas' statistics."""
     best = smallest_area_rows(table, plan.sufficient_share, plan.method.game)
-    tables.write_csv(coordinator.folder / "smallest.csv", best, SMALLEST_COLUMNS)
+    tables.write_csv(coordinator.folder / "smallest_areas.csv", best, SMALLEST_COLUMNS)
     sufficient = [row for row in best if row["smallest_area"]]
     smallest_areas = [row["smallest_area"] for row in sufficient]
     statistics = describe(smallest_areas, [row["image"] for row in sufficient])

@@ -84,7 +84,7 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
 
 
 def objective(plan: RunPlan, summary: dict[str, Any] | None) -> float | None:
-    """Return the number that a sweeper minimizes (objective=), read from a run's summary."""
+    """Return the number that a sweeper minimises (objective=), read from a run's summary."""
     if summary is None:
         return None
     numbers = {key: value["mean"] for key, value in summary.items() if isinstance(value, dict) and "mean" in value}
@@ -221,8 +221,8 @@ def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any],
             f"{', '.join(empty)}: no image has a region of the class that is explained; there are regions of "
             f"{', '.join(labels[:5])}: give target=label, and labels that are classes of the model"
         )
-    if "summed" in summary:
-        log.info("\nthe sum of the masks of all areas:\n" + terminal.format_metrics(summary["summed"]))
+    if "area_sums" in summary:
+        log.info("\nthe sum of the masks of all areas:\n" + terminal.format_metrics(summary["area_sums"]))
     folder = plan.folder
     curves = f"\ncurves    tensorboard --logdir {folder}" if "tensorboard" in plan.loggers else ""
     pictures = f"pictures  {folder}/panels  {folder}/evolution\n" if plan.pictures else ""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mpx.explanation import Explanation
 
 FAILED = "failed.txt"  # in the folder of a sweep's job: the reason why the job failed
-PROVENANCE = {"row_keys", "label", "file_bytes", "computed_with", "pictures"}  # a resumed run recognizes a row by these
+PROVENANCE = {"row_keys", "label", "file_bytes", "computed_with", "pictures"}  # a resumed run recognises a row by these
 
 
 def save_row(folder: str | Path, e: "Explanation", i: int, pictures: bool = True, **provenance: Any) -> None:

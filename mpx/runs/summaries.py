@@ -9,13 +9,13 @@ from typing import Any
 from mpx.metrics.summary import describe
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mpx")
-SUMMARIZED_COLUMNS = ("p_normalised", "p_after", "area", "passes", "forwards", "seconds")
+SUMMARISED_COLUMNS = ("p_normalised", "p_after", "area", "passes", "forwards", "seconds")
 
 
-def summarize_rows(
+def summarise_rows(
     rows: Sequence[dict[str, Any]], n_skipped: int, n_missing: int, protocol: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the statistics of SUMMARIZED_COLUMNS over lines of results.csv, the protocol and the versions.
+    """Return the statistics of SUMMARISED_COLUMNS over lines of results.csv, the protocol and the versions.
 
     `n` counts rows; `n_skipped` and `n_missing` (neither done nor skipped) count images.
     """
@@ -25,7 +25,7 @@ def summarize_rows(
         "n": len(rows),
         "n_skipped": n_skipped,
         "n_missing": n_missing,
-        **{column: describe([row[column] for row in rows], images) for column in SUMMARIZED_COLUMNS},
+        **{column: describe([row[column] for row in rows], images) for column in SUMMARISED_COLUMNS},
         "share_p_normalised_below_0.1": sum(p <= 0.1 for p in normalised) / len(normalised) if normalised else None,
         "protocol": protocol,
         "versions": package_versions(),

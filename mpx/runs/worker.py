@@ -125,17 +125,17 @@ class Worker:
             coordinator.skip(name, reason.removeprefix(f"{name}: "))
         finite = [row for index, row in enumerate(rows) if index not in failures]
         metrics = ["{}"] * len(finite)
-        measured_with = [""] * len(finite)
+        evaluated_with = [""] * len(finite)
         error: BaseException | None = None
         try:
             if finite:
                 metrics = self._evaluate(finite, explanation)
-                measured_with = [self._protocols.of(row.regions) for row in finite]
+                evaluated_with = [self._protocols.of(row.regions) for row in finite]
         except BaseException as raised:  # also a signal: the masks are stored, and evaluated when the run resumes
             error = raised
         for index, row in enumerate(finite):  # one by one, so that a kill in between loses no row's pictures in the logger
-            evaluation = {"metrics": metrics[index], "measured_with": measured_with[index]}
-            self._store_row(coordinator, row, explanation.only([index]), explanation.batch_size, evaluation)
+            evaluation = {"metrics": metrics[index], "evaluated_with": evaluated_with[index]}
+            self._store_row(coordinator, row, explanation.select([index]), explanation.batch_size, evaluation)
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise ValueError("out of memory in a metric: the masks are kept; a smaller batch_size needs less") from error
         if error:

@@ -52,7 +52,7 @@ ACTIVATIONS = [
 
 @pytest.mark.parametrize("name", ["guided_backprop", "excitation_backprop"])
 @pytest.mark.parametrize("act", ACTIVATIONS)
-def test_relus_are_recognized_in_every_form(name, act):
+def test_relus_are_recognised_in_every_form(name, act):
     made = act()
     network = Checkers(act) if isinstance(made, nn.Module) else Functional(made)
     options = {"layer": "norm"} if name == "excitation_backprop" else {}  # which precedes them

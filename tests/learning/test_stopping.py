@@ -121,7 +121,7 @@ def test_the_network_sees_no_row_that_is_over(monkeypatch):
 def test_what_is_over_stays_as_it_was():
     e, long = run(PHOTOS[:3], stop=lambda means: uneven(means) > 0), run(PHOTOS[:3], stop=None)
     for row, at in enumerate(e.steps.tolist()):
-        one = e.only([row])
+        one = e.select([row])
         assert one.iterations[-1] == at == len(one.curves["total"]) and one.passes == at
         torch.testing.assert_close(one.curves["total"], long.curves["total"][:at, row : row + 1], atol=1e-4, rtol=0)
         assert torch.equal(one.frame_parameters[-1], one.parameter)

@@ -71,16 +71,16 @@ def test_the_threshold_is_tuned_on_rows_that_do_not_count():
     maps = torch.cat([halo, halo] * 3)
     where = [annotation(tuple(wide)), annotation(BOX)] * 3
     found = summary(localisation, maps, context(6, annotations=where))["parts"]["value"]
-    assert found["value"] == 1 and found["n"] == 3 and found["tuned_on"] == 3 and found["threshold"] <= 0.2
+    assert found["value"] == 1 and found["n"] == 3 and found["tuning_rows"] == 3 and found["threshold"] <= 0.2
     equal = summary(localisation, torch.cat([halo] * 4), context(4, annotations=[annotation(BOX)] * 4))
     assert equal["parts"]["value"]["value"] == 0
 
 
-@pytest.mark.parametrize("tuned, on", [(0.5, 4), (0.25, 2), (0.75, 6), (0.1, 1)])
-def test_a_share_of_the_rows_tunes(tuned, on):
+@pytest.mark.parametrize("tuning_share, on", [(0.5, 4), (0.25, 2), (0.75, 6), (0.1, 1)])
+def test_a_share_of_the_rows_tunes(tuning_share, on):
     iou = columns(localisation, random_maps(8), context(8, annotations=[annotation()] * 8))
-    found = localisation_error(iou, SummaryContext(np.zeros(8, int), np.arange(8)), "mean", tuned)["mean"]
-    assert found.notes["tuned_on"] == on and np.isfinite(found.values).sum() == 8 - on
+    found = localisation_error(iou, SummaryContext(np.zeros(8, int), np.arange(8)), "mean", tuning_share)["mean"]
+    assert found.notes["tuning_rows"] == on and np.isfinite(found.values).sum() == 8 - on
 
 
 def test_an_image_does_not_tune_and_count():
@@ -95,13 +95,13 @@ def test_rows_without_a_box_neither_tune_nor_count():
     rows = context(4, annotations=[annotation(), None, outside, annotation()])
     assert max_box_acc_v2(square(), context(1, annotations=[outside]))["@0.5"].isnan().all()
     found = summary(localisation, square().expand(4, -1, -1, -1), rows)
-    assert found["n"] == 1 and found["value"] == 0 and found["parts"]["energy"]["tuned_on"] == 1
+    assert found["n"] == 1 and found["value"] == 0 and found["parts"]["energy"]["tuning_rows"] == 1
     single = summary(localisation, square(), context(1, annotations=[annotation()]))
     assert single["n"] == 0 and single["value"] is None  # one row cannot both tune and count
 
 
 @pytest.mark.parametrize(
-    "wrong, match", [({"rule": "top"}, "rule='top' must be one"), ({"tuned": 1.0}, "tuned=1.0 must be above 0 and below 1")]
+    "wrong, match", [({"rule": "top"}, "rule='top' must be one"), ({"tuning_share": 1.0}, "tuning_share=1.0 must be above 0 and below 1")]
 )
 def test_wrong_options_are_one_sentence(wrong, match):
     with pytest.raises(ValueError, match=match):

@@ -40,17 +40,17 @@ def changed(a, b):
     return {name for (name, x), (_, y) in zip(a.named_parameters(), b.named_parameters()) if not torch.equal(x, y)}
 
 
-@pytest.mark.parametrize("randomization", ["shuffle", "reset"])
-def test_randomising_starts_at_the_logits_and_leaves_the_network(randomization):
+@pytest.mark.parametrize("randomisation", ["shuffle", "reset"])
+def test_randomising_starts_at_the_logits_and_leaves_the_network(randomisation):
     net = Net().eval().requires_grad_(False)
     before, state = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
-    half, whole = (randomised(net, share, randomization, seed=3) for share in (0.3, 1.0))
+    half, whole = (randomised(net, share, randomisation, seed=3) for share in (0.3, 1.0))
     assert changed(net, half) == {"head.weight", "head.bias"}  # and the norm's, ones and zeros in any order
     assert {"stem.weight", "head.weight", "token"} <= changed(net, whole)
     assert torch.equal(half.head.weight, whole.head.weight)  # the same at every stage
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
     assert torch.equal(state, torch.get_rng_state()) and not half.training
-    if randomization == "shuffle":
+    if randomisation == "shuffle":
         assert torch.equal(half.head.weight.flatten().sort()[0], net.head.weight.flatten().sort()[0])
     with pytest.raises(ValueError, match="must be shuffle or reset"):
         randomised(net, 1.0, "zero")

@@ -22,7 +22,7 @@ def run(folder, shift=0.0, metrics=None, images=12, **more):
         for i in range(images)
     ]
     tables.write_csv(folder / "results.csv", rows, tables.result_columns(rows))
-    said = summaries.summarize_rows(rows, 0, 0, {"command": "mpx"})
+    said = summaries.summarise_rows(rows, 0, 0, {"command": "mpx"})
     value = sum(row["deletion"] for row in rows) / images
     said["metrics"] = {"deletion": LESS | {"value": value, "interval95": [value - 0.1, value + 0.1]} | (metrics or {})}
     files.write_json(folder / "summary.json", said)

@@ -37,7 +37,7 @@ def job(tmp_path, explanation):
             store.save_row(folder, e, i, pictures, row_key="1", **TERMS)
         rows = tables.table_rows(e)
         tables.write_csv(folder / "results.csv", rows)
-        said = summaries.summarize_rows(rows, 0, 0, {"game": game, "stopped": False})
+        said = summaries.summarise_rows(rows, 0, 0, {"game": game, "stopped": False})
         files.write_json(folder / "summary.json", said | {"metrics": {}})
         return folder
 

@@ -138,12 +138,12 @@ def test_the_sum_of_several_areas_is_measured(folder, mpx):
     given = ["experiment=extremal2019", "perturbation.sigma=3", "steps=30", "mask_size=8", "area=[0.05,0.2]"]
     code, out, _ = mpx(*(a for a in GIVEN if not a.startswith(("jitter", "steps", "mask_size"))), *given, *where)
     assert code == 0 and "the sum of the masks of all areas" in out
-    with open("outputs/a/summed.csv", newline="") as file:
+    with open("outputs/a/area_sums.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(rows("a")) == 6 and [line["image"] for line in lines] == ["p0", "p1", "p2"]
     said = json.loads((folder / "outputs/a/summary.json").read_text())
-    assert said["summed"]["pointing"]["n"] == 3 and said["metrics"]["pointing"]["n"] == 6
-    assert said["summed"]["mass"]["value"] == pytest.approx(np.mean([float(line["mass"]) for line in lines]), abs=1e-5)
+    assert said["area_sums"]["pointing"]["n"] == 3 and said["metrics"]["pointing"]["n"] == 6
+    assert said["area_sums"]["mass"]["value"] == pytest.approx(np.mean([float(line["mass"]) for line in lines]), abs=1e-5)
 
 
 def test_a_masks_own_perturbation_is_no_other(folder, mpx):

@@ -31,7 +31,7 @@ def record(folder, factories, *batches, limit=8, text="a: 1"):
     means = CurveMeans()
     rows = []
     for e in batches:
-        loggers.log_row(e.only(list(range(limit))[: len(e)]))
+        loggers.log_row(e.select(list(range(limit))[: len(e)]))
         limit -= len(e)
         means.add(e.curves)
         rows += table_rows(e)

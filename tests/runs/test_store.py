@@ -104,15 +104,15 @@ def test_summary(tmp_path, explanation):
         {"image": f"p{i}", "p_normalised": x, "p_after": x, "area": 0.1, "passes": 9.0, "forwards": 0.0, "seconds": 1.0}
         for i, x in enumerate((0.0, 0.1, 0.2, 0.9, math.nan))
     ]
-    summary = summaries.summarize_rows(rows, 1, 2, {"p_normalised": "how"})
+    summary = summaries.summarise_rows(rows, 1, 2, {"p_normalised": "how"})
     p = summary["p_normalised"]
     assert (summary["n"], summary["n_skipped"], summary["n_missing"], p["n"]) == (5, 1, 2, 4)
     assert p["mean"] == pytest.approx(0.3) and p["median"] == pytest.approx(0.15)
     low, high = p["interval95"]
     assert 0 <= low < p["mean"] < high <= 0.9
-    assert summary == summaries.summarize_rows(rows, 1, 2, summary["protocol"])
+    assert summary == summaries.summarise_rows(rows, 1, 2, summary["protocol"])
     assert {"python", "torch", "torchvision", "pytorch_lightning", "mpx"} == set(summary["versions"])
-    files.write_json(tmp_path / "a.json", summaries.summarize_rows([], 0, 0, {}))
+    files.write_json(tmp_path / "a.json", summaries.summarise_rows([], 0, 0, {}))
 
 
 @pytest.mark.parametrize("names", [["cup"], ["x" * 300, "日本語" * 60, "e\u0301" * 90, "ok"], ["\x1b[31mred\nline\r", ""]])

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from mpx.errors import first_line
 from mpx.learning.batch import RowBatch
 from mpx.learning.learner import BatchLearner
 
-# a range is all the data, the eval mode of the classifier is meant, and LeafSpec is Lightning's own affair
-EXPECTED_WARNINGS = ".*(does not have many workers|modules? in eval mode|LeafSpec).*"
+# a range is all the data, the eval mode of the classifier is meant, LeafSpec is Lightning's own affair, and a batch that is
+# optimized again replaces its files
+EXPECTED_WARNINGS = ".*(does not have many workers|modules? in eval mode|LeafSpec|exists and is not empty).*"
 
 
 @contextmanager
@@ -49,5 +51,15 @@ def fit(batch: RowBatch, trainer: pl.Trainer) -> None:
     try:
         with quiet_lightning(), misfits_as_value_errors():
             trainer.fit(learner)
+        _check_monitors(trainer)
     finally:
         del learner.batch, learner.parameter  # trainer and learner refer to each other: the batch would outlive the fit
+
+
+def _check_monitors(trainer: pl.Trainer) -> None:
+    """Raise ValueError where a checkpoint monitors a value that nothing logged: Lightning would save nothing and only warn."""
+    for callback in trainer.checkpoint_callbacks:
+        monitor = callback.monitor if isinstance(callback, ModelCheckpoint) else None
+        if monitor is not None and monitor not in trainer.callback_metrics:
+            logged = ", ".join(sorted(trainer.callback_metrics))
+            raise ValueError(f"callbacks: ModelCheckpoint(monitor={monitor!r}) names no logged value; there are {logged}")

@@ -23,7 +23,7 @@ JOIN_TIMEOUT = 10  # seconds in which the first share checks the configuration
 OUTPUTS = ("masks/*.npz", "panels/*.png", "evolution/*.gif", ".hydra/*.yaml", "results.csv",
            "summary.json", "skipped.csv", "smallest_areas.csv", "area_sums.csv", "report.html", store.FAILED)  # fmt: skip
 OUTPUT_FOLDERS = (".", ".hydra", "masks", "panels", "evolution", "parts", "tensorboard/*")  # patterns
-LOG_FOLDERS = ("tensorboard", "csv", "wandb", "mlflow")
+LOG_FOLDERS = ("tensorboard", "csv", "wandb", "mlflow", "batches")
 
 
 def no_check(joins: bool) -> None:

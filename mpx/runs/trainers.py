@@ -2,13 +2,15 @@
 
 The rows of a run are logged by its coordinator (mpx.runs.loggers). A batch logs by itself only where a callback was chosen,
 for callbacks such as LearningRateMonitor write through the Trainer's loggers. Whatever a batch writes lies in batches/<name>/
-of the run's folder, so that no batch overwrites the files of another.
+of the run's folder, so that no batch overwrites the files of another: checkpoints/, and a folder for each logger.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from mpx.learning.fitting import misfits_as_value_errors, quiet_lightning
@@ -21,23 +23,31 @@ def batch_trainer(plan: RunPlan, batch_name: str, progress: SilentCallback | Non
     """Return the Trainer of a batch. arguments: further arguments of the Trainer, such as its device."""
     folder = plan.folder / "batches" / batch_name
     with quiet_lightning(), misfits_as_value_errors():
-        callbacks: list[pl.Callback] = [make() for make in plan.callbacks.values()]
+        callbacks = [_batch_callback(factory, folder) for factory in plan.callbacks.values()]
         if callbacks:
-            loggers = [logger for make in plan.loggers.values() if (logger := _batch_logger(make, folder))]
+            loggers = [logger for kind, make in plan.loggers.items() if (logger := _batch_logger(kind, make, folder))]
             arguments |= {"default_root_dir": str(folder), "logger": loggers or False, "log_every_n_steps": 1}
         return plan.build_trainer(**arguments, callbacks=[*callbacks, *([progress] if progress else [])])
 
 
-def _batch_logger(factory: Any, folder: Path) -> Logger | None:
+def _batch_callback(factory: Callable[..., pl.Callback], folder: Path) -> pl.Callback:
+    """Return a batch's callback. Its checkpoints lie in checkpoints/, whatever loggers there are."""
+    callback = factory()
+    if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+        callback.dirpath = str(folder / "checkpoints")
+    return callback
+
+
+def _batch_logger(name: str, factory: Callable[..., Logger], folder: Path) -> Logger | None:
     """Return a batch's logger of the same kind as the run's; None for a kind that mpx does not know where to write."""
     kind = unwrap(factory)
     if not isinstance(kind, type):
         return None
     if issubclass(kind, (TensorBoardLogger, CSVLogger)):
-        return factory(save_dir=str(folder), name="", version="")
+        return factory(save_dir=str(folder), name=name, version="")
     if issubclass(kind, WandbLogger):
         folder.mkdir(parents=True, exist_ok=True)
         return factory(save_dir=str(folder), name=folder.name)
     if issubclass(kind, MLFlowLogger):
-        return factory(save_dir=str(folder), run_name=folder.name)
+        return factory(save_dir=str(folder / name), run_name=folder.name)
     return None

@@ -16,6 +16,7 @@ from mpx.learning.batching import RowSolver, prepare_batch
 from mpx.learning.fitting import fit
 from mpx.learning.optimizers import RowAdam
 from mpx.learning.rows import Row
+from mpx.masks.grid import Grid
 from mpx.perturbations.base import FixedPixelPerturbation
 from mpx.perturbations.blur import blur_gaussian
 
@@ -78,6 +79,23 @@ def test_continuous_batches_equal_fixed_ones_to_the_bit(more):
     singles = [run(photo, batch_size=1, **more) for photo in PHOTOS]
     assert torch.cat([e.steps for e in singles]).tolist() == together.steps.tolist()
     torch.testing.assert_close(together.parameter, torch.cat([e.parameter for e in singles]), atol=1e-4, rtol=0)
+
+
+class SharpGrid(Grid):
+    """A mask of a user's own that declares nothing about its rows."""
+
+    def forward(self, parameter):
+        return super().forward(parameter) ** 2
+
+
+def test_a_mask_class_that_declares_nothing_goes_with_its_rows():
+    sharp = partial(SharpGrid, mask_size=8)
+    together, fixed = (
+        run(PHOTOS, batch_size=3, deterministic=True, mask=sharp, mask_size=None, perturbation=p) for p in (blur, still)
+    )
+    assert len(set(together.steps.tolist())) > 2, "the rows shall stop at different times"
+    equal(together, fixed)
+    assert not torch.equal(together.parameter, run(PHOTOS, batch_size=3, deterministic=True).parameter)
 
 
 def test_areas_and_a_growing_weight_go_with_their_rows():

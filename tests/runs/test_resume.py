@@ -9,6 +9,8 @@ from commands import PLAIN, SAME, done, masks, summary, table, whole, workplace
 from planted import RoundingNet, SquareNet, square_photo
 from torchvision.transforms.v2.functional import to_pil_image
 
+from mpx.config_plan import compose_plan
+from mpx.runs.resume import check_config
 from mpx.runs.store import load_row
 
 ROWS = ["p00-1-checker-board", "p01-1-checker-board", "p02-1-checker-board", "p03-1-checker-board"]
@@ -30,12 +32,11 @@ def run(home):
     return shutil.copytree(home / "outputs" / "calm", home / "outputs" / "this")
 
 
-def again(home, *arguments: str, code: int = 0) -> tuple[set[str], str]:
-    """The same command once more: the rows that it made, and what it said."""
+def again(home, *arguments: str) -> tuple[set[str], str]:
+    """Give the same command once more: the rows that it made, and its output."""
     run = home / "outputs" / "this"
     before = {path.name: path.stat().st_mtime_ns for path in (run / "masks").iterdir()}
-    command = done(home, *SHOWN, "name=this", *arguments, code=code)
-    assert code == 0 or len(command.err.strip().splitlines()) == 1, command.err
+    command = done(home, *SHOWN, "name=this", *arguments)
     whole(run)
     made = {path.stem for path in (run / "masks").iterdir() if before.get(path.name) != path.stat().st_mtime_ns}
     return made, command.out + command.err
@@ -72,18 +73,24 @@ def _gone(file):
     file.unlink()
 
 
-@pytest.mark.parametrize("damage", [_truncated, _empty, _garbage, _flipped, _anothers, _without_its_end, _gone])
-def test_a_damaged_row_is_done_again_and_no_other(home, run, damage):
-    damage(run / "masks" / f"{ROWS[1]}.npz")
-    assert again(home)[0] == {ROWS[1]}
+def _without_panel(file):
+    (file.parents[1] / "panels" / f"{file.stem}.png").unlink()
+
+
+def _without_animation(file):
+    (file.parents[1] / "evolution" / f"{file.stem}.gif").unlink()
+
+
+@pytest.mark.parametrize(
+    "damages",
+    [(_truncated, _empty, _garbage), (_flipped, _anothers, _without_its_end), (_without_panel, _without_animation, _gone)],
+)
+def test_damaged_rows_are_done_again_and_no_others(home, run, damages):
+    for row, damage in zip(ROWS, damages):
+        damage(run / "masks" / f"{row}.npz")
+    assert again(home)[0] == set(ROWS[:3])
     assert masks(run) == masks(home / "outputs" / "calm") and len(table(run)) == 4
-
-
-@pytest.mark.parametrize("picture", ["panels/{}.png", "evolution/{}.gif"])
-def test_a_row_without_its_pictures_is_done_again(home, run, picture):
-    (run / picture.format(ROWS[0])).unlink()
-    assert again(home)[0] == {ROWS[0]}
-    for name in (picture.format(row) for row in ROWS[:2]):
+    for name in (picture.format(row) for row in ROWS[:2] for picture in ("panels/{}.png", "evolution/{}.gif")):
         assert (run / name).read_bytes() == (home / "outputs" / "calm" / name).read_bytes()
 
 
@@ -92,7 +99,7 @@ def test_a_run_of_which_nothing_is_missing_makes_nothing(home, run):
     made, said = again(home)
     assert not made and "4 of 4 images" in said
     assert all(path.read_bytes() == data for path, data in before.items())
-    assert summary(run)["n"] == 4 and len(list(run.glob("*.whole"))) == 1
+    assert summary(run)["n"] == 4 and len(list(run.glob("tensorboard/mean/events.out.tfevents.*"))) == 1
 
 
 def test_a_photo_that_changed_is_done_again(home, run):
@@ -161,12 +168,27 @@ def test_of_an_image_with_two_targets_the_missing_one_is_done(home):
         (["deterministic=false"], ["deterministic was True and is False"]),
     ],
 )
-def test_another_configuration_is_refused_by_the_names_of_its_keys(home, run, changed, names):
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name not in (".lock", "run.log")}
-    command = done(home, *SHOWN, "name=this", *changed, code=1)
-    assert all(name in command.err for name in names) and len(command.err.strip().splitlines()) == 1, command.err
-    assert command.err.partition(";")[0].count(" was ") == len(names)
-    assert all(path.read_bytes() == data for path, data in before.items())
+def test_another_configuration_is_refused_by_the_names_of_its_keys(home, run, monkeypatch, changed, names):
+    monkeypatch.chdir(home)
+    before = contents(run)
+    with pytest.raises(ValueError) as refusal:
+        check_config(compose_plan(*SHOWN, "name=this", *changed, folder=run), joins=False)
+    sentence = str(refusal.value)
+    assert all(name in sentence for name in names) and len(sentence.splitlines()) == 1
+    assert sentence.partition(";")[0].count(" was ") == len(names)
+    assert contents(run) == before
+
+
+def test_a_command_that_is_refused_changes_nothing(home, run):
+    before = contents(run)
+    command = done(home, *SHOWN, "name=this", "steps=13", code=1)
+    assert "steps was 12 and is 13" in command.err and len(command.err.strip().splitlines()) == 1
+    assert contents(run) == before
+
+
+def contents(run):
+    """Return every file of a run but those that each command writes."""
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name not in (".lock", "run.log")}
 
 
 def test_keys_that_change_no_row_may_differ(home, run):

@@ -40,6 +40,8 @@ def test_the_first_page_is_short():
 
 @pytest.mark.parametrize("path", READMES, ids=IDS)
 def test_links_lead_somewhere(path):
+    for file in re.findall(r"(?<![\w/])(?:tests|scripts)/[\w/]+(?:\.\w+)?", path.read_text()):
+        assert (ROOT / file).exists(), file
     for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
         target, _, anchor = link.partition("#")
         if target.startswith("http"):

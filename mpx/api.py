@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from mpx import config
 from mpx.explanation import Explanation, join
-from mpx.learning.batching import RowSolver, batch_position_matters, prepare_batch
+from mpx.learning.batch_position import batch_position_matters
+from mpx.learning.batching import RowSolver, prepare_batch
 from mpx.learning.inputs import as_images, make_rows
 from mpx.learning.loop import optimize
 from mpx.learning.method import Method

@@ -40,8 +40,4 @@ class Attribution:
             row.add_cost(*cost)
 
     def _count(self, module: torch.nn.Module, inputs: Any, logits: Tensor) -> None:
-        images = len(logits) / len(self.objective.targets)
-        if logits.requires_grad and torch.is_grad_enabled():
-            self.objective.passes += images
-        else:
-            self.objective.forwards += images
+        self.objective.count_images(len(logits), with_gradient=logits.requires_grad and torch.is_grad_enabled())

@@ -161,7 +161,8 @@ class RowBatch:
         """Continue from what `state_dict` returned."""
         device = self.parameter.device
         self.history = {name: values.to(device) for name, values in state["history"].items()}
-        self.objective.passes, self.objective.forwards = state["cost"]
+        for images, with_gradient in zip(state["cost"], (True, False)):
+            self.objective.count_images(images * len(self.objective.targets), with_gradient)
         for row, snapshots in zip(self.rows, state["snapshots"]):
             row.iteration = state["iteration"]
             row.snapshots = [snapshot.to(device) for snapshot in snapshots]

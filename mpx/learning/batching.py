@@ -26,11 +26,17 @@ Optimize = Callable[[RowBatch], None]  # optimizes a batch until it pauses: loop
 
 
 def prepare_batch(
-    method: Method, classifier: Classifier, rows: Sequence[Row], snapshots: int = 24, padded_size: int = 0
+    method: Method,
+    classifier: Classifier,
+    rows: Sequence[Row],
+    snapshots: int = 24,
+    padded_size: int = 0,
+    keep_together: bool = False,
 ) -> Batch:
     """Return rows prepared as a batch on the classifier's device; an explainer's batch is finished.
 
-    padded_size: the batch is filled up to this size by repeating its last row.
+    padded_size: the batch is filled up to this size by repeating its last row. keep_together: rows that stop by themselves
+    stay until all have finished, for no other row will enter.
     """
     start, device = time.perf_counter(), classifier.device
     padded = [*rows, *[rows[-1]] * (padded_size - len(rows))]
@@ -43,7 +49,7 @@ def prepare_batch(
     if method.explainer:
         batch = Attribution(objective, len(rows))
     elif method.stop:
-        batch = ContinuousBatch(objective, snapshots, len(rows))
+        batch = ContinuousBatch(objective, snapshots, len(rows), keep_together)
     else:
         batch = RowBatch(objective, snapshots, len(rows))
     for state in batch.rows:
@@ -219,30 +225,3 @@ class RowSolver:
             f"out of memory with {size} rows at once: going on with {self.batch_size} (batch_size={self.batch_size} starts "
             f"there){changed}"
         )
-
-
-def batch_position_matters(classifier: Classifier, size: Sequence[int], batch_size: int, max_images: int = 128) -> bool:
-    """Return whether the network rounds an image by its position in the batch, as a last layer of two classes may.
-
-    Random images (3,*size) of many colours are tried in two positions each; gradients, which cost more, of the first few.
-    """
-    random = torch.Generator().manual_seed(0)
-    for trial in range(max(4, max_images // batch_size) if batch_size > 1 else 0):
-        blocks = torch.rand(batch_size, 3, 4, 4, generator=random) * torch.rand(batch_size, 1, 1, 1, generator=random)
-        images = torch.nn.functional.interpolate(blocks, list(size)).to(classifier.device)
-        responses = [_response(classifier, images, shift, with_gradient=trial < 2) for shift in (0, 1)]
-        if not all(map(torch.equal, *responses)):
-            return True
-    return False
-
-
-def _response(classifier: Classifier, images: torch.Tensor, shift: int, with_gradient: bool) -> list[torch.Tensor]:
-    """Return logits, and the input gradient, of images moved by `shift` positions, moved back."""
-    with torch.set_grad_enabled(with_gradient):
-        moved = images.roll(shift, 0).requires_grad_(with_gradient)
-        logits = classifier(moved)
-        response = [logits.detach().roll(-shift, 0)]
-        if with_gradient:
-            weights = torch.linspace(1, 2, logits.shape[1], device=logits.device, dtype=logits.dtype)
-            response.append(torch.autograd.grad((logits @ weights).sum(), moved)[0].roll(-shift, 0))
-    return response

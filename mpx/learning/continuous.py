@@ -119,8 +119,9 @@ class ContinuousBatch(RowBatch):
         for _, row in active:
             if row.step_scale == 0 and not row.finished:
                 self._finish_row(row)
-        enough = self.has_movable_rows and not self.keep_together
-        self.paused = self.finished or enough and sum(row.finished for row in self.rows) >= self._finished_for_pause
+        others_may_enter = self.has_movable_rows and not self.keep_together
+        finished = sum(row.finished for row in self.rows)
+        self.paused = self.finished or others_may_enter and finished >= self._finished_for_pause
 
     def _check_stopping(self, due: list[tuple[int, RowState]]) -> None:
         stop = self.objective.method.stop

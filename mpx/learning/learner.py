@@ -28,7 +28,6 @@ from torch.optim import Optimizer
 from mpx.explanation import Explanation
 from mpx.learning.batch import RowBatch
 from mpx.learning.batching import prepare_batch
-from mpx.learning.continuous import ContinuousBatch
 from mpx.learning.inputs import as_images, make_rows
 from mpx.learning.log_names import log_name
 from mpx.learning.method import Method
@@ -198,10 +197,8 @@ class MaskLearner(BatchLearner):
         self.classifier.to(self.trainer.strategy.root_device)
         self._frozen.enter_context(self.classifier.frozen_and_folded(self.problems[0].image.shape[1:]))
         if self.batch is None:
-            batch = prepare_batch(self.method, self.classifier, self.problems, self.snapshots)
+            batch = prepare_batch(self.method, self.classifier, self.problems, self.snapshots, keep_together=True)
             assert isinstance(batch, RowBatch)
-            if isinstance(batch, ContinuousBatch):
-                batch.keep_together = True
             self.batch = batch
             self.parameter = batch.parameter
 

@@ -107,10 +107,7 @@ class Objective(PreparedRows):
         pictures, inputs = self._pictures(parameter, mask, iteration, draws, exact)
         with self.perturbation.patched_network(*inputs):
             logits = self.logits(pictures)
-        if logits.requires_grad:
-            self.passes += len(pictures) / len(self.targets)
-        else:
-            self.forwards += len(pictures) / len(self.targets)
+        self.count_images(len(pictures), with_gradient=logits.requires_grad)
         logits = logits.view(len(draws), len(self.method.views), len(self.targets), -1)
         targets, original = self.targets.repeat(len(draws)), self.original_logits.repeat(len(draws), 1)
         scores = []

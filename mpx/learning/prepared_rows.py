@@ -109,6 +109,13 @@ class PreparedRows:
         gathered.passes = gathered.forwards = 0.0
         return gathered
 
+    def count_images(self, images: int, with_gradient: bool) -> None:
+        """Count images that went through the network for all rows alike, as passes or as forwards of each row."""
+        if with_gradient:
+            self.passes += images / len(self.targets)
+        else:
+            self.forwards += images / len(self.targets)
+
     def take_cost(self) -> tuple[float, float]:
         """Return the passes and forwards of each row since the last call."""
         cost = self.passes, self.forwards
@@ -137,7 +144,7 @@ class PreparedRows:
             disc = self.mask.disc(radius).expand_as(parameter)
             parameter = torch.where(sufficient.view(-1, 1, 1, 1), parameter, disc)
             sufficient |= self.evaluate(self.mask(disc))[1] <= goal
-            self.forwards += 1
+            self.count_images(len(self.targets), with_gradient=False)
             if sufficient.all():
                 break
         return parameter

@@ -14,7 +14,8 @@ import torch
 from mpx.errors import is_out_of_memory
 from mpx.explanation import Explanation
 from mpx.learning.batch import RowBatch
-from mpx.learning.batching import Batch, RowSolver, Solution, batch_position_matters, prepare_batch
+from mpx.learning.batch_position import batch_position_matters
+from mpx.learning.batching import Batch, RowSolver, Solution, prepare_batch
 from mpx.learning.fitting import fit
 from mpx.learning.learner import BatchLearner, SilentCallback
 from mpx.learning.rows import Row

@@ -1,8 +1,8 @@
 """Compare the masks of two checkouts: python scripts/same_masks.py OLD NEW [preset ...] [key=value ...]
 
-OLD and NEW are folders of checkouts, or folders that an earlier call of this script wrote (out=folder keeps NEW's masks). Each
-preset (default: mpx's defaults and every experiment of NEW) explains the three bundled photos with 20 steps, on one thread and
-with deterministic=true, in both. Prints for each preset the largest difference of the learnt parameters and of the saliency;
+OLD and NEW are folders of checkouts, or folders that an earlier call of this script wrote (out=folder keeps NEW's masks).
+Each preset (default: mpx's defaults and every experiment of NEW) explains the three bundled photos with 20 steps, on one
+thread and with deterministic=true, in both. Prints for each preset the largest difference of the learnt parameters and of the saliency;
 exits with 1 where one exceeds 1e-5.
 """
 
@@ -14,7 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-FIXED = ("steps=20", "deterministic=true", "threads=1", "batch_size=3", "frames=2", "pictures=none", "log_images=0", "metric=[]")
+FIXED = (
+    "steps=20",
+    "deterministic=true",
+    "threads=1",
+    "batch_size=3",
+    "frames=2",
+    "pictures=none",
+    "log_images=0",
+    "metric=[]",
+)
 VIT = ("model=timm", "model.name=vit_tiny_patch16_224")  # for presets that need a transformer; random weights
 TOLERANCE = 1e-5
 
@@ -46,7 +55,9 @@ def masks_of(source: Path, folder: Path, preset: str, overrides: list[str]) -> d
         arguments = [] if preset == "default" else [f"experiment={preset}"]
         arguments += [*model_of(source, preset), *FIXED, *overrides, f"hydra.run.dir={folder / preset}"]
         command = [sys.executable, str(source / "scripts" / "run.py"), *arguments]
-        done = subprocess.run(command, cwd=source, env=os.environ | {"PYTHONPATH": str(source)}, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=source, env=os.environ | {"PYTHONPATH": str(source)}, capture_output=True, text=True
+        )
         if done.returncode:
             sys.exit(f"{preset} in {source} failed: {done.stderr.strip()[-500:]}")
     rows = {}

@@ -16,7 +16,9 @@ GROUPS = sorted(path.name for path in config.CONFIGS.iterdir() if path.is_dir())
 
 def test_defaults_build():
     method = config.build_method(config.compose())
-    assert set(method.regularizers) == {"l1", "tv"} and len(method.image_augmentations) == 1 and not method.input_augmentations
+    assert (
+        set(method.regularizers) == {"l1", "tv"} and len(method.image_augmentations) == 1 and not method.input_augmentations
+    )
 
 
 SWAPPED = [group for group in GROUPS if group not in ("model", "dataset", "regularizer", "augment", "sweep", "cluster")]

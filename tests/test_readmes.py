@@ -16,7 +16,9 @@ from mpx.cli import menu
 from mpx.data.synthetic import synthetic
 
 ROOT = Path(__file__).parents[1]
-READMES = [ROOT / name for name in ("README.md", "configs/README.md", "scripts/README.md", "mpx/README.md", "outputs/README.md")]
+READMES = [
+    ROOT / name for name in ("README.md", "configs/README.md", "scripts/README.md", "mpx/README.md", "outputs/README.md")
+]
 GROUPS = sorted(path.name for path in config.CONFIGS.iterdir() if path.is_dir())
 IDS = [path.relative_to(ROOT).as_posix() for path in READMES]
 EXAMPLE = re.compile(r"^`([\w/.]+)`(, at the end)?\n\n```(?:python|yaml)\n(.*?)^```", re.M | re.S)
@@ -63,7 +65,9 @@ def commands(path: Path) -> list[list[str]]:
     for block in blocks(path, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line.split("&&")[-1], comments=True)
-            start = next((k for k, word in enumerate(words) if word in ("mpx", "scripts/run.py", "scripts/evaluate.py")), None)
+            start = next(
+                (k for k, word in enumerate(words) if word in ("mpx", "scripts/run.py", "scripts/evaluate.py")), None
+            )
             if start is not None:
                 found.append(words[start + 1 :])
     return found

@@ -27,7 +27,9 @@ def test_evaluate_continues_the_runs_command(tmp_path, monkeypatch, name):
     old = ["images=photos", "metric=[deletion]", "metrics.deletion.step=448", "share=0/2", "name=a"]
     old += ["sweep=mask_resolution", "cluster=joblib"]  # a job of a sweep is measured, and not the sweep done again
     (hydra / "overrides.yaml").write_text("".join(f"- {o}\n" for o in old))
-    *kept, where = told(monkeypatch, "evaluate.py", "mpx.cli.main.main", f"run={tmp_path / name}", "other_perturbations=[black]")
+    *kept, where = told(
+        monkeypatch, "evaluate.py", "mpx.cli.main.main", f"run={tmp_path / name}", "other_perturbations=[black]"
+    )
     assert kept == [*old[:3], "other_perturbations=[black]"]  # its metrics, where no others are asked for
     assert OverridesParser.create().parse_override(where).value() == str(tmp_path / name)
     *kept, where = told(monkeypatch, "evaluate.py", "mpx.cli.main.main", f"run={tmp_path / name}", "metric=[road]")
@@ -46,7 +48,9 @@ def test_compare_takes_the_folders_of_a_sweep(tmp_path, monkeypatch):
     folders = [str(tmp_path / f"{k}_explainer={name}") for k, name in enumerate(("rise", "center"))]
     for folder in folders:
         Path(folder).mkdir()
-    given = told(monkeypatch, "compare.py", "mpx.report.compare.write_comparison", *folders, "out=both", "metrics=deletion,area")
+    given = told(
+        monkeypatch, "compare.py", "mpx.report.compare.write_comparison", *folders, "out=both", "metrics=deletion,area"
+    )
     assert given == (folders, Path("both"), ["deletion", "area"])
     with pytest.raises(SystemExit, match="metric: the options are out= and metrics="):
         told(monkeypatch, "compare.py", "mpx.report.compare.write_comparison", *folders, "metric=deletion")

@@ -57,7 +57,7 @@ def fit(batch: RowBatch, trainer: pl.Trainer) -> None:
 
 
 def _check_monitors(trainer: pl.Trainer) -> None:
-    """Raise ValueError where a checkpoint monitors a value that nothing logged: Lightning would save nothing and only warn."""
+    """Raise ValueError where a checkpoint monitors a value that nothing logged, which Lightning only warns of."""
     for callback in trainer.checkpoint_callbacks:
         monitor = callback.monitor if isinstance(callback, ModelCheckpoint) else None
         if monitor is not None and monitor not in trainer.callback_metrics:

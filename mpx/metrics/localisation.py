@@ -59,12 +59,14 @@ def localisation(
     """Return the IoU (B,) with the class's best box at each threshold of three rules: columns `rule@threshold`.
 
     The box lies around all pixels at or above the threshold, not the largest component of them; it is the whole image where
-    no pixel is. Summarised as the error at the threshold that is best for the rows of a share `tuning_share` of the images, by
-    default every other one. rule: value, energy or mean, of the main value. min_iou: smallest IoU of a correct box.
+    no pixel is. Summarised as the error at the threshold that is best for the rows of a share `tuning_share` of the images,
+    by default every other one. rule: value, energy or mean, of the main value. min_iou: smallest IoU of a correct box.
     """
     if rule not in THRESHOLD_GRIDS:
         raise ValueError(f"rule={rule!r} must be one of {', '.join(THRESHOLD_GRIDS)}")
     if not 0 < tuning_share < 1:
-        raise ValueError(f"tuning_share={tuning_share} must be above 0 and below 1: it is the share of images that tune the threshold")
+        raise ValueError(
+            f"tuning_share={tuning_share} must be above 0 and below 1: it is the share of images that tune the threshold"
+        )
     names = [f"{rule}@{alpha:g}" for rule, grid in THRESHOLD_GRIDS.items() for alpha in grid]
     return dict(zip(names, best_iou(tight_boxes(saliency, thresholds(saliency)), context.annotations).T))

@@ -13,8 +13,8 @@ def stability(
 ) -> dict[str, Tensor]:
     """Return the mean IoU (B,) of the pixels of at least `threshold`, over all pairs of maps of several seeds.
 
-    seeds: their number, from `seed` on. rank: mean rank correlation of the pairs. agreement: share of the pixels salient in any
-    map that are salient in all.
+    seeds: their number, from `seed` on. rank: mean rank correlation of the pairs. agreement: share of the pixels salient in
+    any map that are salient in all.
     """
     if seeds < 2:
         raise ValueError(f"seeds={seeds} must be 2 or larger, because pairs of maps are compared")

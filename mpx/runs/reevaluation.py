@@ -73,7 +73,7 @@ def _evaluate_stored(
 
 
 def evaluate_area_sums(plan: RunPlan, coordinator: RunCoordinator, device: torch.device) -> list[dict[str, Any]]:
-    """Return the lines of area_sums.csv: metrics of the sum of the masks of all areas, for each image and class with several.
+    """Return the lines of area_sums.csv: metrics of the sum of the masks of all areas of an image and class.
 
     The sum answers the pointing game of Fong, Patrick & Vedaldi (2019). Metrics that explain again are left out: the sum is
     the result of no single search.

@@ -1,4 +1,4 @@
-"""The files about the whole run: results.csv, skipped.csv, smallest_areas.csv, area_sums.csv, summary.json, and what loggers show."""
+"""The files about the whole run (tables, skipped images, summary.json), and the entries of loggers."""
 
 from contextlib import suppress
 from typing import Any

@@ -97,7 +97,9 @@ def test_a_preservation_starts_from_the_same_disc():
         mask=partial(config.option("mask", "grid", mask_size=16), init="disc"), score=config.option("score", "logit")
     )
     deletion, preservation = (
-        Objective(Method(small_perturbation("mean_color"), **method, game=game), NET, PHOTOS, torch.tensor([1, 1, 1]), ["a"] * 3)
+        Objective(
+            Method(small_perturbation("mean_color"), **method, game=game), NET, PHOTOS, torch.tensor([1, 1, 1]), ["a"] * 3
+        )
         for game in ("deletion", "preservation")
     )
     assert torch.equal(deletion.evidence(deletion.initial()), preservation.evidence(preservation.initial()))
@@ -135,7 +137,9 @@ def test_fresh_noise_is_drawn_anew_each_step():
 
 def test_every_image_and_every_target_draws_its_own_numbers():
     def seeds(photos, targets, seed=0):
-        method = Method(small_perturbation("mean_color"), config.option("mask", "grid", mask_size=6), lambda *_: 0, seed=seed)
+        method = Method(
+            small_perturbation("mean_color"), config.option("mask", "grid", mask_size=6), lambda *_: 0, seed=seed
+        )
         return Objective(method, NET, photos, torch.tensor(targets), ["a", "b"]).rng.seeds
 
     assert len({*seeds(PHOTOS[:2], [0, 0]), *seeds(PHOTOS[:2], [1, 1]), *seeds(PHOTOS[:2], [0, 0], seed=1)}) == 6

@@ -57,7 +57,11 @@ def test_random_masks_are_evaluated_by_a_draw():
     problem = Objective(method, NET, PHOTOS[:1], torch.tensor([1]), ["a"])
     parameter = torch.zeros(1, *problem.mask.shape)
     drawn = problem.evaluated_mask(parameter)
-    assert (problem.mask(parameter) == 0.5).all() and drawn.std() > 0.3 and torch.equal(drawn, problem.evaluated_mask(parameter))
+    assert (
+        (problem.mask(parameter) == 0.5).all()
+        and drawn.std() > 0.3
+        and torch.equal(drawn, problem.evaluated_mask(parameter))
+    )
 
 
 def test_a_ratio_by_hand():

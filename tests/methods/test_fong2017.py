@@ -204,7 +204,10 @@ def test_one_cell_per_pixel():
     "call, names",
     [
         (lambda: augment.crop(torch.rand(1, 3, 8, 8), augmentation_context(RowRandom([1])), 8), "crop=8 px"),
-        (lambda: scores.top(torch.rand(1, 5), None, score_context(torch.rand(1, 5)), classes=5), "classes=5 must be from 1 to 4"),
+        (
+            lambda: scores.top(torch.rand(1, 5), None, score_context(torch.rand(1, 5)), classes=5),
+            "classes=5 must be from 1 to 4",
+        ),
         (lambda: gaussian_blur(torch.rand(1, 3, 32, 32), 50.0, 65), "kernel_size=65 must be odd.*at most 63"),
         (lambda: gaussian_blur(torch.rand(1, 3, 32, 32), 5.0, 6), "kernel_size=6 must be odd"),
         (lambda: gaussian_blur(torch.rand(1, 3, 32, 32), 50.0), "sigma=50.0"),

@@ -180,7 +180,11 @@ def test_presets_are_the_papers():
         assert method.optimizer.keywords == {"lr": 1000.0, "decay": 0.2, "armijo": 1e-4, "max_backtracks": 13}
         assert [a.keywords["sigma"] for a in method.input_augmentations] == [0.2] and not method.image_augmentations
         assert {weight for weight, _ in method.regularizers.values()} == {1.0, 20.0}
-    assert config.build_method(pp).game == "product" and config.build_method(cfg).mask(mask_context((32, 48))).shape == (1, 32, 48)
+    assert config.build_method(pp).game == "product" and config.build_method(cfg).mask(mask_context((32, 48))).shape == (
+        1,
+        32,
+        48,
+    )
 
 
 def test_bilateral_variation_is_plain_on_a_flat_photo_and_free_along_its_edges():
@@ -257,7 +261,9 @@ def test_nesterov_is_faster_than_descent():
             optimizer.step()
         return x.detach().norm().item()
 
-    assert left(lambda x: Nesterov(x, OptimizerContext(None, lambda x: x, None, "deletion"), lr=0.4)) < 0.5 * left(lambda x: torch.optim.SGD(x, lr=0.4))
+    assert left(lambda x: Nesterov(x, OptimizerContext(None, lambda x: x, None, "deletion"), lr=0.4)) < 0.5 * left(
+        lambda x: torch.optim.SGD(x, lr=0.4)
+    )
 
 
 @pytest.mark.parametrize("name, value", [("decay", 1.0), ("armijo", 0.0), ("max_backtracks", 0)])

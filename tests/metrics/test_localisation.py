@@ -101,7 +101,8 @@ def test_rows_without_a_box_neither_tune_nor_count():
 
 
 @pytest.mark.parametrize(
-    "wrong, match", [({"rule": "top"}, "rule='top' must be one"), ({"tuning_share": 1.0}, "tuning_share=1.0 must be above 0 and below 1")]
+    "wrong, match",
+    [({"rule": "top"}, "rule='top' must be one"), ({"tuning_share": 1.0}, "tuning_share=1.0 must be above 0 and below 1")],
 )
 def test_wrong_options_are_one_sentence(wrong, match):
     with pytest.raises(ValueError, match=match):

@@ -2,8 +2,8 @@
 
 OLD and NEW are folders of checkouts, or folders that an earlier call of this script wrote (out=folder keeps NEW's masks).
 Each preset (default: mpx's defaults and every experiment of NEW) explains the three bundled photos with 20 steps, on one
-thread and with deterministic=true, in both. Prints for each preset the largest difference of the learnt parameters and of the saliency;
-exits with 1 where one exceeds 1e-5.
+thread and with deterministic=true, in both. Prints for each preset the largest difference of
+the learnt parameters and of the saliency; exits with 1 where one exceeds 1e-5.
 """
 
 import os

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 
 from mpx.learning.fitting import misfits_as_value_errors, quiet_lightning
 from mpx.learning.learner import SilentCallback
@@ -40,15 +40,15 @@ def _batch_callback(factory: Callable[..., pl.Callback], folder: Path) -> pl.Cal
 
 
 def _batch_logger(name: str, factory: Callable[..., Logger], folder: Path) -> Logger | None:
-    """Return a batch's logger of the same kind as the run's; None for a kind that mpx does not know where to write."""
+    """Return a batch's logger of the same kind as the run's; None for a kind that mpx does not know where to write.
+
+    W&B has one open run in a process, which is the run's own.
+    """
     kind = unwrap(factory)
     if not isinstance(kind, type):
         return None
     if issubclass(kind, (TensorBoardLogger, CSVLogger)):
         return factory(save_dir=str(folder), name=name, version="")
-    if issubclass(kind, WandbLogger):
-        folder.mkdir(parents=True, exist_ok=True)
-        return factory(save_dir=str(folder), name=folder.name)
     if issubclass(kind, MLFlowLogger):
         return factory(save_dir=str(folder / name), run_name=folder.name)
     return None

@@ -21,7 +21,7 @@ from mpx.config_errors import error_sentence
 from mpx.report.sweep import job_axes
 from mpx.runs import store
 
-QUICK = [*SQUARE, "images=photos", "pictures=none", "log_images=0", "metric=[]"]
+QUICK = [*SQUARE, "steps=2", "images=photos", "pictures=none", "log_images=0", "metric=[]"]
 CASES = {"blur": {"weak": ["perturbation=blur_mean", "perturbation.sigma=2"], "black": ["perturbation=black", "lr=0.2"]}}
 
 

@@ -159,6 +159,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow  # two interpreters under DDP; tests/runs/test_workers.py spreads the samples of a run
 def test_two_ranks_share_the_samples(tmp_path):
     """Each rank draws its part of the samples, so that the averaged gradient is that of all."""
     script, out, here = tmp_path / "ddp.py", tmp_path / "out.pt", Path(__file__).parent

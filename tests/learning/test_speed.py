@@ -65,11 +65,19 @@ def test_the_objective_and_its_gradient_are_the_plain_networks(options, toleranc
         assert (row - wanted).norm() <= 10 * tolerance * wanted.norm() and row.dtype == torch.float32
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
-def test_compiled_equals_eager():
+NEEDS_COMPILER = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
+
+
+@NEEDS_COMPILER
+def test_a_compiled_objective_equals_the_eager_one():
     (value, gradient), (plain, expected) = slope(compile=True, size=(32, 32)), slope(size=(32, 32))
     torch.testing.assert_close(value, plain, atol=1e-5, rtol=0)
     torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-3)
+
+
+@NEEDS_COMPILER
+@pytest.mark.slow
+def test_a_compiled_search_equals_the_eager_one():
     a, b = run(compile=True, batch_size=2), run(batch_size=2)
     torch.testing.assert_close(a.parameter, b.parameter, atol=1e-3, rtol=0)
     assert a.p_after.shape == (3,)

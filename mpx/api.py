@@ -91,33 +91,33 @@ def explain(
 ) -> Explanation:
     """Learn which pixels each image's class rests on.
 
-    model: an mpx.Classifier, or any nn.Module from images in [0,1] to logits (B,K); it is frozen meanwhile and handed back
-        as it came. Wrap a network that wants normalised input: Classifier(network, mean, std).
-    images: (B,3,H,W) or (3,H,W) in [0,1]; or a file, a folder, a glob, a PIL image, or a list of these, preprocessed as the
-        Classifier says.
-    target: None for each image's top class; an index, a name, "top2", or a list of these, which gives a mask for each of
-        them and each image; or a tensor or array (B,) of indices, one for each image.
+    model: an mpx.Classifier, or any nn.Module from images in [0,1] to logits (B,K); it is frozen meanwhile and restored
+        at the end. Wrap a network that needs normalised input: Classifier(network, mean, std).
+    images: (B,3,H,W) or (3,H,W) in [0,1]; or a file, a folder, a glob, a PIL image, or a list of these, preprocessed by the
+        Classifier.
+    target: None for each image's top class; an index, a name, "top2", or a list of these, which gives a mask for each
+        target and image; or a tensor or array (B,) of indices, one for each image.
     perturbation, mask, score, optimizer, scheduler, stop: an option's name in configs/, or a function of the same contract.
     regularizers: further terms, name -> (weight, an option's name or a function as in mpx.regularizers).
-    explainer: a baseline in the place of the learnt mask, e.g. "gradcam"; the options of the search have no effect then.
+    explainer: a baseline in the place of the learnt mask, e.g. "gradcam"; the optimization's options have no effect then.
     method: all of these at once, e.g. a published method: method=mpx.method("extremal2019").
     deterministic: fill every batch up to batch_size, so that a row's bits do not depend on the other rows. Threads and a
         GPU's algorithms are the caller's: torch.set_num_threads(1), torch.use_deterministic_algorithms(True).
     frames: most snapshots of each mask. on_step: called with the iteration after each.
     The other arguments and all defaults are those of configs/config.yaml, with their units, reasons and sources.
 
-    Return the explanation of all rows, image by image. Raise ValueError, in one sentence, where there can be none.
+    Return the explanation of all rows, image by image. Raises ValueError, one sentence, for wrong arguments or a failed row.
     """
     arguments = dict(locals())
     if not isinstance(model, nn.Module):
         raise ValueError(f"model of type {type(model).__name__} must be a torch.nn.Module")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r} must be at least 1, a whole number")
+        raise ValueError(f"batch_size={batch_size!r} must be a whole number, at least 1")
     if method:
         _refuse_arguments_of_a_method(arguments)
-    chosen = method or _method_of(arguments)
+    method = method or _method_of(arguments)
     classifier = model if isinstance(model, Classifier) else Classifier(model)
-    return _explain(chosen, classifier, images, target, batch_size, deterministic, frames, on_step)
+    return _explain(method, classifier, images, target, batch_size, deterministic, frames, on_step)
 
 
 def _explain(
@@ -138,7 +138,7 @@ def _explain(
         solver = RowSolver(
             prepare=partial(prepare_batch, method, classifier, snapshots=frames),
             optimize=partial(optimize, on_step=on_step),
-            take=lambda number: list(islice(rows, number)),
+            next_rows=lambda number: list(islice(rows, number)),
             batch_size=batch_size,
             warn=warnings.warn,
             position_matters=partial(batch_position_matters, classifier, size) if deterministic else None,
@@ -159,7 +159,7 @@ def _without_autocast(device_type: str) -> AbstractContextManager:
 def _method_of(arguments: dict[str, Any]) -> Method:
     """Return the method that the arguments of explain() describe."""
     root = {key: arguments[key] for key in ("mask_size", "steps", "lr", "jitter", "noise", "flip")}
-    config.number(root, "lr")  # the annotations of torch.optim do not say it
+    config.number(root, "lr")  # torch.optim's annotations do not restrict it
 
     def option(group: str, choice: str | Callable) -> Callable:
         return config.option(group, choice, **root)

@@ -2,7 +2,7 @@
 
 An augmentation is a function `(x (B,C,H,W), context: AugmentationContext, **options) -> x`. Its YAML puts it under one of
 two keys. `image_augmentations` change image and perturbed image alike, below the mask (C = 3 per level, no gradient passes).
-`input_augmentations` change the picture that the network sees. The YAML owns a root key of the augmentation's name, its
+`input_augmentations` change the network's input. The YAML owns a root key of the augmentation's name, its
 strength; 0 turns it off.
 """
 

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from mpx.api import explain
 from mpx.models.classifier import Classifier
 
-TOLERANCE = 0.1  # by which images may leave [0,1], as metrics that add noise to their inputs make them
+TOLERANCE = 0.1  # distance by which images may leave [0,1], because metrics add noise to their inputs
 
 
 class MeaningfulPerturbation:
     """`MeaningfulPerturbation(model).attribute(inputs, target=...)`.
 
-    model: as in `mpx.explain`. mean, std: what the inputs were normalised with, where they are normalised tensors: it is
-    undone, and the model still receives what it expects. options: the options of `mpx.explain`.
+    model: as in `mpx.explain`. mean, std: of the normalisation, where inputs are normalised: it is undone for
+    explain(), and applied again before the model. options: the options of `mpx.explain`.
     """
 
     def __init__(
@@ -29,10 +29,10 @@ class MeaningfulPerturbation:
         self.options = options
 
     def attribute(self, inputs: Tensor | tuple[Tensor, ...], target: Any = None) -> Any:
-        """Return the saliency (B,1,H,W) in [0,1] of inputs (B,3,H,W), or a tuple of it of a tuple, as Captum's metrics pass.
+        """Return the saliency (B,1,H,W) in [0,1] of inputs (B,3,H,W), or a tuple for a tuple, as Captum's metrics pass.
 
         target: None for the top class, an index, or one index for each input. Images up to 0.1 outside [0,1] are clipped.
-        Where a metric wants the shape of the inputs (captum.metrics.infidelity), use `.expand_as(inputs)`.
+        Where a metric needs the shape of the inputs (captum.metrics.infidelity), use `.expand_as(inputs)`.
         """
         if isinstance(inputs, tuple):
             return tuple(self.attribute(x, target) for x in inputs)

@@ -128,11 +128,11 @@ def method(experiment: str, *overrides: str) -> Method:
     """Return a published method (`experiment=`) for explain(), with overrides as on the command line."""
     if experiment not in options("experiment"):
         raise ValueError(f"experiment={experiment!r} is not an option: choose one of {', '.join(options('experiment'))}")
-    own = {field.name for field in fields(Method)} | {"area", "mask_size", "lr", "regularizer", "augment"}
+    method_keys = {field.name for field in fields(Method)} | {"area", "mask_size", "lr", "regularizer", "augment"}
     for override in overrides:
         key = re.split(r"[=.]", override.lstrip("+~"), maxsplit=1)[0]
-        if key in {*SCHEMA, *groups()} - own:
-            raise ValueError(f"{override}: {key} is no part of a method: give it to explain()")
+        if key in {*SCHEMA, *groups()} - method_keys:
+            raise ValueError(f"{override}: {key} is not part of a method: pass it to explain()")
     try:
         return build_method(compose(f"experiment={experiment}", *overrides))
     except (HydraException, OmegaConfBaseException) as error:

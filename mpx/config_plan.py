@@ -34,16 +34,16 @@ def build_plan(
     folder: Path,
     choices: dict[str, str | None],
     overrides: list[str],
-    varied: dict[str, str] | None = None,
+    axes: dict[str, str] | None = None,
 ) -> RunPlan:
     """Return the plan of a composed configuration. Raises ValueError, one sentence, for whatever is wrong with it.
 
-    choices: configuration group -> chosen option; overrides: arguments of the command; varied: axis -> value of a job of a
-    sweep.
+    choices: configuration group -> chosen option; overrides: arguments of the command; axes: axis -> value of a sweep's
+    job.
     """
     method = config.build_method(cfg)
     _check_settings(cfg)
-    plain = to_plain(cfg)
+    plain_config = to_plain(cfg)
     return RunPlan(
         folder=folder,
         method=method,
@@ -55,26 +55,26 @@ def build_plan(
         callbacks=_build_group(cfg, "callbacks"),
         loggers=_build_group(cfg, "logger"),
         write_report=html.write_report,
-        target=plain["target"],
+        target=plain_config["target"],
         device=cfg.device,
-        trainer_devices=plain["trainer"]["devices"],
+        trainer_devices=plain_config["trainer"]["devices"],
         share=cfg.share,
         parallel=cfg.parallel,
         threads=cfg.threads,
         deterministic=cfg.deterministic,
         batch_size=_batch_size(cfg),
         force=cfg.force,
-        pictures=_pictures(cfg),
+        pictures=_picture_count(cfg),
         log_images=cfg.log_images,
         frames=cfg.frames,
         sufficient_share=cfg.sufficient_share,
         objective=cfg.objective,
-        config=plain,
+        config=plain_config,
         choices=choices,
         overrides=overrides,
-        hyperparameters=_hyperparameters(cfg, choices, varied or {}),
+        hyperparameters=_hyperparameters(cfg, choices, axes or {}),
         command=to_command(overrides),
-        rebuild=partial(rebuild_plan, plain, folder, choices, overrides, varied),
+        rebuild=partial(rebuild_plan, plain_config, folder, choices, overrides, axes),
     )
 
 
@@ -86,21 +86,22 @@ def compose_plan(*overrides: str, folder: Path = Path("outputs")) -> RunPlan:
 
 
 def rebuild_plan(
-    plain: dict[str, Any],
+    plain_config: dict[str, Any],
     folder: Path,
     choices: dict[str, str | None],
     overrides: list[str],
-    varied: dict[str, str] | None,
+    axes: dict[str, str] | None,
 ) -> RunPlan:
     """Return the same plan in another process, from the plain configuration."""
-    return build_plan(OmegaConf.create(plain), folder, choices, overrides, varied)
+    return build_plan(OmegaConf.create(plain_config), folder, choices, overrides, axes)
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
     """Return the resolved configuration as dictionaries and lists, without Hydra's node."""
-    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    keys = [str(key) for key in cfg if key != "hydra"]
+    plain_config = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
+    assert isinstance(plain_config, dict)
+    return {str(key): value for key, value in plain_config.items()}
 
 
 def list_items(cfg: DictConfig, choices: dict[str, str | None]) -> list[Item]:
@@ -169,7 +170,7 @@ def _check_trainer(cfg: DictConfig) -> None:
             )
     for key in ENDING_ARGUMENTS:
         if key in cfg.trainer:
-            raise ValueError(f"trainer.{key} would end the search at another iteration than steps= says: leave it out")
+            raise ValueError(f"trainer.{key} would end the optimization at another iteration than steps=: leave it out")
     if cfg.trainer.max_epochs != 1:
         raise ValueError(f"trainer.max_epochs={cfg.trainer.max_epochs} must be 1: steps= sets the number of iterations")
 
@@ -186,19 +187,19 @@ def _check_settings(cfg: DictConfig) -> None:
     if cfg.parallel not in ("rows", "samples"):
         raise ValueError(f"parallel={cfg.parallel!r} must be rows or samples")
     if cfg.parallel == "samples" and cfg.get("explainer"):
-        raise ValueError("parallel=samples shares out a search's samples, and an explainer has none: parallel=rows")
+        raise ValueError("parallel=samples divides a step's random samples, and an explainer has none: set parallel=rows")
     if cfg.parallel == "samples" and cfg.get("stop"):
-        raise ValueError("parallel=samples runs all devices on the same rows to the end: stop=null, or parallel=rows")
+        raise ValueError("parallel=samples runs all devices on the same rows for all steps: set stop=null or parallel=rows")
 
 
 def _batch_size(cfg: DictConfig) -> int | str:
     size = cfg.batch_size
     if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise ValueError(f"batch_size={size!r} must be at least 1, a whole number, or auto")
+        raise ValueError(f"batch_size={size!r} must be a whole number, at least 1, or auto")
     return size
 
 
-def _pictures(cfg: DictConfig) -> float:
+def _picture_count(cfg: DictConfig) -> float:
     images = {"all": math.inf, "none": 0}.get(cfg.pictures, cfg.pictures)
     if isinstance(images, bool) or not (isinstance(images, int) or images == math.inf) or images < 0:
         raise ValueError(f"pictures={cfg.pictures!r} must be a number of images, all or none")
@@ -206,12 +207,12 @@ def _pictures(cfg: DictConfig) -> float:
 
 
 def _hyperparameters(
-    cfg: DictConfig, choices: dict[str, str | None], varied: dict[str, str]
+    cfg: DictConfig, choices: dict[str, str | None], axes: dict[str, str]
 ) -> dict[str, int | float | str | bool]:
     """Return what loggers compare runs by, flat and short: a sweep's axes, else all choices."""
-    if varied:
-        numbers = {axis: parse_number(value) for axis, value in varied.items()}
-        return {axis: value if math.isnan(numbers[axis]) else numbers[axis] for axis, value in varied.items()}
+    if axes:
+        numbers = {axis: parse_number(value) for axis, value in axes.items()}
+        return {axis: value if math.isnan(numbers[axis]) else numbers[axis] for axis, value in axes.items()}
     values: dict[str, Any] = {key: value for key, value in choices.items() if value is not None and key in COMPARED_GROUPS}
     for part in ("perturbation", "mask"):
         for key, value in cfg[part].items():

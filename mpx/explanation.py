@@ -1,4 +1,4 @@
-"""The result: what was found about rows, an image and a target each."""
+"""The result: masks of rows, an image and a target each, and the network's probabilities under them."""
 
 import io
 import re
@@ -14,23 +14,23 @@ from torch import Tensor
 if TYPE_CHECKING:
     from PIL import Image
 
-OF_ALL_ROWS = ("iterations", "game", "batch_size")  # fields that are not one value for each row
+SHARED_FIELDS = ("iterations", "game", "batch_size")  # fields that are not one value for each row
 
 
 @dataclass
 class Explanation:
-    """The masks of B rows and what the network says under them. All tensors are on the CPU."""
+    """The masks of B rows and the network's probabilities under them. All tensors are on the CPU."""
 
     names: list[str]  # of the rows, unique and fit for a file name, e.g. "coffee-967-espresso"
     image_names: list[str]
     classes: list[str]  # readable names of the targets
     targets: Tensor  # (B,) class indices
-    areas: Tensor  # (B,) share of the image asked for; NaN where the method asks for none
+    areas: Tensor  # (B,) requested share of the image; NaN without area=
     images: Tensor  # (B,C,H,W) in [0,1]
     perturbed: Tensor  # (B,C,H,W) the image without its evidence (deletion, dual), or the evidence alone (preservation)
     complement: Tensor | None  # (B,C,H,W) the image under 1 - mask; None where the mask acts inside the network
     parameter: Tensor  # (B,...) the learnt parameter; for most masks the cells (B,1,h,w)
-    mask: Tensor  # (B,1,H,W) 1 keeps a pixel, 0 perturbs it; of a mask of something else than pixels, a picture of it
+    mask: Tensor  # (B,1,H,W) 1 keeps a pixel, 0 perturbs it; of features, tokens or coefficients, a picture of it
     saliency: Tensor  # (B,1,H,W) in [0,1], high where the evidence is: 1 - mask, or the mask in a preservation
     p_before: Tensor  # (B,) softmax probability of the target on the image,
     p_after: Tensor  # (B,) on `perturbed`, without augmentation,
@@ -133,7 +133,7 @@ def class_name(target: int, categories: Sequence[str] | None) -> str:
 
 
 def _select(name: str, value: Any, rows: list[int]) -> Any:
-    if value is None or name in OF_ALL_ROWS:
+    if value is None or name in SHARED_FIELDS:
         return value
     if name == "curves":
         return {term: values[:, rows] for term, values in value.items()}
@@ -144,11 +144,11 @@ def _select(name: str, value: Any, rows: list[int]) -> Any:
 
 def _at(explanation: Explanation, iterations: list[int]) -> Explanation:
     """Return the explanation with the frames and curves of these iterations; rows that had stopped stay as they were."""
-    own = explanation.iterations
-    if iterations == own:
+    recorded = explanation.iterations
+    if iterations == recorded:
         return explanation
-    nearest = [next((k for k, iteration in enumerate(own) if iteration >= i), -1) for i in iterations]
-    until = torch.arange(iterations[-1]).clamp(max=own[-1] - 1)
+    nearest = [next((k for k, iteration in enumerate(recorded) if iteration >= i), -1) for i in iterations]
+    until = torch.arange(iterations[-1]).clamp(max=recorded[-1] - 1)
     frames = {
         name: vars(explanation)[name][nearest] for name in ("frames", "frame_saliency", "frame_parameters", "frame_p")
     }
@@ -166,7 +166,7 @@ def join(parts: list[Explanation]) -> Explanation:
     for field in fields(Explanation):
         values = [vars(part)[field.name] for part in parts]
         first = values[0]
-        if first is None or field.name in OF_ALL_ROWS:
+        if first is None or field.name in SHARED_FIELDS:
             joined[field.name] = first
         elif field.name == "curves":
             joined[field.name] = {term: torch.cat([curves[term] for curves in values], 1) for term in first}

@@ -184,14 +184,14 @@ def stop(overrides: list[str]) -> None:
         """Seconds and passes of a row, and the objective of each."""
         method, waiting, start = plan.method, list(rows), time.perf_counter()
 
-        def take(number: int) -> list[Row]:
+        def next_rows(number: int) -> list[Row]:
             taken, waiting[:] = waiting[:number], waiting[number:]
             return taken
 
         solver = RowSolver(
             prepare=partial(prepare_batch, method, classifier, snapshots=2),
             optimize=lambda batch: fit(batch, make(**single_device(where))),
-            take=take,
+            next_rows=next_rows,
             batch_size=plan.batch_size_on(where.type),
             warn=print,
         )

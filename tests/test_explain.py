@@ -199,7 +199,7 @@ def test_a_file_given_twice_is_refused(tmp_path):
     """Rows are image by image: with one left out they would be another image's."""
     for name in ("a", "b"):
         to_pil_image(PHOTOS[0]).save(tmp_path / f"{name}.png")
-    with pytest.raises(ValueError, match="a.png' is given 2 times: give each file once"):
+    with pytest.raises(ValueError, match="a.png' is listed 2 times: list each file once"):
         quick([tmp_path / "a.png", tmp_path / "b.png", f"{tmp_path}/../{tmp_path.name}/a.png"])
-    with pytest.raises(ValueError, match="b.png' is given 2 times"):
+    with pytest.raises(ValueError, match="b.png' is listed 2 times"):
         quick([tmp_path, tmp_path / "b.png"])

@@ -13,51 +13,54 @@ FOLDER_KEYS = ("name=", "hydra.run.dir=", "hydra.sweep.dir=")
 HYDRA_FLAGS = ("config-", "hydra-", "cfg", "package", "experimental", "shell", "info")
 
 
-def order(typed: list[str]) -> list[str]:
+def order(arguments: list[str]) -> list[str]:
     """Return the arguments with -m first, where Hydra expects it."""
-    return sorted(typed, key=lambda argument: argument not in ("-m", "--multirun"))
+    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
 
 
-def prepare(typed: list[str]) -> list[str]:
+def prepare(arguments: list[str]) -> list[str]:
     """Return the arguments for Hydra. Raises ValueError for those that would fail after Hydra has made a folder."""
-    _refuse_dashes(typed)
-    sweeps = is_sweep(typed)
+    _refuse_dashes(arguments)
+    sweeps = is_sweep(arguments)
     if sweeps:
         sweeper.register()
-    if any(argument.startswith(PRINTS_ONLY) for argument in typed):
-        return typed
-    _check_processes(typed, sweeps)
-    if sweeps and not names_folder(typed):
-        return [*typed, f"hydra.sweep.dir='outputs/sweeps/{sweep_folder(typed)}'"]  # the same command continues in it
-    return typed
+    if any(argument.startswith(PRINTS_ONLY) for argument in arguments):
+        return arguments
+    _check_processes(arguments, sweeps)
+    if sweeps and not names_folder(arguments):
+        return [
+            *arguments,
+            f"hydra.sweep.dir='outputs/sweeps/{sweep_folder(arguments)}'",
+        ]  # the same command continues in it
+    return arguments
 
 
-def is_sweep(typed: list[str]) -> bool:
+def is_sweep(arguments: list[str]) -> bool:
     """Return whether the command starts many runs: -m, sweep=... or cluster=..."""
-    return any(argument in MULTIRUN or re.match("(sweep|cluster)=(?!null$)", argument) for argument in typed)
+    return any(argument in MULTIRUN or re.match("(sweep|cluster)=(?!null$)", argument) for argument in arguments)
 
 
-def names_folder(typed: list[str]) -> bool:
+def names_folder(arguments: list[str]) -> bool:
     """Return whether the command fixes the folder of its run or sweep."""
-    return any(argument.startswith(FOLDER_KEYS) for argument in typed)
+    return any(argument.startswith(FOLDER_KEYS) for argument in arguments)
 
 
-def _refuse_dashes(typed: list[str]) -> None:
-    for argument in typed:
+def _refuse_dashes(arguments: list[str]) -> None:
+    for argument in arguments:
         if re.match(r"--[a-z0-9_.]+=", argument) and not argument[2:].startswith(HYDRA_FLAGS):
             raise ValueError(f"{argument}: keys are written without dashes, {argument.lstrip('-')}")
 
 
-def _check_processes(typed: list[str], sweeps: bool) -> None:
+def _check_processes(arguments: list[str], sweeps: bool) -> None:
     """Raise ValueError where several processes would each make a folder of their own."""
     process = launched_share(os.environ)
-    share_typed = any(argument.startswith("share=") and argument != "share=auto" for argument in typed)
-    if process.count == 1 and not share_typed:
+    names_share = any(argument.startswith("share=") and argument != "share=auto" for argument in arguments)
+    if process.count == 1 and not names_share:
         return
     if sweeps:
         raise ValueError(
             f"a sweep under {process.launcher or 'share='} would start every job in every process: start the sweep in one "
             "process and its jobs with trainer.devices=N, or start one run per process"
         )
-    if not names_folder(typed):
+    if not names_folder(arguments):
         raise ValueError("processes that share a run need one folder: give each the same name=, e.g. name=night1")

@@ -10,16 +10,16 @@ from mpx.cli.folders import folder_name, value_label
 Axis = dict[str, list[str]]  # label of a value -> the overrides that set it
 
 
-def list_jobs(params: list[Override], cases: dict[str, Axis], typed: list[Override]) -> dict[str, list[str]]:
+def list_jobs(params: list[Override], cases: dict[str, Axis], command_overrides: list[Override]) -> dict[str, list[str]]:
     """Return folder name -> overrides of every job.
 
     params: axes of one key each; cases: axes whose values set several keys, axis -> label -> overrides (configs/sweep/);
-    typed: overrides of the command line, each of which replaces the axis of its key or adds one.
+    command_overrides: overrides of the command line, each of which replaces the axis of its key or adds one.
     """
     axes = {override.get_key_element(): _values(override) for override in params}
-    axes |= _remaining_cases(cases, {override.get_key_element() for override in typed})
+    axes |= _remaining_cases(cases, {override.get_key_element() for override in command_overrides})
     fixed = []
-    for override in typed:
+    for override in command_overrides:
         key = override.get_key_element()
         if key in axes or override.is_sweep_override():
             axes[key] = _values(override)
@@ -34,15 +34,15 @@ def list_jobs(params: list[Override], cases: dict[str, Axis], typed: list[Overri
     return jobs
 
 
-def _remaining_cases(cases: dict[str, Axis], typed_keys: set[str]) -> dict[str, Axis]:
-    """Return the axes of cases without the typed keys: an axis that varies one of them is replaced by what is typed."""
+def _remaining_cases(cases: dict[str, Axis], command_keys: set[str]) -> dict[str, Axis]:
+    """Return the axes of cases without the keys of the command, which replaces an axis that varies one of these keys."""
     axes = {}
     for axis, values in cases.items():
         settings = {tuple(override.split("=", 1)) for overrides in values.values() for override in overrides}
         values_of_key = Counter(key for key, _ in settings)
-        if not any(values_of_key[key] > 1 for key in typed_keys):
+        if not any(values_of_key[key] > 1 for key in command_keys):
             axes[axis] = {
-                label: [override for override in overrides if override.split("=", 1)[0] not in typed_keys]
+                label: [override for override in overrides if override.split("=", 1)[0] not in command_keys]
                 for label, overrides in values.items()
             }
     return axes

@@ -20,7 +20,7 @@ class FinishedJobs:
         self.fingerprints: dict[str, str] = {}  # source of images -> fingerprint of its list
 
     def holds(self, cfg: DictConfig, folder: Path) -> bool:
-        """Return whether the folder holds the whole result of this configuration and of the same images."""
+        """Return whether the folder holds the complete result of this configuration and of the same images."""
         if cfg.force:
             return False
         try:

@@ -29,7 +29,7 @@ def folder_name(values: dict[str, str]) -> str:
 def sweep_folder(arguments: list[str]) -> str:
     """Return a sweep's folder by its command, so that the same command continues in it: "mask_size_x_noise,game=dual".
 
-    The varied keys come first, then the fixed ones; keys that only say how the sweep is run are left out.
+    The varied keys come first, then the fixed ones; keys that change only how the sweep is executed are left out.
     """
     overrides = [a for a in arguments if not a.startswith(("-", "hydra")) and "=" in a]
     fixed = {override.get_key_element(): override for override in OverridesParser.create().parse_overrides(overrides)}
@@ -43,7 +43,7 @@ def sweep_folder(arguments: list[str]) -> str:
     values = {
         key: value_label(override.get_value_element_as_str())
         for key, override in fixed.items()
-        if key not in axes and key not in _keys_of_how()
+        if key not in axes and key not in _execution_keys()
     }
     return ",".join(["_x_".join(axes) or "run", *([folder_name(values)] if values else [])])
 
@@ -59,12 +59,12 @@ def _preset_keys(preset: str) -> set[str]:
         return set()
     sweeper = OmegaConf.load(CONFIGS / "sweep" / f"{preset}.yaml").hydra.sweeper
     cases = (sweeper.get("cases") or {}).values()
-    of_cases = {override.partition("=")[0] for axis in cases for overrides in axis.values() for override in overrides}
-    return {*(sweeper.get("params") or {}), *of_cases}
+    case_keys = {override.partition("=")[0] for axis in cases for overrides in axis.values() for override in overrides}
+    return {*(sweeper.get("params") or {}), *case_keys}
 
 
-def _keys_of_how() -> set[str]:
-    """Return the keys that change how a sweep is run and reported, not what it computes."""
+def _execution_keys() -> set[str]:
+    """Return the keys that change the execution and the report of a sweep, not its masks."""
     from mpx.runs.resume import RESUMABLE_KEYS, RESUMABLE_WITHOUT_DETERMINISM
 
     return {*RESUMABLE_KEYS, *RESUMABLE_WITHOUT_DETERMINISM, "metric", "pictures", "frames", "cluster"}

@@ -25,7 +25,7 @@ FAILURE, SKIPPED_IMAGES = 1, 3  # exit codes
 class Job:
     """The task that Hydra calls: once for a run, once per job of a sweep."""
 
-    typed: list[str]  # command line arguments
+    arguments: list[str]  # command line arguments
     show_traceback: bool  # of an error that otherwise becomes one sentence
     exit_codes: list[int] = field(default_factory=list)  # of the jobs that ran in this process
 
@@ -34,12 +34,12 @@ class Job:
 
         In a sweep a failed job leaves failed.txt, and the other jobs continue.
         """
-        sweeps = is_sweep(self.typed)
+        sweeps = is_sweep(self.arguments)
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             return self._run(cfg, folder, sweeps)
         except Stopped:
-            command = ["mpx", *self.typed, *([] if names_folder(self.typed) or sweeps else [f"name={cfg.name}"])]
+            command = ["mpx", *self.arguments, *([] if names_folder(self.arguments) or sweeps else [f"name={cfg.name}"])]
             print(f"mpx: stopped; continue with: {shlex.join(command)}", file=sys.stderr)
             raise
         except (ValueError, OSError, OmegaConfBaseException) as error:

@@ -17,7 +17,8 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 import mpx
-from mpx.cli import arguments, menu
+from mpx.cli import arguments as command_line
+from mpx.cli import menu
 from mpx.cli.job import FAILURE, Job
 from mpx.config_errors import error_sentence
 from mpx.config_schema import CONFIGS
@@ -26,24 +27,24 @@ from mpx.runs.signals import Stopped, raise_on_signal
 
 def main() -> None:
     """Run the command line in sys.argv and exit."""
-    typed = sys.argv[1:]
-    if {"--help", "-h"} & set(typed):
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
         print(menu.help_text())
-    elif "--version" in typed:
+    elif "--version" in arguments:
         print(f"mpx {mpx.__version__}")
     else:
-        sys.exit(_run(arguments.order(typed)))
+        sys.exit(_run(command_line.order(arguments)))
 
 
-def _run(typed: list[str]) -> int:
+def _run(arguments: list[str]) -> int:
     """Run Hydra with these arguments; return the exit code."""
     sys.path.append(os.getcwd())  # model.network=my_module:build finds a module in the working folder
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every retry; mpx reports the failure once
-    job = Job(typed, show_traceback=os.environ.get("HYDRA_FULL_ERROR") == "1")
+    job = Job(arguments, show_traceback=os.environ.get("HYDRA_FULL_ERROR") == "1")
     hydra_main = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
     try:
         with raise_on_signal(), _hydra_raises_errors():
-            sys.argv[1:] = arguments.prepare(typed)
+            sys.argv[1:] = command_line.prepare(arguments)
             hydra_main(job.run)()
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if job.show_traceback:

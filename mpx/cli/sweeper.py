@@ -71,7 +71,7 @@ class JobSweeper(Sweeper):
         return returns
 
     def _unfinished(self, jobs: dict[str, list[str]], folder: Path) -> list[list[str]]:
-        """Return the overrides of the unfinished jobs. All are composed first, so that a misspelt value starts none."""
+        """Return the overrides of the unfinished jobs. Composes all first: a misspelt value starts none."""
         from mpx.cli.finished import FinishedJobs
 
         loader = self.hydra_context.config_loader

@@ -1,4 +1,4 @@
-"""Where a class is in an image, according to its dataset: what metrics compare saliency with.
+"""Where a class is in an image, according to its dataset; metrics compare saliency with it.
 
 A `Region` is in pixels of the upright original: x to the right, y down, (0,0) the outer corner of the first pixel, so that
 a box (x0,y0,x1,y1) of whole numbers covers the pixels x0 to x1-1. An `Annotation` is a region as the network's input shows
@@ -62,7 +62,7 @@ def as_box(values: Iterable, where: str) -> Box:
 def regions_by_label(
     objects: Iterable[AnnotatedObject], pixels: float, other_labels: Iterable[Label] = ()
 ) -> dict[Label, Region]:
-    """Return label -> region of the objects in an image of so many pixels; other_labels: further classes in the image.
+    """Return label -> region of the objects in an image of `pixels` pixels; other_labels: further classes in the image.
 
     Difficult as in Zhang et al. 2016 (excitation backprop): a class whose objects cover less than a quarter of an image that
     has other classes too.
@@ -74,7 +74,8 @@ def regions_by_label(
         areas[label] += area
     alone = len({*boxes, *other_labels}) < 2
     return {
-        label: Region(tuple(many), difficult=not alone and areas[label] < SMALL * pixels) for label, many in boxes.items()
+        label: Region(tuple(label_boxes), difficult=not alone and areas[label] < SMALL * pixels)
+        for label, label_boxes in boxes.items()
     }
 
 

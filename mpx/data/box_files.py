@@ -30,7 +30,9 @@ def read_boxes(file: str | os.PathLike) -> dict[str, dict[Label, Region]]:
         boxes.setdefault(path, {}).setdefault(label, []).append(as_box(box, f"{where} of {str(file)!r}"))
     if not boxes:
         raise ValueError(f"boxes={str(file)!r} holds no box: give one per line ({','.join(COLUMNS)})")
-    return {path: {label: Region(tuple(many)) for label, many in labels.items()} for path, labels in boxes.items()}
+    return {
+        path: {label: Region(tuple(label_boxes)) for label, label_boxes in labels.items()} for path, labels in boxes.items()
+    }
 
 
 def clean_label(cell: str) -> str:

@@ -26,7 +26,7 @@ def label_function(
     categories = list(categories)
     for category, label in mapping.items():
         if isinstance(label, bool) or not isinstance(label, (int, str, type(None))):
-            raise ValueError(f"classes: {category!r} is given the class {label!r}: give an index, a name, a wnid or null")
+            raise ValueError(f"classes: {category!r} has the class {label!r}: give an index, a name, a wnid or null")
         if categories and category not in (*categories, "*"):
             close = near_matches(category, categories, cutoff=0.6) or categories[:5]
             raise ValueError(f"classes: {category!r} is no category of this dataset: it has {', '.join(close)}, ...")

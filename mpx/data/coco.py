@@ -69,12 +69,12 @@ def _regions(objects: list[tuple[Label | None, str, Json]], image: Json) -> dict
     size = image["width"], image["height"]
     all_classes = {name if label is None else label for label, name, _ in objects}
     labelled = [(label, entry) for label, _, entry in objects if label is not None]
-    sized = [
+    objects_of_labels = [
         AnnotatedObject(label, _box(entry), entry.get("area", entry["bbox"][2] * entry["bbox"][3]))
         for label, entry in labelled
     ]
     regions = {}
-    for label, region in regions_by_label(sized, size[0] * size[1], all_classes).items():
+    for label, region in regions_by_label(objects_of_labels, size[0] * size[1], all_classes).items():
         entries = [entry for other, entry in labelled if other == label]
         single = [entry for entry in entries if not entry.get("iscrowd")] or entries
         boxes = tuple(box for box in map(_box, single) if box[0] < box[2] and box[1] < box[3])

@@ -1,6 +1,6 @@
-"""Item: an image where it lies, with its label and regions; and how a dataset's items get unique names.
+"""Item: the path of an image, with its label and regions; and the unique names of a dataset's items.
 
-Files are listed here, never opened. Everything named like an image is listed, be it a folder or a dead link: reading reports
+Files are listed here, never opened. Everything named like an image is listed, also a folder or a dead link: reading reports
 it, and checking 50,000 files would be slow.
 """
 

@@ -19,7 +19,7 @@ class PascalObject(NamedTuple):
 
 
 class PascalAnnotation(NamedTuple):
-    """The objects of an image of so many pixels; width and height are 0 where the file does not state them."""
+    """The size of an image in pixels and its objects; width and height are 0 where the file does not state them."""
 
     width: int
     height: int

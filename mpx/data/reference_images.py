@@ -1,4 +1,4 @@
-"""Images that show what a network's features are like in general, for perturbations that need statistics of them."""
+"""Images for general statistics of a network's features, which some perturbations need."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ BUNDLED = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.pn
 def reference_images(preprocess: Preprocess | None, size: tuple[int, int], images: str | None = None) -> Iterator[Tensor]:
     """Yield batches (n,3,H,W) in [0,1] of images of `size` (H,W), each also mirrored.
 
-    images: a folder or a glob; None: thirteen photos of scikit-image, whole and as five crops at half the scale.
+    images: a folder or a glob; None: thirteen photos of scikit-image, each resized and as five crops of twice the size.
     """
     folder = datasets.sample()[0].path.parent
     files = [folder / name for name in BUNDLED] if images is None else [item.path for item in datasets.images(images)]

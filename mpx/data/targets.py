@@ -1,6 +1,6 @@
 """The classes to explain in one image: words to class indices, on the host, before anything is optimized.
 
-A target is "top1" (the winner), "top2" (the second) ..., "label" (the dataset's, all of them), an index, or a class name:
+A target is "top1" (the highest logit), "top2" ..., "label" (the dataset's, all of them), an index, or a class name:
 the whole name, else one of its comma separated synonyms, else whole words of it, if that leaves a single class. A name may
 also be an ImageNet wnid where there are 1000 classes. Digits are an index, unless a label is itself the name of a class.
 """
@@ -27,10 +27,10 @@ def resolve_targets(
 
     logits: (classes,) of the image. label: the dataset's.
     """
-    several = list(targets) if isinstance(targets, Iterable) and not isinstance(targets, str) else [targets]
-    if not several:
+    target_list = list(targets) if isinstance(targets, Iterable) and not isinstance(targets, str) else [targets]
+    if not target_list:
         raise ValueError('target=[] names no class: give "top1", "label", an index or a class name')
-    return list(dict.fromkeys(index for target in several for index in _resolve(target, logits, label, categories)))
+    return list(dict.fromkeys(index for target in target_list for index in _resolve(target, logits, label, categories)))
 
 
 def region_of(target: int, regions: Mapping[Label, Region], classes: int, categories: Categories = None) -> Region | None:
@@ -62,7 +62,7 @@ def _resolve(target: Any, logits: Tensor, label: Label | tuple[Label, ...] | Non
     labels = label if isinstance(label, tuple) else () if label is None else (label,)
     if not labels:
         raise ValueError('target "label" needs a dataset with labels, and this image has none: use "top1" or name a class')
-    return [_index(one, len(logits), categories, "label") for one in labels]
+    return [_index(name, len(logits), categories, "label") for name in labels]
 
 
 def _index(value: Any, classes: int, categories: Categories, kind: str) -> int:
@@ -81,12 +81,12 @@ def _index(value: Any, classes: int, categories: Categories, kind: str) -> int:
 
 def _index_of_digits(value: Any, text: str, classes: int, categories: Categories, kind: str) -> int:
     if isinstance(value, str):  # a folder called 10 is the class of this name
-        named = [i for i, name in enumerate(categories or ()) if str(name).strip() == text]
-        if len(named) == 1 and named[0] != int(text):
+        matches = [i for i, name in enumerate(categories or ()) if str(name).strip() == text]
+        if len(matches) == 1 and matches[0] != int(text):
             if kind == "label":
-                return named[0]
+                return matches[0]
             raise ValueError(
-                f"{kind} {value!r} is an index and the name of class {named[0]}: give the index {named[0]} as a number, "
+                f"{kind} {value!r} is an index and the name of class {matches[0]}: give the index {matches[0]} as a number, "
                 f"without quotes, for the class of this name, or {text}"
             )
     if not 0 <= int(text) < classes:
@@ -95,16 +95,16 @@ def _index_of_digits(value: Any, text: str, classes: int, categories: Categories
 
 
 def _index_of_name(text: str, categories: Sequence[str], kind: str) -> int:
-    wanted_name, names = _normalised(text), [_normalised(name) for name in categories]
-    word = re.compile(rf"(?<!\w){re.escape(wanted_name)}(?!\w)")
-    for is_match in (wanted_name.__eq__, lambda name: wanted_name in re.split(r"\s*,\s*", name), word.search):
-        matches = [i for i, name in enumerate(names) if wanted_name and is_match(name)]
+    query, names = _normalised(text), [_normalised(name) for name in categories]
+    word = re.compile(rf"(?<!\w){re.escape(query)}(?!\w)")
+    for is_match in (query.__eq__, lambda name: query in re.split(r"\s*,\s*", name), word.search):
+        matches = [i for i, name in enumerate(names) if query and is_match(name)]
         if len(matches) == 1:
             return matches[0]
         if matches:
             listed = ", ".join(f"{i} ({categories[i]})" for i in matches[:10]) + (", ..." if len(matches) > 10 else "")
             raise ValueError(f"{kind} {text!r} is ambiguous: give one of the indices {listed}")
-    close = [categories[names.index(name)] for name in near_matches(wanted_name, names)]
+    close = [categories[names.index(name)] for name in near_matches(query, names)]
     hint = f"its {len(categories)} classes are {categories[0]!r} to {categories[-1]!r}"
     if close:
         hint = f"near it: {', '.join(close)}"

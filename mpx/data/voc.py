@@ -56,11 +56,11 @@ def _regions(
     """Return label -> region of the objects that count."""
     width, height, pascal_objects = annotation
     labelled = [(label_of(name), name, box, difficult) for name, box, difficult in pascal_objects]
-    countable = {label for label, _, _, difficult in labelled if not difficult}
+    easy_labels = {label for label, _, _, difficult in labelled if not difficult}
     objects = [
         _object(label, _from_zero(box))
         for label, _, box, difficult in labelled
-        if label is not None and label in countable and (xml_difficult or not difficult)
+        if label is not None and label in easy_labels and (xml_difficult or not difficult)
     ]
     all_classes = [name if label is None else label for label, name, _, _ in labelled]
     return regions_by_label(objects, width * height, all_classes)

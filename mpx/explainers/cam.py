@@ -27,8 +27,8 @@ def gradcam(
 ) -> Tensor:
     """Return relu(sum_c w_c A_c), equations 1 and 2 of Selvaraju et al. 2017. layer: see `choose_layer`."""
     check_at_least(1, max_batch=max_batch)
-    chosen = choose_layer(images, classifier, layer)
-    maps = [weighted_channels(chosen, x, y).sum(1, keepdim=True) for x, y in split_rows(max_batch, images, targets)]
+    target_layer = choose_layer(images, classifier, layer)
+    maps = [weighted_channels(target_layer, x, y).sum(1, keepdim=True) for x, y in split_rows(max_batch, images, targets)]
     return upsample(torch.cat(maps).relu(), images)
 
 
@@ -53,12 +53,12 @@ def group_cam(
     check_at_least(1, groups=groups, max_batch=max_batch)
     if not 0 <= share < 1:
         raise ValueError(f"explainer.share={share} must be at least 0 and below 1")
-    chosen = choose_layer(images, classifier, layer)
+    target_layer = choose_layer(images, classifier, layer)
     blurred = gaussian_blur(images, sigma, kernel_size)
     maps = []
     for x, x_blurred, y in split_rows(max_batch, images, blurred, targets):
-        group_maps = _group_maps(weighted_channels(chosen, x, y), groups, share, x)
-        maps.append(_weighted_by_gain(chosen.classifier, context.task, group_maps, x, x_blurred, y, max_batch))
+        group_maps = _group_maps(weighted_channels(target_layer, x, y), groups, share, x)
+        maps.append(_weighted_by_gain(target_layer.classifier, context.task, group_maps, x, x_blurred, y, max_batch))
     return torch.cat(maps)
 
 
@@ -74,7 +74,7 @@ def _group_maps(channels: Tensor, groups: int, share: float, images: Tensor) -> 
 def _weighted_by_gain(
     classifier: Classifier, task: Task, maps: Tensor, images: Tensor, blurred: Tensor, targets: Tensor, max_batch: int
 ) -> Tensor:
-    """Sum maps (groups,B,1,H,W), weighted by what each adds to the probability of the blurred image: (B,1,H,W)."""
+    """Sum maps (groups,B,1,H,W), weighted by the probability that each adds to the blurred image: (B,1,H,W)."""
 
     def probability(x: Tensor) -> Tensor:
         return task.value(classifier(x), targets.repeat(len(x) // len(images))).view(-1, len(images))
@@ -91,11 +91,11 @@ def weighted_channels(layer: Layer, images: Tensor, targets: Tensor) -> Tensor:
     """Return the layer's channels times the mean gradient of the target's logit to each: w_c A_c (B,C,h,w)."""
     outputs: list[Tensor] = []
 
-    def keep(features: Tensor) -> Tensor:
+    def replace_output(features: Tensor) -> Tensor:
         outputs.append(features.detach().clone().requires_grad_())
         return outputs[0].clone()  # later layers may work in place
 
-    with layer.patched(keep):
+    with layer.patched(replace_output):
         logits = layer.classifier(images).gather(1, targets[:, None])
     gradient = torch.autograd.grad(logits.sum(), outputs[0], materialize_grads=True)[0]
     return gradient.mean((2, 3), keepdim=True) * outputs[0].detach()

@@ -1,9 +1,9 @@
 """Excitation backprop (Zhang et al. 2016): a neuron's probability goes to its inputs by their positive parts.
 
 The network is not changed: torch's functions are, while it runs. The paper's inputs are not negative, as after a ReLU. Where
-an input may be negative (a bottleneck without activation, a sum of branches), its part is the positive part of weight times
-input, which is the same for inputs that are not. Biases get nothing, and a batch norm passes everything on as it is (both as
-TorchRay), so that everything is passed on where some part is positive.
+an input may be negative (a bottleneck without activation, a sum of branches), its share is the positive part of weight times
+input, which is the paper's rule for other inputs. Biases receive no probability, and a batch norm passes it on unchanged (both as
+TorchRay). So no probability is lost where any share is positive.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ ADDITIONS = ("add", "add_", "__add__", "__iadd__", "__radd__")
 UNCHANGED = {"max_pool2d", "cat", "concat", "flatten", "view", "reshape", "dropout", "pad", "permute", "transpose",
              "contiguous", "chunk", "split", "squeeze", "unsqueeze", "__getitem__", "clone", "to"}  # fmt: skip
 QUERIES = {"__get__", "size", "dim", "numel", "__len__", "_assert", "is_contiguous", "is_floating_point"}
-Term = tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]  # input x, the part of it that counts, a linear function of it
+Term = tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]  # input x, its part that receives probability, a linear function
 
 
 def excitation_backprop(
@@ -44,8 +44,8 @@ def excitation_backprop(
     """
     check_at_least(1, max_batch=max_batch)
     with classifier.unfolded():  # the rules use the network's own weights
-        chosen = choose_layer(images, classifier, layer, min_map_fraction)
-        maps = [excitation_at(chosen, x, y) for x, y in split_rows(max_batch, images, targets)]
+        target_layer = choose_layer(images, classifier, layer, min_map_fraction)
+        maps = [excitation_at(target_layer, x, y) for x, y in split_rows(max_batch, images, targets)]
     return upsample(torch.cat(maps), images)
 
 
@@ -55,12 +55,12 @@ def excitation_at(layer: Layer, images: Tensor, targets: Tensor) -> Tensor:
     outputs: list[Tensor] = []
     rules = ExcitationRules(layer.classifier.name)
 
-    def begin(features: Tensor) -> Tensor:
+    def start_rules(features: Tensor) -> Tensor:
         outputs.append(features.detach().clone().requires_grad_())
         rules.active = True  # earlier modules need no rule
         return outputs[0].clone()
 
-    with rules, layer.patched(begin):
+    with rules, layer.patched(start_rules):
         logits = layer.classifier(images)
     return torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), outputs[0])[0].sum(1, keepdim=True)
 
@@ -86,12 +86,12 @@ class ExcitationRules(TorchFunctionMode):
         if is_relu(name, args, kwargs) or name == "batch_norm":
             return _with_backward_of(out, x)
         if name in MEANS:
-            return _share_out(out, [(x, x.clamp(min=0), lambda part: function(part, *args[1:], **kwargs))])
+            return _distribute(out, [(x, x.clamp(min=0), lambda part: function(part, *args[1:], **kwargs))])
         if name in ADDITIONS and not kwargs:
             branches = [value for value in args if isinstance(value, Tensor)]
-            return _share_out(out, [(value, value.clamp(min=0), lambda part: part) for value in branches])
+            return _distribute(out, [(value, value.clamp(min=0), lambda part: part) for value in branches])
         if name in LINEAR:
-            return _share_out(out, _positive_terms(LINEAR[name], x, args, kwargs))
+            return _distribute(out, _positive_terms(LINEAR[name], x, args, kwargs))
         raise ValueError(
             f"explainer=excitation_backprop has no rule for {name}, which model {self.model_name} uses: choose another "
             "explainer, or a later layer with explainer.layer="
@@ -111,8 +111,8 @@ def _positive_terms(function: Callable, x: Tensor, args: tuple, kwargs: dict) ->
     return [term(min=0)] + [term(max=0)] * bool((x < 0).any())
 
 
-def _share_out(out: Tensor, terms: list[Term]) -> Tensor:
-    """Return `out`, which passes p back as x_j sum_i f_ij p_i / sum_k f_ik x_k, for terms (x, its part that counts, f)."""
+def _distribute(out: Tensor, terms: list[Term]) -> Tensor:
+    """Return `out`, which passes p back as x_j sum_i f_ij p_i / sum_k f_ik x_k, for `terms`, see Term."""
     with torch.no_grad():
         sums = sum((f(part) for _, part, f in terms), torch.zeros(()).to(out))
         inverse = torch.where(sums > torch.finfo(sums.dtype).tiny, 1 / sums, 0.0)

@@ -13,7 +13,7 @@ def choose_layer(
     """Return the named layer, or the last on every path to the logits whose map is large enough.
 
     min_map_fraction: smallest side of the map as a share of the image's; None takes that of the last layer with weights, so
-    that the layer comes before any pooling. mpx.models.layers says more.
+    that the layer comes before any pooling. See mpx.models.layers.
     """
     if layer is None and min_map_fraction is None:
         key = ("last map", tuple(images.shape[2:]))
@@ -27,7 +27,7 @@ def _last_map_fraction(images: Tensor, classifier: Classifier) -> float:
         name for name, module in classifier.named_modules() if next(module.parameters(recurse=False), None) is not None
     }
     runs = map_shapes(classifier, images)
-    shapes = [shape[1] for name, found in runs.items() if name in with_weights and (shape := found[-1])]
+    shapes = [shape[1] for name, run in runs.items() if name in with_weights and (shape := run[-1])]
     return min(n / m for n, m in zip(shapes[-1], images.shape[2:])) if shapes else 1.0
 
 

@@ -1,4 +1,4 @@
-"""Occlusion (Zeiler & Fergus 2014): what a square takes from the probability, mean over the squares that cover a pixel."""
+"""Occlusion (Zeiler & Fergus 2014): the loss of probability under a square, mean over the squares that cover a pixel."""
 
 import torch
 from torch import Tensor
@@ -38,8 +38,10 @@ def occlusion(
     parts = []
     for x, x0, y in split_rows(max_batch, images, one_colour(images, classifier, color), targets):
         window, steps = (images.shape[1], patch, patch), (images.shape[1], stride, stride)
-        at_once = max(1, max_batch // len(x))
-        parts.append(method.attribute(x, window, steps, x0, additional_forward_args=y, perturbations_per_eval=at_once))
+        squares_per_pass = max(1, max_batch // len(x))
+        parts.append(
+            method.attribute(x, window, steps, x0, additional_forward_args=y, perturbations_per_eval=squares_per_pass)
+        )
     return torch.cat(parts).mean(1, keepdim=True).to(images)  # the same for all colours
 
 

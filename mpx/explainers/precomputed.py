@@ -35,7 +35,7 @@ def files(
     """
     root = Path(str(folder)).expanduser()  # a folder may be called 2012
     if folder is None or not root.is_dir():
-        raise ValueError(f"explainer.folder={folder!r} is not a folder: give the one with <name>.npz, .npy or .png")
+        raise ValueError(f"explainer.folder={folder!r} is not a folder: give the folder with <name>.npz, .npy or .png")
     names = set(context.image_names)
     return torch.cat([
         _read_map(_find_file(root, name, target, names), key, image[None], resize)
@@ -45,20 +45,20 @@ def files(
 
 def _find_file(root: Path, name: str, target: int, names: set[str]) -> Path:
     """Return the one file of an image and class; more specific names come first."""
-    found: list[Path] = []
+    matches: list[Path] = []
     for pattern in (f"{escape(name)}-{target}-*", f"{escape(name)}-{target}", escape(name)):
         paths = [path for suffix in SUFFIXES for path in sorted(root.glob(pattern + suffix))]
-        found = found or [path for path in paths if _belongs_to(path, name, target, names)]
-    if len(found) != 1:
-        listed = " and ".join(path.name for path in found) or f"none of {', '.join(name + suffix for suffix in SUFFIXES)}"
+        matches = matches or [path for path in paths if _belongs_to(path, name, target, names)]
+    if len(matches) != 1:
+        listed = " and ".join(path.name for path in matches) or f"none of {', '.join(name + suffix for suffix in SUFFIXES)}"
         raise ValueError(f"explainer.folder={str(root)!r} has {listed}: it must hold one map for each image")
-    return found[0]
+    return matches[0]
 
 
 def _belongs_to(path: Path, name: str, target: int, names: set[str]) -> bool:
     """Return whether a matching file is this image's and not that of a longer name: photo-1-1 is class 1 of photo-1."""
     if path.suffix == ".npz" and path.stem not in (name, f"{name}-{target}"):
-        with suppress(Exception), np.load(path) as file:  # not a run's own; reading it reports what is wrong
+        with suppress(Exception), np.load(path) as file:  # not a run's file; reading it later reports the error
             return (file["image"].item(), file["target"].item()) == (name, target)
     longer = (other for other in names if len(other) > len(name))
     return not any(re.fullmatch(rf"{re.escape(other)}(-\d+(-.*)?)?", path.stem) for other in longer)

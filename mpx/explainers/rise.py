@@ -31,7 +31,7 @@ def rise(
     check_at_least(1, masks=masks, cells=cells, max_batch=max_batch)
     if not 0 < keep < 1:
         raise ValueError(f"explainer.keep={keep} is a probability: it must be above 0 and below 1")
-    size, base = images.shape[2:], one_colour(images, classifier, color)
+    size, reference = images.shape[2:], one_colour(images, classifier, color)
     cell = [math.ceil(side / cells) for side in size]  # px
     rng = context.rng.at("rise")
     grids = (rng.uniform(masks, cells, cells) < keep).to(images)  # (B,masks,cells,cells)
@@ -40,12 +40,12 @@ def rise(
     for rows in torch.arange(len(images), device=images.device).split(max_batch):
         for numbers in torch.arange(masks, device=images.device).split(max(1, max_batch // len(rows))):
             grid, shift = grids[rows][:, numbers], shifts[rows][:, numbers]
-            kept = shifted_masks(grid.flatten(0, 1)[:, None], cell, shift.flatten(0, 1), size)
-            kept = kept.unflatten(0, grid.shape[:2])  # (rows,numbers,1,H,W)
-            masked = torch.lerp(base[rows, None], images[rows, None], kept)
+            random_masks = shifted_masks(grid.flatten(0, 1)[:, None], cell, shift.flatten(0, 1), size)
+            random_masks = random_masks.unflatten(0, grid.shape[:2])  # (rows,numbers,1,H,W)
+            masked = torch.lerp(reference[rows, None], images[rows, None], random_masks)
             target = targets[rows, None].expand(grid.shape[:2]).flatten()
             p = context.task.value(classifier(masked.flatten(0, 1)), target).view(grid.shape[:2]).to(images)
-            total[rows] += torch.einsum("bk,bkhw->bhw", p, kept[:, :, 0])
+            total[rows] += torch.einsum("bk,bkhw->bhw", p, random_masks[:, :, 0])
     relevance = total[:, None] / (masks * keep)
     return relevance - relevance.amin((1, 2, 3), keepdim=True)
 

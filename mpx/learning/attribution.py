@@ -1,4 +1,4 @@
-"""An explainer in the place of a search: its saliency is evaluated as a mask of one cell per pixel is.
+"""An explainer in the place of an optimization: its saliency is evaluated like a mask of one cell per pixel.
 
 So a baseline (mpx.explainers) goes through the same batches, pictures, tables and metrics as a learnt mask.
 """

@@ -1,4 +1,4 @@
-"""Rows that are optimized together: their parameter, how far they are, and their history.
+"""Rows that are optimized together: their parameter, iterations and history.
 
 The plain loop (mpx.learning.loop) and the LightningModule (mpx.learning.learner) drive a batch in the same way:
 terms -> sum of "total" -> backward -> before_step -> optimizer step -> after_step. The history stays on the device: no
@@ -46,7 +46,7 @@ class RowBatch:
         self.rows = rows
         self.steps = objective.method.steps
         self.parameter = torch.nn.Parameter(parameter)  # (B,*mask.shape)
-        self.paused = False  # whether the loop shall end: all rows have finished, or others may enter
+        self.paused = False  # whether the loop must end: all rows have finished, or waiting rows may enter
         missing = parameter.new_full((self.steps,), math.nan)
         names = dict.fromkeys(name for row in rows for name in row.history)
         self.history = {name: torch.stack([row.history.get(name, missing) for row in rows], 1) for name in names}
@@ -83,7 +83,7 @@ class RowBatch:
 
     @torch.no_grad()
     def _exact_objective(self, parameter: Tensor) -> Tensor:
-        """Return the objective (B,) of a parameter as masks are evaluated, for optimizers that try before they step."""
+        """Return the objective (B,) of a parameter as masks are evaluated, for optimizers that evaluate before they step."""
         return self.objective.terms(parameter, self.iteration, exact=True)["total"]
 
     def terms(self) -> dict[str, Tensor]:
@@ -111,12 +111,12 @@ class RowBatch:
         self.paused = self.finished
 
     def _take_snapshots(self, active: list[RowState]) -> None:
-        due = [row for row in active if row.iteration in row.snapshot_iterations]
-        if len(due) == len(self.rows):  # one copy for all
-            for row, parameter in zip(due, self.parameter.detach().clone().split(1)):
+        due_rows = [row for row in active if row.iteration in row.snapshot_iterations]
+        if len(due_rows) == len(self.rows):  # one copy for all
+            for row, parameter in zip(due_rows, self.parameter.detach().clone().split(1)):
                 row.snapshots.append(parameter)
         else:
-            for row in due:
+            for row in due_rows:
                 row.snapshots.append(row.parameter.clone())
 
     def _finish_row(self, row: RowState) -> None:
@@ -149,7 +149,7 @@ class RowBatch:
     # ---- a checkpoint
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs besides the parameter: how far the rows are, their history and their snapshots."""
+        """Return what a checkpoint needs besides the parameter: the rows' iteration, history and snapshots."""
         return {
             "iteration": self.rows[0].iteration,
             "history": self.history,
@@ -174,16 +174,16 @@ def failures(rows: Sequence[RowState]) -> dict[int, str]:
     for i, row in enumerate(rows):
         name, precision = row.objective.image_names[row.index], row.objective.method.precision
         first = {}
-        for what, term in (("output", "total"), ("gradient", "gradient")):  # the output comes first within an iteration
+        for quantity, term in (("output", "total"), ("gradient", "gradient")):  # the output comes first within an iteration
             if term in row.history:
-                wrong = (~row.history[term][: row.iteration].isfinite()).nonzero()
-                if len(wrong):
-                    first[what] = int(wrong[0])
+                failed_at = (~row.history[term][: row.iteration].isfinite()).nonzero()
+                if len(failed_at):
+                    first[quantity] = int(failed_at[0])
         if first:
-            what = min(first, key=lambda what: first[what])
+            quantity = min(first, key=lambda name: first[name])
             sentences[i] = (
-                f"{name}: the model's {what} is NaN or infinite at iteration {first[what]}: check the model's weights and "
-                f"the precision ({precision})"
+                f"{name}: the model's {quantity} is NaN or infinite at iteration {first[quantity]}: check the model's weights "
+                f"and the precision ({precision})"
             )
         elif not row.is_finite:
             sentences[i] = f"{name}: the explainer gives NaN or infinite values: check the model's weights"

@@ -1,4 +1,4 @@
-"""Solving any number of rows, a batch at a time or continuously, within the memory that there is.
+"""Solving any number of rows, a batch at a time or continuously, within the available memory.
 
 The library (mpx.api) and a run's workers (mpx.runs) both solve their rows here, each with its own way to optimize a batch.
 """
@@ -42,8 +42,8 @@ def prepare_batch(
     padded = [*rows, *[rows[-1]] * (padded_size - len(rows))]
     images = torch.stack([row.image for row in padded]).to(device)
     targets = torch.tensor([row.target for row in padded], device=device)
-    asked = [row.area for row in padded if row.area is not None]
-    areas = torch.tensor(asked, device=device) if asked else None
+    requested_areas = [row.area for row in padded if row.area is not None]
+    areas = torch.tensor(requested_areas, device=device) if requested_areas else None
     objective = Objective(method, classifier, images, targets, [row.image_name for row in padded], areas)
     batch: Batch
     if method.explainer:
@@ -99,15 +99,15 @@ class PreparedBatch:
 
 
 class RowSolver:
-    """Solves the rows that `take(n)` gives, at most n at a time, until it gives none.
+    """Solves the rows that `next_rows(n)` returns, at most n at a time, until it returns none.
 
     prepare: (rows, padded_size=) -> batch, e.g. a partial of `prepare_batch`. optimize: optimizes a batch until it pauses.
-    Where rows stop by themselves, the next row takes the place of a finished one (continuous batching). A batch's solution
-    comes when its last row has finished, perhaps after that of a later batch, and is evaluated as the batch was prepared.
+    Where rows stop by themselves, the next row enters for a finished one (continuous batching). A batch's solution
+    is yielded when its last row has finished, perhaps after that of a later batch.
 
     pad: fill every batch up to batch_size, so that its shape, and with it the rounding, is always the same.
     position_matters: (batch_size) -> bool, e.g. a partial of `batch_position_matters`. It implies `pad`; where it returns
-    True, rows are solved one at a time. can_halve: begin again with half as many rows where memory runs out, else raise.
+    True, rows are solved one at a time. can_halve: restart with half as many rows where memory runs out, else raise.
     warn: is called with a sentence of either.
     """
 
@@ -115,7 +115,7 @@ class RowSolver:
         self,
         prepare: Callable[..., Batch],
         optimize: Optimize,
-        take: Callable[[int], list[Row]],
+        next_rows: Callable[[int], list[Row]],
         batch_size: int,
         warn: Callable[[str], None],
         position_matters: Callable[[int], bool] | None = None,
@@ -124,22 +124,22 @@ class RowSolver:
     ):
         self.prepare = prepare
         self.optimize = optimize
-        self.take = take
+        self.next_rows = next_rows
         self.batch_size = batch_size
         self.warn = warn
         self.position_matters = position_matters
         self.pad = pad or position_matters is not None
         self.can_halve = can_halve
         self._checked_size: int | None = None  # batch size for which position_matters was called
-        self._waiting: list[Row] = []  # taken, not prepared yet
+        self._waiting: list[Row] = []  # not prepared yet
         self._unsolved: list[PreparedBatch] = []
         self._active: list[RowState] = []  # rows of unsolved batches that are being optimized,
-        self._entering: list[RowState] = []  # and rows that are prepared and have no place yet
+        self._entering: list[RowState] = []  # and prepared rows that wait for a free slot
 
     def __iter__(self) -> Iterator[Solution]:
         while True:
-            if not self._waiting and self._free_places > 0:
-                self._waiting = self.take(self.batch_size)
+            if not self._waiting and self._free_slots > 0:
+                self._waiting = self.next_rows(self.batch_size)
             if not (self._active or self._entering or self._waiting):
                 return
             try:
@@ -154,7 +154,7 @@ class RowSolver:
                 yield from solutions
 
     @property
-    def _free_places(self) -> int:
+    def _free_slots(self) -> int:
         return self.batch_size - len(self._active) - len(self._entering)
 
     @property
@@ -169,7 +169,7 @@ class RowSolver:
                 self.batch_size = 1
                 self.warn("deterministic=true: the network rounds by position in the batch, so rows are solved one by one")
                 return []
-        if self._waiting and self._free_places > 0:
+        if self._waiting and self._free_slots > 0:
             self._prepare_waiting()
         batch = self._next_batch()
         if isinstance(batch, RowBatch) and not batch.finished:
@@ -186,8 +186,8 @@ class RowSolver:
 
     def _next_batch(self) -> Batch:
         """Return the batch to optimize next: as it was prepared, or gathered from active rows and those that enter."""
-        places = self.batch_size - len(self._active)
-        entering, self._entering = self._entering[:places], self._entering[places:]
+        slots = self.batch_size - len(self._active)
+        entering, self._entering = self._entering[:slots], self._entering[slots:]
         latest = self._unsolved[-1].batch
         assert latest is not None
         if not self._active and entering == latest.rows:
@@ -222,6 +222,6 @@ class RowSolver:
         torch.cuda.empty_cache()
         changed = "; their bits differ from those of the larger batch" if self.position_matters else ""
         self.warn(
-            f"out of memory with {size} rows at once: going on with {self.batch_size} (batch_size={self.batch_size} starts "
-            f"there){changed}"
+            f"out of memory with {size} rows at once: continuing with {self.batch_size} (set batch_size={self.batch_size} "
+            f"to start there){changed}"
         )

@@ -1,7 +1,7 @@
-"""Continuous batching: rows that stop by themselves (`stop=`) leave a running batch, and others take their places.
+"""Continuous batching: rows that stop by themselves (`stop=`) leave a running batch, and waiting rows enter it.
 
-This is a second class beside the fixed batch because whatever a fixed batch shares becomes a row's own: its iteration, its
-optimizer state, the scale of its steps. A row goes through the same steps, to the bit, whatever rows are beside it. Where
+This is a second class beside the fixed batch because each row has what a fixed batch shares: an iteration, an
+optimizer state, a scale of its steps. A row goes through the same steps, to the bit, whichever rows are beside it. Where
 rows cannot be moved (an optimizer that steps for all rows at once; perturbed images whose rows cannot be gathered),
 finished rows stay until the last row of the batch has finished.
 """
@@ -48,14 +48,14 @@ class ContinuousBatch(RowBatch):
         super()._join(objective, rows, parameter)
         optimizer = unwrap(objective.method.optimizer)
         # whether the optimizer steps each row by itself
-        self.steps_rows_apart = not (isinstance(optimizer, type) and issubclass(optimizer, MaskOptimizer))
-        self.has_movable_rows = self.steps_rows_apart and objective.has_movable_rows
+        self.steps_each_row = not (isinstance(optimizer, type) and issubclass(optimizer, MaskOptimizer))
+        self.has_movable_rows = self.steps_each_row and objective.has_movable_rows
         self.optimizer: Optimizer | None = None
         self._settings: list[dict[str, Any]] | None = None  # of the optimizer at each iteration, where it is scheduled
         self._history_index = torch.tensor([row.iteration for row in rows]).to(parameter.device)  # (R,)
         # a pause costs a GPU a while, so it waits there for an eighth of the rows
         self._finished_for_pause = 1 if parameter.device.type == "cpu" else max(1, len(rows) // 8)
-        self._before: Tensor | None = None  # the parameter before a step that is scaled
+        self._parameter_before: Tensor | None = None  # the parameter before a step that is scaled
         self._set_step_scales()
 
     @property
@@ -68,18 +68,18 @@ class ContinuousBatch(RowBatch):
     def make_optimizer(self) -> tuple[Optimizer, None]:
         """Return the method's optimizer with the state of each row; a schedule is applied row by row in `before_step`."""
         method = self.objective.method
-        tensors = [row.parameter for row in self.rows] if self.steps_rows_apart else [self.parameter]
+        tensors = [row.parameter for row in self.rows] if self.steps_each_row else [self.parameter]
         groups: list[Any] = [{"params": [tensor]} for tensor in tensors] if method.scheduler else tensors
         self.optimizer = make_optimizer(method, groups, self._optimizer_context())
         for row in self.rows:
-            if self.steps_rows_apart and row.optimizer_state:
+            if self.steps_each_row and row.optimizer_state:
                 self.optimizer.state[row.parameter] = row.optimizer_state
         if method.scheduler:
             self._settings = self._scheduled_settings()
         return self.optimizer, None
 
     def _scheduled_settings(self) -> list[dict[str, Any]]:
-        """Return what the schedule makes of an optimizer's settings at each iteration: rows may be at different ones."""
+        """Return the scheduled settings of the optimizer at each iteration: rows may be at different iterations."""
         method, settings = self.objective.method, []
         optimizer = make_optimizer(method, [torch.zeros(1, requires_grad=True)], self._optimizer_context())
         scheduler = make_scheduler(method, optimizer)
@@ -97,48 +97,48 @@ class ContinuousBatch(RowBatch):
         latest = max(row.iteration for row in self.rows)
         for group, row in zip(optimizer.param_groups if self._settings else (), self.rows):
             assert self._settings is not None
-            iteration = row.iteration if self.steps_rows_apart else latest
+            iteration = row.iteration if self.steps_each_row else latest
             group |= self._settings[min(iteration, self.steps - 1)]
-        if self.steps_rows_apart:
+        if self.steps_each_row:
             assert self.parameter.grad is not None
             for row, gradient in zip(self.rows, self.parameter.grad.split(1)):
                 row.parameter.grad = gradient
-        self._before = None if self._step_scales is None else self.parameter.detach().clone()
+        self._parameter_before = None if self._step_scales is None else self.parameter.detach().clone()
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Scale each row's step, complete the iteration, and check the stopping rule of the rows that are due."""
-        if self._before is not None and self._step_scales is not None:
-            torch.lerp(self._before, self.parameter, self._step_scales, out=self.parameter)
+        if self._parameter_before is not None and self._step_scales is not None:
+            torch.lerp(self._parameter_before, self.parameter, self._step_scales, out=self.parameter)
         active = [(k, row) for k, row in enumerate(self.rows) if not row.finished]
         self._history_index += 1
         super().after_step()
-        due = [(k, row) for k, row in active if row.iteration % CHECK_INTERVAL == 0]
-        if due:
-            self._check_stopping(due)
+        due_rows = [(k, row) for k, row in active if row.iteration % CHECK_INTERVAL == 0]
+        if due_rows:
+            self._check_stopping(due_rows)
         for _, row in active:
             if row.step_scale == 0 and not row.finished:
                 self._finish_row(row)
-        others_may_enter = self.has_movable_rows and not self.keep_together
+        can_exchange_rows = self.has_movable_rows and not self.keep_together
         finished = sum(row.finished for row in self.rows)
-        self.paused = self.finished or others_may_enter and finished >= self._finished_for_pause
+        self.paused = self.finished or can_exchange_rows and finished >= self._finished_for_pause
 
-    def _check_stopping(self, due: list[tuple[int, RowState]]) -> None:
+    def _check_stopping(self, due_rows: list[tuple[int, RowState]]) -> None:
         stop = self.objective.method.stop
         assert stop is not None
-        recent = [self.history["total"][row.iteration - CHECK_INTERVAL : row.iteration, k].mean() for k, row in due]
-        for (_, row), mean in zip(due, torch.stack(recent).tolist()):  # waits for the device, once
+        recent = [self.history["total"][row.iteration - CHECK_INTERVAL : row.iteration, k].mean() for k, row in due_rows]
+        for (_, row), mean in zip(due_rows, torch.stack(recent).tolist()):  # waits for the device, once
             row.objective_means.append(mean)
             row.step_scale = stop(row.objective_means)
-            if not self.steps_rows_apart and row.step_scale < 1:  # the optimizer's step is that of all rows
+            if not self.steps_each_row and row.step_scale < 1:  # the optimizer's step is that of all rows
                 row.step_scale = 0.0
         self._set_step_scales()
 
     def _set_step_scales(self) -> None:
-        """Set the scale (B,1,...) of each row's step; None where all steps are taken whole."""
+        """Set the scale (B,1,...) of each row's step; None where no step is scaled."""
         scales = [row.step_scale for row in self.rows] + [1.0] * (len(self.parameter) - len(self.rows))
         shape = (-1, *[1] * (self.parameter.ndim - 1))
-        is_scaled = self.steps_rows_apart and set(scales) != {1.0}
+        is_scaled = self.steps_each_row and set(scales) != {1.0}
         self._step_scales = self.parameter.new_tensor(scales).view(shape) if is_scaled else None
 
     def _record(self, terms: dict[str, Tensor]) -> None:
@@ -153,5 +153,5 @@ class ContinuousBatch(RowBatch):
         super().finish()
         for row in self.rows:
             row.history = {name: values.clone() for name, values in row.history.items()}  # the row may leave its batch
-            if self.steps_rows_apart and self.optimizer is not None:
+            if self.steps_each_row and self.optimizer is not None:
                 row.optimizer_state = self.optimizer.state.get(row.parameter, {})

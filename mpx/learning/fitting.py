@@ -20,7 +20,7 @@ EXPECTED_WARNINGS = ".*(does not have many workers|modules? in eval mode|LeafSpe
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence what Lightning announces of the available devices at every fit, and warnings that a batch expects."""
+    """Silence Lightning's announcements of the available devices at every fit, and warnings that a batch expects."""
     announcements = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     level = announcements.level
     announcements.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Frank-Wolfe: an optimizer whose evidence never exceeds the area asked for, so that no weight has to be chosen."""
+"""Frank-Wolfe: an optimizer whose evidence never exceeds the requested area, so that the area needs no weight."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from mpx.operators import needs_area
 class FrankWolfe(MaskOptimizer):
     """Frank & Wolfe 1956 on the evidence 0 <= e <= 1, sum e <= k, with k the area in cells (Macdonald et al. 2022).
 
-    A step goes part of the way to the corner that the gradient promises most from: 1 at the k cells where the gradient is
-    most negative, as far as it is negative, 0 elsewhere. So e never leaves the polytope, and no weight is needed. The
+    A step goes part of the way to the corner with the largest predicted decrease: 1 at the k cells where the gradient is
+    most negative (if negative), 0 elsewhere. So e never leaves the polytope, and no weight is needed. The
     evidence is m in a preservation and 1 - m in the other games. A start with too much evidence becomes one with none.
 
     monotone: the part is 2^-N / sqrt(t+1), and each row's N grows until its objective does not (without augmentations; at
@@ -44,7 +44,7 @@ class FrankWolfe(MaskOptimizer):
         for edge in edges:
             self.context.project(edge)
         if edges.min() < 0 or edges.max() > 1:
-            raise ValueError("frank_wolfe wants a mask whose parameter is held in [0,1], such as mask=grid")
+            raise ValueError("optimizer=frank_wolfe needs a mask whose parameter is limited to [0,1], such as mask=grid")
 
     def _step(self, parameter: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
@@ -56,7 +56,7 @@ class FrankWolfe(MaskOptimizer):
             parameter.add_(direction, alpha=2 / (t + 2))
 
     def _corner(self, parameter: Tensor) -> Tensor:
-        """Return the corner of the polytope that the gradient promises most from."""
+        """Return the corner of the polytope with the largest decrease that the gradient predicts."""
         assert parameter.grad is not None
         slope = (parameter.grad if self.is_preservation else -parameter.grad).flatten(1)  # (B,n), of the evidence
         rank = torch.arange(slope.shape[1], device=parameter.device).expand_as(slope)
@@ -68,8 +68,8 @@ class FrankWolfe(MaskOptimizer):
     def _descend(self, parameter: Tensor, direction: Tensor, halvings: Tensor, t: int) -> None:
         start, before = parameter.clone(), self.context.objective(parameter.detach())
         for _ in range(self.max_backtracks):
-            part = torch.exp2(-halvings) / (t + 1) ** 0.5
-            parameter.copy_(start + per_row(part, parameter) * direction)
+            step_size = torch.exp2(-halvings) / (t + 1) ** 0.5
+            parameter.copy_(start + per_row(step_size, parameter) * direction)
             worse = self.context.objective(parameter.detach()) > before
             if not worse.any():
                 break

@@ -1,7 +1,7 @@
-"""Gradients beyond plain autograd: integrated along a path, scaled inside a network in 16 bits, and taken part by part.
+"""Gradients beyond plain autograd: integrated along a path, scaled inside a network in 16 bits, and computed in parts.
 
 An integration path is a function that returns the points in (0,1] by which the mask is multiplied, from nearly everything
-perturbed (0) to the mask itself (1). A view of the complement starts from the image instead: it is shown 1 - point * mask
+perturbed (0) to the mask itself (1). A view of the complement starts from the image instead: its mask is 1 - point * mask
 (Khorram et al. 2021). The score is the mean over the points, so its gradient is the integrated one.
 """
 

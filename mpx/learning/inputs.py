@@ -35,9 +35,9 @@ def make_rows(
     else:
         targets = ["top1" if target is None else target] * len(images)
     rows = []
-    for image, name, wanted in zip(images, names, targets):
+    for image, name, image_target in zip(images, names, targets):
         logits = classifier(image[None].to(classifier.device))[0]
-        indices = resolve_targets(wanted, logits, None, classifier.categories)
+        indices = resolve_targets(image_target, logits, None, classifier.categories)
         rows += [Row(image, index, name, area) for index in indices for area in areas]
     return [replace(row, image_index=position) for position, row in enumerate(rows)]
 
@@ -65,24 +65,24 @@ def as_images(images: Any, classifier: Classifier) -> tuple[Tensor, list[str]]:
 
 def _read(sources: list, classifier: Classifier) -> tuple[Tensor, list[str]]:
     if sources and all(isinstance(source, Image.Image) for source in sources):
-        pictures, names = [to_rgb(source) for source in sources], [f"image{i}" for i in range(len(sources))]
+        pil_images, names = [to_rgb(source) for source in sources], [f"image{i}" for i in range(len(sources))]
     elif all(isinstance(source, (str, Path)) for source in sources):
         items = datasets.images(sources)
         _refuse_duplicates(sources)
-        pictures, names = [read_image(item.path) for item in items], [item.name for item in items]
+        pil_images, names = [read_image(item.path) for item in items], [item.name for item in items]
     else:
         kinds = ", ".join(sorted({type(source).__name__ for source in sources}))
         raise ValueError(f"images of type {kinds} must be one tensor, or files, or PIL images")
     to_image: Callable[[Image.Image], Tensor] = classifier.preprocess or to_tensor
-    tensors = [to_image(picture) for picture in pictures]
+    tensors = [to_image(pil_image) for pil_image in pil_images]
     if len({x.shape for x in tensors}) > 1:
         raise ValueError("images differ in size: give the Classifier a preprocess, or resize them")
     return torch.stack(tensors), names
 
 
 def _refuse_duplicates(sources: Iterable[str | Path]) -> None:
-    """A file counts once in a dataset, so that rows would not match a list that names it twice."""
+    """Refuse a list that names a file twice: a dataset lists it once, so rows would not match the list."""
     counts = Counter(os.path.abspath(item.path) for source in sources for item in datasets.images(source))
     duplicates = [path for path, count in counts.items() if count > 1]
     if duplicates:
-        raise ValueError(f"image {duplicates[0]!r} is given {counts[duplicates[0]]} times: give each file once")
+        raise ValueError(f"image {duplicates[0]!r} is listed {counts[duplicates[0]]} times: list each file once")

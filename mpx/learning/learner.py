@@ -6,7 +6,7 @@
 
 One fit is one batch of rows, and one training step is one iteration. The masks are the module's only parameter; the network
 stays outside, so no checkpoint holds it. Terms are logged as the mean over rows, under these names, at the interval that the
-Trainer asks for, and only where a logger or a callback listens:
+Trainer sets, and only if it has a logger or a callback that reads them:
 
     loss/total  loss/score  loss/<regularizer>  score/probability  mask/area
 
@@ -49,50 +49,50 @@ class BatchLearner(pl.LightningModule):
         self._sigterm_handler = signal.getsignal(signal.SIGTERM)
 
     @property
-    def rows(self) -> RowBatch:
+    def row_batch(self) -> RowBatch:
         """The batch that is being optimized."""
         if self.batch is None:
             raise ValueError("the learner has no masks yet: fit it with a Trainer first")
         return self.batch
 
-    # ---- the search
+    # ---- the optimization
 
     def train_dataloader(self) -> Sequence[int]:
         """Return the iterations of this fit, those before a checkpoint included; the images are part of the objective."""
-        return range(self.trainer.global_step + self.rows.remaining)
+        return range(self.trainer.global_step + self.row_batch.remaining)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """End the fit where the batch has paused."""
-        return -1 if self.rows.paused else None
+        return -1 if self.row_batch.paused else None
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the objective, summed over rows: rows are independent, so a mean would tie lr to the batch size."""
-        terms = self.rows.terms()
+        terms = self.row_batch.terms()
         self._log_terms(terms)
         return terms["total"].sum()
 
     def configure_optimizers(self) -> Any:
         """Return the method's optimizer and its learning rate schedule."""
-        optimizer, scheduler = self.rows.make_optimizer()
+        optimizer, scheduler = self.row_batch.make_optimizer()
         if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Drop the gradient of all rows; the optimizer may hold their views only."""
-        self.rows.parameter.grad = None
+        self.row_batch.parameter.grad = None
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Record the gradient's norm."""
-        self.rows.before_step(optimizer)
+        self.row_batch.before_step(optimizer)
 
     def optimizer_step(self, epoch: int, batch_idx: int, *arguments: Any, **options: Any) -> None:
         """Step, then project the masks, so that every callback sees masks in [0,1]."""
         super().optimizer_step(epoch, batch_idx, *arguments, **options)
-        self.rows.after_step()
+        self.row_batch.after_step()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Let EarlyStopping check its metric after each iteration: the only epoch of a search ends with the search."""
+        """Let EarlyStopping check its metric after each iteration: the only epoch ends with the fit."""
         for callback in self.trainer.early_stopping_callbacks:
             assert isinstance(callback, EarlyStopping)
             callback.on_train_epoch_end(self.trainer, self)
@@ -100,13 +100,13 @@ class BatchLearner(pl.LightningModule):
     # ---- around a fit
 
     def setup(self, stage: str) -> None:
-        """Refuse trainers whose keys would make it another search."""
+        """Refuse trainers whose keys would change the optimization."""
         check_trainer(self.trainer)
 
     def on_fit_start(self) -> None:
         """Share the samples out over the ranks of a process group, and set how often terms are logged."""
         if self.trainer.world_size > 1:
-            self.rows.objective.share_samples(self.trainer.global_rank, self.trainer.world_size)
+            self.row_batch.objective.share_samples(self.trainer.global_rank, self.trainer.world_size)
         self._interval = self._logging_interval()
 
     def on_train_start(self) -> None:
@@ -115,12 +115,12 @@ class BatchLearner(pl.LightningModule):
             signal.signal(signal.SIGTERM, self._sigterm_handler)
 
     def on_train_end(self) -> None:
-        """Average the history over ranks, and hand it back to the rows."""
+        """Average the history over ranks, and copy it to the rows."""
         if self.trainer.world_size > 1:
-            for values in self.rows.history.values():
+            for values in self.row_batch.history.values():
                 dist.all_reduce(values)
                 values /= self.trainer.world_size
-        self.rows.finish()
+        self.row_batch.finish()
 
     def _callbacks(self) -> list[Callback]:
         return self.trainer.callbacks  # type: ignore[attr-defined]  # set by Lightning's callback connector
@@ -136,28 +136,28 @@ class BatchLearner(pl.LightningModule):
     def _log_terms(self, terms: dict[str, Tensor]) -> None:
         if not self._interval or (self.trainer.global_step + 1) % self._interval:
             return
-        row_count = len(self.rows.rows)
+        row_count = len(self.row_batch.rows)
         means = {log_name(name): value.detach()[:row_count].mean() for name, value in terms.items()}
-        shown = {name: means.pop(name) for name in ("loss/total", "mask/area")}
+        bar_means = {name: means.pop(name) for name in ("loss/total", "mask/area")}
         self.log_dict(means, on_step=True, on_epoch=False, batch_size=row_count)
-        self.log_dict(shown, on_step=True, on_epoch=False, prog_bar=True, batch_size=row_count)
+        self.log_dict(bar_means, on_step=True, on_epoch=False, prog_bar=True, batch_size=row_count)
 
 
 class SilentCallback(Callback):
     """A callback that monitors no logged value, so that terms need not be logged for its sake."""
 
 
-class ReleaseModel(SilentCallback):
-    """Hands a MaskLearner's model back also when its fit ends with an exception or an interrupt."""
+class RestoreModel(SilentCallback):
+    """Restores a MaskLearner's model also when its fit ends with an exception or an interrupt."""
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Release the model."""
+        """Restore the model."""
         assert isinstance(pl_module, MaskLearner)
-        pl_module.release()
+        pl_module.restore_model()
 
 
 class MaskLearner(BatchLearner):
-    """Learns the masks of images under a frozen model, which is handed back as it came.
+    """Learns the masks of images under a frozen model, which is restored at the end.
 
     model: an mpx.Classifier, or any nn.Module from images in [0,1] to logits (B,K). images: (B,3,H,W) in [0,1], or files as
     in `mpx.explain`. targets: as `target` there; None for each image's top class. method: e.g. mpx.method("fong2017").
@@ -183,7 +183,7 @@ class MaskLearner(BatchLearner):
         self._frozen = ExitStack()  # the model, during a fit
         pixels, names = as_images(images, self.classifier)
         with self.classifier.frozen():
-            self.problems: list[Row] = make_rows(self.classifier, pixels, names, targets, method.areas)
+            self.rows: list[Row] = make_rows(self.classifier, pixels, names, targets, method.areas)
 
     @property
     def classifier(self) -> Classifier:
@@ -195,37 +195,37 @@ class MaskLearner(BatchLearner):
         super().setup(stage)
         self._frozen.callback(self.classifier.to, self.classifier.device)
         self.classifier.to(self.trainer.strategy.root_device)
-        self._frozen.enter_context(self.classifier.frozen_and_folded(self.problems[0].image.shape[1:]))
+        self._frozen.enter_context(self.classifier.frozen_and_folded(self.rows[0].image.shape[1:]))
         if self.batch is None:
-            batch = prepare_batch(self.method, self.classifier, self.problems, self.snapshots, keep_together=True)
+            batch = prepare_batch(self.method, self.classifier, self.rows, self.snapshots, keep_together=True)
             assert isinstance(batch, RowBatch)
             self.batch = batch
             self.parameter = batch.parameter
 
     def teardown(self, stage: str) -> None:
-        """Hand the model back as it came."""
-        self.release()
+        """Restore the model's mode, gradient flags and device."""
+        self.restore_model()
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return the callback that hands the model back also when a fit is interrupted."""
-        return [ReleaseModel()]
+        """Return the callback that restores the model also when a fit is interrupted."""
+        return [RestoreModel()]
 
-    def release(self) -> None:
-        """Hand the model back as it came."""
+    def restore_model(self) -> None:
+        """Restore the model's mode, gradient flags and device."""
         self._frozen.close()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the rows' progress, history and snapshots, from which a fit is resumed."""
-        checkpoint["rows"] = self.rows.state_dict()
+        checkpoint["rows"] = self.row_batch.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue from a checkpoint's progress."""
-        self.rows.load_state_dict(checkpoint["rows"])
+        self.row_batch.load_state_dict(checkpoint["rows"])
 
     def explanation(self) -> Explanation:
         """Return the explanation of all rows. Raises ValueError where the network's output was not finite."""
         with self.classifier.frozen():
-            explanation, failures = to_explanation(self.rows.objective, self.rows.rows, self.problems)
+            explanation, failures = to_explanation(self.row_batch.objective, self.row_batch.rows, self.rows)
         for sentence in failures.values():
             raise ValueError(sentence)
         return explanation

@@ -1,4 +1,4 @@
-"""Names under which the curves of a search are logged."""
+"""Names under which the curves of an optimization are logged."""
 
 
 def log_name(term: str) -> str:

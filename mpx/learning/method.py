@@ -11,10 +11,10 @@ from mpx.operators import requires_area
 
 
 class View(NamedTuple):
-    """One of the images that the network is shown of a row, and the weight of its score in the objective."""
+    """One perturbed image of a row that the network evaluates, and the weight of its score in the objective."""
 
     mask_index: int  # which of the masks of `Mask.sample`
-    complement: bool  # shown under 1 - mask
+    complement: bool  # perturbed under 1 - mask
     weight: float  # positive: the score is minimised; negative: maximised
 
 
@@ -37,18 +37,18 @@ class Method:
     score: Callable  # mpx.scores
     regularizers: dict[str, tuple[float, Callable]] = field(default_factory=dict)  # name -> (weight, function)
     image_augmentations: list[Callable] = field(default_factory=list)  # of the image and the perturbed image alike
-    input_augmentations: list[Callable] = field(default_factory=list)  # of the picture that the network sees
+    input_augmentations: list[Callable] = field(default_factory=list)  # of the network's input
     game: str = "deletion"
     dual_weight: float = 1.0  # of a dual's preservation, relative to its deletion
     gradient: Callable | None = None  # () -> points of the path over which the score is averaged; None: the mask itself
-    areas: tuple[float | None, ...] = (None,)  # shares of the image asked for: each gives a row of every image and target
+    areas: tuple[float | None, ...] = (None,)  # requested shares of the image: each gives a row of every image and target
     samples: int = 1  # random draws averaged in each iteration
     steps: int = 150
     optimizer: Callable = torch.optim.Adam
     scheduler: Callable | None = None
     stop: Callable | None = None  # mpx.learning.stopping
     precision: str = "32"  # 32, bf16 or 16: of the network's forward and backward
-    compile: bool = False  # whether the search runs the network through torch.compile
+    compile: bool = False  # whether the optimization runs the network through torch.compile
     seed: int = 0
     explainer: Callable | None = None  # mpx.explainers, in the place of a learnt mask
 
@@ -85,9 +85,9 @@ class Method:
         parts = {"optimizer": self.optimizer, "mask": self.mask, **{k: term for k, (_, term) in self.regularizers.items()}}
         requiring = [name for name, part in parts.items() if requires_area(part)]
         if None in self.areas and requiring:
-            raise ValueError(f"{requiring[0]} needs area=, the share of the image that shall be evidence, e.g. area=0.1")
+            raise ValueError(f"{requiring[0]} needs area=, the requested share of the image, e.g. area=0.1")
         if None not in self.areas and not requiring:
             raise ValueError(
-                f"area={list(self.areas)}: no chosen operator uses it; regularizer=[area,...] or optimizer=frank_wolfe do, "
+                f"area={list(self.areas)}: no operator uses an area; regularizer=[area,...] and optimizer=frank_wolfe do, "
                 'and in Python method=mpx.method("extremal2019")'
             )

@@ -88,8 +88,8 @@ class Objective(PreparedRows):
         """Return (B,) each: the mean score over the draws, and the mean of the target's probability at the path's end."""
         path = (1.0,) if exact else self.integration_path
         draws = [Draw(s * len(path) + k, point) for s in self.samples for k, point in enumerate(path)]
-        at_once = max(1, MAX_IMAGES // (len(self.method.views) * len(self.targets)))
-        parts = [draws[k : k + at_once] for k in range(0, len(draws), at_once)]
+        draws_per_pass = max(1, MAX_IMAGES // (len(self.method.views) * len(self.targets)))
+        parts = [draws[k : k + draws_per_pass] for k in range(0, len(draws), draws_per_pass)]
         if len(parts) == 1:
             score, probability = self._score_of_draws(parameter, mask, iteration, parts[0], exact)
         else:
@@ -104,10 +104,10 @@ class Objective(PreparedRows):
         self, parameter: Tensor, mask: Tensor | None, iteration: Iterations, draws: list[Draw], exact: bool
     ) -> tuple[Tensor, Tensor]:
         """Return (B,) each: the sum of the score over these draws, and that of the probability at the path's end."""
-        pictures, inputs = self._pictures(parameter, mask, iteration, draws, exact)
-        with self.perturbation.patched_network(*inputs):
-            logits = self.logits(pictures)
-        self.count_images(len(pictures), with_gradient=logits.requires_grad)
+        inputs, patch_inputs = self._network_inputs(parameter, mask, iteration, draws, exact)
+        with self.perturbation.patched_network(*patch_inputs):
+            logits = self.logits(inputs)
+        self.count_images(len(inputs), with_gradient=logits.requires_grad)
         logits = logits.view(len(draws), len(self.method.views), len(self.targets), -1)
         targets, original = self.targets.repeat(len(draws)), self.original_logits.repeat(len(draws), 1)
         scores = []
@@ -121,14 +121,15 @@ class Objective(PreparedRows):
             probability = (values * ends[:, None]).sum(0)
         return sum(scores[1:], scores[0]), probability
 
-    def _pictures(
+    def _network_inputs(
         self, parameter: Tensor, mask: Tensor | None, iteration: Iterations, draws: list[Draw], exact: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the pictures (draws*views*B,C,H,W) that the network is shown, and the inputs of the patched network."""
+        """Return the network's inputs (draws*views*B,C,H,W), and those of `patched_network`."""
         method, counts = self.method, self._per_row(iteration)
         draws_masks = self.mask.is_random or self.mask.count > 1
         masks = [] if draws_masks else [self.mask(parameter) if mask is None else mask]
-        pictures, inputs = [], []
+        inputs: list[Tensor] = []
+        patch_inputs: list[tuple[Tensor, ...]] = []
         for draw in draws:
             if draws_masks:
                 masks = self.mask.sample(parameter, self.rng.at(_purpose(iteration, "mask"), draw.number))
@@ -138,33 +139,33 @@ class Objective(PreparedRows):
                 assert sample is not None
                 sample = augment(sample.flatten(1, 2), context).view_as(sample)
             for view in method.views:
-                shown = masks[view.mask_index] if draw.point == 1 else masks[view.mask_index] * draw.point
-                shown = 1 - shown if view.complement else shown
-                picture = self.perturbation.apply(sample, shown)
+                view_mask = masks[view.mask_index] if draw.point == 1 else masks[view.mask_index] * draw.point
+                view_mask = 1 - view_mask if view.complement else view_mask
+                x = self.perturbation.apply(sample, view_mask)
                 for augment in () if exact else method.input_augmentations:
-                    picture = augment(picture, context)
-                pictures.append(picture)
-                inputs.append(self.perturbation.network_inputs(sample, shown))
-        joined = [torch.cat(parts) for parts in zip(*inputs)]
+                    x = augment(x, context)
+                inputs.append(x)
+                patch_inputs.append(self.perturbation.network_inputs(sample, view_mask))
+        joined = [torch.cat(parts) for parts in zip(*patch_inputs)]
         if PRECISIONS[method.precision] is torch.float16:
             joined = [ScaledGradient.apply(x, 1 / SCALE) for x in joined]
-        return torch.cat(pictures) if len(pictures) > 1 else pictures[0], joined
+        return torch.cat(inputs) if len(inputs) > 1 else inputs[0], joined
 
-    def logits(self, pictures: Tensor) -> Tensor:
-        """Return the logits (N,K) float32 of pictures (N,C,H,W), computed in the method's precision."""
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits (N,K) float32 of images (N,C,H,W), computed in the method's precision."""
         dtype = PRECISIONS[self.method.precision]
         network = self.classifier.compiled() if self.method.compile else self.classifier
         if dtype is None:
-            return network(pictures).float()
+            return network(images).float()
         scale = SCALE if dtype is torch.float16 else 1.0
-        with torch.autocast(pictures.device.type, dtype):
-            return ScaledGradient.apply(network(ScaledGradient.apply(pictures, 1 / scale)).float(), scale)
+        with torch.autocast(images.device.type, dtype):
+            return ScaledGradient.apply(network(ScaledGradient.apply(images, 1 / scale)).float(), scale)
 
 
 def samples_of_rank(samples: int, rank: int, ranks: int) -> range:
     """Return one rank's part of random samples; each rank has as many, so that the mean of the ranks' means is the mean."""
     if samples % ranks:
-        raise ValueError(f"samples={samples} cannot be shared out over {ranks} devices: take a multiple of {ranks}")
+        raise ValueError(f"samples={samples} cannot be divided among {ranks} devices: set samples= to a multiple of {ranks}")
     return range(rank, samples, ranks)
 
 

@@ -26,7 +26,7 @@ class OptimizerContext:
 
     objective: Callable[[Tensor], Tensor]  # parameter -> (B,), without gradient, as masks are evaluated
     project: Callable[[Tensor], None]  # moves a parameter back to where it is allowed, in place
-    areas: Tensor | None  # (B,) share of the image asked for, or None
+    areas: Tensor | None  # (B,) requested share of the image, or None
     game: str
 
 
@@ -54,8 +54,8 @@ class LineSearch(MaskOptimizer):
     """Gradient descent whose step each row finds by itself, backtracking along the projection arc (Bertsekas 1976).
 
     Of the steps lr, lr*decay, lr*decay^2, ... a row takes the first that lowers its objective by at least `armijo` times the
-    decrease that the gradient promised. Where none of the `max_backtracks` steps does, it takes the smallest, which hardly
-    moves it. All rows are evaluated at once until each has found its step. The objective is that of the mask as it is
+    decrease that the gradient predicts. Where none of the `max_backtracks` steps does, it takes the smallest, which hardly
+    changes it. All rows are evaluated at once until each has found its step. The objective is that of the mask as it is
     evaluated, without noise, while the gradient may be integrated and noisy (Qi, Khorram & Li 2020).
     """
 
@@ -86,8 +86,8 @@ class LineSearch(MaskOptimizer):
             candidate = start - group["lr"] * self.decay**k * parameter.grad
             self.context.project(candidate)
             parameter.copy_(torch.where(per_row(accepted, parameter), parameter, candidate))
-            promised = (parameter.grad * (start - parameter)).flatten(1).sum(1)
-            accepted |= self.context.objective(parameter.detach()) <= before - self.armijo * promised
+            predicted = (parameter.grad * (start - parameter)).flatten(1).sum(1)
+            accepted |= self.context.objective(parameter.detach()) <= before - self.armijo * predicted
             if accepted.all():
                 break
 
@@ -150,8 +150,8 @@ class RowAdam(Optimizer):
                 if not state:
                     state.update(t=0, moments=(torch.zeros_like(parameter), torch.zeros_like(parameter)))
                 state["t"] += 1
-                for moment, new, beta in zip(state["moments"], (parameter.grad, parameter.grad.square()), betas):
-                    moment.lerp_(new, 1 - beta)
+                for moment, value, beta in zip(state["moments"], (parameter.grad, parameter.grad.square()), betas):
+                    moment.lerp_(value, 1 - beta)
                 mean, square = (moment / (1 - beta ** state["t"]) for moment, beta in zip(state["moments"], betas))
                 row_square = per_row(square.flatten(1).mean(1), parameter)
                 share = group["elementwise_share"]

@@ -1,4 +1,4 @@
-"""From finished rows to an Explanation: every snapshot is evaluated once more, as masks are shown and reported."""
+"""From finished rows to an Explanation: every snapshot is evaluated once more, as it is shown and reported."""
 
 import time
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ def to_explanation(
 
     parameters = [_snapshot(objective, states, k, iteration) for k, iteration in enumerate(iterations)]
     frames = [_evaluated(objective, parameter) for parameter in parameters]
-    pictures, saliency, probability = frames[-1]  # the reported result is the last evaluated frame
+    perturbed, saliency, probability = frames[-1]  # the reported result is the last evaluated frame
     complement = objective.complement(objective.evaluated_mask(parameters[-1]))
     areas = torch.full(objective.targets.shape, torch.nan) if objective.areas is None else objective.areas
     names = [_row_name(rows[i], objective) for i in indices]
-    kept = [states[i] for i in indices]
+    valid_states = [states[i] for i in indices]
     explanation = Explanation(
         names=names,
         image_names=[rows[i].image_name for i in indices],
@@ -42,7 +42,7 @@ def to_explanation(
         targets=select(objective.targets),
         areas=select(areas),
         images=select(objective.images),
-        perturbed=select(pictures),
+        perturbed=select(perturbed),
         complement=None if complement is None else select(complement),
         parameter=select(parameters[-1]),
         mask=objective.evidence(select(saliency)),
@@ -50,20 +50,20 @@ def to_explanation(
         p_before=select(objective.p_before),
         p_after=select(probability),
         p_reference=select(objective.p_reference),
-        curves=_curves(kept, end),
-        steps=torch.tensor([state.iteration for state in kept]),
+        curves=_curves(valid_states, end),
+        steps=torch.tensor([state.iteration for state in valid_states]),
         iterations=iterations,
-        frames=torch.stack([select(_to_bytes(pictures)) for pictures, _, _ in frames]),
+        frames=torch.stack([select(_to_bytes(perturbed)) for perturbed, _, _ in frames]),
         frame_saliency=torch.stack([select(_to_bytes(saliency)) for _, saliency, _ in frames]),
         frame_parameters=torch.stack([select(parameter) for parameter in parameters]),
         frame_p=torch.stack([select(probability) for _, _, probability in frames]),
         game=objective.method.game,
-        seconds=torch.tensor([state.seconds for state in kept]) + (time.perf_counter() - start) / len(states),
-        passes=torch.tensor([state.passes for state in kept]),
-        forwards=torch.tensor([state.forwards for state in kept]),
+        seconds=torch.tensor([state.seconds for state in valid_states]) + (time.perf_counter() - start) / len(states),
+        passes=torch.tensor([state.passes for state in valid_states]),
+        forwards=torch.tensor([state.forwards for state in valid_states]),
         batch_size=len(objective.targets),
-        started=torch.tensor([state.started for state in kept], dtype=torch.float64),
-        duration=torch.tensor([state.duration for state in kept]),
+        started=torch.tensor([state.started for state in valid_states], dtype=torch.float64),
+        duration=torch.tensor([state.duration for state in valid_states]),
     )
     return explanation, failed
 
@@ -75,10 +75,10 @@ def _snapshot(objective: Objective, states: Sequence[RowState], k: int, iteratio
 
 
 def _evaluated(objective: Objective, parameter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return pictures (B,C,H,W), saliency (B,1,H,W) in [0,1] and the targets' probability (B,) of a parameter."""
-    pictures, probability = objective.evaluate(objective.evaluated_mask(parameter))
+    """Return perturbed images (B,C,H,W), saliency (B,1,H,W) in [0,1] and the targets' probability (B,) of a parameter."""
+    perturbed, probability = objective.evaluate(objective.evaluated_mask(parameter))
     saliency = objective.perturbation.to_image(objective.evidence(objective.mask(parameter)))
-    return pictures, saliency.clamp(0, 1), probability  # rounding may leave [0,1]
+    return perturbed, saliency.clamp(0, 1), probability  # rounding may leave [0,1]
 
 
 def _to_bytes(x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class PreparedRows:
     """B rows of a method, ready to be evaluated under any mask.
 
-    images: (B,C,H,W) in [0,1]; targets: (B,) class indices; areas: (B,) shares of the image asked for, or None; all on the
+    images: (B,C,H,W) in [0,1]; targets: (B,) class indices; areas: (B,) requested shares of the image, or None; all on the
     classifier's device. The caller freezes the classifier. image_names serve error messages and explainers.
     """
 
@@ -54,17 +54,17 @@ class PreparedRows:
             self.mask = self._make_mask()
             self.original_logits = classifier(images).float()  # (B,K)
             self.p_before = self.task.value(self.original_logits, targets)
-            everything = images.new_zeros(len(images), *self.perturbation.mask_shape)
-            self.p_reference = self.evaluate(everything)[1]
-            self._check_network_mask(everything)
+            zeros = images.new_zeros(len(images), *self.perturbation.mask_shape)
+            self.p_reference = self.evaluate(zeros)[1]
+            self._check_network_mask(zeros)
 
     def _prepare_perturbation(self) -> PreparedPerturbation:
         method, rng = self.method, self.rng.at("setup")
         perturbation = prepare(method.perturbation, self.images, PerturbationContext(self.classifier, self.targets, rng))
         if method.explainer and not perturbation.masks_pixels:
-            raise ValueError("an explainer is judged by pixels, and this perturbation masks none: choose another")
+            raise ValueError("an explainer's map is evaluated in pixels, and this perturbation masks none: choose another perturbation")
         if method.image_augmentations and not perturbation.masks_pixels:
-            raise ValueError("this perturbation masks no pixels, so nothing can move under the mask: jitter=0")
+            raise ValueError("this perturbation masks no pixels, so images cannot move under the mask: set jitter=0")
         return perturbation
 
     def _make_mask(self) -> Mask:
@@ -79,9 +79,9 @@ class PreparedRows:
         if not self.perturbation.network_inputs(self.perturbation.sample(self.rng.at("evaluation")), mask):
             return
         if self.method.compile:
-            raise ValueError("compile=true: this perturbation masks what is inside the network: leave it out")
+            raise ValueError("compile=true: this perturbation patches the network, which cannot be compiled: set compile=false")
         if any(map(moves_pixels, self.method.input_augmentations)):
-            raise ValueError("this perturbation masks what is inside the network, where nothing is mirrored: flip=0")
+            raise ValueError("this perturbation masks features inside the network, which are not mirrored: set flip=0")
 
     # ---- rows that move between batches
 
@@ -122,7 +122,7 @@ class PreparedRows:
         self.passes = self.forwards = 0.0
         return cost
 
-    # ---- where the search starts
+    # ---- the initial parameter
 
     def initial(self) -> Tensor:
         """Return the initial parameter (B,*mask.shape)."""
@@ -134,7 +134,7 @@ class PreparedRows:
 
     @torch.no_grad()
     def _smallest_disc(self, parameter: Tensor) -> Tensor:
-        """Return each row's smallest centred disc that takes 99 % of the probability (Fong & Vedaldi 2017, section 4.3).
+        """Return each row's smallest centred disc that removes 99 % of the probability (Fong & Vedaldi 2017, section 4.3).
 
         The disc is evaluated as the mask renders it. Where none suffices, the largest is taken, which covers the image.
         """
@@ -149,7 +149,7 @@ class PreparedRows:
                 break
         return parameter
 
-    # ---- how masks are evaluated and shown
+    # ---- evaluation
 
     def evaluated_mask(self, parameter: Tensor) -> Tensor:
         """Return the mask (B,*mask_shape) that is evaluated: one draw of a random mask, whose mean may act differently."""
@@ -157,25 +157,25 @@ class PreparedRows:
 
     @torch.no_grad()
     def evaluate(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pictures (B,C,H,W) under a mask, without augmentation, and the targets' probabilities (B,).
+        """Return the perturbed images (B,C,H,W) under a mask, without augmentation, and the targets' probabilities (B,).
 
-        Always in 32 bits: `precision` changes the search, not what is reported.
+        Always in 32 bits: `precision` is of the optimization.
         """
         sample = self.perturbation.fixed_sample(self.rng.at("evaluation"))
-        pictures = self.perturbation.apply(sample, mask)
+        perturbed = self.perturbation.apply(sample, mask)
         with self.perturbation.patched_network(*self.perturbation.network_inputs(sample, mask)):
-            return pictures, self.task.value(self.classifier(pictures).float(), self.targets)
+            return perturbed, self.task.value(self.classifier(perturbed).float(), self.targets)
 
     @torch.no_grad()
     def complement(self, mask: Tensor) -> Tensor | None:
-        """Return the pictures (B,C,H,W) under 1 - mask, drawn as in `evaluate`; None where masks act inside the network."""
+        """Return the images (B,C,H,W) perturbed under 1 - mask, drawn as in `evaluate`; None where masks act inside the network."""
         sample = self.perturbation.fixed_sample(self.rng.at("evaluation"))
         if self.perturbation.network_inputs(sample, 1 - mask):
             return None
         return self.perturbation.apply(sample, 1 - mask)
 
     def evidence(self, mask: Tensor) -> Tensor:
-        """Return what a deletion takes away, or a preservation keeps. Works on cells as on masks."""
+        """Return the evidence of a mask or of its cells: m in a preservation, else 1 - m."""
         return saliency_of(mask, self.method.game)
 
 

@@ -1,4 +1,4 @@
-"""Rows: one problem each, of an image, a target and, where the method asks for one, an area."""
+"""Rows: one problem each, of an image, a target and, where the method needs one, an area."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -21,15 +21,15 @@ class Row:
     image: Tensor  # (C,H,W) in [0,1]
     target: int  # class index
     image_name: str
-    area: float | None = None  # share of the image asked for
+    area: float | None = None  # requested share of the image
     image_index: int = 0  # of the image in its dataset
     annotation: Annotation | None = None  # where the target is, where the dataset says so
-    regions: dict[int | str, Region] = field(default_factory=dict)  # label -> Region, all that the dataset says of the image
+    regions: dict[int | str, Region] = field(default_factory=dict)  # label -> Region, all of the image
     provenance: dict[str, Any] = field(default_factory=dict)  # stored with the row; a resumed run recognises the row by it
 
     @property
     def key(self) -> str:
-        """Which of its image's rows this is."""
+        """The row's name among the rows of its image."""
         return f"{self.target}" if self.area is None else f"{self.target} {self.area:g}"
 
 
@@ -40,7 +40,7 @@ class RowState:
     objective: "Objective"  # of that batch
     index: int
     parameter: Tensor  # (1,...)
-    snapshot_iterations: Sequence[int]  # at which snapshots are taken, as far as the row gets
+    snapshot_iterations: Sequence[int]  # at which snapshots are taken
     snapshots: list[Tensor]  # (1,...) parameters; the last one is the result
     iteration: int = 0  # completed
     finished: bool = False

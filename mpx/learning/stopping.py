@@ -1,4 +1,4 @@
-"""Rules by which a row stops before its steps are done.
+"""Rules by which a row stops before its last step.
 
 A rule is checked every five iterations of a row (mpx.learning.continuous.CHECK_INTERVAL) and sees only that row: `means`,
 the mean of its noisy objective over each five iterations so far. It returns the scale of the row's steps from now on; at
@@ -11,8 +11,8 @@ import math
 def settled(means: list[float], tolerance: float = 0.02, cuts: int = 13, power: float = 1.0) -> float:
     """Cut the step where a mean does not fall below the best by `tolerance` of the gain so far; finish after `cuts` cuts.
 
-    After the k-th cut the scale is (1 - k/cuts)^power. A long step finds the evidence soon but dances around it; cut where
-    it stops improving, it ends better than a step that was short from the start. This is torch's ReduceLROnPlateau along its
+    After the k-th cut the scale is (1 - k/cuts)^power. A long step finds the evidence early and then oscillates; shortened
+    where it stops improving, it ends better than a step that was short from the start. This is torch's ReduceLROnPlateau along its
     PolynomialLR, for each row by itself. After a cut the best mean is taken anew.
     """
     if not 0 <= tolerance < 1:

@@ -1,11 +1,11 @@
-"""Keys of a Lightning Trainer that would make a fit another search, or couple its rows."""
+"""Keys of a Lightning Trainer that would change the optimization, or couple its rows."""
 
 from typing import Any
 
 import pytorch_lightning as pl
 
 DEFAULTS: dict[str, tuple[Any, str]] = {  # attribute of the Trainer -> (the only value allowed, why)
-    "fast_dev_run": (False, "steps=2 makes a short search"),
+    "fast_dev_run": (False, "steps=2 makes a short fit"),
     "max_epochs": (1, "steps= sets the number of iterations"),
     "max_steps": (-1, "steps= sets the number of iterations"),
     "min_steps": (None, "steps= sets the number of iterations"),
@@ -18,7 +18,7 @@ DEFAULTS: dict[str, tuple[Any, str]] = {  # attribute of the Trainer -> (the onl
 
 
 def check_trainer(trainer: pl.Trainer) -> None:
-    """Raise ValueError where a Trainer would end the search elsewhere than the method says, or couple its rows."""
+    """Raise ValueError where a Trainer would end the fit at another iteration than the method's, or couple its rows."""
     attributes = {name: getattr(trainer, name) for name in DEFAULTS}  # foreign: Lightning's own
     for name, (allowed, reason) in DEFAULTS.items():
         if attributes[name] != allowed and not (name == "fast_dev_run" and not attributes[name]):

@@ -1,6 +1,6 @@
 """The work of every worker, in the main process or in one of its own: claims images, explains them in batches, stores rows.
 
-A row is on disk before the coordinator is told of it.
+A row is on disk before the coordinator counts it.
 """
 
 import time
@@ -72,7 +72,7 @@ class Worker:
         solver = RowSolver(
             prepare=self._prepare,
             optimize=self._fit,
-            take=self._row_source(),
+            next_rows=self._row_source(),
             batch_size=plan.batch_size_on(classifier.device.type),
             warn=self._coordinator.warn if self._coordinator else ignore,
             position_matters=partial(batch_position_matters, classifier, size) if plan.deterministic else None,
@@ -106,8 +106,8 @@ class Worker:
 
     def _prepare(self, rows: list[Row], padded_size: int) -> Batch:
         """Prepare a batch, with snapshots of the mask's evolution only where they are shown."""
-        shown = any(row.image_index < max(self._plan.pictures, self._plan.log_images) for row in rows)
-        frames = self._plan.frames if shown else 2
+        has_pictures = any(row.image_index < max(self._plan.pictures, self._plan.log_images) for row in rows)
+        frames = self._plan.frames if has_pictures else 2
         return prepare_batch(self._plan.method, self._classifier, rows, frames, padded_size)
 
     def _fit(self, batch: RowBatch) -> None:
@@ -148,7 +148,7 @@ class Worker:
     def _store_row(
         self, coordinator: Coordinator, row: Row, e: Explanation, batch_size: int, evaluation: dict[str, str]
     ) -> None:
-        """Write the files of one row, then tell the coordinator of it."""
+        """Write the files of one row, then add it to the coordinator."""
         entries = {
             **row.provenance,
             "computed_with": self._describe_computation(batch_size),
@@ -203,7 +203,7 @@ class ProgressCallback(SilentCallback):
 
 def _batch_of(module: pl.LightningModule) -> RowBatch:
     assert isinstance(module, BatchLearner)
-    return module.rows
+    return module.row_batch
 
 
 def ignore(text: str) -> None:

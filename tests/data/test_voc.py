@@ -81,7 +81,7 @@ def test_classes_by_map(root, tmp_path):
     text(tmp_path / "torn.json", "{")
     for classes, words in [
         ({"dog": 207}, "category 'person' has no class: give it one, or null"),
-        ({"dog": 1.5, "*": None}, "'dog' is given the class 1.5"),
+        ({"dog": 1.5, "*": None}, "'dog' has the class 1.5"),
         (tmp_path / "none.json", "is no file"),
         (tmp_path / "list.json", "one JSON object"),
         (tmp_path / "torn.json", "is no JSON"),

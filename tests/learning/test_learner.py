@@ -178,4 +178,4 @@ def test_samples_that_do_not_divide_are_refused():
     module = learner("steps=2", "samples=3")
     cpu_trainer().fit(module)
     with pytest.raises(ValueError, match="samples=3 cannot be shared out over 2 devices"):
-        module.rows.objective.share_samples(0, 2)
+        module.row_batch.objective.share_samples(0, 2)

@@ -112,14 +112,14 @@ def test_lightning_gives_the_same_bits():
     classifier, names = Classifier(NET), [f"image{i}" for i in range(len(PHOTOS))]
     rows = [Row(photo, 1, name) for photo, name in zip(PHOTOS, names)]
 
-    def take(number: int) -> list[Row]:
-        taken, rows[:] = rows[:number], rows[number:]
-        return taken
+    def next_rows(number: int) -> list[Row]:
+        first, rows[:] = rows[:number], rows[number:]
+        return first
 
     with classifier.frozen_and_folded(PHOTOS.shape[2:]):
         solver = RowSolver(
             prepare=partial(prepare_batch, method, classifier), optimize=lambda batch: fit(batch, cpu_trainer()),
-            take=take, batch_size=3, warn=print,
+            next_rows=next_rows, batch_size=3, warn=print,
         )  # fmt: skip
         parts = {solution.rows[0].image_name: solution.explanation for solution in solver}
     equal(join([parts[name] for name in sorted(parts)]), explain(NET, PHOTOS, 1, method=method, batch_size=3))

@@ -164,7 +164,7 @@ def test_more_mistakes_are_named(monkeypatch):
         wavelets(PHOTOS[:, :, :63])
     with pytest.raises(ValueError, match="regularizer=spatial_l1 .*perturbation=wavelets"):
         spatial_l1(PHOTOS[:, :1], regularizer_context(PHOTOS[:, :1]))
-    with pytest.raises(ValueError, match="nothing can move under the mask: jitter=0"):
+    with pytest.raises(ValueError, match="images cannot move under the mask: set jitter=0"):
         cartoon(SQUARES[:1], jitter=2)
     monkeypatch.setitem(__import__("sys").modules, "pywt", None)
     with pytest.raises(ValueError, match=r'pip install "mpx\[wavelets\]"'):

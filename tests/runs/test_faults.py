@@ -163,8 +163,8 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(home):
     sizes = sizes[sizes.index(8) :]  # before, the model is checked
     assert [size for size in sizes if size > 3] == [8, 4] and sizes.index(4) < sizes.index(2)
     assert sizes.count(2) > 2 * 4  # from then on
-    assert command.out.count("out of memory with 8 rows at once: going on with 4") == 1
-    assert command.out.count("out of memory with 4 rows at once: going on with 2") == 1
+    assert command.out.count("out of memory with 8 rows at once: continuing with 4") == 1
+    assert command.out.count("out of memory with 4 rows at once: continuing with 2") == 1
     assert command.out.count("out of memory") == 2 and not command.err
     done(home, *some, "batch_size=2", "name=fits")
     hungry, fits = masks(run(home, "hungry")), masks(run(home, "fits"))

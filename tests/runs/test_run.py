@@ -219,7 +219,7 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
         (["pictures=2.5"], "pictures=2.5 must be a number of images"),
         (["name=.."], "name='..' must be the name of a folder"),
         (["name="], "name='' must be the name of a folder"),
-        (["+trainer.max_steps=3"], "trainer.max_steps would end the search"),
+        (["+trainer.max_steps=3"], "trainer.max_steps would end the optimization"),
         (["+trainer.strategy=ddp"], "trainer.strategy would mix rows or devices"),
         (["trainer.devices=[0,1]"], "trainer.devices=[0, 1] names GPUs, and device=cpu is cpu here"),
         (["trainer=gpus"], "trainer.devices=all means GPUs"),

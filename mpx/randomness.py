@@ -52,7 +52,7 @@ class RowRandom:
 
     def _draw(self, device: torch.device, shape: tuple[int, ...], fill: Callable) -> Tensor:
         numbers = torch.empty(len(self.seeds), *shape, device=device, dtype=torch.float32)
-        if device not in self._generators:  # made at the first draw, because most steps draw little
+        if device not in self._generators:  # created at the first draw, because most steps draw little
             self._generators[device] = [
                 torch.Generator(device).manual_seed(key(seed, *moment)) for seed, moment in zip(self.seeds, self._moments)
             ]

@@ -89,9 +89,9 @@ def area(saliency: Tensor, context: RegularizerContext, growth: float = 1.0035, 
     grows by `growth` at each iteration. Sorting is unnecessary: the largest values approach 1 and the others 0; values
     that are equal at the border approach both in proportion.
 
-    correction: soft edges would take the mean of a small mask up to a quarter beyond the requested area, and the frame is
-    not seen. With r = mean evidence / area, the share of ones is area * r^-correction, at least half and at most twice the
-    area, once the mask is near it; from r = 2 on it is the area, as in the equation, and in between it changes linearly.
+    correction: soft edges would increase the mean of a small mask up to a quarter above the requested area, and the
+    frame is not seen. With r = mean evidence / area, the share of ones is area * r^-correction, at least half and at most twice
+    the area, once the mask is near it; from r = 2 on it is the area, as in the equation, and in between it changes linearly.
     0: the equation.
     """
     assert context.areas is not None
@@ -143,7 +143,7 @@ def bilateral_tv(
 def information(saliency: Tensor, context: RegularizerContext, reduction: str = "mean") -> Tensor:
     """Nats that pass perturbation=bottleneck, over its features (Schulz et al. 2020)."""
     if not isinstance(context.perturbation, Bottleneck):
-        raise ValueError("regularizer=information counts what passes a bottleneck: choose perturbation=bottleneck")
+        raise ValueError("regularizer=information measures a bottleneck: choose perturbation=bottleneck")
     return _reduce(context.perturbation.information(context.evidence), reduction)
 
 

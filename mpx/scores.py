@@ -59,7 +59,7 @@ def hinge(logits: Tensor, targets: Tensor, context: ScoreContext, low: float = -
 def top(logits: Tensor, targets: Tensor, context: ScoreContext, classes: int = 5) -> Tensor:
     """Probability of the `classes` classes that rank highest for the unperturbed image (Fong & Vedaldi 2017's code).
 
-    It ignores the target: the evidence is what makes the image recognised at all, for weak localisation.
+    It ignores the target: the evidence of anything in the image, for weak localisation.
     """
     if not 1 <= classes < logits.shape[1]:
         raise ValueError(f"score.classes={classes} must be from 1 to {logits.shape[1] - 1}, below the network's classes")

@@ -2,7 +2,7 @@
 
 The network is not changed: torch's functions are, while it runs. The paper's inputs are not negative, as after a ReLU. Where
 an input may be negative (a bottleneck without activation, a sum of branches), its share is the positive part of weight times
-input, which is the paper's rule for other inputs. Biases receive no probability, and a batch norm passes it on unchanged (both as
+input, which is the paper's rule for other inputs. Biases receive no probability, and batch norms pass it on unchanged (as in
 TorchRay). So no probability is lost where any share is positive.
 """
 

@@ -182,8 +182,8 @@ def failures(rows: Sequence[RowState]) -> dict[int, str]:
         if first:
             quantity = min(first, key=lambda name: first[name])
             sentences[i] = (
-                f"{name}: the model's {quantity} is NaN or infinite at iteration {first[quantity]}: check the model's weights "
-                f"and the precision ({precision})"
+                f"{name}: the model's {quantity} is NaN or infinite at iteration {first[quantity]}: check the model's "
+                f"weights and the precision ({precision})"
             )
         elif not row.is_finite:
             sentences[i] = f"{name}: the explainer gives NaN or infinite values: check the model's weights"

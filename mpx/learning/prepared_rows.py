@@ -62,7 +62,7 @@ class PreparedRows:
         method, rng = self.method, self.rng.at("setup")
         perturbation = prepare(method.perturbation, self.images, PerturbationContext(self.classifier, self.targets, rng))
         if method.explainer and not perturbation.masks_pixels:
-            raise ValueError("an explainer's map is evaluated in pixels, and this perturbation masks none: choose another perturbation")
+            raise ValueError("an explainer's map is evaluated in pixels, and this perturbation masks none: choose another")
         if method.image_augmentations and not perturbation.masks_pixels:
             raise ValueError("this perturbation masks no pixels, so images cannot move under the mask: set jitter=0")
         return perturbation
@@ -79,7 +79,7 @@ class PreparedRows:
         if not self.perturbation.network_inputs(self.perturbation.sample(self.rng.at("evaluation")), mask):
             return
         if self.method.compile:
-            raise ValueError("compile=true: this perturbation patches the network, which cannot be compiled: set compile=false")
+            raise ValueError("compile=true: this perturbation patches the network while it runs: set compile=false")
         if any(map(moves_pixels, self.method.input_augmentations)):
             raise ValueError("this perturbation masks features inside the network, which are not mirrored: set flip=0")
 
@@ -168,7 +168,7 @@ class PreparedRows:
 
     @torch.no_grad()
     def complement(self, mask: Tensor) -> Tensor | None:
-        """Return the images (B,C,H,W) perturbed under 1 - mask, drawn as in `evaluate`; None where masks act inside the network."""
+        """Return the images (B,C,H,W) perturbed under 1 - mask, as `evaluate`; None where masks act inside the network."""
         sample = self.perturbation.fixed_sample(self.rng.at("evaluation"))
         if self.perturbation.network_inputs(sample, 1 - mask):
             return None

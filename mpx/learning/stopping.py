@@ -12,8 +12,8 @@ def settled(means: list[float], tolerance: float = 0.02, cuts: int = 13, power: 
     """Cut the step where a mean does not fall below the best by `tolerance` of the gain so far; finish after `cuts` cuts.
 
     After the k-th cut the scale is (1 - k/cuts)^power. A long step finds the evidence early and then oscillates; shortened
-    where it stops improving, it ends better than a step that was short from the start. This is torch's ReduceLROnPlateau along its
-    PolynomialLR, for each row by itself. After a cut the best mean is taken anew.
+    where it stops improving, it ends better than a step that was short from the start. This is torch's ReduceLROnPlateau
+    along its PolynomialLR, for each row by itself. After a cut the best mean is taken anew.
     """
     if not 0 <= tolerance < 1:
         raise ValueError(f"stop.tolerance={tolerance} must be from 0 and below 1")

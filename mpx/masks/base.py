@@ -26,7 +26,7 @@ class MaskContext:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(h,w) of what is masked: the image's height and width where pixels are."""
+        """(h,w) of the masked elements: for pixels the image's height and width."""
         h, w = self.mask_shape[1:]
         return h, w
 
@@ -40,7 +40,7 @@ class Mask(nn.Module):
 
     shape: of one row's parameter. count: number of masks that `sample` returns; the first is the result.
     is_random: whether `sample` draws. row_tensors: names of the buffers that hold one entry per row; a subclass inherits the
-    names and extends them by its own. starts_from_disc: whether the search begins with the smallest sufficient `disc`.
+    names and extends them by its own. starts_from_disc: whether the initial mask is the smallest sufficient `disc`.
     """
 
     row_tensors: ClassVar[tuple[str, ...]] = ()
@@ -84,7 +84,7 @@ class Mask(nn.Module):
 
     def disc(self, radius: float) -> Tensor:
         """Return the parameter (1,*shape) that perturbs a centred disc of `radius` pixels and keeps the rest."""
-        raise ValueError("mask.init=disc is for mask=grid and its kin: choose 'ones', 'random' or a number from 0 to 1")
+        raise ValueError("mask.init=disc is for grids of cells: choose 'ones', 'random' or a number from 0 to 1")
 
     @staticmethod
     def gathered(parts: Sequence[tuple["Mask", int]]) -> "Mask":

@@ -1,8 +1,8 @@
-"""A mask of coin tosses: each pixel is kept with a probability that is learnt (Chang et al. 2019, FIDO).
+"""A random mask: each pixel is kept with a learnt probability (Chang et al. 2019, FIDO).
 
     p = up(sigmoid(theta)),   z = sigmoid((log p/(1-p) + log u/(1-u)) / T),   u uniform on (0,1)
 
-The search draws z, a concrete relaxation of Bernoulli(p) through which a gradient flows (Maddison, Mnih & Teh 2017).
+The optimization samples z, a concrete relaxation of Bernoulli(p) through which a gradient flows (Maddison, Mnih & Teh 2017).
 The mask that is evaluated, shown and regularized is p, the mean of z.
 """
 
@@ -18,8 +18,8 @@ MARGIN = 1e-6  # distance of a probability from 0 and 1 before its logarithm
 class Bernoulli(Grid):
     """The parameter holds the log-odds theta of keeping, one per cell, unconstrained.
 
-    temperature: T. grain: "pixel" tosses one coin per pixel, with the upsampled probabilities, as the authors' code; "cell"
-    tosses one per cell and upsamples the result. init: probability of keeping, above 0 and below 1.
+    temperature: T. grain: "pixel" samples each pixel, with the upsampled probabilities, as the authors' code; "cell" samples
+    each cell and upsamples the result. init: probability of keeping, above 0 and below 1.
     """
 
     is_random = True
@@ -51,10 +51,10 @@ class Bernoulli(Grid):
 
     def sample(self, parameter: Tensor, rng: RowRandom) -> list[Tensor]:
         if self.grain == "pixel":
-            return [self._toss(self(parameter).logit(MARGIN), rng)]
-        return [super().forward(self._toss(parameter, rng))]
+            return [self._relaxed_sample(self(parameter).logit(MARGIN), rng)]
+        return [super().forward(self._relaxed_sample(parameter, rng))]
 
-    def _toss(self, log_odds: Tensor, rng: RowRandom) -> Tensor:
+    def _relaxed_sample(self, log_odds: Tensor, rng: RowRandom) -> Tensor:
         return ((log_odds + rng.uniform(*log_odds.shape[1:]).logit(MARGIN)) / self.temperature).sigmoid()
 
     def initial(self, rng: RowRandom) -> Tensor:

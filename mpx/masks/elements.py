@@ -1,4 +1,4 @@
-"""A mask of one parameter per element of what is masked (C,h,w): features, channels, tokens, or single pixels."""
+"""A mask of one parameter per masked element (C,h,w): features, channels, tokens, or single pixels."""
 
 import math
 

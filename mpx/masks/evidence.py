@@ -1,4 +1,4 @@
-"""Saliency and mask by game: in a preservation the evidence is what the mask keeps, else what it perturbs."""
+"""Saliency and mask by game: the evidence is m in a preservation, which keeps it, else 1 - m."""
 
 from torch import Tensor
 

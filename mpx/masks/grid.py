@@ -64,7 +64,7 @@ class Grid(Mask):
         return mask.detach() + (upsampled - upsampled.detach())
 
     def initial(self, rng: RowRandom) -> Tensor:
-        """Return the first parameter (B,*shape); ones where the search begins with a disc."""
+        """Return the first parameter (B,*shape); ones where a disc replaces it."""
         if self.init == "random":
             return rng.uniform(*self.shape)
         value = 1.0 if isinstance(self.init, str) else float(self.init)
@@ -90,7 +90,7 @@ def cells_per_side(mask_size: int | Sequence[int] | None, image_size: tuple[int,
 def resampling(
     cells: Sequence[int], context: MaskContext, sigma: float = 0.0, upsample: str = "linear"
 ) -> tuple[Tensor, Tensor]:
-    """Return the matrices (H,h) and (W,w) that upsample h x w cells to what is masked and smooth by `sigma` pixels."""
+    """Return the matrices (H,h) and (W,w) that upsample h x w cells to the mask and smooth by `sigma` pixels."""
     rows, columns = (_matrix(n, side, sigma, upsample).to(context.device) for n, side in zip(cells, context.size))
     return rows, columns
 

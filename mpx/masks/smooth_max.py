@@ -24,11 +24,11 @@ class SmoothMax(Grid):
     """The parameter is the mask's value at the cells.
 
     mask_size: cells per side. sigma: share of the image's shorter side, so that it means the same at every resolution.
-    points: the maximum is computed at points x points places of each cell (at most one per pixel) and interpolated linearly
-    in between; None computes it at every pixel, where the cells divide the image into whole pixels.
+    points: the maximum is computed at points x points positions in each cell (at most one per pixel) and interpolated
+    linearly in between; None computes it at every pixel, where the cells divide the image into whole pixels.
     """
 
-    bumps: Tensor  # (neighbours, places in a cell) k of each neighbour at each place
+    bumps: Tensor  # (neighbours, positions in a cell) k of each neighbour at each position
 
     def __init__(
         self,
@@ -50,18 +50,18 @@ class SmoothMax(Grid):
         self.evidence_is_kept = context.game == "preservation"
         self.reach = [1 + math.ceil(self.sigma / step) for step in steps]  # cells, along y and x
         self.register_buffer("bumps", self._bumps(steps).to(context.device), persistent=False)
-        finer = [n * self.points for n in self.shape[1:]]
-        self.values_inside = math.prod(finer)
-        self.needs_upsampling = finer != list(self.image_size)
+        fine_size = [n * self.points for n in self.shape[1:]]
+        self.values_inside = math.prod(fine_size)
+        self.needs_upsampling = fine_size != list(self.image_size)
         if self.needs_upsampling:
-            self.row_matrix, self.column_matrix = resampling(finer, context)  # (H, h*points), (W, w*points)
+            self.row_matrix, self.column_matrix = resampling(fine_size, context)  # (H, h*points), (W, w*points)
 
     def _bumps(self, steps: list[float]) -> Tensor:
-        places = (torch.arange(self.points, dtype=torch.float64) + 0.5) / self.points - 0.5  # from the cell's centre
+        offsets = (torch.arange(self.points, dtype=torch.float64) + 0.5) / self.points - 0.5  # from the cell's centre
         bumps = []
         for y in range(-self.reach[0], self.reach[0] + 1):
             for x in range(-self.reach[1], self.reach[1] + 1):
-                distance = torch.hypot((places - y)[:, None] * steps[0], (places - x)[None] * steps[1])
+                distance = torch.hypot((offsets - y)[:, None] * steps[0], (offsets - x)[None] * steps[1])
                 bumps.append(torch.exp(-2 * (distance / self.sigma - 0.5).clamp(min=0) ** 2))
         return torch.stack(bumps).float().flatten(1)
 
@@ -69,7 +69,7 @@ class SmoothMax(Grid):
         return self.crop(self.padded(parameter))
 
     def padded(self, parameter: Tensor) -> Tensor:
-        """Return the mask at all places, and as far outside the image as bumps reach.
+        """Return the mask at all positions, and as far outside the image as bumps reach.
 
         There each bump counts completely, so that cells at the edge are not cheaper than others.
         """
@@ -97,7 +97,7 @@ class _SmoothMax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parameter: Tensor, bumps: Tensor, reach: list[int]) -> Tensor:
         B, _, h, w = parameter.shape
-        total = parameter.new_zeros(B, bumps.shape[1], h, w)  # of each place in a cell
+        total = parameter.new_zeros(B, bumps.shape[1], h, w)  # of each position in a cell
         norm = torch.zeros_like(total)
         for bump, cells in _neighbours(parameter, bumps * INVERSE_TEMPERATURE, reach):
             value = cells * bump
@@ -126,7 +126,7 @@ class _SmoothMax(torch.autograd.Function):
 
 
 def _neighbours(parameter: Tensor, bumps: Tensor, reach: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield, for each neighbour of a cell, its bump (places,1,1) and its value at all cells (B,1,h,w)."""
+    """Yield, for each neighbour of a cell, its bump (positions,1,1) and its value at all cells (B,1,h,w)."""
     (ry, rx), (h, w) = reach, parameter.shape[2:]
     padded = F.pad(parameter, [rx, rx, ry, ry])
     for k, bump in enumerate(bumps):

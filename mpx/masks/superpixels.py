@@ -38,7 +38,7 @@ class Superpixels(Grid):
         images = context.images
         pixels = context.size[0] * context.size[1]
         if tuple(images.shape[2:]) != context.size:
-            raise ValueError("mask=superpixels masks pixels, but this perturbation does not: choose another mask")
+            raise ValueError("mask=superpixels needs a perturbation of pixels: choose another mask or perturbation")
         if not 2 <= n_segments <= pixels // 4:
             raise ValueError(f"mask.n_segments={n_segments} must be from 2 to {pixels // 4}, a quarter of the pixels")
         if not compactness > 0 or not denoise >= 0:

@@ -20,8 +20,8 @@ def group_rows(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
 def smallest_area_rows(rows: list[dict], sufficient_share: float, game: str) -> list[dict]:
     """Return, for each image and class, the row (of results.csv) with the smallest sufficient area: a*, section 3.1.
 
-    An area suffices where the probability is at least `sufficient_share` of the image's in a preservation, and at most the
-    rest of it else. Where none does, `smallest_area` is empty and the row is that of the largest area.
+    An area suffices where the probability is at least `sufficient_share` of the image's in a preservation, else at most the
+    remaining share. Where none does, `smallest_area` is empty and the row is that of the largest area.
     """
     chosen = []
     for indices in group_rows([(row["image"], row["target"]) for row in rows]).values():

@@ -19,8 +19,8 @@ def average_drop(
 
     increase: whether y_m > y; gain: max(0, y_m - y) / (1 - y). Chattopadhay et al. 2018; Zhang et al. 2024 for the gain.
     """
-    empty = baseline_images(context, baseline)
-    images = torch.stack([context.images, torch.lerp(empty, context.images, saliency)], 1)
+    reference = baseline_images(context, baseline)
+    images = torch.stack([context.images, torch.lerp(reference, context.images, saliency)], 1)
     y, y_m = stack_probabilities(context, images, max_batch).T
     tiny = torch.finfo(y.dtype).tiny
     return {

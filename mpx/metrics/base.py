@@ -1,4 +1,4 @@
-"""The contract of a metric: how good a saliency map is, as one number or several for each row.
+"""The contract of a metric: the quality of a saliency map, as one number or several for each row.
 
 A metric is a function `(saliency (B,1,H,W) in [0,1], high where the evidence is, context: MetricContext, **options)`. It
 returns (B,), or a dict suffix -> (B,) in which "" is the main value; NaN marks a row without a value. In results.csv the
@@ -65,7 +65,7 @@ class MetricContext:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's function with its options bound, and what belongs to its numbers.
+    """A metric's function with its options bound, and the meaning of its numbers.
 
     direction: which values are better; a dict has one for each suffix, and its "" holds for the suffixes that it lacks.
     needs: the optional parts of the context that the function uses.
@@ -137,7 +137,7 @@ class Metric:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What is stored with the numbers: function, options and notes."""
+        """The function, options and notes, which are stored with the numbers."""
         return {"function": self.name, "options": self.options, **self.notes}
 
 

@@ -1,4 +1,4 @@
-"""What an image becomes where a metric removes all of it."""
+"""Reference images, for metrics that remove pixels: each pixel is removed."""
 
 import torch
 import torch.nn.functional as F

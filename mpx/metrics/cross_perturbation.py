@@ -33,10 +33,10 @@ def cross_perturbation(
         p_before, p_after, p_reference = context.probabilities
         p[next(iter(p))] = normalise_probability(p_after, p_before, p_reference, min_drop)
     success = {name: values if context.game == "preservation" else 1 - values for name, values in p.items()}
-    own, *rest = success.values()
-    if not rest:
-        return {"": torch.full_like(own, torch.nan), **success, "only_own": torch.full_like(own, torch.nan)}
-    others = torch.stack(rest)
-    has_value = own.isfinite() & others.isfinite().any(0)
-    only_own = (own >= success_share) & ~(others >= failure_share).any(0)
-    return {"": others.nanmean(0), **success, "only_own": torch.where(has_value, only_own.to(own), torch.nan)}
+    own_success, *rows_of_others = success.values()
+    if not rows_of_others:
+        return {"": torch.full_like(own_success, torch.nan), **success, "only_own": torch.full_like(own_success, torch.nan)}
+    other_success = torch.stack(rows_of_others)
+    has_value = own_success.isfinite() & other_success.isfinite().any(0)
+    only_own = (own_success >= success_share) & ~(other_success >= failure_share).any(0)
+    return {"": other_success.nanmean(0), **success, "only_own": torch.where(has_value, only_own.to(own_success), torch.nan)}

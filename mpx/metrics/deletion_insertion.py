@@ -29,8 +29,8 @@ def deletion(
 
     baseline: what a removed pixel becomes, see `baseline_images`. step: pixels removed at once; None: the image's width.
     """
-    empty = baseline_images(context, baseline, sigma, kernel_size)
-    return area_under(probability_curve(saliency, context, context.images, empty, step, max_batch))
+    reference = baseline_images(context, baseline, sigma, kernel_size)
+    return area_under(probability_curve(saliency, context, context.images, reference, step, max_batch))
 
 
 @metric(direction="higher", notes=NOTES)
@@ -39,8 +39,8 @@ def insertion(
     sigma: float = 5.0, kernel_size: int = 11, max_batch: int = 64,
 ) -> Tensor:  # fmt: skip
     """Area under the curve (B,), in [0,1], while the most salient pixels are inserted first. Options as in `deletion`."""
-    empty = baseline_images(context, baseline, sigma, kernel_size)
-    return area_under(probability_curve(saliency, context, empty, context.images, step, max_batch))
+    reference = baseline_images(context, baseline, sigma, kernel_size)
+    return area_under(probability_curve(saliency, context, reference, context.images, step, max_batch))
 
 
 def area_under(points: Tensor) -> Tensor:

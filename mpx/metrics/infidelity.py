@@ -28,11 +28,11 @@ def infidelity(
     captum = captum_metrics("infidelity")
     rows = zip(context.images, baseline_images(context, baseline), context.targets, saliency)
     values = []
-    for image, empty, target, row_saliency in rows:
+    for image, reference, target, row_saliency in rows:
         random = torch.Generator().manual_seed(seed)
 
-        def score(present: Tensor, image: Tensor = image, empty: Tensor = empty, target: Tensor = target) -> Tensor:
-            logits = context.classifier(torch.lerp(empty, image, present)).float()
+        def score(present: Tensor, image: Tensor = image, reference: Tensor = reference, target: Tensor = target) -> Tensor:
+            logits = context.classifier(torch.lerp(reference, image, present)).float()
             return context.task.value(logits, target.expand(len(logits)))
 
         def remove_square(present: Tensor, random: torch.Generator = random) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     if min(a.shape[2:]) < SSIM_WINDOW:
         return a.new_full(a.shape[:1], torch.nan)
     values = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
-    assert isinstance(values, Tensor)  # a pair only where the full image is asked for
+    assert isinstance(values, Tensor)  # a pair only with return_full_image
     return values
 
 

@@ -49,11 +49,11 @@ def minimality(
     p = class_probabilities(context, make_images, all_boxes.shape[1], max_batch)
     normalised = normalise_probability(p[:, 1:], p[:, :1], p[:, 1:2], min_drop)
     area, has_value = area_share(boxes, size), normalised[:, 0].isfinite()
-    smallest = {
+    areas_of_levels = {
         str(percent): area.where(normalised <= 1 - percent / 100 + 1e-6, torch.inf).amin(1).where(has_value, torch.nan)
         for percent in LEVELS
     }
-    return {"": smallest[str(level)], **smallest}
+    return {"": areas_of_levels[str(level)], **areas_of_levels}
 
 
 @metric(direction="lower", notes={"probability": "softmax of the row's class", "resize": "bilinear, antialiased"})

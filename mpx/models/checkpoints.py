@@ -23,16 +23,16 @@ def load_weights(network: nn.Module, path: str | Path, trust: str | None = None)
 
     trust: why the code that a pickle may hold can run; None: it does not run.
     """
-    state, own = read_state(path, trust), network.state_dict()
-    while not state.keys() & own.keys():  # strip a prefix that all keys share, then compare again
+    state, expected = read_state(path, trust), network.state_dict()
+    while not state.keys() & expected.keys():  # strip a prefix that all keys share, then compare again
         prefix = next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), None)
         if prefix is None:
             break
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     shapes = [
-        f"{key} is {tuple(value.shape)} in the file, {tuple(own[key].shape)} in the network"
+        f"{key} is {tuple(value.shape)} in the file, {tuple(expected[key].shape)} in the network"
         for key, value in state.items()
-        if key in own and isinstance(value, Tensor) and value.shape != own[key].shape
+        if key in expected and isinstance(value, Tensor) and value.shape != expected[key].shape
     ]
     if shapes:
         raise ValueError(f"weights {str(path)!r} do not fit the network: {'; '.join(shapes[:3])} ({len(shapes)} such)")

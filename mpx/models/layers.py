@@ -73,9 +73,9 @@ class Layer:
         """Return a context in which the layer's map (B,C,h,w) is replaced by change(map)."""
 
         def hook(module: nn.Module, args: tuple, out: Any) -> Tensor:
-            found = as_map(out, self.size)
-            assert found is not None
-            features, from_map = found
+            layout = as_map(out, self.size)
+            assert layout is not None
+            features, from_map = layout
             return from_map(change(features).to(out.dtype))
 
         return _hooked(self.module, hook)
@@ -107,9 +107,9 @@ def as_map(out: Any, size: Sequence[int]) -> tuple[Tensor, Callable[[Tensor], Te
 
 
 def _map_of(out: Any, size: Sequence[int]) -> Tensor:
-    found = as_map(out, size)
-    assert found is not None
-    return found[0]
+    layout = as_map(out, size)
+    assert layout is not None
+    return layout[0]
 
 
 def default_layer(classifier: Classifier, images: Tensor, min_map_fraction: float, group: str = "perturbation") -> str:
@@ -167,8 +167,8 @@ def map_shapes(
     handles = []
 
     def hook(name: str, out: Any) -> None:
-        found = as_map(out, images.shape[2:]) if isinstance(out, Tensor) and len(out) == 1 else None
-        runs.setdefault(name, []).append(found and (out.ndim, (found[0].shape[2], found[0].shape[3])))
+        layout = as_map(out, images.shape[2:]) if isinstance(out, Tensor) and len(out) == 1 else None
+        runs.setdefault(name, []).append(layout and (out.ndim, (layout[0].shape[2], layout[0].shape[3])))
 
     try:
         for name, module in modules or classifier.named_modules():

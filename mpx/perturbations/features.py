@@ -30,7 +30,7 @@ def bottleneck(
     """Features become noise with each feature's mean and standard deviation over other images.
 
     reference_images: function (preprocess or None, (H,W)) -> iterator of batches (n,3,H,W) of the other images. layer:
-    dotted name of the module in the network; None chooses the last that everything passes through and whose map has at
+    dotted name of the module in the network; None chooses the last on every path to the logits whose map has at
     least `min_map_fraction` of the image's sides (mpx.models.layers.default_layer).
     """
     chosen = Layer(context.classifier, layer, min_map_fraction, images)
@@ -78,7 +78,7 @@ class Bottleneck(PreparedPerturbation):
         return 0.5 * (noise_scale**2 + (mask * r) ** 2 - 1) - noise_scale.log()
 
     def to_image(self, evidence: Tensor) -> Tensor:
-        """Return the information of each place, summed over channels and upsampled, as a share of its maximum."""
+        """Return the information at each position, summed over channels and upsampled, as a share of its maximum."""
         return _upsampled(self.information(evidence).sum(1, keepdim=True).clamp(min=0), self.images)
 
 

@@ -24,8 +24,8 @@ class LocalMean(FixedPixelPerturbation):
 
     def apply(self, sample: Tensor | None, mask: Tensor) -> Tensor:
         assert sample is not None
-        images, kept = sample[:, 1], (mask > 0.5).to(sample)
-        share, colors = self._window_mean(kept), self._window_mean(images * kept)
+        images, is_kept = sample[:, 1], (mask > 0.5).to(sample)
+        share, colors = self._window_mean(is_kept), self._window_mean(images * is_kept)
         reference = torch.where(share > 0, colors / share.clamp(min=1e-6), sample[:, 0])
         return torch.lerp(reference, images, mask)
 

@@ -25,7 +25,7 @@ def wavelets(
     """Wavelet coefficients become noise with the mean and spread of their scale.
 
     wavelet: an orthogonal wavelet of PyWavelets. levels: the image's sides are multiples of 2^levels. noisy: evaluate and
-    show masks with noise, as the search does; otherwise with the noise's mean, so that the picture is the cartoon.
+    show masks with noise, as during the optimization; otherwise with the noise's mean, so that the picture is the cartoon.
     """
     return Wavelets(images, wavelet, levels, noisy)
 
@@ -100,10 +100,10 @@ class Wavelets(PreparedPerturbation):
         return self.synthesise(evidence * self.coefficients)
 
     def to_image(self, evidence: Tensor) -> Tensor:
-        """Return the evidence's share of each place, the mean over the scales: 1 for all coefficients, 0 for none.
+        """Return the evidence's share at each position, the mean over the scales: 1 for all coefficients, 0 for none.
 
         A scale's share is a share of the change that noise would make there: E (h - v)^2 of a coefficient, distributed as
-        its squared wavelet. So places of which only coarse coefficients are kept are faint, as most of a cartoon.
+        its squared wavelet. So positions with coarse coefficients only are faint, as most of a cartoon.
         """
         scales = self._change_per_scale(evidence * self.expected_change)
         shares = [change / max_change for change, max_change in zip(scales, self.max_change)]

@@ -22,21 +22,21 @@ FRAME_MS = 140
 LAST_MS = 1600
 
 
-def animation_gif(e: PicturedExplanation, i: int, max_side: int = 320) -> bytes:
-    """Return a GIF of row i: saliency over image | perturbed image, at every recorded iteration.
+def animation_gif(explanation: PicturedExplanation, row: int, max_side: int = 320) -> bytes:
+    """Return a GIF of row `row`: saliency over image | perturbed image, at every recorded iteration.
 
     The probability is that of the frame itself, without augmentations. Pictures are reduced to `max_side` pixels, which
     keeps 24 frames near a megabyte.
     """
-    saliency = e.frame_saliency[:, i] / 255
-    overlays = to_uint8(overlay(e.images[i], saliency))
+    saliency = explanation.frame_saliency[:, row] / 255
+    overlays = to_uint8(overlay(explanation.images[row], saliency))
     areas = saliency.mean((1, 2, 3)).tolist()
     pages = []
-    for frame in range(len(e.iterations)):
-        texts = [(e.classes[i], f"area {format_percent(areas[frame])}"),
-                 (evidence_state(e), f"p {format_probability(float(e.frame_p[frame, i]))}")]  # fmt: skip
-        pictures = overlays[frame], e.frames[frame, i]
-        pages.append(_draw_page(pictures, texts, e.iterations[frame], e.iterations[-1], max_side))
+    for frame in range(len(explanation.iterations)):
+        texts = [(explanation.classes[row], f"area {format_percent(areas[frame])}"),
+                 (evidence_state(explanation), f"p {format_probability(float(explanation.frame_p[frame, row]))}")]  # fmt: skip
+        pictures = overlays[frame], explanation.frames[frame, row]
+        pages.append(_draw_page(pictures, texts, explanation.iterations[frame], explanation.iterations[-1], max_side))
     return encode_gif(pages, [FIRST_MS] + [FRAME_MS] * (len(pages) - 2) + [LAST_MS])
 
 

@@ -27,6 +27,6 @@ class PicturedExplanation(Protocol):
     def area(self) -> Tensor: ...  # (B,) mean saliency
 
 
-def evidence_state(e: PicturedExplanation) -> str:
-    """Return whether the evidence is "kept" or "deleted" in `e.perturbed`."""
-    return "kept" if e.game == "preservation" else "deleted"
+def evidence_state(explanation: PicturedExplanation) -> str:
+    """Return whether the evidence is "kept" or "deleted" in `explanation.perturbed`."""
+    return "kept" if explanation.game == "preservation" else "deleted"

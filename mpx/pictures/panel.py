@@ -12,12 +12,18 @@ from mpx.pictures.encoding import TILE, to_image, to_tile
 from mpx.pictures.text import FAINT_INK, INK, MARK, PAPER, RULE, draw_text, format_percent, format_probability
 
 
-def draw_panel(e: PicturedExplanation, i: int) -> Image.Image:
-    """Draw row i as image | saliency over image | perturbed image, with class, probabilities and area."""
-    reference = "nothing kept" if e.game == "preservation" else "all deleted"
-    tiles = _tiles(e, i)
-    before, after, p_reference = (float(p[i]) for p in (e.p_before, e.p_after, e.p_reference))
-    below = [(e.image_names[i], ""), ("0", "1"), (f"{reference}: p {format_probability(p_reference)}", "")]  # left, right
+def draw_panel(explanation: PicturedExplanation, row: int) -> Image.Image:
+    """Draw a row as image | saliency over image | perturbed image, with class, probabilities and area."""
+    reference = "nothing kept" if explanation.game == "preservation" else "all deleted"
+    tiles = _tiles(explanation, row)
+    before, after, p_reference = (
+        float(p[row]) for p in (explanation.p_before, explanation.p_after, explanation.p_reference)
+    )
+    below = [
+        (explanation.image_names[row], ""),
+        ("0", "1"),
+        (f"{reference}: p {format_probability(p_reference)}", ""),
+    ]  # left, right
     height = tiles[0].height
     cell, size = panel_layout(tiles[0].width)
     gap = size
@@ -25,7 +31,7 @@ def draw_panel(e: PicturedExplanation, i: int) -> Image.Image:
     line = round(1.5 * size)
     bars = draw_bar(cell, bar, before), draw_scale(cell, bar), draw_bar(cell, bar, after, p_reference)
     page = Image.new("RGB", (3 * cell + 4 * gap, height + bar + 2 * line + 2 * gap), PAPER)
-    for k, (tile, strip, (name, number), (left, right)) in enumerate(zip(tiles, bars, _captions(e, i), below)):
+    for k, (tile, strip, (name, number), (left, right)) in enumerate(zip(tiles, bars, _captions(explanation, row), below)):
         x = gap + k * (cell + gap)
         y = gap // 2 + line
         draw_text(page, (x, gap // 2, cell), name, number, size)
@@ -36,15 +42,15 @@ def draw_panel(e: PicturedExplanation, i: int) -> Image.Image:
     return page
 
 
-def draw_thumbnail_panel(e: PicturedExplanation, i: int) -> Image.Image:
-    """Draw row i like `draw_panel`, legible at half its size, as loggers show it: large text, names and numbers alone."""
-    tiles = _tiles(e, i)
+def draw_thumbnail_panel(explanation: PicturedExplanation, row: int) -> Image.Image:
+    """Draw a row like `draw_panel`, legible at half its size, as loggers show it: large text, names and numbers alone."""
+    tiles = _tiles(explanation, row)
     cell = max(TILE, tiles[0].width)
     size = cell // 8
     gap = size // 2
     line = round(1.2 * size)
     page = Image.new("RGB", (3 * cell + 4 * gap, tiles[0].height + 2 * line + 2 * gap), PAPER)
-    for k, (tile, (name, number)) in enumerate(zip(tiles, _captions(e, i))):
+    for k, (tile, (name, number)) in enumerate(zip(tiles, _captions(explanation, row))):
         x = gap + k * (cell + gap)
         draw_text(page, (x, gap // 2, cell), name, "", size)
         draw_text(page, (x, gap // 2 + line, cell), number, "", size)
@@ -52,16 +58,23 @@ def draw_thumbnail_panel(e: PicturedExplanation, i: int) -> Image.Image:
     return page
 
 
-def _tiles(e: PicturedExplanation, i: int) -> list[Image.Image]:
-    return [to_tile(x) for x in (e.images[i], overlay(e.images[i], e.saliency[i]), e.perturbed[i])]
+def _tiles(explanation: PicturedExplanation, row: int) -> list[Image.Image]:
+    return [
+        to_tile(x)
+        for x in (
+            explanation.images[row],
+            overlay(explanation.images[row], explanation.saliency[row]),
+            explanation.perturbed[row],
+        )
+    ]
 
 
-def _captions(e: PicturedExplanation, i: int) -> list[tuple[str, str]]:
+def _captions(explanation: PicturedExplanation, row: int) -> list[tuple[str, str]]:
     """Return the name and the number of each picture."""
     return [
-        (e.classes[i], f"p {format_probability(float(e.p_before[i]))}"),
-        ("evidence", f"area {format_percent(float(e.area[i]))}"),
-        (evidence_state(e), f"p {format_probability(float(e.p_after[i]))}"),
+        (explanation.classes[row], f"p {format_probability(float(explanation.p_before[row]))}"),
+        ("evidence", f"area {format_percent(float(explanation.area[row]))}"),
+        (evidence_state(explanation), f"p {format_probability(float(explanation.p_after[row]))}"),
     ]
 
 
@@ -71,9 +84,9 @@ def panel_layout(width: int) -> tuple[int, int]:
     return cell, max(14, cell // 15)
 
 
-def draw_sheet(e: PicturedExplanation, rows: Sequence[int]) -> Image.Image:
+def draw_sheet(explanation: PicturedExplanation, rows: Sequence[int]) -> Image.Image:
     """Draw the panels of these rows one below the other."""
-    return stack_images([draw_panel(e, i) for i in rows])
+    return stack_images([draw_panel(explanation, row) for row in rows])
 
 
 def stack_images(images: Sequence[Image.Image]) -> Image.Image:

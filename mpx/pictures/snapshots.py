@@ -15,29 +15,34 @@ from mpx.pictures.encoding import encode_jpeg, reduce_image, to_image, to_uint8
 MAX_FRAMES = 100  # of a strip: a JPEG is at most 65,535 pixels high
 
 
-def snapshots(e: PicturedExplanation, i: int, max_side: int = 320, frame_side: int = 56) -> dict[str, np.ndarray]:
-    """Return the pictures of row i that report.html shows, JPEGs as (bytes,) uint8, and the recorded numbers.
+def snapshots(
+    explanation: PicturedExplanation, row: int, max_side: int = 320, frame_side: int = 56
+) -> dict[str, np.ndarray]:
+    """Return the pictures of a row that report.html shows, JPEGs as (bytes,) uint8, and the recorded numbers.
 
     photo, perturbed, complement: reduced to `max_side` pixels; the last two only where the mask acts on the image.
     frames: the saliency at the F iterations one below the other, about `frame_side` pixels each. Sides are multiples of
     8, the block of a JPEG, so that no frame bleeds into the next. iterations: (F,). frame_p: (F,) probabilities.
     """
-    pictures = {"photo": e.images}
-    if e.complement is not None:
-        pictures |= {"perturbed": e.perturbed, "complement": e.complement}
-    encoded = {name: encode_jpeg(reduce_image(to_image(x[i]), max_side), 85) for name, x in pictures.items()}
-    frames = torch.linspace(0, len(e.iterations) - 1, min(len(e.iterations), MAX_FRAMES)).round().long()
-    longer = max(e.images.shape[2:])
-    h, w = (8 * max(1, round(side * frame_side / longer / 8)) for side in e.images.shape[2:])
-    strip = F.interpolate(e.frame_saliency[frames, i].float(), (h, w), mode="area").round().byte()  # (F,1,h,w)
+    pictures = {"photo": explanation.images}
+    if explanation.complement is not None:
+        pictures |= {"perturbed": explanation.perturbed, "complement": explanation.complement}
+    encoded = {name: encode_jpeg(reduce_image(to_image(x[row]), max_side), 85) for name, x in pictures.items()}
+    frames = torch.linspace(0, len(explanation.iterations) - 1, min(len(explanation.iterations), MAX_FRAMES)).round().long()
+    longer = max(explanation.images.shape[2:])
+    h, w = (8 * max(1, round(side * frame_side / longer / 8)) for side in explanation.images.shape[2:])
+    strip = F.interpolate(explanation.frame_saliency[frames, row].float(), (h, w), mode="area").round().byte()  # (F,1,h,w)
     encoded["frames"] = encode_jpeg(Image.fromarray(strip.reshape(-1, w).numpy()))
     arrays = {name: np.frombuffer(data, np.uint8) for name, data in encoded.items()}
-    return arrays | {"iterations": np.array(e.iterations)[frames], "frame_p": e.frame_p[frames, i].float().numpy()}
+    return arrays | {
+        "iterations": np.array(explanation.iterations)[frames],
+        "frame_p": explanation.frame_p[frames, row].float().numpy(),
+    }
 
 
-def evolution_strips(e: PicturedExplanation, i: int, frames: Sequence[int]) -> Tensor:
+def evolution_strips(explanation: PicturedExplanation, row: int, frames: Sequence[int]) -> Tensor:
     """Return (len(frames),3,H,3W) uint8: image | saliency over image | perturbed image at these frames, without captions."""
     index = list(frames)
-    images = to_uint8(e.images[i]).expand(len(index), -1, -1, -1)
-    overlays = to_uint8(overlay(e.images[i], e.frame_saliency[index, i] / 255))
-    return torch.cat([images, overlays, e.frames[index, i]], -1)
+    images = to_uint8(explanation.images[row]).expand(len(index), -1, -1, -1)
+    overlays = to_uint8(overlay(explanation.images[row], explanation.frame_saliency[index, row] / 255))
+    return torch.cat([images, overlays, explanation.frames[index, row]], -1)

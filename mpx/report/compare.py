@@ -65,10 +65,10 @@ def paired_difference(run: RunFolder, first: RunFolder, metric: str) -> tuple[fl
     columns: tuple[str, ...] = ("image", "target")
     if any(len(r.rows_by(columns)) < len(r.rows) for r in (run, first)):
         columns += ("requested_area",)
-    others = first.rows_by(columns)
+    first_rows = first.rows_by(columns)
     differences: dict[str, list[float]] = {}  # image -> of its rows
     for key, row in run.rows_by(columns).items():
-        if (other := others.get(key)) is None or len({r["file_bytes"] for r in (row, other) if r.get("file_bytes")}) > 1:
+        if (other := first_rows.get(key)) is None or len({r["file_bytes"] for r in (row, other) if r.get("file_bytes")}) > 1:
             continue
         difference = parse_number(row.get(metric)) - parse_number(other.get(metric))
         if math.isfinite(difference):

@@ -71,7 +71,7 @@ def _draw_front(
 def _place_labels(figure: "Figure", labels: Sequence[Any]) -> None:
     """Move each label next to its point, inside its panel and clear of the labels before, where there is such a place."""
     figure.draw_without_rendering()
-    taken: list[Any] = []
+    earlier_boxes: list[Any] = []
     for label in labels:
         label.set_in_layout(False)
         frame = label.axes.get_window_extent()
@@ -79,6 +79,6 @@ def _place_labels(figure: "Figure", labels: Sequence[Any]) -> None:
             label.set(position=(x, y), ha="left" if x > 0 else "right")
             box = label.get_window_extent()
             is_inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
-            if is_inside and not any(box.overlaps(other) for other in taken):
+            if is_inside and not any(box.overlaps(other) for other in earlier_boxes):
                 break
-        taken.append(box)
+        earlier_boxes.append(box)

@@ -49,7 +49,7 @@ def plot_metrics(lines: Sequence[ComparisonLine], path: Path) -> None:
     """Plot each metric along the axes of a sweep.
 
     One axis of numbers is a line with its 95 % band, one of names points, two are a heat map; of more axes, each
-    combination of the others is a line along the first.
+    combination of the other axes is a line along the first.
     """
     names = [name for name in metric_names(lines) if name not in COST_METRICS] or metric_names(lines)
     axes = list(lines[0].axes)
@@ -62,8 +62,8 @@ def plot_metrics(lines: Sequence[ComparisonLine], path: Path) -> None:
     figure = new_figure(WIDTH * across * stretch_x, HEIGHT * down * stretch_y + 0.4)
     panels = figure.subplots(down, across, squeeze=False).flatten()
     for name, panel in zip(names, panels):
-        own = [line for line in lines if line.metric == name and line.value is not None]
-        (draw_heat_map if is_heat_map else draw_lines)(panel, own, axes, values)
+        metric_lines = [line for line in lines if line.metric == name and line.value is not None]
+        (draw_heat_map if is_heat_map else draw_lines)(panel, metric_lines, axes, values)
         panel.set_title(metric_title(lines, name), fontsize=10)
     for panel in panels[len(names) :]:
         panel.set_axis_off()
@@ -79,16 +79,16 @@ def draw_lines(panel: "Axes", lines: Sequence[ComparisonLine], axes: list[str], 
 
     values: of each axis, in order.
     """
-    first, *others = axes
+    first, *other_axes = axes
     numbers = [parse_number(value) for value in values[0]]
     is_numeric = bool(np.isfinite(numbers).all())
     x_of = dict(zip(values[0], numbers if is_numeric else map(float, range(len(numbers)))))
     groups: dict[tuple[str, ...], list[ComparisonLine]] = {}
     for line in sorted(lines, key=lambda line: x_of[line.axes[first]]):
-        groups.setdefault(tuple(line.axes[axis] for axis in others), []).append(line)
-    for k, (combination, own) in enumerate(groups.items()):
-        x = np.array([x_of[line.axes[first]] for line in own])
-        y, low, high = np.array([(line.value, line.low, line.high) for line in own], float).T
+        groups.setdefault(tuple(line.axes[axis] for axis in other_axes), []).append(line)
+    for k, (combination, metric_lines) in enumerate(groups.items()):
+        x = np.array([x_of[line.axes[first]] for line in metric_lines])
+        y, low, high = np.array([(line.value, line.low, line.high) for line in metric_lines], float).T
         style: dict[str, Any] = {"color": f"C{k % 10}", "label": ", ".join(combination) or None}
         if is_numeric:
             panel.plot(x, y, "o", ls=LINE_STYLES[k // 10 % 4], ms=4, **style)
@@ -123,12 +123,12 @@ def is_geometric(numbers: Sequence[float]) -> bool:
 
 def readable_labels(panel: "Axes", numbers: list[float], labels: list[str]) -> list[str]:
     """Return the labels; those that would overlap the one before are empty. numbers: rising."""
-    places = panel.transScale.transform([(x, 0) for x in numbers])[:, 0]
-    room = 0.03 * max(map(len, labels)) * np.ptp(places)
+    positions = panel.transScale.transform([(x, 0) for x in numbers])[:, 0]
+    min_distance = 0.03 * max(map(len, labels)) * np.ptp(positions)
     readable = []
     last = -math.inf
-    for place, label in zip(places, labels):
-        is_free = place - last >= room
+    for position, label in zip(positions, labels):
+        is_free = position - last >= min_distance
         readable.append(label if is_free else "")
-        last = place if is_free else last
+        last = position if is_free else last
     return readable

@@ -51,11 +51,11 @@ def table_cells(lines: Sequence[ComparisonLine], latex: bool = False) -> list[li
     arrows = LATEX_ARROWS if latex else ARROWS
     head = [_escape(axis, latex) for axis in lines[0].axes]
     head += [f"{_escape(name, latex)} {arrows[better_values(lines, name)]}".rstrip() for name in metrics]
-    by_place = {(line.run, line.metric): line for line in lines}
+    line_of = {(line.run, line.metric): line for line in lines}
     axes = {line.run: line.axes for line in lines}
     return [head] + [
         [_escape(value, latex) for value in axes[run].values()]
-        + [_cell(lines, by_place.get((run, name)), latex) for name in metrics]
+        + [_cell(lines, line_of.get((run, name)), latex) for name in metrics]
         for run in axes
     ]
 
@@ -90,12 +90,12 @@ def notes(runs: Sequence[RunFolder], lines: Sequence[ComparisonLine]) -> list[st
     ]
     n_first = {line.metric: line.n for line in lines if line.run == runs[0].name}
     for name in metric_names(lines):
-        others = [line for line in lines if line.metric == name and line.run != runs[0].name]
-        if others and not any(line.pairs for line in others):
+        other_lines = [line for line in lines if line.metric == name and line.run != runs[0].name]
+        if other_lines and not any(line.pairs for line in other_lines):
             sentences.append(f"{name} has no test: it is not a number of single rows, or no row is in both runs.")
         sentences += [
             f"{name}: only {line.pairs} rows are both in {line.run} and in {runs[0].name}; the values are over all of each."
-            for line in others
+            for line in other_lines
             if 0 < line.pairs < max(line.n, n_first.get(name, 0))
         ]
         protocols = {line.protocol for line in lines if line.metric == name and line.protocol}

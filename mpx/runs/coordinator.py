@@ -116,7 +116,7 @@ class RunCoordinator:
     def warn(self, text: str) -> None:
         log.warning(text)
 
-    # ---- what is done
+    # ---- progress
 
     def describe(self, images: int) -> str:
         """Return e.g. "3 of 10 images", with the share where there are several."""
@@ -166,8 +166,8 @@ class RunCoordinator:
     def merge_shares(self, stopped: bool = False) -> Iterator["RunCoordinator | None"]:
         """Give the coordinator of the whole run to the last share that finishes, and None to the others.
 
-        Without shares it is this one. Results are written within the context, so that of two shares that end together the
-        second waits for the first.
+        Without shares it is this one. Results are written within the context, so that two shares that end at the same
+        time write one after the other.
         """
         if self.count == 1:
             yield self
@@ -180,7 +180,7 @@ class RunCoordinator:
             parts = [json.loads(path.read_text()) for path in paths if path.is_file()]
             if len(parts) == self.count and any(part["images"] != names for part in parts):
                 log.warning(
-                    "the shares were given different images (another limit, or a folder that grew): the run is summed up "
+                    "the shares have different images (another limit, or a folder that grew): the run is summed up "
                     "once every share has run on the same images, or one command without share= has done the missing ones"
                 )
                 yield None

@@ -56,9 +56,9 @@ class SampleGroup:
         """Return rank 0's row source as a function that gives every rank the same rows."""
 
         def same_rows(count: int) -> list[Row]:
-            box = [next_rows(count) if next_rows else None]
-            dist.broadcast_object_list(box)
-            return box[0] or []
+            message = [next_rows(count) if next_rows else None]
+            dist.broadcast_object_list(message)
+            return message[0] or []
 
         return same_rows
 

@@ -1,4 +1,4 @@
-"""Metrics of a run's rows: of each batch after its search, and of stored masks when metrics are added later.
+"""Metrics of a run's rows: of each batch after its optimization, and of stored masks when metrics are added later.
 
 Metrics see the saliency as it is stored, so both give the same numbers. They are stored with a row as JSON, metric -> suffix
 -> number; their columns in results.csv are <metric> or <metric>_<suffix>.
@@ -42,9 +42,9 @@ class Evaluator:
     ):
         """other_perturbations: those of the same kind as the method's own are left out."""
         own = _kind(method.perturbation)
-        others = {name: other for name, other in other_perturbations.items() if _kind(other) != own}
+        comparison = {name: other for name, other in other_perturbations.items() if _kind(other) != own}
         self.metrics = dict(metrics)
-        self._perturbations = {OWN: method.perturbation, **others}
+        self._perturbations = {OWN: method.perturbation, **comparison}
         self._method = method
         self._classifier = classifier
 
@@ -79,7 +79,7 @@ class Evaluator:
             targets=targets,
             game=self._method.game,
             annotations=[row.annotation for row in batch],
-            perturbations={k: partial(self._perturb_fully, one, targets) for k, one in self._perturbations.items()},
+            perturbations={name: partial(self._perturb_fully, f, targets) for name, f in self._perturbations.items()},
             probabilities=None if probabilities is None else probabilities.to(device),
             explain=partial(self._explain_again, [row.area for row in batch]),
         )
@@ -93,8 +93,8 @@ class Evaluator:
         self, areas: Sequence[float | None], classifier: Classifier, images: Tensor, targets: Tensor, seed: int
     ) -> Tensor:
         """Return the saliency of other images, targets, parameters or seeds, for metrics of a method."""
-        again = [Row(x, t, f"row {i}", a) for i, (x, t, a) in enumerate(zip(images, targets.tolist(), areas))]
-        explanation, failures = solve(replace(self._method, seed=seed, compile=False), classifier, again, optimize, 2)
+        rows = [Row(x, t, f"row {i}", a) for i, (x, t, a) in enumerate(zip(images, targets.tolist(), areas))]
+        explanation, failures = solve(replace(self._method, seed=seed, compile=False), classifier, rows, optimize, 2)
         for reason in failures.values():
             raise ValueError(reason)
         return explanation.saliency.to(images)
@@ -104,7 +104,7 @@ class Protocols:
     """The protocols under which rows are evaluated. A row with other protocols is evaluated again."""
 
     def __init__(self, metrics: Mapping[str, Metric], other_perturbations: Mapping[str, Callable[..., Any]]):
-        self._located = needs_annotations(metrics)
+        self._annotated_metrics = needs_annotations(metrics)
         self._entries = {
             name: _protocol_entry(metric, list(other_perturbations)) for name, metric in metrics.items()
         }
@@ -112,7 +112,7 @@ class Protocols:
     def of(self, regions: Mapping[int | str, Region]) -> str:
         """Return the protocols of an image with these annotated regions as JSON, metric -> protocol."""
         entries = {
-            name: entry | {"regions": regions_digest(dict(regions))} if name in self._located else entry
+            name: entry | {"regions": regions_digest(dict(regions))} if name in self._annotated_metrics else entry
             for name, entry in self._entries.items()
         }
         return json.dumps(entries, default=str)
@@ -149,14 +149,14 @@ def summarise_metrics(
         if not columns:
             continue
         summary = metric.summarise(columns, context)
-        for suffix, one in {"": summary, **summary.pop("parts", {})}.items():
+        for suffix, statistics in {"": summary, **summary.pop("parts", {})}.items():
             entry = {"better": metric.direction_of(suffix), "protocol": metric.protocol, "learnt_with": learnt_with}
-            summaries[column_name(name, suffix)] = one | entry
+            summaries[column_name(name, suffix)] = statistics | entry
     return summaries
 
 
 def _kind(perturbation: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
-    """Return what tells perturbations apart: another strength is the same perturbation, another colour is not."""
+    """Return the identity of a perturbation: it does not depend on the strength, but on the colour."""
     return unwrap(perturbation), perturbation.keywords.get("color") if isinstance(perturbation, partial) else None
 
 

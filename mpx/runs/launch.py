@@ -90,12 +90,13 @@ def run_processes(
         # Workers ignore the signals that stop a run, as this process handles them. They inherit the mask of the thread that
         # starts them; blocked in the main thread, a signal would still be handled in the middle of a start.
         with ThreadPoolExecutor(1, initializer=signal.pthread_sigmask, initargs=(signal.SIG_BLOCK, SIGNALS)) as starter:
-            for given in arguments:
-                here, there = context.Pipe()
-                process = context.Process(target=_run_worker, args=(target, there, threads, given), daemon=True)
-                processes[here] = process
+            for worker_arguments in arguments:
+                parent_end, worker_end = context.Pipe()
+                process_arguments = (target, worker_end, threads, worker_arguments)
+                process = context.Process(target=_run_worker, args=process_arguments, daemon=True)
+                processes[parent_end] = process
                 starter.submit(process.start).result()
-                there.close()
+                worker_end.close()
         _answer_until_all_end(dict(processes), coordinator)
     finally:
         started = [process for process in processes.values() if process.pid]

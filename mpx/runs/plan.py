@@ -36,10 +36,10 @@ class RunPlan:
 
     write_report: Callable[[Path], Path]  # folder -> report.html; reports read folders, so runs know none of their code
 
-    # what is explained
+    # targets
     target: int | str | list[int | str]
 
-    # where it runs
+    # devices and workers
     device: str  # auto, cpu, cuda, cuda:N or mps
     trainer_devices: int | str | list[int]  # a number of devices, "all" GPUs, or indices of GPUs
     share: str  # auto, array, or index/count
@@ -48,7 +48,7 @@ class RunPlan:
     deterministic: bool
     batch_size: int | str  # rows, or "auto"
 
-    # what it writes
+    # output
     force: bool  # removes what is in the folder first
     pictures: float  # number of images with panels and animations; math.inf for all
     log_images: int
@@ -56,7 +56,7 @@ class RunPlan:
     sufficient_share: float
     objective: str | None
 
-    # how it was configured
+    # configuration
     config: dict[str, Any]  # the resolved configuration without Hydra's node: what the folder stores
     choices: dict[str, str | None]  # configuration group -> chosen option
     overrides: list[str]  # arguments of the command

@@ -24,8 +24,8 @@ from mpx.runs.row_source import annotation_of, preprocessing
 log = logging.getLogger("mpx")
 
 
-class StoredProblem(NamedTuple):
-    """A row on disk, and the problem that it is the answer to."""
+class LoadedRow(NamedTuple):
+    """The stored values of a row on disk, and the row itself."""
 
     stored: dict[str, Any]
     row: Row
@@ -42,9 +42,9 @@ def reevaluate(plan: RunPlan, coordinator: RunCoordinator, device: torch.device)
     with _evaluator(plan, device) as (evaluator, classifier):
         for batch in _batches(paths, plan.batch_size_on("cpu")):
             loaded = [row for path in batch if (row := store.load_row(coordinator.folder / path))]
-            problems = _problems(plan, coordinator, classifier, loaded, unreadable)
-            if problems:
-                _evaluate_stored(coordinator, evaluator, protocols, problems)
+            loaded_rows = _load_rows(plan, coordinator, classifier, loaded, unreadable)
+            if loaded_rows:
+                _evaluate_stored(coordinator, evaluator, protocols, loaded_rows)
     if unreadable:
         image_name, reason = next(iter(unreadable.items()))
         log.warning(
@@ -53,30 +53,31 @@ def reevaluate(plan: RunPlan, coordinator: RunCoordinator, device: torch.device)
 
 
 def _evaluate_stored(
-    coordinator: RunCoordinator, evaluator: Evaluator, protocols: Protocols, problems: Sequence[StoredProblem]
+    coordinator: RunCoordinator, evaluator: Evaluator, protocols: Protocols, loaded_rows: Sequence[LoadedRow]
 ) -> None:
     """Evaluate rows on disk, and write the new metrics beside those that are still valid."""
-    expected = [protocols.of(row.regions) for _, row in problems]
-    pairs = [(json.loads(stored.get("evaluated_with") or "{}"), json.loads(e)) for (stored, _), e in zip(problems, expected)]
+    expected = [protocols.of(row.regions) for _, row in loaded_rows]
+    present = [json.loads(stored.get("evaluated_with") or "{}") for stored, _ in loaded_rows]
+    pairs = list(zip(present, map(json.loads, expected)))
     valid = {name for name in evaluator.metrics if all(old.get(name) == new[name] for old, new in pairs)}
     missing = {name: metric for name, metric in evaluator.metrics.items() if name not in valid}
-    saliency = torch.stack([torch.from_numpy(stored["saliency"])[None] for stored, _ in problems])
+    saliency = torch.stack([torch.from_numpy(stored["saliency"])[None] for stored, _ in loaded_rows])
     names = ("p_before", "p_after", "p_reference")
-    probabilities = torch.tensor([[stored[name] for stored, _ in problems] for name in names])
-    values = evaluator.evaluate([row for _, row in problems], saliency, probabilities, missing)
-    for (stored, _), protocol, new in zip(problems, expected, values):
+    probabilities = torch.tensor([[stored[name] for stored, _ in loaded_rows] for name in names])
+    values = evaluator.evaluate([row for _, row in loaded_rows], saliency, probabilities, missing)
+    for (stored, _), protocol, new in zip(loaded_rows, expected, values):
         metrics = json.loads(stored.get("metrics", "{}")) | json.loads(new)
         stored["metrics"] = json.dumps({name: metrics[name] for name in evaluator.metrics})
         stored["evaluated_with"] = protocol
         store.replace_row(coordinator.folder / "masks" / f"{stored['name']}.npz", stored)
-    coordinator.update_rows([stored for stored, _ in problems])
+    coordinator.update_rows([stored for stored, _ in loaded_rows])
 
 
 def evaluate_area_sums(plan: RunPlan, coordinator: RunCoordinator, device: torch.device) -> list[dict[str, Any]]:
     """Return the lines of area_sums.csv: metrics of the sum of the masks of all areas of an image and class.
 
     The sum answers the pointing game of Fong, Patrick & Vedaldi (2019). Metrics that explain again are left out: the sum is
-    the result of no single search.
+    the result of no single optimization.
     """
     table = coordinator.table()
     groups = [rows for rows in group_rows([(row["image"], row["target"]) for row in table]).values() if len(rows) > 1]
@@ -87,16 +88,16 @@ def evaluate_area_sums(plan: RunPlan, coordinator: RunCoordinator, device: torch
     with _evaluator(plan, device) as (evaluator, classifier):
         for batch in _batches(groups, plan.batch_size_on("cpu")):
             paths = [[coordinator.folder / table[index]["mask"] for index in rows] for rows in batch]
-            loaded = [[row for path in of_group if (row := store.load_row(path))] for of_group in paths]
-            sums = {of_group[-1]["name"]: _sum_of_masks(of_group) for of_group in loaded}
-            problems = _problems(plan, coordinator, classifier, [of_group[-1] for of_group in loaded], {})
-            if not problems:
+            loaded = [[row for path in group if (row := store.load_row(path))] for group in paths]
+            sums = {group[-1]["name"]: _sum_of_masks(group) for group in loaded}
+            loaded_rows = _load_rows(plan, coordinator, classifier, [group[-1] for group in loaded], {})
+            if not loaded_rows:
                 continue
-            saliency = torch.stack([sums[stored["name"]] for stored, _ in problems])
-            values = evaluator.evaluate([row for _, row in problems], saliency, None, metrics)
-            for (stored, _), of_row in zip(problems, values):
+            saliency = torch.stack([sums[stored["name"]] for stored, _ in loaded_rows])
+            values = evaluator.evaluate([row for _, row in loaded_rows], saliency, None, metrics)
+            for (stored, _), metrics_json in zip(loaded_rows, values):
                 names = {key: stored[key] for key in ("image", "target", "class")}
-                lines.append(names | tables.metric_columns(of_row))
+                lines.append(names | tables.metric_columns(metrics_json))
     return lines
 
 
@@ -113,16 +114,16 @@ def _evaluator(plan: RunPlan, device: torch.device) -> Iterator[tuple[Evaluator,
         yield Evaluator(plan.metrics, plan.other_perturbations, plan.method, classifier), classifier
 
 
-def _problems(
+def _load_rows(
     plan: RunPlan,
     coordinator: RunCoordinator,
     classifier: Classifier,
     stored: Sequence[dict[str, Any]],
     unreadable: dict[str, str],
-) -> list[StoredProblem]:
-    """Return the problems of stored rows; an image that cannot be read is left out and noted in `unreadable`."""
+) -> list[LoadedRow]:
+    """Return stored rows with their images; an image that cannot be read is left out and noted in `unreadable`."""
     with_annotations = bool(needs_annotations(plan.metrics))
-    problems = []
+    loaded_rows = []
     for row in stored:
         item = coordinator.items[coordinator.image_indices[row["image"]]]
         area = None if math.isnan(row["requested_area"]) else row["requested_area"]
@@ -132,9 +133,9 @@ def _problems(
         except ValueError as error:
             unreadable[row["image"]] = str(error)
             continue
-        problem = Row(image, row["target"], row["image"], area, annotation=annotation, regions=item.regions)
-        problems.append(StoredProblem(row, problem))
-    return problems
+        loaded = Row(image, row["target"], row["image"], area, annotation=annotation, regions=item.regions)
+        loaded_rows.append(LoadedRow(row, loaded))
+    return loaded_rows
 
 
 def _batches(values: Sequence[Any], size: int) -> Iterator[list[Any]]:

@@ -1,4 +1,4 @@
-"""The main job: one session in a run's folder. It locks the folder, finds what is done, starts the workers, and sums up."""
+"""The main job: one session in a run's folder. It locks the folder, starts the workers for missing rows, and writes results."""
 
 import logging
 import math
@@ -73,10 +73,10 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
         done = coordinator.describe(len(coordinator.share) - len(coordinator.remaining))
         log.info(f"{plan.command}\n{done} are done in {plan.folder}")
         with closing(loggers):
-            merged, summary = _work_and_sum_up(session)
+            merged, summary = _work_and_write_results(session)
         report = _write_report(plan) if merged and merged.table() and plan.pictures else ""
     if merged is None or summary is None:
-        log.info(f"share {share} is done; the run is summed up when all shares are done")
+        log.info(f"share {share} is done; the results are written when all shares are done")
         return None  # even with skipped images: torchrun and srun end all processes when one ends with another code than 0
     _check_complete(plan, merged)
     _log_results(plan, merged, summary, report)
@@ -118,20 +118,20 @@ def _single_worker(plan: RunPlan, share: Share) -> AbstractContextManager[None]:
     return single_worker(thread_count(plan.threads, 1, share, plan.deterministic), plan.deterministic)
 
 
-def _work_and_sum_up(session: Session) -> tuple[RunCoordinator | None, dict[str, Any] | None]:
-    """Do what is missing and write the results; if it fails or is stopped, write the results of what is done."""
+def _work_and_write_results(session: Session) -> tuple[RunCoordinator | None, dict[str, Any] | None]:
+    """Explain and evaluate the missing rows and write the results, after a failure or a stop those of finished rows."""
     coordinator = session.coordinator
     try:
-        # the other ranks of torchrun wait to hear even that nothing is left
+        # the other ranks of torchrun wait for a message even if no row is left
         if coordinator.remaining or session.group and len(session.devices) == 1:
             _explain(session)
         with _single_worker(session.plan, session.share):
             reevaluate(session.plan, coordinator, session.devices[0])
     except (Stopped, ValueError):
         if coordinator.table():
-            _sum_up(session, stopped=True)
+            _write_results(session, stopped=True)
         raise
-    return _sum_up(session, stopped=False)
+    return _write_results(session, stopped=False)
 
 
 def _explain(session: Session) -> None:
@@ -148,7 +148,7 @@ def _explain(session: Session) -> None:
         run_processes(work, [(plan, *pair) for pair in zip(devices, groups)], threads, session.coordinator)
 
 
-def _sum_up(session: Session, stopped: bool) -> tuple[RunCoordinator | None, dict[str, Any] | None]:
+def _write_results(session: Session, stopped: bool) -> tuple[RunCoordinator | None, dict[str, Any] | None]:
     """Write the results of the whole run; None while other shares are at work."""
     plan, coordinator = session.plan, session.coordinator
     coordinator.close()
@@ -167,7 +167,7 @@ def _sum_up(session: Session, stopped: bool) -> tuple[RunCoordinator | None, dic
 
 
 def _protocol(session: Session, stopped: bool) -> dict[str, Any]:
-    """Return what summary.json says of how its numbers came about."""
+    """Return the protocol of summary.json: how its numbers were computed."""
     plan = session.plan
     return {
         "command": plan.command,

@@ -25,25 +25,25 @@ FAILED = "failed.txt"  # in the folder of a sweep's job: the reason why the job 
 PROVENANCE = {"row_keys", "label", "file_bytes", "computed_with", "pictures"}  # a resumed run recognises a row by these
 
 
-def save_row(folder: str | Path, e: "Explanation", i: int, pictures: bool = True, **provenance: Any) -> None:
-    """Write row i: panels/<name>.png and evolution/<name>.gif where `pictures`, then masks/<name>.npz.
+def save_row(folder: str | Path, explanation: "Explanation", row: int, pictures: bool = True, **provenance: Any) -> None:
+    """Write row `row`: panels/<name>.png and evolution/<name>.gif where `pictures`, then masks/<name>.npz.
 
     provenance: more entries of the mask file, see PROVENANCE.
     """
     folder = Path(folder)
-    name = e.names[i]
+    name = explanation.names[row]
     if pictures:
-        write_file(folder / "panels" / f"{name}.png", encode_png(draw_panel(e, i)))
-        write_file(folder / "evolution" / f"{name}.gif", animation_gif(e, i))
+        write_file(folder / "panels" / f"{name}.png", encode_png(draw_panel(explanation, row)))
+        write_file(folder / "evolution" / f"{name}.gif", animation_gif(explanation, row))
     values = {
-        "parameter": e.parameter[i].float().squeeze(0).numpy(),  # (h,w), other shapes for masks that are no grid
-        "saliency": e.saliency[i, 0].half().numpy(),  # (H,W)
-        "terms": np.array(list(e.curves), np.str_),
-        "curves": np.array([curve[:, i].tolist() for curve in e.curves.values()], np.float32),  # (terms, steps)
-        **row_values(e, i),
-        "game": e.game,
+        "parameter": explanation.parameter[row].float().squeeze(0).numpy(),  # (h,w), other shapes for masks that are no grid
+        "saliency": explanation.saliency[row, 0].half().numpy(),  # (H,W)
+        "terms": np.array(list(explanation.curves), np.str_),
+        "curves": np.array([curve[:, row].tolist() for curve in explanation.curves.values()], np.float32),  # (terms, steps)
+        **row_values(explanation, row),
+        "game": explanation.game,
         "pictures": pictures,
-        **(snapshots(e, i) if pictures else {}),
+        **(snapshots(explanation, row) if pictures else {}),
         **provenance,
     }
     replace_row(folder / "masks" / f"{name}.npz", values)

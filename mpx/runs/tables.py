@@ -28,23 +28,23 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 TableRow = dict[str, Any]  # column -> value
 
 
-def row_values(e: "Explanation", i: int) -> TableRow:
-    """Return the texts and numbers of row i, without its arrays."""
-    probabilities = (float(p[i]) for p in (e.p_before, e.p_after, e.p_reference))
-    others = (float(x[i]) for x in (e.area, e.passes, e.forwards, e.seconds))
+def row_values(explanation: "Explanation", row: int) -> TableRow:
+    """Return the texts and numbers of a row (its index), without its arrays."""
+    probabilities = (float(p[row]) for p in (explanation.p_before, explanation.p_after, explanation.p_reference))
+    measurements = (float(x[row]) for x in (explanation.area, explanation.passes, explanation.forwards, explanation.seconds))
     return {
-        "name": e.names[i],
-        "image": e.image_names[i],
-        "target": int(e.targets[i]),
-        "class": e.classes[i],
-        "requested_area": round(float(e.areas[i]), 6),  # NaN: none
-        **dict(zip(NUMBER_COLUMNS, (*probabilities, *others))),
+        "name": explanation.names[row],
+        "image": explanation.image_names[row],
+        "target": int(explanation.targets[row]),
+        "class": explanation.classes[row],
+        "requested_area": round(float(explanation.areas[row]), 6),  # NaN: none
+        **dict(zip(NUMBER_COLUMNS, (*probabilities, *measurements))),
     }
 
 
-def table_rows(e: "Explanation") -> list[TableRow]:
+def table_rows(explanation: "Explanation") -> list[TableRow]:
     """Return a line of results.csv for each row of an explanation."""
-    return [table_row(row_values(e, i)) for i in range(len(e.names))]
+    return [table_row(row_values(explanation, i)) for i in range(len(explanation.names))]
 
 
 def table_row(values: TableRow) -> TableRow:

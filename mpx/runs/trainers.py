@@ -1,9 +1,8 @@
 """The Trainer of one batch of a run, with callbacks and loggers of its own.
 
-The rows of a run are logged by its coordinator (mpx.runs.loggers). A batch logs by itself only where a callback was chosen,
-for callbacks such as LearningRateMonitor write through the Trainer's loggers. Whatever a batch writes lies in
-batches/<name>/ of the run's folder, so that no batch overwrites the files of another: checkpoints/, a folder for each
-logger.
+The rows of a run are logged by its coordinator (mpx.runs.loggers). A batch logs by itself only where a callback is chosen,
+because callbacks such as LearningRateMonitor write through the Trainer's loggers. A batch writes to batches/<name>/ of the
+run's folder, so that no batch overwrites the files of another: checkpoints/, and a folder for each logger.
 """
 
 from collections.abc import Callable

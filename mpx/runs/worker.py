@@ -50,9 +50,7 @@ def work(coordinator: Coordinator | None, plan: RunPlan, device: torch.device, g
 class Worker:
     """Explains batch after batch on one device."""
 
-    def __init__(
-        self, plan: RunPlan, classifier: Classifier, coordinator: Coordinator | None, group: SampleGroup | None
-    ):
+    def __init__(self, plan: RunPlan, classifier: Classifier, coordinator: Coordinator | None, group: SampleGroup | None):
         self._plan = plan
         self._classifier = classifier
         self._coordinator = coordinator
@@ -142,11 +140,13 @@ class Worker:
         if error:
             raise error
 
-    def _evaluate(self, rows: list[Row], e: Explanation) -> list[str]:
-        return self._evaluator.evaluate(rows, e.saliency, torch.stack([e.p_before, e.p_after, e.p_reference]))
+    def _evaluate(self, rows: list[Row], explanation: Explanation) -> list[str]:
+        return self._evaluator.evaluate(
+            rows, explanation.saliency, torch.stack([explanation.p_before, explanation.p_after, explanation.p_reference])
+        )
 
     def _store_row(
-        self, coordinator: Coordinator, row: Row, e: Explanation, batch_size: int, evaluation: dict[str, str]
+        self, coordinator: Coordinator, row: Row, explanation: Explanation, batch_size: int, evaluation: dict[str, str]
     ) -> None:
         """Write the files of one row, then add it to the coordinator."""
         entries = {
@@ -155,11 +155,11 @@ class Worker:
             "pictures": row.image_index < self._plan.pictures,
             **evaluation,
         }
-        store.save_row(self._plan.folder, e, 0, **entries)
+        store.save_row(self._plan.folder, explanation, 0, **entries)
         means = CurveMeans()
-        means.add(e.curves)
+        means.add(explanation.curves)
         is_logged = bool(self._plan.loggers) and row.image_index < self._plan.log_images
-        coordinator.add_row(tables.row_values(e, 0) | entries, means.sums, e if is_logged else None)
+        coordinator.add_row(tables.row_values(explanation, 0) | entries, means.sums, explanation if is_logged else None)
 
     def _describe_computation(self, batch_size: int) -> str:
         """Return the versions, device and batch size that the bits of a row depend on."""

@@ -177,5 +177,5 @@ def test_two_ranks_share_the_samples(tmp_path):
 def test_samples_that_do_not_divide_are_refused():
     module = learner("steps=2", "samples=3")
     cpu_trainer().fit(module)
-    with pytest.raises(ValueError, match="samples=3 cannot be shared out over 2 devices"):
+    with pytest.raises(ValueError, match="samples=3 cannot be divided among 2 devices"):
         module.row_batch.objective.share_samples(0, 2)

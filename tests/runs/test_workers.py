@@ -211,11 +211,11 @@ def test_a_launcher_that_is_used_wrongly_is_told_before_there_is_a_folder(
 @pytest.mark.parametrize(
     "arguments, environment, names",
     [
-        (["samples=3", "trainer.devices=2"], {}, "samples=3 cannot be shared out over 2"),
+        (["samples=3", "trainer.devices=2"], {}, "samples=3 cannot be divided among 2"),
         (["samples=4"], {}, "trainer.devices=N"),
         (["samples=4", "share=0/2", "trainer.devices=2"], {}, "or torchrun"),
         (["samples=6"], SRUN, "or torchrun"),
-        (["samples=4"], TORCHRUN, "samples=4 cannot be shared out over 8"),
+        (["samples=4"], TORCHRUN, "samples=4 cannot be divided among 8"),
     ],
 )
 def test_samples_that_cannot_be_spread_are_told_before_the_work(mpx, folder, monkeypatch, arguments, environment, names):

@@ -1,8 +1,8 @@
 """The curves, pictures and numbers of a run in any of Lightning's loggers.
 
-The main process logs a row when it is found and the summary at the end. In TensorBoard and CSV each row is a run of its own,
+The main process logs a row when it is stored, and the summary at the end. In TensorBoard and CSV each row is its own run,
 named by the row, and `mean` is the run of all rows. W&B and MLflow have one run, in which names begin with the row's.
-A logger that fails costs one warning; the search continues without it.
+A logger that fails causes one warning; the run continues without it.
 """
 
 import logging
@@ -43,10 +43,10 @@ class RunLoggers:
         """Set the hyperparameters of the run, flat; they are written with its summary, where their metrics are known."""
         self.hyperparameters = dict(values)
 
-    def log_row(self, e: Explanation) -> None:
-        """Log curves, the mask's evolution, panel and animation of every row of `e`."""
-        for i in range(len(e) if self.writers else 0):
-            entry = row_entry(e, i)
+    def log_row(self, explanation: Explanation) -> None:
+        """Log curves, the mask's evolution, panel and animation of every row of the explanation."""
+        for i in range(len(explanation) if self.writers else 0):
+            entry = row_entry(explanation, i)
             self._call({name: partial(writer.write_row, entry) for name, writer in self.writers.items()})
 
     def log_summary(

@@ -1,4 +1,4 @@
-"""What loggers are given: the entry of one row, and the summary of a run. Made once, for all loggers."""
+"""The entry of one row and the summary of a run, made once for all loggers."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -57,23 +57,27 @@ class SummaryEntry:
     hyperparameters: dict[str, Any] = field(default_factory=dict)
 
 
-def row_entry(e: Explanation, i: int) -> RowEntry:
-    """Return the entry of row i."""
-    last = e.iterations[-1]
-    start, seconds = float(e.started[i]), float(e.duration[i])
+def row_entry(explanation: Explanation, row: int) -> RowEntry:
+    """Return the entry of a row (its index)."""
+    last = explanation.iterations[-1]
+    start, seconds = float(explanation.started[row]), float(explanation.duration[row])
 
     def time_of(iteration: int) -> float:
         return start + seconds * iteration / max(1, last)
 
-    frames = geometric_frames(e.iterations)
-    strips = [to_image(strip) for strip in evolution_strips(e, i, frames)]
+    frames = geometric_frames(explanation.iterations)
+    strips = [to_image(strip) for strip in evolution_strips(explanation, row, frames)]
     return RowEntry(
-        name=printable(e.names[i]),
-        curves=_curves({term: values[:, i] for term, values in e.curves.items()}, start, seconds),
-        saliency=[(k, time_of(k), e.frame_saliency[frame, i] / 255) for frame, k in enumerate(e.iterations)],
-        evolution=[(e.iterations[f], time_of(e.iterations[f]), strip) for f, strip in zip(frames, strips)],
-        panel=draw_thumbnail_panel(e, i),
-        animation=animation_gif(e, i),
+        name=printable(explanation.names[row]),
+        curves=_curves({term: values[:, row] for term, values in explanation.curves.items()}, start, seconds),
+        saliency=[
+            (k, time_of(k), explanation.frame_saliency[frame, row] / 255) for frame, k in enumerate(explanation.iterations)
+        ],
+        evolution=[
+            (explanation.iterations[f], time_of(explanation.iterations[f]), strip) for f, strip in zip(frames, strips)
+        ],
+        panel=draw_thumbnail_panel(explanation, row),
+        animation=animation_gif(explanation, row),
         end=(last, time_of(last)),
     )
 

@@ -19,8 +19,8 @@ class MLFlowWriter(LogWriter):
     def __init__(self, name: str, factory: Callable[..., Any], folder: Path) -> None:
         super().__init__(name, factory, folder)
         self.run_id = folder / name / "run_id.txt"
-        known = self.run_id.read_text() if self.run_id.is_file() else None
-        self.logger: MLFlowLogger = factory(save_dir=str((folder / name).resolve()), run_name=folder.name, run_id=known)
+        stored_id = self.run_id.read_text() if self.run_id.is_file() else None
+        self.logger: MLFlowLogger = factory(save_dir=str((folder / name).resolve()), run_name=folder.name, run_id=stored_id)
         self.is_open = False
 
     def write_row(self, row: RowEntry) -> None:

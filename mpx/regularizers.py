@@ -89,8 +89,8 @@ def area(saliency: Tensor, context: RegularizerContext, growth: float = 1.0035, 
     grows by `growth` at each iteration. Sorting is unnecessary: the largest values approach 1 and the others 0; values
     that are equal at the border approach both in proportion.
 
-    correction: soft edges would increase the mean of a small mask up to a quarter above the requested area, and the
-    frame is not seen. With r = mean evidence / area, the share of ones is area * r^-correction, at least half and at most twice
+    correction: soft edges would increase the mean of a small mask up to a quarter above the requested area, and the frame
+    is not seen. With r = mean evidence / area, the share of ones is area * r^-correction, at least half and at most twice
     the area, once the mask is near it; from r = 2 on it is the area, as in the equation, and in between it changes linearly.
     0: the equation.
     """

@@ -33,8 +33,9 @@ def animation_gif(explanation: PicturedExplanation, row: int, max_side: int = 32
     areas = saliency.mean((1, 2, 3)).tolist()
     pages = []
     for frame in range(len(explanation.iterations)):
+        p = float(explanation.frame_p[frame, row])
         texts = [(explanation.classes[row], f"area {format_percent(areas[frame])}"),
-                 (evidence_state(explanation), f"p {format_probability(float(explanation.frame_p[frame, row]))}")]  # fmt: skip
+                 (evidence_state(explanation), f"p {format_probability(p)}")]  # fmt: skip
         pictures = overlays[frame], explanation.frames[frame, row]
         pages.append(_draw_page(pictures, texts, explanation.iterations[frame], explanation.iterations[-1], max_side))
     return encode_gif(pages, [FIRST_MS] + [FRAME_MS] * (len(pages) - 2) + [LAST_MS])

@@ -180,7 +180,7 @@ class RunCoordinator:
             parts = [json.loads(path.read_text()) for path in paths if path.is_file()]
             if len(parts) == self.count and any(part["images"] != names for part in parts):
                 log.warning(
-                    "the shares have different images (another limit, or a folder that grew): the run is summed up "
+                    "the shares have different images (another limit, or a folder that grew): results are written "
                     "once every share has run on the same images, or one command without share= has done the missing ones"
                 )
                 yield None

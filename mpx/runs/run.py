@@ -1,4 +1,4 @@
-"""The main job: one session in a run's folder. It locks the folder, starts the workers for missing rows, and writes results."""
+"""The main job: one session in a run's folder. It locks the folder, starts the workers, and writes results."""
 
 import logging
 import math

@@ -104,13 +104,13 @@ def done(folder: Path, *arguments: str, code: int = 0, **options) -> Command:
 
 def masks(run: Path) -> dict[str, tuple]:
     """row -> what was found of it, to be compared to the bit."""
-    found = {}
+    result = {}
     for path in sorted((run / "masks").glob("*.npz")):
         with np.load(path) as row:
-            found[path.stem] = tuple(
+            result[path.stem] = tuple(
                 row[key].tobytes() for key in ("parameter", "saliency", "curves", "p_after", "row_keys")
             )
-    return found
+    return result
 
 
 def table(run: Path) -> list[dict]:

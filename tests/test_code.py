@@ -53,25 +53,25 @@ class Code:
 
     def lookups(self) -> list[str]:
         """hasattr( and getattr( whose line has no comment `# foreign: ...`."""
-        found = []
+        result = []
         for name, tree in self.trees.items():
             lines = self.texts[name].splitlines()
             for node in ast.walk(tree):
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in LOOKUPS:
                     line = lines[node.lineno - 1]
                     if FOREIGN not in line:
-                        found.append(f"{name}:{node.lineno} {line.strip()}")
-        return found
+                        result.append(f"{name}:{node.lineno} {line.strip()}")
+        return result
 
     def untyped(self) -> list[str]:
         """Parameters without a type, but for self and cls."""
-        found = []
+        result = []
         for name, node in self.functions():
             a = node.args
             parameters = [*a.posonlyargs, *a.args, *a.kwonlyargs, *(p for p in (a.vararg, a.kwarg) if p)]
             missing = [p.arg for p in parameters if p.annotation is None and p.arg not in ("self", "cls")]
-            found += [f"{name}:{node.lineno} {node.name}({parameter})" for parameter in missing]
-        return found
+            result += [f"{name}:{node.lineno} {node.name}({parameter})" for parameter in missing]
+        return result
 
     def untyped_returns(self) -> list[str]:
         return [f"{name}:{node.lineno} {node.name}" for name, node in self.functions() if node.returns is None
@@ -90,12 +90,12 @@ class Code:
     def wrong_imports(self) -> list[str]:
         """Imports of a room by a room in an earlier layer, but for those within functions."""
         layer = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
-        found = []
+        result = []
         for name, module in self.imports(within_functions=False):
             importer, imported = _room(name.removesuffix(".py").split("/")), _room(module.split("."))
             if importer in layer and imported in layer and layer[importer] < layer[imported]:
-                found.append(f"{name} {module}")
-        return found
+                result.append(f"{name} {module}")
+        return result
 
     def imports(self, within_functions: bool = True) -> Iterator[tuple[str, str]]:
         for name, tree in self.trees.items():

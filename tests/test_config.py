@@ -108,7 +108,7 @@ def test_a_strength_of_zero_turns_an_augment_off():
         ("perturbation._target_=mpx.perturbations.blur.blurr", "perturbation: .*blurr"),
     ],
 )
-def test_a_mistake_found_when_building_is_named(override, names):
+def test_an_error_while_building_names_the_option(override, names):
     with pytest.raises(ValueError, match=names):
         config.build_method(config.compose(override))
 

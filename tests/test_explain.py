@@ -98,7 +98,7 @@ def test_a_scalar_of_another_library_is_one(kind):
     assert quick(PHOTOS[:1], target=[kind(1), kind(0)]).targets.tolist() == [1, 0]
 
 
-def test_rows_come_in_the_order_asked_whichever_is_over_first():
+def test_rows_keep_their_order_whichever_finishes_first():
     """The likely class takes longest, so that an image's second batch ends before its first."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 6))
     net[1].bias.data[5] = 3
@@ -195,7 +195,7 @@ def test_what_is_not_a_picture_is_refused():
         quick("nowhere.png")
 
 
-def test_a_file_given_twice_is_refused(tmp_path):
+def test_a_file_listed_twice_is_refused(tmp_path):
     """Rows are image by image: with one left out they would be another image's."""
     for name in ("a", "b"):
         to_pil_image(PHOTOS[0]).save(tmp_path / f"{name}.png")

@@ -61,7 +61,7 @@ def test_the_table_of_methods_is_the_menus():
 
 def commands(path: Path) -> list[list[str]]:
     """Overrides of every command of mpx in the page's shell blocks, comments left out."""
-    found = []
+    result = []
     for block in blocks(path, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line.split("&&")[-1], comments=True)
@@ -69,8 +69,8 @@ def commands(path: Path) -> list[list[str]]:
                 (k for k, word in enumerate(words) if word in ("mpx", "scripts/run.py", "scripts/evaluate.py")), None
             )
             if start is not None:
-                found.append(words[start + 1 :])
-    return found
+                result.append(words[start + 1 :])
+    return result
 
 
 @pytest.mark.parametrize("path", READMES, ids=IDS)

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
-def told(monkeypatch, script: str, function: str, *arguments: str) -> list:
+def captured_arguments(monkeypatch, script: str, function: str, *arguments: str) -> list:
     """What a script gives to the function that does its work: its arguments, or sys.argv's."""
     calls = []
     monkeypatch.setattr(sys, "argv", [script, *arguments])
@@ -27,12 +27,13 @@ def test_evaluate_continues_the_runs_command(tmp_path, monkeypatch, name):
     old = ["images=photos", "metric=[deletion]", "metrics.deletion.step=448", "share=0/2", "name=a"]
     old += ["sweep=mask_resolution", "cluster=joblib"]  # a job of a sweep is measured, and not the sweep done again
     (hydra / "overrides.yaml").write_text("".join(f"- {o}\n" for o in old))
-    *kept, where = told(
+    *kept, where = captured_arguments(
         monkeypatch, "evaluate.py", "mpx.cli.main.main", f"run={tmp_path / name}", "other_perturbations=[black]"
     )
     assert kept == [*old[:3], "other_perturbations=[black]"]  # its metrics, where no others are asked for
     assert OverridesParser.create().parse_override(where).value() == str(tmp_path / name)
-    *kept, where = told(monkeypatch, "evaluate.py", "mpx.cli.main.main", f"run={tmp_path / name}", "metric=[road]")
+    arguments = (f"run={tmp_path / name}", "metric=[road]")
+    *kept, where = captured_arguments(monkeypatch, "evaluate.py", "mpx.cli.main.main", *arguments)
     assert kept == ["images=photos", "metrics.deletion.step=448", "metric=[deletion,road]"]  # nothing measured is lost
 
 
@@ -40,7 +41,7 @@ def test_evaluate_keeps_the_users_own_metric(tmp_path, monkeypatch):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra/config.yaml").write_text("metrics: {half: {_target_: mymetric.half}, deletion: {step: 448}}")
     (tmp_path / ".hydra/overrides.yaml").write_text("- +metrics.half._target_=mymetric.half\n")
-    *given, _ = told(monkeypatch, "evaluate.py", "mpx.cli.main.main", f"run={tmp_path}", "metric=[road]")
+    *given, _ = captured_arguments(monkeypatch, "evaluate.py", "mpx.cli.main.main", f"run={tmp_path}", "metric=[road]")
     assert given == ["+metrics.half._target_=mymetric.half", "metric=[deletion,road]"]
 
 
@@ -48,12 +49,12 @@ def test_compare_takes_the_folders_of_a_sweep(tmp_path, monkeypatch):
     folders = [str(tmp_path / f"{k}_explainer={name}") for k, name in enumerate(("rise", "center"))]
     for folder in folders:
         Path(folder).mkdir()
-    given = told(
+    given = captured_arguments(
         monkeypatch, "compare.py", "mpx.report.compare.write_comparison", *folders, "out=both", "metrics=deletion,area"
     )
     assert given == (folders, Path("both"), ["deletion", "area"])
     with pytest.raises(SystemExit, match="metric: the options are out= and metrics="):
-        told(monkeypatch, "compare.py", "mpx.report.compare.write_comparison", *folders, "metric=deletion")
+        captured_arguments(monkeypatch, "compare.py", "mpx.report.compare.write_comparison", *folders, "metric=deletion")
 
 
 def test_compare_names_a_folder_that_is_not_there(tmp_path, monkeypatch):

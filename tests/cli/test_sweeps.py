@@ -34,11 +34,11 @@ def jobs(*typed, params=None, cases=None) -> dict[str, list[str]]:
 
 
 def test_jobs_are_all_combinations_named_by_the_varied_keys():
-    found = jobs("lr=0.5", "seed=1,2", params={"mask_size": "7,14,28"}, cases=CASES)
-    assert len(found) == 3 * 2 * 2
+    result = jobs("lr=0.5", "seed=1,2", params={"mask_size": "7,14,28"}, cases=CASES)
+    assert len(result) == 3 * 2 * 2
     expected = itertools.product((7, 14, 28), ("weak", "black"), (1, 2))
-    assert list(found) == [f"mask_size={m},blur={b},seed={s}" for m, b, s in expected]
-    assert found["mask_size=7,blur=black,seed=2"] == ["lr=0.5", "mask_size=7", "perturbation=black", "seed=2"]
+    assert list(result) == [f"mask_size={m},blur={b},seed={s}" for m, b, s in expected]
+    assert result["mask_size=7,blur=black,seed=2"] == ["lr=0.5", "mask_size=7", "perturbation=black", "seed=2"]
 
 
 def test_a_typed_key_replaces_its_axis():
@@ -59,7 +59,7 @@ def test_a_long_value_is_shortened_and_the_axes_stay_readable():
     names = [folder_name({"images": f"/data/{'x' * 250}/{end}", "lr": 0.1, "mask_size": 7}) for end in "ab"]
     read = [job_axes(name) for name in names]
     assert all(
-        len(name.encode()) <= 200 and list(found) == ["images", "lr", "mask_size"] for name, found in zip(names, read)
+        len(name.encode()) <= 200 and list(result) == ["images", "lr", "mask_size"] for name, result in zip(names, read)
     )
     assert read[0]["images"] != read[1]["images"] and read[0]["lr"] == "0.1" and read[0]["images"].endswith("x-a")
     two = job_axes(folder_name({"images": "i" * 190, "boxes": "b" * 150}))
@@ -79,11 +79,11 @@ def test_an_interval_is_refused():
 @pytest.mark.parametrize("name", [name for name in config.options("sweep") if name != "optuna"])
 def test_every_preset_has_different_jobs_that_can_be_built(name):
     preset = OmegaConf.load(config.CONFIGS / "sweep" / f"{name}.yaml").hydra.sweeper
-    found = jobs(params=preset.get("params"), cases=OmegaConf.to_container(preset.get("cases") or OmegaConf.create({})))
-    first, *others = [name.split(",") for name in found]
+    result = jobs(params=preset.get("params"), cases=OmegaConf.to_container(preset.get("cases") or OmegaConf.create({})))
+    first, *others = [name.split(",") for name in result]
     near = [name for name in others if sum(a != b for a, b in zip(name, first, strict=True)) == 1]  # along each axis
-    assert len(found) > 2 and near
-    composed = [config.compose(*found[",".join(name)]) for name in (first, *near)]
+    assert len(result) > 2 and near
+    composed = [config.compose(*result[",".join(name)]) for name in (first, *near)]
     assert len(set(map(str, composed))) == 1 + len(near)  # no two are the same
     for cfg in composed:
         config.build_method(cfg)
@@ -126,8 +126,8 @@ def test_a_finished_job_starts_again_only_by_force(mpx, folder):
 def _hparams(folder) -> dict[str, float]:
     events = EventAccumulator(str(folder / "tensorboard" / "mean")).Reload()
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    found = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
-    return {key: value.number_value for key, value in found.items()}
+    result = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    return {key: value.number_value for key, value in result.items()}
 
 
 def test_another_configuration_is_refused_with_the_difference(mpx, folder):
@@ -159,8 +159,8 @@ def test_a_failed_job_is_listed_and_the_others_are_complete(mpx, folder):
     code, out, err = mpx(*line)
     assert code == 1 and "1 of 3 jobs failed, target=nosuch" in err and "'nosuch' is not a class" in err
     (sweep,) = (folder / "outputs" / "sweeps").iterdir()
-    said = (sweep / "table.md").read_text()
-    assert "target=nosuch" in said and "'nosuch' is not a class" in said and "checker" in said and "checker" in out
+    summary = (sweep / "table.md").read_text()
+    assert "target=nosuch" in summary and "'nosuch' is not a class" in summary and "checker" in summary and "checker" in out
     assert (sweep / "report.html").is_file() and (sweep / "grid.png").is_file()
     (folder / "names.txt").write_text("nosuch\nchecker board\n")
     code, _, err = mpx(*line)  # the failed job starts again

@@ -94,8 +94,8 @@ def test_drawings_equal_pycocotools(folder):
     for item, number in zip(coco(folder / "val", folder / "instances.json"), (1, 2)):
         for label, region in item.regions.items():
             ids = parsed.getAnnIds([number], parsed.getCatIds([label]), iscrowd=None)
-            found = np.any([parsed.annToMask(one) for one in parsed.loadAnns(ids)], 0)
-            assert torch.equal(Annotation(region, SIZE, Preprocess(SIZE[::-1])).original_mask(), torch.from_numpy(found))
+            result = np.any([parsed.annToMask(one) for one in parsed.loadAnns(ids)], 0)
+            assert torch.equal(Annotation(region, SIZE, Preprocess(SIZE[::-1])).original_mask(), torch.from_numpy(result))
 
 
 def test_classes(folder):

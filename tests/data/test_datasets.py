@@ -74,15 +74,15 @@ def test_listing_opens_no_file(tmp_path, monkeypatch):
     for name in ("stat", "lstat"):
         look = getattr(os, name)
         monkeypatch.setattr(os, name, lambda path, *a, look=look, **k: looked.append(path) or look(path, *a, **k))
-    found = [datasets.images(tmp_path / "0"), datasets.images(f"{tmp_path}/0/*"), datasets.table(tmp_path / "t.csv")]
-    assert [len(items) for items in [*found, datasets.folder(tmp_path)]] == [100, 100, 100, 200]
+    result = [datasets.images(tmp_path / "0"), datasets.images(f"{tmp_path}/0/*"), datasets.table(tmp_path / "t.csv")]
+    assert [len(items) for items in [*result, datasets.folder(tmp_path)]] == [100, 100, 100, 200]
     assert len(looked) < 20, looked
 
 
 def test_fifty_thousand_names_of_one_stem():
     start = time.perf_counter()
-    found = unique_names([f"/set/{i}/same/same/same/photo.png" for i in range(50_000)])
-    assert len(set(found)) == 50_000 and time.perf_counter() - start < 10  # 0.7 s; hours if it grew with the square
+    result = unique_names([f"/set/{i}/same/same/same/photo.png" for i in range(50_000)])
+    assert len(set(result)) == 50_000 and time.perf_counter() - start < 10  # 0.7 s; hours if it grew with the square
 
 
 def test_folder(tmp_path):

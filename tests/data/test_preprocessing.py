@@ -33,9 +33,9 @@ def test_a_box_maps_to_its_pixels(size, resize, crop, where):
     preprocess = Preprocess(crop, resize, "bilinear")
     seen = preprocess(image)[0] > 0.5  # (H,W)
     rows, columns = seen.any(1).nonzero().flatten(), seen.any(0).nonzero().flatten()
-    found = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    result = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     mapped = preprocess.box(box, size)
-    assert max(abs(float(a) - b) for a, b in zip(found, mapped)) <= 0.75, (found, mapped)
+    assert max(abs(float(a) - b) for a, b in zip(result, mapped)) <= 0.75, (result, mapped)
 
 
 def test_a_box_outside_is_clipped():

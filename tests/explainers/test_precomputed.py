@@ -77,8 +77,8 @@ def test_files_of_a_run_are_found_by_image_and_class(tmp_path):
     for target in (0, 1):
         np.savez(tmp_path / f"a-{target}-name.npz", saliency=np.full((32, 32), target, np.float16), curves=np.zeros((2, 3)))
     photos, targets = IMAGES[:1].repeat(2, 1, 1, 1), torch.tensor([1, 0])
-    found = files(photos, None, targets, ExplainerContext(RowRandom([0, 1]), ["a", "a"]), folder=str(tmp_path))
-    assert found.mean((1, 2, 3)).tolist() == [1, 0]
+    result = files(photos, None, targets, ExplainerContext(RowRandom([0, 1]), ["a", "a"]), folder=str(tmp_path))
+    assert result.mean((1, 2, 3)).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -87,8 +87,8 @@ def test_files_of_longer_image_names_are_not_read(tmp_path, inside):
 
     def save(image: str, target: int, value: float) -> Path:
         path = tmp_path / f"{image}-{target}-board.npz"
-        said = {"image": image, "target": target} if inside else {}
-        np.savez(path, saliency=np.full((32, 32), value, np.float16), **said)
+        summary = {"image": image, "target": target} if inside else {}
+        np.savez(path, saliency=np.full((32, 32), value, np.float16), **summary)
         return path
 
     own, _ = save("photo", 1, 0.25), save("photo-1", 1, 0.5)

@@ -65,5 +65,5 @@ def test_infinite_gradient_is_named():
 
 @pytest.mark.parametrize("steps, frames", [(1, 24), (5, 24), (150, 24), (300, 10), (150, 2)])
 def test_snapshot_iterations(steps, frames):
-    found = snapshot_iterations(steps, frames)
-    assert found[0] == 0 and found[-1] == steps and len(found) <= frames and found == sorted(set(found))
+    result = snapshot_iterations(steps, frames)
+    assert result[0] == 0 and result[-1] == steps and len(result) <= frames and result == sorted(set(result))

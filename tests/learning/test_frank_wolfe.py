@@ -68,13 +68,13 @@ def test_it_never_leaves_the_polytope(game, monotone):
 def test_projection_onto_the_polytope_is_found():
     """min |e - c|^2: e = clip(c - t, 0, 1), with the t >= 0 of a full sum (bisection)."""
     c = random(2, *SHAPE)
-    found = solve(lambda q: (q - c).square().flatten(1).sum(1), start(), 1000, monotone=False)[-1]
+    result = solve(lambda q: (q - c).square().flatten(1).sum(1), start(), 1000, monotone=False)[-1]
     low, high = torch.zeros(3, 1, 1, 1, dtype=torch.float64), torch.full((3, 1, 1, 1), 5.0, dtype=torch.float64)
     for _ in range(60):
         t = (low + high) / 2
         over = (c - t).clamp(0, 1).sum((1, 2, 3), keepdim=True) > MOST.view(-1, 1, 1, 1)
         low, high = torch.where(over, t, low), torch.where(over, high, t)
-    torch.testing.assert_close(found, (c - high).clamp(0, 1), atol=0.02, rtol=0)
+    torch.testing.assert_close(result, (c - high).clamp(0, 1), atol=0.02, rtol=0)
 
 
 def test_monotone_steps_never_raise_a_rows_objective_and_halve_each_row_by_itself():

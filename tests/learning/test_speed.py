@@ -83,7 +83,7 @@ def test_a_compiled_search_equals_the_eager_one():
     assert a.p_after.shape == (3,)
 
 
-def test_what_cannot_be_compiled_is_told(monkeypatch):
+def test_an_error_of_the_compiler_is_one_sentence(monkeypatch):
     class Broken(torch._dynamo.exc.TorchDynamoException):
         pass
 

@@ -125,7 +125,7 @@ def test_lightning_gives_the_same_bits():
     equal(join([parts[name] for name in sorted(parts)]), explain(NET, PHOTOS, 1, method=method, batch_size=3))
 
 
-def test_the_network_sees_no_row_that_is_over(monkeypatch):
+def test_finished_rows_do_not_run_through_the_network(monkeypatch):
     seen = []
     real = RowBatch.terms
     monkeypatch.setattr(RowBatch, "terms", lambda self: seen.append(len(self.parameter)) or real(self))
@@ -197,7 +197,7 @@ def test_row_adams_steps_grow_with_a_cells_gradient_and_not_with_its_rows(share)
         torch.testing.assert_close(wide[0].square().mean().sqrt(), torch.tensor(0.3))
 
 
-def test_optimizers_of_the_whole_batch_stop_too():
+def test_optimizers_that_step_all_rows_at_once_stop_too():
     e = run(PHOTOS[:4], batch_size=2, optimizer="line_search", noise=0.0)
     assert len(set(e.steps.tolist())) > 1 and (e.passes == e.steps).all()
     alone = torch.cat([run(photo, batch_size=1, optimizer="line_search", noise=0.0).parameter for photo in PHOTOS[:4]])

@@ -123,8 +123,8 @@ def test_objective_and_gradient(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_twenty_steps(variant, lr):
     p = problem("cartoonx2022", *SMALL, *VARIANTS[variant], f"lr={lr}")
-    q, found, adam = np.ones((1, SIDE, SIDE)), trajectory(p), Adam(lr)
-    for step, mine in enumerate(found[1:]):
+    q, result, adam = np.ones((1, SIDE, SIDE)), trajectory(p), Adam(lr)
+    for step, mine in enumerate(result[1:]):
         q = np.clip(adam(q, both(q, noise(p, step), variant)[1]), 0, 1)
         assert np.abs(mine - q).max() < 1e-3, step
     assert q.min() < 1 - 10 * lr and q.std() > 0
@@ -133,10 +133,10 @@ def test_twenty_steps(variant, lr):
 def test_the_distortion_alone_moves_the_mask_as_derived():
     """With so strong an l1 all coefficients fall alike; without it, only the change of the probability moves them."""
     p = problem("cartoonx2022", *SMALL, "lambda_l1=0.01", "lr=0.02", "mask.init=0.5")
-    q, found, adam, kept = np.full((1, SIDE, SIDE), 0.5), trajectory(p), Adam(0.02), LAMBDA["paper"]
+    q, result, adam, kept = np.full((1, SIDE, SIDE), 0.5), trajectory(p), Adam(0.02), LAMBDA["paper"]
     LAMBDA["paper"] = (0.01, 0.0)
     try:
-        for step, mine in enumerate(found[1:]):
+        for step, mine in enumerate(result[1:]):
             q = np.clip(adam(q, both(q, noise(p, step), "paper")[1]), 0, 1)
             assert np.abs(mine - q).max() < 1e-3, step
     finally:

@@ -24,8 +24,8 @@ def logit(m: np.ndarray) -> float:
 
 
 def objective(m: np.ndarray, iteration: int) -> float:
-    wanted = np.array([0.0] * (12 - KEPT) + [1.0] * KEPT)
-    return -logit(m) + 300 * 1.0035**iteration * np.mean((np.sort(m.ravel()) - wanted) ** 2)
+    expected = np.array([0.0] * (12 - KEPT) + [1.0] * KEPT)
+    return -logit(m) + 300 * 1.0035**iteration * np.mean((np.sort(m.ravel()) - expected) ** 2)
 
 
 @pytest.mark.parametrize("iteration", [0, 7])
@@ -38,10 +38,10 @@ def test_objective_and_gradient(iteration):
 
 def test_twenty_steps():
     """Averaged gradients; of equal values, as all are at the start, each is to be 1 in proportion."""
-    found = trajectory(problem("channels2019", *SMALL))
+    result = trajectory(problem("channels2019", *SMALL))
     m, average = np.ones((12, 1, 1)), None
-    assert np.array_equal(found[0], m)
-    for step, mine in enumerate(found[1:]):
+    assert np.array_equal(result[0], m)
+    for step, mine in enumerate(result[1:]):
         values = m.ravel()
         orders = [np.flatnonzero(values == v) for v in sorted(set(values), reverse=True)]  # equal ones together
         share, left = np.zeros(12), KEPT

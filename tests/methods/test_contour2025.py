@@ -29,8 +29,8 @@ def objective(p: np.ndarray, iteration: int) -> float:
     m = inside(p[0, 0])
     r = m.mean() / AREA
     share = AREA * max(np.clip(r**-8, 0.5, 2), min((r - 0.5) / 1.5, 1))
-    wanted = np.arange(m.size) < round(m.size * share)
-    area = np.mean((np.sort(m.ravel())[::-1] - wanted) ** 2)
+    expected = np.arange(m.size) < round(m.size * share)
+    area = np.mean((np.sort(m.ravel())[::-1] - expected) ** 2)
     score = logits(perturbed(1 - m))[TARGET] - logits(perturbed(m))[TARGET]
     return score + 300 * 1.0035**iteration * area + 0.05 * (p[0, 0, 3:] ** 2).sum()
 
@@ -48,9 +48,9 @@ def test_objective_and_gradient(iteration):
 def test_twenty_steps():
     p, q, adam = problem("contour2025", *SMALL), np.zeros((1, 1, 3 + 2 * K)), Adam(0.05)
     q[0, 0, 2] = np.log(0.3)
-    found = trajectory(p)
-    same(found[0], q)
+    result = trajectory(p)
+    same(result[0], q)
     for step in range(STEPS):
         q = adam(q, gradient(lambda r: objective(r, step), q))  # noqa: B023
         q[..., :2], q[..., 2] = np.clip(q[..., :2], -5, 5), np.clip(q[..., 2], np.log(0.02), 0)
-        assert np.abs(found[step + 1] - q).max() < 1e-3, step
+        assert np.abs(result[step + 1] - q).max() < 1e-3, step

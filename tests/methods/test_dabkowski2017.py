@@ -43,9 +43,9 @@ def test_objective_and_gradient(iteration):
     p, parameter = problem("dabkowski2017", *SMALL), np.random.default_rng(0).uniform(-1, 1, (2, CELLS, CELLS))
     parameter = parameter.astype(np.float32)
     value, g = value_and_gradient(p, parameter, iteration)
-    told = draws(p, iteration)
-    same(value, objective(parameter.astype(np.float64), *told))
-    same(g, gradient(lambda q: objective(q, *told), parameter.astype(np.float64)))
+    random_draws = draws(p, iteration)
+    same(value, objective(parameter.astype(np.float64), *random_draws))
+    same(g, gradient(lambda q: objective(q, *random_draws), parameter.astype(np.float64)))
 
 
 def test_both_references_are_drawn_and_both_margins_are_cut():
@@ -64,10 +64,10 @@ def test_both_references_are_drawn_and_both_margins_are_cut():
 def test_twenty_steps():
     """Nesterov's momentum as Sutskever et al. 2013 rewrote it: the step is g + 0.9 v with v = 0.9 v + g."""
     p, q, v = problem("dabkowski2017", *SMALL), np.full((2, CELLS, CELLS), 0.5), 0.0
-    found = trajectory(p)
+    result = trajectory(p)
     for step in range(STEPS):
-        told = draws(p, step)
-        g = gradient(lambda r: objective(r, *told), q)  # noqa: B023
+        random_draws = draws(p, step)
+        g = gradient(lambda r: objective(r, *random_draws), q)  # noqa: B023
         v = 0.9 * v + g
         q = q - 0.1 * (g + 0.9 * v)
-        assert np.abs(found[step + 1] - q).max() < 1e-3, step
+        assert np.abs(result[step + 1] - q).max() < 1e-3, step

@@ -107,15 +107,15 @@ def test_objective_and_gradient(experiment, points):
 @pytest.mark.parametrize("experiment", VARIANTS)
 def test_twenty_steps(experiment):
     """SGD 0.01 whose momentum 0.9 is dampened by 0.9: an average of the gradients, the first one whole."""
-    found = trajectory(problem(experiment, *SMALL, "mask.points=2"))
-    q, average = found[0], None
-    for step, mine in enumerate(found[1:]):
+    result = trajectory(problem(experiment, *SMALL, "mask.points=2"))
+    q, average = result[0], None
+    for step, mine in enumerate(result[1:]):
         how = {"points": 2} | VARIANTS[experiment]
         g = gradient(partial(objective, iteration=step, ones=number(q, **how), **how), q, 1e-7)
         average = g if average is None else 0.9 * average + 0.1 * g
         q = np.clip(q - 0.01 * average, 0, 1)
         assert np.abs(mine - q).max() < 1e-3, step
-    assert np.abs(q - found[0]).max() > 0.05
+    assert np.abs(q - result[0]).max() > 0.05
 
 
 def test_area_is_sorted_distance_whatever_the_order_and_ties():
@@ -129,15 +129,15 @@ def test_area_is_sorted_distance_whatever_the_order_and_ties():
         wanted = np.zeros(600)
         wanted[600 - round(600 * a) :] = 1
         expected.append(np.mean((np.sort(row.numpy().ravel()) - wanted) ** 2) * 1.01**5)
-    found = area(m, regularizer_context(m, iteration=5, areas=asked), growth=1.01, correction=0.0)
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    result = area(m, regularizer_context(m, iteration=5, areas=asked), growth=1.01, correction=0.0)
+    torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64))
     m = m.requires_grad_()
     area(m, regularizer_context(m, areas=asked), correction=0.0).sum().backward()
     assert torch.allclose(m.grad[2], m.grad[2].mean()) and (m.grad[2] > 0).all()  # equal values are pulled alike
 
 
 @pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.slow)])
-def test_the_area_asked_is_the_area_seen(side):
+def test_the_area_of_the_mask_is_the_requested_area(side):
     """Within a tenth, soft edges and all, at every resolution."""
     net = SquareNet(side, side // 4, side // 2, side // 4).eval()
     blur = ["perturbation.sigma=4"] * (side == 32)

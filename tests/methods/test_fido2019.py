@@ -50,8 +50,8 @@ def objective(theta, u, fills, iteration: int, sign: int, grain: str = "pixel") 
 
 
 def draws(p, iteration, *shape):
-    found = [p.rng.at((iteration, "mask"), sample).uniform(1, *shape)[0].double().numpy() for sample in range(SAMPLES)]
-    return np.stack(found)
+    result = [p.rng.at((iteration, "mask"), sample).uniform(1, *shape)[0].double().numpy() for sample in range(SAMPLES)]
+    return np.stack(result)
 
 
 def both(theta, u, *options):
@@ -84,8 +84,8 @@ def test_coins_of_cells():
 @pytest.mark.parametrize("experiment", GAMES)
 def test_twenty_steps(experiment):
     p, q, adam = problem(experiment, *SMALL), np.zeros((1, CELLS, CELLS)), Adam(0.05)
-    found = trajectory(p)
+    result = trajectory(p)
     for step in range(STEPS):
         g = both(q, draws(p, step, SIDE, SIDE), step, GAMES[experiment])[1]
         q = adam(q, g, 0.05 * (1 - step / STEPS))
-        assert np.abs(found[step + 1] - q).max() < 1e-3, step
+        assert np.abs(result[step + 1] - q).max() < 1e-3, step

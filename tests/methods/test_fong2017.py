@@ -90,13 +90,13 @@ def test_objective_and_gradient(experiment):
 def test_twenty_steps(experiment):
     overrides, options = VARIANTS[experiment]
     p = problem(experiment, *SMALL, "mask.init=random", *overrides)
-    adam, found = Adam(0.1), trajectory(p)
-    q = found[0]
-    for step, mine in enumerate(found[1:]):
+    adam, result = Adam(0.1), trajectory(p)
+    q = result[0]
+    for step, mine in enumerate(result[1:]):
         exact = partial(objective, offset=offsets(p, step), **options)
         q = np.clip(adam(q, gradient(exact, q)), 0, 1)
         assert np.abs(mine - q).max() < 1e-3, step
-    assert np.abs(q - found[0]).max() > 0.5
+    assert np.abs(q - result[0]).max() > 0.5
 
 
 @pytest.mark.parametrize("experiment, shown", [("fong2017", blended), ("fong2017_scale_space", leveled)])
@@ -169,8 +169,8 @@ def test_ten_levels_are_near_the_exact_blur_of_each_pixel(image):
     exact = per_pixel(photo, 10 * (1 - mask[0, 0].numpy()))
     method = config.build_method(config.compose("experiment=fong2017_scale_space"))
     x = torch.from_numpy(photo)[None]
-    found = blend(torch.cat([method.perturbation(x, perturbation_context(x)), x[:, None]], 1), mask)[0].numpy()
-    error, change = np.abs(found - exact), np.abs(photo - exact).mean()
+    result = blend(torch.cat([method.perturbation(x, perturbation_context(x)), x[:, None]], 1), mask)[0].numpy()
+    error, change = np.abs(result - exact), np.abs(photo - exact).mean()
     assert error.mean() < 0.01 * change and np.quantile(error, 0.99) < 0.012
 
 

@@ -41,8 +41,8 @@ def test_objective_and_gradient(iteration):
 
 def test_twenty_steps():
     p, q, adam = problem("gildenblat2017", *SMALL), np.ones((1, CELLS, CELLS)), Adam(0.1)
-    found = trajectory(p)
-    for step, mine in enumerate(found[1:]):
+    result = trajectory(p)
+    for step, mine in enumerate(result[1:]):
         draw = noise(p, step)
         q = np.clip(adam(q, gradient(lambda r: objective(r, draw), q)), 0, 1)  # noqa: B023
         assert np.abs(mine - q).max() < 1e-3, step

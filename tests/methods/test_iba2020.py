@@ -34,8 +34,8 @@ def features(x: np.ndarray) -> np.ndarray:
 def statistics(folder) -> tuple[np.ndarray, np.ndarray]:
     """Of each feature, over the photos and their mirror images."""
     views = [np.asarray(Image.open(path)).transpose(2, 0, 1) / 255 for path in sorted(folder.glob("*.png"))]
-    found = np.stack([features(v) for x in views for v in (x, x[..., ::-1])])
-    return found.mean(0), np.maximum(found.std(0, ddof=1), 0.01)
+    result = np.stack([features(v) for x in views for v in (x, x[..., ::-1])])
+    return result.mean(0), np.maximum(result.std(0, ddof=1), 0.01)
 
 
 def objective(alpha: np.ndarray, noise: np.ndarray, folder, beta: float = 10.0) -> float:
@@ -69,9 +69,9 @@ def test_objective_and_gradient(folder, iteration):
 
 def test_twenty_steps(folder):
     p, alpha, adam = small(folder, "steps=20"), np.full((12, 4, 4), 5.0), Adam(1.0)
-    found = trajectory(p)
-    assert np.array_equal(found[0], alpha)
-    for step, mine in enumerate(found[1:]):
+    result = trajectory(p)
+    assert np.array_equal(result[0], alpha)
+    for step, mine in enumerate(result[1:]):
         draw = noise(p, step)
         alpha = adam(alpha, gradient(lambda a: objective(a, draw, folder), alpha, 1e-5))  # noqa: B023
         assert np.abs(mine - alpha).max() < 1e-3 * np.abs(alpha).max(), step

@@ -95,8 +95,8 @@ def four(p: np.ndarray, scale: float, noises) -> tuple[float, np.ndarray]:
 
 def pair(p: np.ndarray, noises: list, l1=1.0, tv=20.0) -> tuple[float, np.ndarray]:
     """p: (2,h,w)."""
-    found = [four(p, k / POINTS, noise) for k, noise in enumerate(noises, start=1)]
-    value, backward = (sum(parts) / POINTS for parts in zip(*found))
+    result = [four(p, k / POINTS, noise) for k, noise in enumerate(noises, start=1)]
+    value, backward = (sum(parts) / POINTS for parts in zip(*result))
 
     def rest(q):
         return l1 * np.mean(np.abs(1 - q[0] * q[1])) + tv * bilateral(q)
@@ -110,12 +110,12 @@ def pair_itself(p: np.ndarray, l1=1.0, tv=20.0) -> float:
 
 def noises(p, iteration: int) -> list:
     """Of each point of the path, one (3,H,W), or with two masks four of them."""
-    found = []
+    result = []
     for k in range(POINTS):
         rng = p.rng.at((iteration, "augment"), k)
         draws = [rng.normal(3, SIDE, SIDE)[0].double().numpy() for _ in range(len(p.method.views))]
-        found.append(draws if len(draws) > 1 else draws[0])
-    return found
+        result.append(draws if len(draws) > 1 else draws[0])
+    return result
 
 
 SIGMA = f"regularizers.bilateral_tv.sigma={EDGE}"
@@ -143,9 +143,9 @@ def test_twenty_steps_of_line_search(experiment, tv, lr):
     """The first of lr, lr/5, lr/25, ... that lowers the objective itself enough; weights that let the masks move."""
     overrides, method, itself = METHODS[experiment]
     p = problem(experiment, *SMALL, *overrides, "mask.init=random", "lambda_l1=0.01", f"lambda_{tv}=1", f"lr={lr}")
-    found, steps = trajectory(p), []
-    q = found[0]
-    for step, mine in enumerate(found[1:]):
+    result, steps = trajectory(p), []
+    q = result[0]
+    for step, mine in enumerate(result[1:]):
         _, g = method(q, noises(p, step), 0.01, 1.0)
         for k in range(13):
             tried = np.clip(q - lr * 0.2**k * g, 0, 1)
@@ -155,13 +155,13 @@ def test_twenty_steps_of_line_search(experiment, tv, lr):
         steps.append(k)
         q = tried
         assert np.abs(mine - q).max() < 1e-3, (step, steps)
-    assert np.abs(q - found[0]).max() > 0.2 and len(set(steps)) > 1, steps
+    assert np.abs(q - result[0]).max() > 0.2 and len(set(steps)) > 1, steps
 
 
 def test_twenty_steps_of_nesterov():
     p = problem("igospp2021_nesterov", *SMALL, "lr=2", SIGMA)
-    found, q, last = trajectory(p), np.ones(p.mask.shape), None
-    for step, mine in enumerate(found[1:]):
+    result, q, last = trajectory(p), np.ones(p.mask.shape), None
+    for step, mine in enumerate(result[1:]):
         reached = np.clip(q - 2 * pair(q, noises(p, step))[1], 0, 1)
         q = reached if last is None else np.clip(reached + step / (step + 3) * (reached - last), 0, 1)
         last = reached
@@ -234,8 +234,8 @@ def stepped(bowls, start=1.0, project=lambda x: x.clamp_(0, 1), **options):
 
 def test_line_search_finds_each_rows_first_good_step():
     """From 1 the gradient is 1.5 w: 1 - 8*0.5^k*1.5 w is first better where it is above -0.5, or clamped to 0."""
-    found, _ = stepped(Bowls([1.0, 0.1, 0.01]), lr=8.0, decay=0.5)
-    torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 0.88]))
+    result, _ = stepped(Bowls([1.0, 0.1, 0.01]), lr=8.0, decay=0.5)
+    torch.testing.assert_close(result, torch.tensor([0.0, 0.0, 0.88]))
     free, asked = stepped(Bowls([1.0, 0.1, 0.01]), project=lambda x: x, lr=8.0, decay=0.5)
     torch.testing.assert_close(free, torch.tensor([0.25, -0.2, 0.88]))
     assert asked == 1 + 1 + 5  # the gradient's own, the start, and 8, 4, 2, 1, 0.5

@@ -69,9 +69,9 @@ def test_objective_and_gradient(variant, size):
 @pytest.mark.parametrize("monotone", [True, False])
 def test_twenty_steps(monotone):
     p = problem("rde2019", *SMALL, f"mask_size={CELLS}", f"optimizer.monotone={monotone}", area=AREA)
-    q, found, halvings = np.zeros((1, CELLS, CELLS)), trajectory(p), 0
+    q, result, halvings = np.zeros((1, CELLS, CELLS)), trajectory(p), 0
     k, seen = round(AREA * CELLS**2), []
-    for t, mine in enumerate(found[1:]):
+    for t, mine in enumerate(result[1:]):
         noise = fills(p, t)
         value, g = both(q, noise)
         corner = np.zeros(CELLS**2)
@@ -86,7 +86,7 @@ def test_twenty_steps(monotone):
         seen.append(np.abs(mine - q).max())
         assert seen[-1] < 1e-3, t
         assert mine.min() >= 0 and mine.max() <= 1 and mine.sum() <= k * (1 + 1e-6)
-    assert np.abs(q).max() > 0.3 and np.abs(np.diff(found, axis=0)).max() > 0.05
+    assert np.abs(q).max() > 0.3 and np.abs(np.diff(result, axis=0)).max() > 0.05
 
 
 def test_preset_is_the_papers():

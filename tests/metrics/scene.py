@@ -15,8 +15,8 @@ SIDE, BOX = 32, (16, 8, 24, 16)  # the square, (x0,y0,x1,y1)
 
 
 def classifier() -> Classifier:
-    found = Classifier(SquareNet(), mean=0.5, std=0.25).eval()
-    return found.requires_grad_(False)
+    result = Classifier(SquareNet(), mean=0.5, std=0.25).eval()
+    return result.requires_grad_(False)
 
 
 def photos(count: int = 2) -> torch.Tensor:

@@ -23,9 +23,9 @@ def test_gini_and_entropy_are_quantus():
     quantus = pytest.importorskip("quantus")
     maps = torch.cat([random_maps(), random_maps() ** 8])
     given = dict(model=None, x_batch=maps.numpy(), y_batch=np.zeros(4, int), a_batch=maps.double().numpy())
-    found, off = complexity(maps), dict(abs=True, normalise=False, disable_warnings=True)
-    assert np.allclose(found[""].numpy(), quantus.Sparseness(**off)(**given), atol=1e-5)
-    assert np.allclose(found["entropy"].numpy(), quantus.Complexity(**off)(**given), atol=1e-4)
+    result, off = complexity(maps), dict(abs=True, normalise=False, disable_warnings=True)
+    assert np.allclose(result[""].numpy(), quantus.Sparseness(**off)(**given), atol=1e-5)
+    assert np.allclose(result["entropy"].numpy(), quantus.Complexity(**off)(**given), atol=1e-4)
 
 
 def test_entropy_is_scipys():
@@ -35,30 +35,30 @@ def test_entropy_is_scipys():
 
 @pytest.mark.parametrize("constant", [0.0, 0.3, 1.0])
 def test_constant_maps(constant):
-    found = complexity(torch.full((1, 1, 32, 32), constant))
-    assert found[""].item() == pytest.approx(0, abs=1e-9)
-    assert found["entropy"].item() == pytest.approx(math.log(N)) and found["effective_area"].item() == pytest.approx(1)
-    assert found["sparsity"].item() == (constant == 0) and found["area"].item() == (constant >= 0.5)
-    assert found["binarity"].item() == pytest.approx(1 - 4 * constant * (1 - constant))
+    result = complexity(torch.full((1, 1, 32, 32), constant))
+    assert result[""].item() == pytest.approx(0, abs=1e-9)
+    assert result["entropy"].item() == pytest.approx(math.log(N)) and result["effective_area"].item() == pytest.approx(1)
+    assert result["sparsity"].item() == (constant == 0) and result["area"].item() == (constant >= 0.5)
+    assert result["binarity"].item() == pytest.approx(1 - 4 * constant * (1 - constant))
 
 
 def test_thresholds_of_sparsity_and_area():
     maps = torch.tensor([0.0, 0.9e-5, 1.1e-5, 0.49, 0.5, 1.0]).view(1, 1, 2, 3)
-    found = complexity(maps)
-    assert found["sparsity"].item() == pytest.approx(2 / 6) and found["area"].item() == pytest.approx(2 / 6)
+    result = complexity(maps)
+    assert result["sparsity"].item() == pytest.approx(2 / 6) and result["area"].item() == pytest.approx(2 / 6)
 
 
 def test_one_pixel_and_a_square():
     one = torch.zeros(1, 1, 32, 32)
     one[..., 3, 5] = 0.5
-    found = complexity(one)
-    assert found[""].item() == pytest.approx(1 - 1 / N) and found["entropy"].item() == 0
-    found = complexity(square())
+    result = complexity(one)
+    assert result[""].item() == pytest.approx(1 - 1 / N) and result["entropy"].item() == 0
+    result = complexity(square())
     share = 64 / N
-    assert found[""].item() == pytest.approx(1 - share) and found["binarity"].item() == 1
+    assert result[""].item() == pytest.approx(1 - share) and result["binarity"].item() == 1
     for name in ("effective_area", "area", "mean"):
-        assert found[name].item() == pytest.approx(share)
-    assert found["sparsity"].item() == pytest.approx(1 - share)
+        assert result[name].item() == pytest.approx(share)
+    assert result["sparsity"].item() == pytest.approx(1 - share)
 
 
 def test_the_simpler_map_is_the_better():

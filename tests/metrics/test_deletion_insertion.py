@@ -39,10 +39,10 @@ def rise(network, image, saliency, target, mode, step):
 def test_is_rise(metric, step):
     rows, maps = context(), random_maps()
     maps[1] = (maps[1] * 4).round() / 4  # ties
-    found = metric(maps, rows, step=step, max_batch=7)
+    result = metric(maps, rows, step=step, max_batch=7)
     for row in range(2):
         expected = rise(rows.classifier.network, rows.images[row], maps[row], 1, metric.__name__, step or SIDE)[0]
-        assert found[row].item() == pytest.approx(expected, abs=1e-5)
+        assert result[row].item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_photo_of_224_has_225_points_and_its_ends_are_the_photo_and_the_baseline():
@@ -105,8 +105,8 @@ def test_forwards_are_few():
         calls.append(len(x))
         return x.mean((2, 3))
 
-    found = class_probabilities(context(classifier=model), lambda row, number: photos()[row], 33, 20)
-    assert found.shape == (2, 33) and calls == [20, 20, 20, 6]
+    result = class_probabilities(context(classifier=model), lambda row, number: photos()[row], 33, 20)
+    assert result.shape == (2, 33) and calls == [20, 20, 20, 6]
 
 
 @pytest.mark.slow
@@ -136,8 +136,8 @@ def test_batches_that_do_not_fit_are_halved():
     def make(row, which):
         return photos()[row] * (which + 1).view(-1, 1, 1, 1) / 7
 
-    found = class_probabilities(context(classifier=Hungry()), make, 7, max_batch=8)
+    result = class_probabilities(context(classifier=Hungry()), make, 7, max_batch=8)
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 2, 2]
-    assert torch.equal(found, class_probabilities(context(), make, 7, max_batch=2))
+    assert torch.equal(result, class_probabilities(context(), make, 7, max_batch=2))
     with pytest.raises(torch.OutOfMemoryError):
         class_probabilities(context(classifier=lambda x: Hungry()(x.repeat(4, 1, 1, 1))), make, 7, max_batch=8)

@@ -22,10 +22,10 @@ def test_normalised_drop_is_footnote_4():
     images, maps, blur = photos(), random_maps(), perturbations()["blur"]
     blank = blur(images)
     expected = (p(images) - p(maps * blank + (1 - maps) * images)) / (p(images) - p(blank))
-    found = normalised_drop(maps, context(perturbations=perturbations()))
-    assert torch.allclose(found, expected, atol=1e-5)
+    result = normalised_drop(maps, context(perturbations=perturbations()))
+    assert torch.allclose(result, expected, atol=1e-5)
     preserved = normalised_drop(maps, context(perturbations=perturbations(), game="preservation"))
-    assert torch.equal(preserved, found)  # the evidence is perturbed, whatever the game
+    assert torch.equal(preserved, result)  # the evidence is perturbed, whatever the game
     known = torch.tensor([[0.9, 0.9], [0.3, 0.5], [0.1, 0.1]])
     stored = normalised_drop(maps, context(perturbations=perturbations(), probabilities=known))
     assert stored.tolist() == pytest.approx([0.75, 0.5])
@@ -34,8 +34,8 @@ def test_normalised_drop_is_footnote_4():
 def test_everything_drops_all_and_nothing_drops_nothing():
     for value in (0.0, 1.0):
         maps = torch.full((2, 1, 32, 32), value)
-        found = normalised_drop(maps, context(perturbations=perturbations()))
-        assert found.tolist() == pytest.approx([value, value], abs=1e-6)
+        result = normalised_drop(maps, context(perturbations=perturbations()))
+        assert result.tolist() == pytest.approx([value, value], abs=1e-6)
 
 
 def test_no_score_to_lose_is_no_value():
@@ -84,9 +84,9 @@ def test_cross_perturbation_of_good_masks_and_of_preservations():
 def test_average_drop_by_hand():
     images, maps = photos(), random_maps()
     y, kept = p(images), p(maps * images + (1 - maps) * 0.5)
-    found = average_drop(maps, context())
-    assert torch.allclose(found[""], ((y - kept) / y).clamp(min=0), atol=1e-6)
-    assert torch.equal(found["increase"], (kept > y).float())
+    result = average_drop(maps, context())
+    assert torch.allclose(result[""], ((y - kept) / y).clamp(min=0), atol=1e-6)
+    assert torch.equal(result["increase"], (kept > y).float())
     # where whatever is taken away helps
     y, kept = ((-classifier()(x) / 10).softmax(1)[:, 1] for x in (images, maps * images + (1 - maps) * 0.0))
     flip = average_drop(maps, context(classifier=lambda x: -classifier()(x) / 10), baseline=0.0)
@@ -105,7 +105,7 @@ def test_average_drop_by_hand():
 def test_minimal_box_by_hand():
     maps = square(0.5)
     maps[..., 10:14, 18:22] = 1.0  # its core, not enough for 99 %
-    found = minimality(maps, context(1), sigma=3.0)
+    result = minimality(maps, context(1), sigma=3.0)
     blank = gaussian_blur(photos(1), 3.0)
     p_0, p_b = p(photos(1)).item(), p(blank).item()
     boxes = [(0, 0, 32, 32), (16, 8, 24, 16), (18, 10, 22, 14)]
@@ -116,13 +116,13 @@ def test_minimal_box_by_hand():
             picture[..., y0:y1, x0:x1] = blank[..., y0:y1, x0:x1]
             if (p(picture).item() - p_b) / (p_0 - p_b) <= 1 - level / 100 + 1e-6:
                 reaching.append((x1 - x0) * (y1 - y0) / 32**2)
-        assert found[str(level)].item() == pytest.approx(min(reaching)), level
-    assert found[""] == found["90"]
-    assert found["99"].item() == 64 / 1024  # the square
+        assert result[str(level)].item() == pytest.approx(min(reaching)), level
+    assert result[""] == result["90"]
+    assert result["99"].item() == 64 / 1024  # the square
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_a_constant_map_has_the_whole_picture_as_its_box(value):
+def test_the_box_of_a_constant_map_is_the_image(value):
     maps = torch.full((1, 1, 32, 32), value)
     assert minimality(maps, context(1), sigma=3.0)[""].item() == 1
     assert saliency_metric(maps, context(1))["area"].item() == 1
@@ -133,32 +133,32 @@ def test_saliency_metric_by_hand():
     assert torch.allclose(whole[""], -p(photos()).log(), atol=1e-5)  # log 1 - log p of the photo
     corner = torch.zeros(1, 1, 32, 32)
     corner[..., 0, 0] = 1.0
-    found = saliency_metric(corner, context(1))
+    result = saliency_metric(corner, context(1))
     single = photos(1)[..., :1, :1].expand(1, 3, 32, 32)
-    assert found[""].item() == pytest.approx(math.log(0.05) - p(single).log().item(), abs=1e-5)
-    assert found["area"].item() == pytest.approx(1 / 1024)
+    assert result[""].item() == pytest.approx(math.log(0.05) - p(single).log().item(), abs=1e-5)
+    assert result["area"].item() == pytest.approx(1 / 1024)
 
 
 def test_representativeness_is_a_curve_from_the_photo():
     images = photos(1)
-    found = representativeness(square(), context(1, perturbations=perturbations()), sigma=3.0)
+    result = representativeness(square(), context(1, perturbations=perturbations()), sigma=3.0)
     soft = gaussian_blur(1 - square(), 3.0)
     soft = (soft - soft.min()) / (soft.max() - soft.min())
     for name, perturb in perturbations().items():
         blank = perturb(images)
         p_0, p_b = p(images), p(blank)
         points = [(p(torch.where(soft < alpha, blank, images)) - p_b) / (p_0 - p_b) for alpha in (i / 20 for i in range(20))]
-        assert found[f"{name}@0"].item() == pytest.approx(1)
-        assert found[f"{name}@0.5"].item() == pytest.approx(points[10].item(), abs=1e-4)
-        assert found[name].item() == pytest.approx(torch.stack(points).mean().item(), abs=1e-4)
-    assert found[""].item() == pytest.approx(sum(found[name].item() for name in perturbations()) / 3)
+        assert result[f"{name}@0"].item() == pytest.approx(1)
+        assert result[f"{name}@0.5"].item() == pytest.approx(points[10].item(), abs=1e-4)
+        assert result[name].item() == pytest.approx(torch.stack(points).mean().item(), abs=1e-4)
+    assert result[""].item() == pytest.approx(sum(result[name].item() for name in perturbations()) / 3)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
 def test_a_constant_map_represents_nothing(value):
     maps = torch.full((1, 1, 32, 32), value)
-    found = representativeness(maps, context(1, perturbations=perturbations()), sigma=3.0)
-    assert found[""].item() == pytest.approx(1)
+    result = representativeness(maps, context(1, perturbations=perturbations()), sigma=3.0)
+    assert result[""].item() == pytest.approx(1)
 
 
 def test_minimality_needs_a_threshold():

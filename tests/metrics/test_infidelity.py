@@ -20,8 +20,8 @@ def test_the_map_of_a_linear_function_is_faithful_at_any_scale():
     model = logits(lambda x: 0.2 + (x[:, 0] * weights).sum((1, 2)))
     rows = context(1, classifier=model, images=torch.ones(1, 3, 32, 32))
     for scale in (1.0, 0.1):
-        found = infidelity(scale * random_maps(1), rows, baseline=0.0)
-        assert found.item() == pytest.approx(0, abs=1e-9)
+        result = infidelity(scale * random_maps(1), rows, baseline=0.0)
+        assert result.item() == pytest.approx(0, abs=1e-9)
     assert infidelity(random_maps(1, seed=3), rows, baseline=0.0).item() > 1e-7
 
 
@@ -34,13 +34,13 @@ def test_infidelity_in_loops():
     inside = (gone * map).sum((1, 2, 3))
     scale = (inside * lost).mean() / inside.square().mean()
     expected = (scale * inside - lost).square().mean().item()
-    found = infidelity(map, context(1), samples=20, seed=5, max_batch=20)
-    assert found.item() == pytest.approx(expected, rel=1e-4)
+    result = infidelity(map, context(1), samples=20, seed=5, max_batch=20)
+    assert result.item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_squares_are_inside():
-    found = random_squares(50, (20, 32), 0.25, torch.Generator().manual_seed(0))
-    assert (found.sum((1, 2, 3)) == 5 * 8).all()
+    result = random_squares(50, (20, 32), 0.25, torch.Generator().manual_seed(0))
+    assert (result.sum((1, 2, 3)) == 5 * 8).all()
 
 
 def test_infidelity_of_a_row_is_its_own():
@@ -55,19 +55,19 @@ def test_max_sensitivity_in_loops():
         return images.mean(1, keepdim=True) * targets.view(-1, 1, 1, 1)
 
     images, classes = photos(), torch.tensor([1, 2])
-    found = max_sensitivity(square(), context(targets=classes, explain=explain), samples=5, radius=0.3, seed=3)
+    result = max_sensitivity(square(), context(targets=classes, explain=explain), samples=5, radius=0.3, seed=3)
     random = torch.Generator().manual_seed(3)
     noise = torch.stack([torch.rand(3, 32, 32, generator=random) for _ in range(5)])
     for row in range(2):
         noisy = (images[row] + 0.3 * (2 * noise - 1)).clamp(0, 1).mean(1)
         change = (noisy - images[row].mean(0)).flatten(1).norm(dim=1).max() / images[row].mean(0).norm()
-        assert found[row].item() == pytest.approx(change.item(), rel=1e-4)
+        assert result[row].item() == pytest.approx(change.item(), rel=1e-4)
 
 
 def test_a_map_that_never_changes_is_not_sensitive():
     rows = context(explain=lambda c, x, t, s: square().expand(len(x), -1, -1, -1))
-    found = max_sensitivity(square(), rows, samples=3)
-    assert found.tolist() == [0, 0]
+    result = max_sensitivity(square(), rows, samples=3)
+    assert result.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("options", [{"samples": 0}, {"side": 2.0}, {"side": 0.0}])

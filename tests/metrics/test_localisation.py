@@ -14,10 +14,10 @@ from mpx.perturbations.blur import gaussian_blur
 
 def around(pixels):
     """Of (H,W) bool, in loops; the whole picture where there is none."""
-    found = [(x, y) for y in range(pixels.shape[0]) for x in range(pixels.shape[1]) if pixels[y, x]]
-    if not found:
+    result = [(x, y) for y in range(pixels.shape[0]) for x in range(pixels.shape[1]) if pixels[y, x]]
+    if not result:
         return [0, 0, pixels.shape[1], pixels.shape[0]]
-    xs, ys = zip(*found)
+    xs, ys = zip(*result)
     return [min(xs), min(ys), max(xs) + 1, max(ys) + 1]
 
 
@@ -70,8 +70,8 @@ def test_the_threshold_is_tuned_on_rows_that_do_not_count():
     wide = around(halo[0, 0] > 0)
     maps = torch.cat([halo, halo] * 3)
     where = [annotation(tuple(wide)), annotation(BOX)] * 3
-    found = summary(localisation, maps, context(6, annotations=where))["parts"]["value"]
-    assert found["value"] == 1 and found["n"] == 3 and found["tuning_rows"] == 3 and found["threshold"] <= 0.2
+    result = summary(localisation, maps, context(6, annotations=where))["parts"]["value"]
+    assert result["value"] == 1 and result["n"] == 3 and result["tuning_rows"] == 3 and result["threshold"] <= 0.2
     equal = summary(localisation, torch.cat([halo] * 4), context(4, annotations=[annotation(BOX)] * 4))
     assert equal["parts"]["value"]["value"] == 0
 
@@ -79,8 +79,8 @@ def test_the_threshold_is_tuned_on_rows_that_do_not_count():
 @pytest.mark.parametrize("tuning_share, on", [(0.5, 4), (0.25, 2), (0.75, 6), (0.1, 1)])
 def test_a_share_of_the_rows_tunes(tuning_share, on):
     iou = columns(localisation, random_maps(8), context(8, annotations=[annotation()] * 8))
-    found = localisation_error(iou, SummaryContext(np.zeros(8, int), np.arange(8)), "mean", tuning_share)["mean"]
-    assert found.notes["tuning_rows"] == on and np.isfinite(found.values).sum() == 8 - on
+    result = localisation_error(iou, SummaryContext(np.zeros(8, int), np.arange(8)), "mean", tuning_share)["mean"]
+    assert result.notes["tuning_rows"] == on and np.isfinite(result.values).sum() == 8 - on
 
 
 def test_an_image_does_not_tune_and_count():
@@ -94,8 +94,8 @@ def test_rows_without_a_box_neither_tune_nor_count():
     outside = annotation((0, 0, 20, 20), size=(96, 32))  # left of the crop
     rows = context(4, annotations=[annotation(), None, outside, annotation()])
     assert max_box_acc_v2(square(), context(1, annotations=[outside]))["@0.5"].isnan().all()
-    found = summary(localisation, square().expand(4, -1, -1, -1), rows)
-    assert found["n"] == 1 and found["value"] == 0 and found["parts"]["energy"]["tuning_rows"] == 1
+    result = summary(localisation, square().expand(4, -1, -1, -1), rows)
+    assert result["n"] == 1 and result["value"] == 0 and result["parts"]["energy"]["tuning_rows"] == 1
     single = summary(localisation, square(), context(1, annotations=[annotation()]))
     assert single["n"] == 0 and single["value"] is None  # one row cannot both tune and count
 
@@ -121,8 +121,8 @@ def test_components_are_scikit_images():
 def test_max_box_acc_by_hand():
     two = square() + 0.5 * square().flip(3)  # the second object, fainter
     maps = torch.cat([two, square(), 1 - square()])
-    found = summary(max_box_acc_v2, maps, context(3, annotations=[annotation()] * 3))
-    assert found["parts"]["50"]["value"] == pytest.approx(2 / 3) and found["value"] == pytest.approx(2 / 3)
+    result = summary(max_box_acc_v2, maps, context(3, annotations=[annotation()] * 3))
+    assert result["parts"]["50"]["value"] == pytest.approx(2 / 3) and result["value"] == pytest.approx(2 / 3)
     wider = summary(max_box_acc_v2, square(), context(1, annotations=[annotation((16, 8, 24, 19))]))  # IoU 8/11
     assert [wider["parts"][part]["value"] for part in ("30", "50", "70")] == [1, 1, 1]
     beside = (square() + 0.5 * square().roll(8, 3)).clamp(0, 1)

@@ -25,16 +25,16 @@ def test_columns_are_metric_and_suffix():
 def test_rows_without_a_value_do_not_count():
     annotations = [annotation(), None, annotation((0, 0, 9, 9)), annotation(), annotation((1, 2, 3, 4)), None]
     rows, maps = context(6, annotations=annotations), random_maps(6)
-    found = summary(mass, maps, rows)
-    assert found["n"] == 4 and found["value"] == pytest.approx(mass(maps, rows).nanmean().item())
+    result = summary(mass, maps, rows)
+    assert result["n"] == 4 and result["value"] == pytest.approx(mass(maps, rows).nanmean().item())
     assert summary(mass, square(), context(1, annotations=[None])) == {"value": None, "interval95": None, "n": 0}
 
 
 def test_every_suffix_has_a_mean():
     annotations = [annotation(points={"foot": (20, 12)}), annotation(points={"eye": (3, 3)})]
-    found = summary(keypoints, square().expand(2, -1, -1, -1), context(annotations=annotations))
-    assert found["value"] == 0.5 and found["parts"]["eye"]["value"] == 0 and found["parts"]["foot"]["value"] == 1
-    assert found["parts"]["eye"]["n"] == 1
+    result = summary(keypoints, square().expand(2, -1, -1, -1), context(annotations=annotations))
+    assert result["value"] == 0.5 and result["parts"]["eye"]["value"] == 0 and result["parts"]["foot"]["value"] == 1
+    assert result["parts"]["eye"]["n"] == 1
 
 
 def test_a_metric_can_be_pickled():
@@ -50,8 +50,8 @@ def test_a_missing_part_of_the_context_is_one_sentence():
 
 def test_every_metric_declares_a_direction_and_its_protocol():
     for name in config.options("metric"):
-        found = as_metric(config.option("metric", name))
-        assert found.protocol["function"].startswith("mpx.metrics.") and found.direction_of("") != "none", name
+        result = as_metric(config.option("metric", name))
+        assert result.protocol["function"].startswith("mpx.metrics.") and result.direction_of("") != "none", name
     assert as_metric(partial(deletion, step=5)).protocol["options"]["step"] == 5
     assert type(as_metric(config.option("metric", "road")).options["percentiles"]) is list
 
@@ -60,9 +60,9 @@ def test_an_undecorated_function_is_a_metric_without_direction():
     def brightness(saliency, context, gain: float = 2.0):
         return gain * (saliency * context.images).mean((1, 2, 3))
 
-    found = as_metric(partial(brightness, gain=3.0))
-    assert found.direction_of("") == "none" and found.options == {"gain": 3.0}
-    assert summary(found, square(), context(1))["n"] == 1
+    result = as_metric(partial(brightness, gain=3.0))
+    assert result.direction_of("") == "none" and result.options == {"gain": 3.0}
+    assert summary(result, square(), context(1))["n"] == 1
 
 
 def test_directions_and_needs_are_checked_when_declared():

@@ -8,9 +8,9 @@ from mpx.metrics.summary import describe, mean_with_interval
 
 def test_the_mean_is_of_finite_rows_and_lies_in_its_interval():
     values = np.array([0.0, 1.0, 1.0, 0.5, np.nan])
-    found = mean_with_interval(values)
-    assert found["value"] == 0.625 and found["n"] == 4
-    assert found["interval95"][0] < 0.625 < found["interval95"][1] and mean_with_interval(values) == found
+    result = mean_with_interval(values)
+    assert result["value"] == 0.625 and result["n"] == 4
+    assert result["interval95"][0] < 0.625 < result["interval95"][1] and mean_with_interval(values) == result
     assert mean_with_interval(np.array([np.nan])) == {"value": None, "interval95": None, "n": 0}
     assert mean_with_interval(np.array([0.3]))["interval95"] is None
     assert mean_with_interval(np.full(5, 0.25))["interval95"] == [0.25, 0.25]
@@ -27,15 +27,15 @@ def test_the_interval_covers_the_mean():
 def test_the_mean_over_classes_is_scikit_learns():
     metrics = pytest.importorskip("sklearn.metrics")
     hits, classes = np.array([1, 0, 1, 1, 0, 1]), np.array([7, 7, 7, 2, 2, 900])
-    found = mean_with_interval(hits, classes)
-    assert found["value"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    result = mean_with_interval(hits, classes)
+    assert result["value"] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
     pointed = np.where(hits > 0, classes, np.roll(classes, 3))  # a miss points at another class
-    assert found["value"] == pytest.approx(metrics.balanced_accuracy_score(classes, pointed))
+    assert result["value"] == pytest.approx(metrics.balanced_accuracy_score(classes, pointed))
 
 
 def test_a_class_that_a_draw_lacks_does_not_count_in_it():
-    found = mean_with_interval(np.ones(6), np.array([0, 0, 0, 0, 0, 1]))
-    assert found["value"] == 1 and found["interval95"] == [1, 1]
+    result = mean_with_interval(np.ones(6), np.array([0, 0, 0, 0, 0, 1]))
+    assert result["value"] == 1 and result["interval95"] == [1, 1]
 
 
 def test_the_rows_of_an_image_are_drawn_together():
@@ -51,7 +51,7 @@ def test_the_rows_of_an_image_are_drawn_together():
 
 def test_a_description_has_the_same_mean_and_interval():
     values, images = [0.1, 0.9, float("nan"), 0.4], ["a", "b", "b", "a"]
-    found, mean = describe(values, images), mean_with_interval(np.array(values), images=np.array([0, 1, 1, 0]))
-    assert found == {"n": 3, "mean": mean["value"], "median": 0.4, "interval95": mean["interval95"]}
+    result, mean = describe(values, images), mean_with_interval(np.array(values), images=np.array([0, 1, 1, 0]))
+    assert result == {"n": 3, "mean": mean["value"], "median": 0.4, "interval95": mean["interval95"]}
     assert describe([]) == {"n": 0, "mean": None, "median": None, "interval95": None}
     assert describe([1.0, 2.0], draws=0)["interval95"] is None

@@ -34,9 +34,9 @@ EMPTY = [None, OUTSIDE]
 
 @pytest.mark.parametrize("metric", [pointing, mass, iou, keypoints])
 def test_no_region_is_no_value(metric):
-    found = metric(random_maps(3), [*EMPTY, annotation()])
-    found = found if isinstance(found, dict) else {"": found}
-    assert found[""].isnan().tolist() == [True, True, metric is keypoints]  # whose region has no points
+    result = metric(random_maps(3), [*EMPTY, annotation()])
+    result = result if isinstance(result, dict) else {"": result}
+    assert result[""].isnan().tolist() == [True, True, metric is keypoints]  # whose region has no points
 
 
 def test_pointing_counts_pixels_of_the_original():
@@ -117,14 +117,14 @@ def test_pointing_is_torchray():
         theirs.aggregate(theirs.evaluate(where.original_mask(), (peak % 64, peak // 64)), label)
         hits.append(pointing(map, [where])[""].item())
     rows = SummaryContext(classes.numpy(), np.arange(8))
-    found = as_metric(pointing_metric).summarise({"": np.array(hits)}, rows)
-    assert 0 < found["value"] < 1 and found["n"] == 8
-    assert found["value"] == pytest.approx(theirs.accuracy.item())
+    result = as_metric(pointing_metric).summarise({"": np.array(hits)}, rows)
+    assert 0 < result["value"] < 1 and result["n"] == 8
+    assert result["value"] == pytest.approx(theirs.accuracy.item())
 
 
 def test_difficult_is_of_difficult_regions_only():
-    found = pointing(square().expand(3, -1, -1, -1), [annotation(), annotation(difficult=True), None])
-    assert found[""][:2].tolist() == [1, 1] and found["difficult"].isnan().tolist() == [True, False, True]
+    result = pointing(square().expand(3, -1, -1, -1), [annotation(), annotation(difficult=True), None])
+    assert result[""][:2].tolist() == [1, 1] and result["difficult"].isnan().tolist() == [True, False, True]
 
 
 @pytest.mark.slow
@@ -152,8 +152,8 @@ def test_iou_is_scikit_learns():
     metrics = pytest.importorskip("sklearn.metrics")
     maps = random_maps(1)
     low, high = maps.min(), maps.max()
-    found = (maps[0, 0] - low) / (high - low) >= 0.5
-    theirs = metrics.jaccard_score(annotation().mask().flatten().numpy(), found.flatten().numpy())
+    result = (maps[0, 0] - low) / (high - low) >= 0.5
+    theirs = metrics.jaccard_score(annotation().mask().flatten().numpy(), result.flatten().numpy())
     assert iou(maps, [annotation()]).item() == pytest.approx(theirs)
 
 
@@ -165,11 +165,11 @@ def test_iou_by_hand():
 def test_keypoints_are_means_of_windows():
     maps = random_maps(2)
     points = {"eye": (10.5, 7.5), "foot": (0.2, 31.9)}
-    found = keypoints(maps, [annotation(points=points), annotation(points={"eye": (99.0, 7.0)})])
-    assert found["eye"][0].item() == pytest.approx(maps[0, 0, 5:10, 8:13].mean().item())
-    assert found["foot"][0].item() == pytest.approx(maps[0, 0, 29:, :3].mean().item())  # what is left of it at a corner
-    assert found[""][0].item() == pytest.approx((found["eye"][0] + found["foot"][0]).item() / 2)
-    assert math.isnan(found["eye"][1]) and math.isnan(found[""][1])  # not in the picture
+    result = keypoints(maps, [annotation(points=points), annotation(points={"eye": (99.0, 7.0)})])
+    assert result["eye"][0].item() == pytest.approx(maps[0, 0, 5:10, 8:13].mean().item())
+    assert result["foot"][0].item() == pytest.approx(maps[0, 0, 29:, :3].mean().item())  # what is left of it at a corner
+    assert result[""][0].item() == pytest.approx((result["eye"][0] + result["foot"][0]).item() / 2)
+    assert math.isnan(result["eye"][1]) and math.isnan(result[""][1])  # not in the picture
     with pytest.raises(ValueError, match="window=4 must be odd"):
         keypoints(maps, [annotation(points=points)] * 2, window=4)
 

@@ -42,9 +42,9 @@ def test_the_score_is_grad_cams():
         kept = [np.float32(map.numpy() < np.percentile(map.numpy(), 100 - p)) for p in (20, 50, 80)]
         shown = torch.stack([imputer(rows.images[0], torch.from_numpy(k[0, 0])) for k in kept])
         means.append(rows.classifier(shown).softmax(1)[:, 1].mean().item())
-    found = road(maps, rows, percentiles=[20, 50, 80], noise=0.0)
-    assert [found["morf"].item(), found["lerf"].item()] == pytest.approx(means, abs=2e-3)
-    assert found[""].item() == pytest.approx((means[1] - means[0]) / 2, abs=2e-3)
+    result = road(maps, rows, percentiles=[20, 50, 80], noise=0.0)
+    assert [result["morf"].item(), result["lerf"].item()] == pytest.approx(means, abs=2e-3)
+    assert result[""].item() == pytest.approx((means[1] - means[0]) / 2, abs=2e-3)
 
 
 def test_rows_are_independent_and_constant_maps_score_zero():

@@ -58,17 +58,17 @@ def test_randomising_starts_at_the_logits_and_leaves_the_network(randomisation):
 
 def test_a_folded_classifier_is_randomised_too():
     """A folded convolution does not use its own weights, see mpx/models/folding.py."""
-    found, images = Classifier(Net()), photos()
-    found.network.norm.running_var.fill_(4.0)
+    result, images = Classifier(Net()), photos()
+    result.network.norm.running_var.fill_(4.0)
     with torch.no_grad():
-        with found.frozen():
-            plain = randomised(found, 1.0)(images)
-        with found.frozen_and_folded((32, 32)):
-            assert found.folded
-            before = found(images)
-            other = randomised(found, 1.0)
+        with result.frozen():
+            plain = randomised(result, 1.0)(images)
+        with result.frozen_and_folded((32, 32)):
+            assert result.folded
+            before = result(images)
+            other = randomised(result, 1.0)
             assert torch.allclose(other(images), plain, atol=1e-5)
-            assert torch.equal(found(images), before) and not torch.allclose(before, plain, atol=1e-2)
+            assert torch.equal(result(images), before) and not torch.allclose(before, plain, atol=1e-2)
 
 
 def gradient(classifier, images, targets, seed):
@@ -93,17 +93,17 @@ def test_a_map_that_looks_at_the_network_is_sane_and_one_that_does_not_is_not():
 def test_ssim_is_scikit_images():
     metrics = pytest.importorskip("skimage.metrics")
     a, b = random_maps(1, 64), (random_maps(1, 64) + 0.3 * random_maps(1, 64, 2)).clamp(0, 1)
-    found = sanity(a, context(1, explain=lambda c, x, t, s: b), stages=1)["ssim"]
+    result = sanity(a, context(1, explain=lambda c, x, t, s: b), stages=1)["ssim"]
     _, theirs = metrics.structural_similarity(
         a[0, 0].numpy(), b[0, 0].numpy(), data_range=1.0, gaussian_weights=True, use_sample_covariance=False, full=True
     )
-    assert found.item() == pytest.approx(theirs.mean(), abs=5e-4)  # their edges are reflected otherwise
+    assert result.item() == pytest.approx(theirs.mean(), abs=5e-4)  # their edges are reflected otherwise
 
 
 def test_maps_smaller_than_the_window_have_no_ssim():
     small = random_maps(2, 4)
-    found = sanity(small, context(explain=lambda c, x, t, s: small), stages=1)
-    assert found["ssim"].isnan().all() and found[""].tolist() == pytest.approx([1, 1])
+    result = sanity(small, context(explain=lambda c, x, t, s: small), stages=1)
+    assert result["ssim"].isnan().all() and result[""].tolist() == pytest.approx([1, 1])
 
 
 def test_another_class_is_explained():
@@ -119,11 +119,11 @@ def test_another_class_is_explained():
 
 def test_stability_by_hand():
     sets = [square(), square(), square().roll(4, 3)]  # half of it is elsewhere in the third
-    found = stability(square(), context(1, explain=lambda c, x, t, seed: sets[seed - 1]))
-    assert found[""].item() == pytest.approx((1 + 1 / 3 + 1 / 3) / 3)
-    assert found["agreement"].item() == pytest.approx(1 / 3)
+    result = stability(square(), context(1, explain=lambda c, x, t, seed: sets[seed - 1]))
+    assert result[""].item() == pytest.approx((1 + 1 / 3 + 1 / 3) / 3)
+    assert result["agreement"].item() == pytest.approx(1 / 3)
     ranks = [spearmanr(a.flatten().numpy(), b.flatten().numpy()).statistic for a, b in [sets[:2], sets[1:], sets[::2]]]
-    assert found["rank"].item() == pytest.approx(np.mean(ranks), abs=1e-6)
+    assert result["rank"].item() == pytest.approx(np.mean(ranks), abs=1e-6)
     blank = stability(square(), context(1, explain=lambda c, x, t, seed: torch.zeros(1, 1, 32, 32)))
     assert blank[""].item() == blank["agreement"].item() == 1  # the same each time
     with pytest.raises(ValueError, match="seeds=1 must be 2"):

@@ -33,11 +33,11 @@ def network(*between) -> nn.Module:
 
 
 def classifier(net: nn.Module, size: int = 32) -> Classifier:
-    found = Classifier(net)
-    found(torch.zeros(1, 3, size, size))
-    for parameter in found.parameters():
+    result = Classifier(net)
+    result(torch.zeros(1, 3, size, size))
+    for parameter in result.parameters():
         parameter.requires_grad_(False)
-    return found
+    return result
 
 
 def vit() -> nn.Module:

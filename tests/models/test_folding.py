@@ -123,8 +123,8 @@ def test_a_named_convolution_gives_its_own_output():
     with classifier.frozen():
         wanted = classifier.network.conv((X - 0.5) / 0.5)
     with classifier.frozen_and_folded((32, 32)):
-        found = Layer(classifier, "conv", 0.1, X).features(X)
-        torch.testing.assert_close(found, wanted)
+        result = Layer(classifier, "conv", 0.1, X).features(X)
+        torch.testing.assert_close(result, wanted)
         assert not classifier.folded  # and its batch norm works again
 
 

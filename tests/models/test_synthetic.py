@@ -76,12 +76,12 @@ def test_only_complete_cells_are_counted_on_any_ground(c, shape):
     weight = NET.network.filters.weight.detach().double()
     tiled = torch.from_numpy(np.tile(textures()[c], (1, 9, 9))).double().roll((20 % CELL, 20 % CELL), (1, 2))
     most_noise = max(127.5 - NOISE[0], NOISE[1] - 127.5) / 255
-    found = functional.conv2d((tiled * inside * FULL)[None], weight)
-    found += functional.conv2d(((1 - inside) * most_noise).expand(1, 3, 72, 72), weight.abs())
+    result = functional.conv2d((tiled * inside * FULL)[None], weight)
+    result += functional.conv2d(((1 - inside) * most_noise).expand(1, 3, 72, 72), weight.abs())
     for x, y in cells:
-        assert abs(found[0, c, y, x] - FULL) < 1e-6
-        found[0, c, y, x] = 0
-    assert found.max() < THRESHOLD
+        assert abs(result[0, c, y, x] - FULL) < 1e-6
+        result[0, c, y, x] = 0
+    assert result.max() < THRESHOLD
 
 
 def test_the_network_knows_its_classes(data):
@@ -133,10 +133,10 @@ def test_a_shape_cut_out_and_enlarged_is_classified(mode, data):
 
 def test_the_default_method_finds_the_shape(data):
     _, photos, targets, masks = data
-    found = explain(NET, photos[:4], targets[:4], steps=60).saliency
-    inside = (found * masks[:4]).sum((1, 2, 3)) / found.sum((1, 2, 3))
+    result = explain(NET, photos[:4], targets[:4], steps=60).saliency
+    inside = (result * masks[:4]).sum((1, 2, 3)) / result.sum((1, 2, 3))
     assert inside.min() > 0.5, inside  # of which a random map has 0.05
-    assert all(mask.flatten()[row.flatten().argmax()] for row, mask in zip(found, masks))
+    assert all(mask.flatten()[row.flatten().argmax()] for row, mask in zip(result, masks))
 
 
 def test_options_build_images_and_network(tmp_path):

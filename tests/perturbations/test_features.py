@@ -21,10 +21,10 @@ PRESETS = {"iba2020": (), "channels2019": ("steps=60",)}
 
 def problem(experiment: str, net: nn.Module, *overrides: str, x: Tensor = PHOTOS) -> Objective:
     targets = torch.arange(len(x)) % 3
-    found = net if isinstance(net, Classifier) else classifier(net)
+    result = net if isinstance(net, Classifier) else classifier(net)
     method = config.method(experiment, *overrides)
     areas = None if method.areas == (None,) else torch.full((len(x),), method.areas[0])
-    return Objective(method, found, x, targets, ["a", "b", "c"], areas)
+    return Objective(method, result, x, targets, ["a", "b", "c"], areas)
 
 
 @pytest.mark.parametrize("experiment", PRESETS)
@@ -100,8 +100,8 @@ def test_a_batch_of_three_is_three_single_runs(experiment):
     together = explain(NETWORK, PHOTOS, 2, method=chosen)
     singles = [explain(NETWORK, photo, 2, method=chosen) for photo in PHOTOS]
     for name in ("parameter", "saliency", "p_after"):
-        found = torch.cat([getattr(e, name) for e in singles])
-        torch.testing.assert_close(getattr(together, name), found, atol=1e-4, rtol=0)
+        result = torch.cat([getattr(e, name) for e in singles])
+        torch.testing.assert_close(getattr(together, name), result, atol=1e-4, rtol=0)
     assert not torch.allclose(together.parameter[0], together.parameter[1], atol=1e-2)
     assert torch.equal(together.perturbed, PHOTOS) and torch.equal(together.area, together.saliency.mean((1, 2, 3)))
 
@@ -154,13 +154,13 @@ def test_the_channels_that_the_class_needs_are_kept():
 @pytest.mark.parametrize("experiment", PRESETS)
 def test_a_layer_may_be_followed_by_one_that_works_in_place(experiment):
     body = nn.Conv2d(3, 4, 4, 4)
-    found = []
+    result = []
     for inplace in (False, True):
         net = nn.Sequential(body, nn.ReLU(inplace=inplace), nn.Flatten(), nn.Linear(256, 3, bias=False))
         nn.init.constant_(net[3].weight, 0.1)
         e = explain(net, PHOTOS, 1, method=method(experiment, "steps=3", "perturbation.layer=0"))
-        found.append((e.parameter, e.saliency))
-    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+        result.append((e.parameter, e.saliency))
+    assert torch.equal(result[0][0], result[1][0]) and torch.equal(result[0][1], result[1][1])
 
 
 @pytest.mark.parametrize("experiment", PRESETS)

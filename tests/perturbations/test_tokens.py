@@ -80,10 +80,10 @@ def logits_under(net: nn.Module, x: torch.Tensor, mask: torch.Tensor) -> torch.T
 @pytest.mark.parametrize("case", CASES)
 def test_a_dropped_token_equals_a_removed_one(case):
     net, mask = network(case), masks()
-    found = logits_under(net, X, mask)
+    result = logits_under(net, X, mask)
     expected = torch.cat([without(net, x[None], m.flatten() > 0) for x, m in zip(X, mask, strict=True)])
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
-    assert (found - net(X)).abs().amax(1).min() > 1e-3  # each mask does something
+    torch.testing.assert_close(result, expected, atol=2e-5, rtol=1e-5)
+    assert (result - net(X)).abs().amax(1).min() > 1e-3  # each mask does something
 
 
 @pytest.mark.parametrize("case", CASES)

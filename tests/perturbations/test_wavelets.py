@@ -56,8 +56,8 @@ def test_ones_keep_the_image_exactly_and_kept_coefficients_stay():
     mask = (torch.rand(3, 1, 64, 96, generator=torch.Generator().manual_seed(1)) < 0.5).float()
     perturbation = wavelets(0.5 + 0.001 * (PHOTOS - 0.5))  # so faint that nothing is clipped
     drawn = perturbation.sample(rng.at(1))
-    found = perturbation.analyse(perturbation.apply(drawn, mask))
-    torch.testing.assert_close(found, torch.where(mask > 0, perturbation.coefficients, drawn), atol=1e-5, rtol=0)
+    result = perturbation.analyse(perturbation.apply(drawn, mask))
+    torch.testing.assert_close(result, torch.where(mask > 0, perturbation.coefficients, drawn), atol=1e-5, rtol=0)
     assert not torch.equal(drawn, perturbation.sample(rng.at(2))) and torch.equal(drawn, perturbation.sample(rng.at(1)))
 
 

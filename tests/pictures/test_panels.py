@@ -104,13 +104,13 @@ def test_what_does_not_change_does_not_flicker(explanation):
 
 
 def test_the_animation_says_what_was_recorded(explanation, monkeypatch):
-    e, said = explanation(steps=30, frames=4), []
+    e, texts = explanation(steps=30, frames=4), []
     monkeypatch.setattr(
-        "mpx.pictures.animation.draw_text", lambda page, place, left, right, *rest: said.append((left, right))
+        "mpx.pictures.animation.draw_text", lambda page, place, left, right, *rest: texts.append((left, right))
     )
     animation_gif(e, 1)
-    assert [left for left, _ in said if "iteration" in left] == [f"iteration {k} of 30" for k in (0, 10, 20, 30)]
-    seen = [right for _, right in said if right.startswith("p ")]
+    assert [left for left, _ in texts if "iteration" in left] == [f"iteration {k} of 30" for k in (0, 10, 20, 30)]
+    seen = [right for _, right in texts if right.startswith("p ")]
     assert seen == [f"p {p:.3f}" for p in e.frame_p[:, 1].tolist()]
 
 

@@ -22,10 +22,10 @@ def run(folder, shift=0.0, metrics=None, images=12, **more):
         for i in range(images)
     ]
     tables.write_csv(folder / "results.csv", rows, tables.result_columns(rows))
-    said = summaries.summarise_rows(rows, 0, 0, {"command": "mpx"})
+    summary = summaries.summarise_rows(rows, 0, 0, {"command": "mpx"})
     value = sum(row["deletion"] for row in rows) / images
-    said["metrics"] = {"deletion": LESS | {"value": value, "interval95": [value - 0.1, value + 0.1]} | (metrics or {})}
-    files.write_json(folder / "summary.json", said)
+    summary["metrics"] = {"deletion": LESS | {"value": value, "interval95": [value - 0.1, value + 0.1]} | (metrics or {})}
+    files.write_json(folder / "summary.json", summary)
     return folder
 
 
@@ -62,7 +62,7 @@ def test_only_rows_that_both_have_are_paired(tmp_path):
     assert math.isnan(compare.paired_difference(many, few, "insertion")[0])
 
 
-def test_other_protocols_are_told(tmp_path):
+def test_a_note_names_protocols_that_differ(tmp_path):
     folders = [run(tmp_path / "a"), run(tmp_path / "b", metrics={"protocol": {"steps": 10}})]
     assert "protocols of deletion differ" in compare.write_comparison(folders, tmp_path)
     assert "protocols" not in compare.write_comparison([folders[0], run(tmp_path / "c")], tmp_path)

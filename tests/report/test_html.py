@@ -65,9 +65,9 @@ def test_the_pieces_are_what_was_stored(tmp_path, explanation):
     pieces = Pieces(html.write_report(save(tmp_path, e)))
     block = pieces.blocks["d1-0"]
     assert list(pieces.blocks) == ["page", "p0", "d0-0", "d1-0"]  # the numbers first, a photo that two rows show once
-    for found, given in ((pieces.blocks[block["photo"]], e.images), (block["perturbed"], e.perturbed),
+    for result, given in ((pieces.blocks[block["photo"]], e.images), (block["perturbed"], e.perturbed),
                          (block["complement"], e.complement)):  # fmt: skip
-        assert (image(found).movedim(-1, 0) / 255 - given[1]).abs().max() < 0.03
+        assert (image(result).movedim(-1, 0) / 255 - given[1]).abs().max() < 0.03
     assert (image(block["final"]) / 255 - e.saliency[1, 0]).abs().max() < 0.03
     strip = image(block["frames"]).view(6, 40, 56) / 255
     whole = torch.nn.functional.interpolate(e.frame_saliency[:, 1].float() / 255, (40, 56), mode="area")[:, 0]
@@ -179,7 +179,7 @@ def test_several_areas_of_a_job_are_rows_of_their_own(tmp_path, explanation):
     ]
 
 
-def test_a_report_is_whole_or_not_there(tmp_path, explanation, monkeypatch):
+def test_a_report_is_complete_or_absent(tmp_path, explanation, monkeypatch):
     with pytest.raises(ValueError, match="not the folder of a run: no results.csv"):
         html.write_report(tmp_path)
     folder = save(tmp_path, explanation())

@@ -37,8 +37,8 @@ def job(tmp_path, explanation):
             store.save_row(folder, e, i, pictures, row_key="1", **TERMS)
         rows = tables.table_rows(e)
         tables.write_csv(folder / "results.csv", rows)
-        said = summaries.summarise_rows(rows, 0, 0, {"game": game, "stopped": False})
-        files.write_json(folder / "summary.json", said | {"metrics": {}})
+        summary = summaries.summarise_rows(rows, 0, 0, {"game": game, "stopped": False})
+        files.write_json(folder / "summary.json", summary | {"metrics": {}})
         return folder
 
     return make
@@ -55,7 +55,7 @@ def test_a_name_says_the_axes():
     assert sweep.job_axes("alone") == {"job": "alone"}
 
 
-def test_numbers_by_size_and_names_as_they_were_asked_for(tmp_path):
+def test_numbers_are_ordered_by_size_and_names_by_the_command(tmp_path):
     names = [f"mask_size={m},blur={b}" for m, b in itertools.product((28, 7, 112), ("wide", "narrow"))]
     for name in reversed(names):
         (tmp_path / name / ".hydra").mkdir(parents=True)
@@ -87,8 +87,8 @@ def test_an_axis_may_be_called_like_a_column(tmp_path, job):
     for name in ("[road]", "[deletion]"):
         job(f"metric={name}")
     sweep.write_sweep_results(tmp_path)
-    found = {(line["metric="], line["metric"]) for line in lines(tmp_path)}
-    assert ("[road]", "area") in found and ("[deletion]", "p_normalised") in found
+    result = {(line["metric="], line["metric"]) for line in lines(tmp_path)}
+    assert ("[road]", "area") in result and ("[deletion]", "p_normalised") in result
 
 
 def test_forwards_are_a_cost_where_there_are_any(tmp_path, job):
@@ -121,14 +121,14 @@ def test_a_failed_job_takes_nothing_away(tmp_path, job):
 
 def test_a_job_that_was_stopped_does_not_compete(tmp_path, job):
     job("mask_size=7")
-    said = json.loads((job("mask_size=14", 0.1) / "summary.json").read_text())
-    said["protocol"]["stopped"] = True
-    files.write_json(tmp_path / "mask_size=14" / "summary.json", said)
+    summary = json.loads((job("mask_size=14", 0.1) / "summary.json").read_text())
+    summary["protocol"]["stopped"] = True
+    files.write_json(tmp_path / "mask_size=14" / "summary.json", summary)
     text = sweep.write_sweep_results(tmp_path)
     assert "mask_size=14 is not finished" in text and "| 14 |" not in text
 
 
-def test_a_folder_is_told_as_it_is_typed(tmp_path, job, monkeypatch, caplog):
+def test_messages_show_a_folder_as_typed(tmp_path, job, monkeypatch, caplog):
     """With a ~, and as text, as scripts/compare.py gives it."""
     job("home/a/mask_size=7")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -180,13 +180,13 @@ def ran(tmp_path_factory):
     for name in ("results", "skipped"):
         with open(folder / "run" / f"{name}.csv", newline="") as file:
             tables[name] = list(csv.DictReader(file))
-    found = {item.name: row for item in items for row in sum(tables.values(), []) if row["image"] == item.name}
+    result = {item.name: row for item in items for row in sum(tables.values(), []) if row["image"] == item.name}
     return SimpleNamespace(
         folder=folder,
         root=os.access(photos / "private.png", os.R_OK),  # who reads everything, whatever the permissions
         items=items,
         tables=tables,
-        found=dict(zip([*made, *ROWS], [found[item.name] for item in items])),
+        result=dict(zip([*made, *ROWS], [result[item.name] for item in items])),
         out=out.getvalue(),
         err=err.getvalue(),
     )

@@ -33,18 +33,18 @@ def test_measured_later_is_measured_at_once(folder, mpx):
     code, out, _ = mpx(*GIVEN, THREE, "name=later")
     assert code == 0 and "3 of 3 images are done" in out and "evaluating 3 masks that were stored before" in out
     assert "cross_perturbation" not in rows("later")[0]
-    found = numbers("later", "deletion", "insertion", "complexity")
-    assert found.shape[1] > 5 and np.array_equal(found, numbers("once", "deletion", "insertion", "complexity"))
+    result = numbers("later", "deletion", "insertion", "complexity")
+    assert result.shape[1] > 5 and np.array_equal(result, numbers("once", "deletion", "insertion", "complexity"))
     assert all(np.array_equal(np.load(folder / "outputs/later/masks" / k)["parameter"], v) for k, v in before.items())
     assert "evaluating" not in mpx(*GIVEN, THREE, "name=later")[1]
-    said = json.loads((folder / "outputs/later/summary.json").read_text())["metrics"]["deletion"]
+    summary = json.loads((folder / "outputs/later/summary.json").read_text())["metrics"]["deletion"]
     assert (
-        said["n"] == 3
-        and said["better"] == "lower"
-        and said["learnt_with"] == "blur_gaussian"
-        and said["protocol"]["options"]["baseline"] == "mean"
+        summary["n"] == 3
+        and summary["better"] == "lower"
+        and summary["learnt_with"] == "blur_gaussian"
+        and summary["protocol"]["options"]["baseline"] == "mean"
     )
-    assert said["value"] == pytest.approx(numbers("later", "deletion").mean(), abs=1e-5)
+    assert summary["value"] == pytest.approx(numbers("later", "deletion").mean(), abs=1e-5)
 
 
 def test_options_of_a_metric_count(folder, mpx):
@@ -141,9 +141,9 @@ def test_the_sum_of_several_areas_is_measured(folder, mpx):
     with open("outputs/a/area_sums.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(rows("a")) == 6 and [line["image"] for line in lines] == ["p0", "p1", "p2"]
-    said = json.loads((folder / "outputs/a/summary.json").read_text())
-    assert said["area_sums"]["pointing"]["n"] == 3 and said["metrics"]["pointing"]["n"] == 6
-    assert said["area_sums"]["mass"]["value"] == pytest.approx(np.mean([float(line["mass"]) for line in lines]), abs=1e-5)
+    summary = json.loads((folder / "outputs/a/summary.json").read_text())
+    assert summary["area_sums"]["pointing"]["n"] == 3 and summary["metrics"]["pointing"]["n"] == 6
+    assert summary["area_sums"]["mass"]["value"] == pytest.approx(np.mean([float(line["mass"]) for line in lines]), abs=1e-5)
 
 
 def test_a_masks_own_perturbation_is_no_other(folder, mpx):

@@ -200,7 +200,7 @@ def test_a_logger_that_cannot_write_is_one_warning(home):
     assert masks(this).items() <= masks(run(home, "calm")).items() and summary(this)["n"] == 2
 
 
-def test_a_table_holds_whole_lines_on_a_full_disk(tmp_path):
+def test_a_table_on_a_full_disk_has_complete_lines(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     lines = [dict.fromkeys(tables.RESULT_COLUMNS, "x")]
     tables.write_csv(tmp_path / "results.csv", lines)

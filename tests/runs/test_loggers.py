@@ -73,8 +73,8 @@ def test_the_mean_is_over_all_rows_of_all_batches_logged_or_not(tmp_path, explan
     two.curves = {k: v + 1 for k, v in two.curves.items()}
     record(tmp_path, TENSORBOARD, one, two, limit=2)
     expected = (one.curves["score"].sum(1) + two.curves["score"].sum(1)) / 4
-    found = [point.value for point in events(tmp_path / "tensorboard/mean").Scalars("loss/score")]
-    assert found == pytest.approx(expected.tolist(), rel=1e-5)
+    result = [point.value for point in events(tmp_path / "tensorboard/mean").Scalars("loss/score")]
+    assert result == pytest.approx(expected.tolist(), rel=1e-5)
     assert {path.name for path in (tmp_path / "tensorboard").iterdir()} == {"a-1", "b-1", "mean"}
 
 

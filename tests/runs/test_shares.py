@@ -49,19 +49,19 @@ ARRAY = {
         ("3/4", SRUN, (3, 4)),
     ],
 )
-def test_a_share_is_what_is_asked_for(monkeypatch, asked, environment, expected):
+def test_share_comes_from_the_option_or_the_launcher(monkeypatch, asked, environment, expected):
     monkeypatch.setattr(os, "environ", environment)
-    found = find_share(asked)
-    assert (found.index, found.count) == expected
+    result = find_share(asked)
+    assert (result.index, result.count) == expected
 
 
 def test_the_shares_of_an_array_of_steps_are_all_there_are(monkeypatch):
-    found = []
+    result = []
     for task in range(10, 18, 2):
         for rank in range(6):
             monkeypatch.setattr(os, "environ", ARRAY | SRUN | {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_PROCID": str(rank)})
-            found.append(find_share("array"))
-    assert sorted(s.index for s in found) == list(range(24)) and {s.count for s in found} == {24}
+            result.append(find_share("array"))
+    assert sorted(s.index for s in result) == list(range(24)) and {s.count for s in result} == {24}
 
 
 @pytest.mark.parametrize("asked", ["4/4", "-1/4", "1", "a/b", "1/", "array"])

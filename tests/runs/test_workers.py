@@ -198,7 +198,7 @@ TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE
         (["share=0/2"], {}, "same name="),
     ],
 )
-def test_a_launcher_that_is_used_wrongly_is_told_before_there_is_a_folder(
+def test_wrong_use_of_a_launcher_is_refused_before_a_folder_exists(
     mpx, folder, monkeypatch, arguments, environment, names
 ):
     for key, value in environment.items():
@@ -218,7 +218,7 @@ def test_a_launcher_that_is_used_wrongly_is_told_before_there_is_a_folder(
         (["samples=4"], TORCHRUN, "samples=4 cannot be divided among 8"),
     ],
 )
-def test_samples_that_cannot_be_spread_are_told_before_the_work(mpx, folder, monkeypatch, arguments, environment, names):
+def test_samples_that_cannot_be_divided_are_refused_before_the_work(mpx, folder, monkeypatch, arguments, environment, names):
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     code, out, err = mpx(*SQUARE, "images=photos", "parallel=samples", "name=refused", *arguments)

@@ -78,7 +78,7 @@ def test_a_group_of_which_nothing_is_left_to_do_ends_too(home):
     assert [rank.end(30) for rank in ranks] == [0, 0]
 
 
-def test_a_group_that_is_told_to_stop_stops_though_its_ranks_wait_for_each_other(home):
+def test_a_stopped_group_ends_although_its_ranks_wait_for_each_other(home):
     """Lightning's own handler of SIGTERM broadcasts from within it, and the others do not listen."""
     long = [*PLAIN, "batch_size=1", "samples=2", "parallel=samples", "steps=100", "name=told"]
 

@@ -25,12 +25,12 @@ def test_a_killed_sweep_continues_to_the_same_result(tmp_path):
     os.killpg(command.pid, signal.SIGKILL)
     command.end()
     before = {path: path.stat().st_mtime_ns for path in sweep.glob("*/masks/*.npz")}
-    said = (sweep / "mask_size=4" / "summary.json").stat().st_mtime_ns
+    modified = (sweep / "mask_size=4" / "summary.json").stat().st_mtime_ns
     assert 4 < len(before) < 12 and not (sweep / "table.csv").exists()
     again = done(home, *line, "name=killed")
     assert "1 of 3 jobs are finished" in again.out
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
-    assert (sweep / "mask_size=4" / "summary.json").stat().st_mtime_ns == said
+    assert (sweep / "mask_size=4" / "summary.json").stat().st_mtime_ns == modified
     for job in ("mask_size=4", "mask_size=8", "mask_size=16"):
         assert masks(sweep / job) == masks(calm / job) and len(masks(sweep / job)) == 4
     tables = [[{k: v for k, v in row.items() if k != "seconds"} for row in _lines(f)] for f in (sweep, calm)]
@@ -80,9 +80,9 @@ def test_every_engine_gives_the_results_of_sequential_jobs(mpx, seeds, monkeypat
 def test_optuna_minimises_the_objective(mpx, folder):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     (sweep,) = _run(mpx, folder, *QUICK, "limit=1", "sweep=optuna", "hydra.sweeper.n_trials=3", "objective=area")
-    said = OmegaConf.load(sweep / "optimization_results.yaml")
+    optimum = OmegaConf.load(sweep / "optimization_results.yaml")
     areas = [json.loads(path.read_text())["area"]["mean"] for path in sweep.glob("*/summary.json")]
-    assert len(areas) == 3 and said.best_value == pytest.approx(min(areas))
+    assert len(areas) == 3 and optimum.best_value == pytest.approx(min(areas))
     assert (sweep / "table.md").is_file()
     code, _, err = mpx(*QUICK, "limit=1", "objective=nosuch")
     assert code == 1 and "objective='nosuch'" in err and "p_normalised" in err

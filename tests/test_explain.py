@@ -123,7 +123,7 @@ def test_a_regularizer_may_be_an_options_name():
     [
         ({"lambda_l1": "0.1"}, "lambda_l1='0.1' must be a number"),
         ({"lambda_l1": None}, "lambda_l1=None must be a number"),
-        ({"batch_size": "auto"}, "batch_size='auto' must be at least 1"),
+        ({"batch_size": "auto"}, "batch_size='auto' must be a whole number, at least 1"),
         ({"lr": "0.1"}, "lr='0.1' must be a number"),
         ({"regularizers": {"l1": "x"}}, "regularizers['l1']='x' must be a weight and a term: (0.1, "),
         ({"regularizers": {"l1": (0.1, "l1", 2)}}, "must be a weight and a term"),

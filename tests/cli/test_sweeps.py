@@ -159,8 +159,8 @@ def test_a_failed_job_is_listed_and_the_others_are_complete(mpx, folder):
     code, out, err = mpx(*line)
     assert code == 1 and "1 of 3 jobs failed, target=nosuch" in err and "'nosuch' is not a class" in err
     (sweep,) = (folder / "outputs" / "sweeps").iterdir()
-    summary = (sweep / "table.md").read_text()
-    assert "target=nosuch" in summary and "'nosuch' is not a class" in summary and "checker" in summary and "checker" in out
+    table = (sweep / "table.md").read_text()
+    assert "target=nosuch" in table and "'nosuch' is not a class" in table and "checker" in table and "checker" in out
     assert (sweep / "report.html").is_file() and (sweep / "grid.png").is_file()
     (folder / "names.txt").write_text("nosuch\nchecker board\n")
     code, _, err = mpx(*line)  # the failed job starts again

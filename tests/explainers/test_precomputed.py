@@ -87,8 +87,8 @@ def test_files_of_longer_image_names_are_not_read(tmp_path, inside):
 
     def save(image: str, target: int, value: float) -> Path:
         path = tmp_path / f"{image}-{target}-board.npz"
-        summary = {"image": image, "target": target} if inside else {}
-        np.savez(path, saliency=np.full((32, 32), value, np.float16), **summary)
+        entries = {"image": image, "target": target} if inside else {}
+        np.savez(path, saliency=np.full((32, 32), value, np.float16), **entries)
         return path
 
     own, _ = save("photo", 1, 0.25), save("photo-1", 1, 0.5)

@@ -121,10 +121,11 @@ def run(folder: Path, *overrides: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_reading_a_run_without_mpx(tmp_path, monkeypatch, capsys):
+def test_reading_a_run_without_mpx(tmp_path, monkeypatch, mpx):
     pytest.importorskip("pandas")
-    run(tmp_path, *SMALL, "name=val", "metric=[mass]")
     monkeypatch.chdir(tmp_path)
+    code, out, err = mpx(*SMALL, "name=val", "metric=[mass]")
+    assert code == 0, out + err
     scope = {}
     for block in blocks(READMES[4], "python"):
         exec(block, scope)

@@ -114,6 +114,7 @@ def explain(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be a whole number, at least 1")
     if method:
+        Method.check(method)
         _refuse_arguments_of_a_method(arguments)
     method = method or _method_of(arguments)
     classifier = model if isinstance(model, Classifier) else Classifier(model)

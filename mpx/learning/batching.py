@@ -77,7 +77,7 @@ def solve(
         optimize_timed(batch, optimize)
         unfinished = [row for row in batch.rows if not row.finished]
         if unfinished:
-            batch = ContinuousBatch.gather(unfinished, padded_size)
+            batch = ContinuousBatch.gather(unfinished, padded_size)  # the states of the first batch go on
     return to_explanation(first.objective, first.rows, rows)
 
 
@@ -131,10 +131,11 @@ class RowSolver:
         self.pad = pad or position_matters is not None
         self.can_halve = can_halve
         self._checked_size: int | None = None  # batch size for which position_matters was called
+        # a row goes from `next_rows` to waiting, and prepared to entering, to active, and with its batch to a Solution
         self._waiting: list[Row] = []  # not prepared yet
-        self._unsolved: list[PreparedBatch] = []
-        self._active: list[RowState] = []  # rows of unsolved batches that are being optimized,
-        self._entering: list[RowState] = []  # and prepared rows that wait for a free slot
+        self._entering: list[RowState] = []  # prepared, without a free slot yet
+        self._active: list[RowState] = []  # being optimized
+        self._unsolved: list[PreparedBatch] = []  # batches of entering, active and finished rows
 
     def __iter__(self) -> Iterator[Solution]:
         while True:

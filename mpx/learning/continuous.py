@@ -38,7 +38,8 @@ class ContinuousBatch(RowBatch):
     @classmethod
     def gather(cls, rows: Sequence[RowState], size: int = 0) -> "ContinuousBatch":
         """Return a batch of these rows, from whichever batches they come, padded to `size` by repeating the last."""
-        batch, padded = cls.__new__(cls), [*rows, *[rows[-1]] * (size - len(rows))]
+        padded = [*rows, *[rows[-1]] * (size - len(rows))]
+        batch = cls.__new__(cls)  # without __init__, which begins rows at their first iteration
         batch.keep_together = False
         objective = Objective.gather([(row.objective, row.index) for row in padded])
         batch._join(objective, list(rows), torch.cat([row.parameter for row in padded]))
@@ -121,7 +122,7 @@ class ContinuousBatch(RowBatch):
                 self._finish_row(row)
         can_exchange_rows = self.has_movable_rows and not self.keep_together
         finished = sum(row.finished for row in self.rows)
-        self.paused = self.finished or can_exchange_rows and finished >= self._finished_for_pause
+        self.paused = self.finished or (can_exchange_rows and finished >= self._finished_for_pause)
 
     def _check_stopping(self, due_rows: list[tuple[int, RowState]]) -> None:
         stop = self.objective.method.stop

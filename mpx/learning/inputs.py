@@ -50,16 +50,17 @@ def as_images(images: Any, classifier: Classifier) -> tuple[Tensor, list[str]]:
     if isinstance(images, Tensor):
         batch = images.detach() if images.ndim == 4 else images.detach()[None]
         if batch.ndim != 4 or batch.shape[1] != 3 or not batch.numel():
-            raise ValueError(f"images of shape {tuple(images.shape)} must be (B,3,H,W) or (3,H,W), and not empty")
+            hint = "; permute(0,3,1,2) moves the channels there" if images.ndim == 4 and images.shape[-1] == 3 else ""
+            raise ValueError(f"images of shape {tuple(images.shape)} must be (B,3,H,W) or (3,H,W), and not empty{hint}")
         names = [f"image{i}" for i in range(len(batch))]
     else:
         batch, names = _read(list(images) if isinstance(images, (list, tuple)) else [images], classifier)
     low, high = batch.min().item(), batch.max().item()
     if not (0 <= low and high <= 1):
-        raise ValueError(
-            f"images range from {low:.2f} to {high:.2f}, but must be in [0,1]: pass them unnormalised and let "
-            "Classifier(network, mean, std) normalise"
-        )
+        is_bytes = low >= 0 and high > 2
+        normalised = "pass them unnormalised and let Classifier(network, mean, std) normalise"
+        remedy = "divide them by 255" if is_bytes else normalised
+        raise ValueError(f"images range from {low:.2f} to {high:.2f}, but must be in [0,1]: {remedy}")
     return batch.float(), names
 
 

@@ -160,7 +160,8 @@ class MaskLearner(BatchLearner):
     """Learns the masks of images under a frozen model, which is restored at the end.
 
     model: an mpx.Classifier, or any nn.Module from images in [0,1] to logits (B,K). images: (B,3,H,W) in [0,1], or files as
-    in `mpx.explain`. targets: as `target` there; None for each image's top class. method: e.g. mpx.method("fong2017").
+    in `mpx.explain`. target: as there, so that a list gives a mask for each of its targets
+    and each image. method: e.g. mpx.method("fong2017").
     snapshots: most snapshots of each mask, from the first to the last iteration.
     """
 
@@ -168,13 +169,13 @@ class MaskLearner(BatchLearner):
         self,
         model: nn.Module,
         images: Any,
-        targets: Any = None,
+        target: Any = None,
         *,
         method: Method,
         snapshots: int = 24,
     ):
         super().__init__()
-        if method.explainer:
+        if Method.check(method).explainer:
             raise ValueError("a method with an explainer learns no mask: use mpx.explain")
         self.method = method
         self.snapshots = snapshots
@@ -183,7 +184,7 @@ class MaskLearner(BatchLearner):
         self._frozen = ExitStack()  # the model, during a fit
         pixels, names = as_images(images, self.classifier)
         with self.classifier.frozen():
-            self.rows: list[Row] = make_rows(self.classifier, pixels, names, targets, method.areas)
+            self.rows: list[Row] = make_rows(self.classifier, pixels, names, target, method.areas)
 
     @property
     def classifier(self) -> Classifier:

@@ -68,6 +68,13 @@ class Method:
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
                 raise ValueError(f"{name}={weight!r} must be a number, 0 or larger")
 
+    @staticmethod
+    def check(method: "Method") -> "Method":
+        """Return the method, or raise ValueError for anything else, such as the name of one."""
+        if not isinstance(method, Method):
+            raise ValueError(f"method={method!r} must be a Method: mpx.method({method!r}) returns that of an experiment")
+        return method
+
     @property
     def views(self) -> tuple[View, ...]:
         """The views of the game; in a dual, the preservation has its weight."""

@@ -18,14 +18,14 @@ from mpx.learning.prepared_rows import PreparedRows
 from mpx.regularizers import RegularizerContext
 from mpx.scores import ScoreContext
 
-MAX_IMAGES = 32  # in one pass of the network, where a row has several
+MAX_IMAGES = 32  # in one pass of the network, where a row has several: bounds the memory of many draws
 Iterations = int | list[int]  # the iteration of all rows, or of each row
 
 
 class Draw(NamedTuple):
     """One random draw of an evaluation, at one point of the integration path."""
 
-    number: int  # keys the random numbers
+    number: int  # keys the random numbers; another one for each sample and point of the path
     point: float  # in (0,1], by which the mask is multiplied
 
 
@@ -92,7 +92,7 @@ class Objective(PreparedRows):
         parts = [draws[k : k + draws_per_pass] for k in range(0, len(draws), draws_per_pass)]
         if len(parts) == 1:
             score, probability = self._score_of_draws(parameter, mask, iteration, parts[0], exact)
-        else:
+        else:  # each part renders the mask again, so that its gradient can be taken at once
             sums = [
                 PartialSum.apply(lambda x, part=part: self._score_of_draws(x, None, iteration, part, exact), parameter)
                 for part in parts

@@ -23,9 +23,7 @@ def settled(means: list[float], tolerance: float = 0.02, cuts: int = 13, power: 
         return 0.0  # the row has failed
     best, cut_count = math.inf, 0
     for mean in means:
-        if best < math.inf and mean >= best - tolerance * max(0.0, means[0] - best):
-            best = mean
-            cut_count += 1
-        else:
-            best = mean
+        improves = best == math.inf or mean < best - tolerance * max(0.0, means[0] - best)
+        cut_count += not improves
+        best = mean  # also after a cut, where the best mean is taken anew
     return max(0.0, 1 - cut_count / cuts) ** power

@@ -22,4 +22,4 @@ def check_trainer(trainer: pl.Trainer) -> None:
     attributes = {name: getattr(trainer, name) for name in DEFAULTS}  # foreign: Lightning's own
     for name, (allowed, reason) in DEFAULTS.items():
         if attributes[name] != allowed and not (name == "fast_dev_run" and not attributes[name]):
-            raise ValueError(f"Trainer({name}={attributes[name]!r}) must be {allowed!r}: {reason}")
+            raise ValueError(f"Trainer({name}={attributes[name]!r}) must be Trainer({name}={allowed!r}): {reason}")

@@ -50,7 +50,10 @@ class Mask(nn.Module):
     starts_from_disc: bool = False
 
     def initial(self, rng: RowRandom) -> Tensor:
-        """Return the first parameter (B,*shape)."""
+        """Return the first parameter (B,*shape), normally that of the mask that keeps everything.
+
+        The mask's gradient must not vanish there, or the search cannot begin.
+        """
         raise NotImplementedError
 
     def forward(self, parameter: Tensor) -> Tensor:

@@ -25,7 +25,10 @@ def worker_devices(name: str, count: int | str | list[int], share: Share) -> lis
     usable = _gpus_of_share(share) if first.type == "cuda" and ":" not in name else [first]
     if count == "all":
         if first.type != "cuda":
-            raise ValueError(f"trainer.devices=all means GPUs, and device={name} is {first.type} here: give a number")
+            raise ValueError(
+                f"trainer=gpus and trainer.devices=all need a GPU, and device={name} is {first.type} here: leave them out, or "
+                "start CPU processes with trainer.devices=2"
+            )
         count = len(usable)
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"trainer.devices={count!r} must be a number from 1, all, or a list of GPUs like [0,2]")

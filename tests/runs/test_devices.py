@@ -49,7 +49,7 @@ def test_a_worker_for_each_device(gpus, name, count, share, expected):
 @pytest.mark.parametrize(
     "name, count, names",
     [
-        ("cpu", "all", "trainer.devices=all means GPUs"),
+        ("cpu", "all", "trainer.devices=all need a GPU"),
         ("cpu", 0, "trainer.devices=0"),
         ("cpu", True, "trainer.devices=True"),
         ("cpu", "two", "trainer.devices='two'"),

@@ -222,7 +222,7 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
         (["+trainer.max_steps=3"], "trainer.max_steps would end the optimization"),
         (["+trainer.strategy=ddp"], "trainer.strategy would mix rows or devices"),
         (["trainer.devices=[0,1]"], "trainer.devices=[0, 1] names GPUs, and device=cpu is cpu here"),
-        (["trainer=gpus"], "trainer.devices=all means GPUs"),
+        (["trainer=gpus"], "trainer.devices=all need a GPU"),
         (["parallel=images"], "parallel='images' must be rows or samples"),
         (["dataset=table"], "dataset.file has no value: give dataset.file="),
         (["sufficient_share=7"], "sufficient_share=7.0 must be from 0 to 1"),

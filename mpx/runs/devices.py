@@ -26,8 +26,8 @@ def worker_devices(name: str, count: int | str | list[int], share: Share) -> lis
     if count == "all":
         if first.type != "cuda":
             raise ValueError(
-                f"trainer=gpus and trainer.devices=all need a GPU, and device={name} is {first.type} here: leave them out, or "
-                "start CPU processes with trainer.devices=2"
+                f"trainer=gpus and trainer.devices=all need a GPU, and device={name} is {first.type} here: leave them out, "
+                "or start CPU processes with trainer.devices=2"
             )
         count = len(usable)
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:

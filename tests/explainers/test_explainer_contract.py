@@ -180,7 +180,7 @@ def test_saliency():
         ("group_cam", {"groups": 0}, "explainer.groups=0 must be at least 1"),
         ("excitation_backprop", {"min_map_fraction": 0.0}, "explainer.min_map_fraction=0.0 must be above 0"),
         ("center", {"sigma": 0.0}, "explainer.sigma=0.0 must be above 0"),
-        ("files", {"folder": None}, "explainer.folder=None is not a folder: give the one with <name>.npz, .npy or .png"),
+        ("files", {"folder": None}, "explainer.folder=None is not a folder: give the folder with <name>.npz, .npy or .png"),
     ],
 )
 def test_invalid_options_are_one_sentence(name, options, text):

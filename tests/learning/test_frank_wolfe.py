@@ -141,7 +141,7 @@ def test_planted_square_is_found_and_the_area_kept(game):
     "mistake, names",
     [
         ({}, "optimizer needs area="),
-        ({"area": 0.1, "mask": "bernoulli"}, "a mask whose parameter is held in"),
+        ({"area": 0.1, "mask": "bernoulli"}, "a mask whose parameter is limited to"),
         ({"area": 0.1, "scheduler": "cosine"}, "no lr that a scheduler could change"),
         ({"area": 0.1, "optimizer": partial(config.option("optimizer", "frank_wolfe"), max_backtracks=0)}, "max_backtracks"),
     ],

@@ -179,5 +179,5 @@ def test_mistakes_are_named(mask, options, message):
 
 
 def test_superpixels_need_pixels():
-    with pytest.raises(ValueError, match="mask=superpixels masks pixels"):
+    with pytest.raises(ValueError, match="mask=superpixels needs a perturbation of pixels"):
         Superpixels(mask_context((5, 16, 16), images=WIDE))

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpx import config
 from mpx.data import datasets
-from mpx.data.items import Item
+from mpx.data.items import Item, named_items
 from mpx.metrics.base import Metric, as_metric
 from mpx.models.classifier import Classifier
 from mpx.report import html
@@ -107,7 +107,7 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
 def list_items(cfg: DictConfig, choices: dict[str, str | None]) -> list[Item]:
     """Return the images that a run explains, in order."""
     if cfg.images is None:
-        return config.build(cfg.dataset, "dataset")[: cfg.limit]
+        return named_items(config.build(cfg.dataset, "dataset"))[: cfg.limit]
     if choices["dataset"] not in ("sample", "images"):
         raise ValueError(f"images={cfg.images} and dataset={choices['dataset']} name two sources: give one of them")
     files = to_plain(cfg)["images"]

@@ -51,6 +51,17 @@ def name_items(items: Iterable[Item]) -> list[Item]:
     return [replace(item, name=name) for item, name in zip(unique.values(), unique_names(list(unique)))]
 
 
+def named_items(items: list[Item]) -> list[Item]:
+    """Return the items of any dataset, named where it did not name them. ValueError where two have one name."""
+    if not all(item.name for item in items):
+        return name_items(items)
+    names = Counter(item.name.lower() for item in items)  # file systems may ignore case
+    repeated = [item.name for item in items if names[item.name.lower()] > 1]
+    if repeated:
+        raise ValueError(f"two images of the dataset are named {repeated[0]!r}: let name_items(items) name them")
+    return items
+
+
 def single_label(labels: Iterable[Label]) -> Label | tuple[Label, ...] | None:
     """Return the label where there is one, a tuple where there are several, None where there is none."""
     labels = tuple(labels)

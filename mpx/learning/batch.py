@@ -51,7 +51,7 @@ class RowBatch:
         names = dict.fromkeys(name for row in rows for name in row.history)
         self.history = {name: torch.stack([row.history.get(name, missing) for row in rows], 1) for name in names}
         for row, view in zip(rows, self.parameter.detach().split(1)):
-            row.parameter = view  # the optimizer changes both
+            row.parameter = view  # of `parameter`, so that a step changes both
 
     @property
     def finished(self) -> bool:
@@ -140,9 +140,11 @@ class RowBatch:
         """Copy the history back to each row, and finish the rows that a callback stopped before the batch was paused."""
         for k, row in enumerate(self.rows):
             row.history = {name: values[:, k] for name, values in self.history.items()}
-            if not row.finished and not self.paused:
+            if row.finished:
+                continue
+            if not self.paused:  # a callback stopped the fit
                 self._finish_row(row)
-            elif not row.finished:
+            else:  # the row goes on in a later batch
                 row.add_cost(self.objective.passes, self.objective.forwards)
         self.objective.take_cost()
 

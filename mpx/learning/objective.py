@@ -98,7 +98,7 @@ class Objective(PreparedRows):
                 for part in parts
             ]
             score, probability = (sum(values) for values in zip(*sums))
-        return score / len(draws), probability / len(self.samples)
+        return score / len(draws), probability / len(self.samples)  # a sample's probability counts at the path's end
 
     def _score_of_draws(
         self, parameter: Tensor, mask: Tensor | None, iteration: Iterations, draws: list[Draw], exact: bool
@@ -135,9 +135,9 @@ class Objective(PreparedRows):
                 masks = self.mask.sample(parameter, self.rng.at(_purpose(iteration, "mask"), draw.number))
             sample = self.perturbation.sample(self.rng.at(iteration, draw.number))
             context = AugmentationContext(self.rng.at(_purpose(iteration, "augment"), draw.number), counts)
-            for augment in () if exact or sample is None else method.image_augmentations:
-                assert sample is not None
-                sample = augment(sample.flatten(1, 2), context).view_as(sample)
+            if sample is not None and not exact:  # levels become channels, so that all of a row's move alike
+                for augment in method.image_augmentations:
+                    sample = augment(sample.flatten(1, 2), context).view_as(sample)
             for view in method.views:
                 view_mask = masks[view.mask_index] if draw.point == 1 else masks[view.mask_index] * draw.point
                 view_mask = 1 - view_mask if view.complement else view_mask

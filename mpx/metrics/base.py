@@ -97,6 +97,10 @@ class Metric:
         with _evaluating(context.classifier):
             values = self.function(saliency, context)
         columns = values if isinstance(values, dict) else {"": values}
+        for suffix, column in columns.items():
+            if not isinstance(column, Tensor) or column.shape != (len(saliency),):
+                shape = tuple(column.shape) if isinstance(column, Tensor) else type(column).__name__
+                raise ValueError(f"metric {self.name} returned {shape} for {suffix!r}: it must return ({len(saliency)},)")
         return {suffix: column.float().to(saliency.device) for suffix, column in columns.items()}
 
     def summarise(self, columns: Mapping[str, np.ndarray], context: SummaryContext) -> dict[str, Any]:

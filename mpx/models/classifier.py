@@ -42,6 +42,7 @@ class Classifier(nn.Module):
         self.name = name or type(network).__name__
         self._folded: dict[nn.Module, nn.Module] = {}  # convolution -> its batch norm
         self._compiled: tuple[Callable[[Tensor], Tensor], ...] = ()  # a tuple: a module cannot be its own submodule
+        self._freezings = 0  # `frozen` contexts that are open
         means, stds = _per_colour(mean), _per_colour(std)
         if any(values.numel() not in (1, 3) for values in (means, stds)) or not (stds > 0).all():
             raise ValueError(f"mean={means.tolist()}, std={stds.tolist()}: each must be one number or three, std above 0")
@@ -86,10 +87,12 @@ class Classifier(nn.Module):
                 "under no_grad"
             )
         with exclusive_access(self), frozen_parameters(self):
+            self._freezings += 1
             try:
                 yield self
             finally:
-                if self._compiled:
+                self._freezings -= 1
+                if self._compiled and not self._freezings:
                     self._compiled = ()
                     torch._dynamo.reset()  # compiled code holds the folded network
 
@@ -128,7 +131,7 @@ class Classifier(nn.Module):
             self._folded |= pairs
 
     def compiled(self) -> Callable[[Tensor], Tensor]:
-        """Return the classifier compiled by torch.compile, at the first call of each shape; valid until `frozen` ends."""
+        """Return the classifier, compiled at the first call of each shape; valid until the outermost `frozen` ends."""
         if not self._compiled:
             self._compiled = (torch.compile(self),)
 

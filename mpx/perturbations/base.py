@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mpx.models.classifier import Classifier
+from mpx.operators import unwrap
 from mpx.randomness import RowRandom
 
 
@@ -150,6 +151,11 @@ def prepare(perturbation: Callable, images: Tensor, context: PerturbationContext
     if isinstance(result, PreparedPerturbation):
         return result
     if isinstance(result, Tensor):
+        if result.shape != images.shape and (result.ndim != 5 or result[:, 0].shape != images.shape):
+            raise ValueError(
+                f"perturbation {unwrap(perturbation)} returned the shape {tuple(result.shape)}: it must return that of the "
+                f"images, {tuple(images.shape)}, or a pyramid (B,K,C,H,W)"
+            )
         return FixedPixelPerturbation(images, result)
     return RandomPixelPerturbation(images, result)
 

@@ -9,7 +9,7 @@ import pytest
 
 from mpx.data import datasets
 from mpx.data.images import read_image
-from mpx.data.items import unique_names
+from mpx.data.items import Item, named_items, unique_names
 
 
 def touch(root, *names):
@@ -207,3 +207,10 @@ def test_unusable_tables_are_refused(tmp_path):
     for file, words in [("set/tt.csv", "does not exist; did you mean t.csv"), ("set", "is not a file")]:
         with pytest.raises(ValueError, match=words):
             datasets.table(tmp_path / file)
+
+
+def test_any_dataset_gets_unique_names(tmp_path):
+    items = [Item(tmp_path / f"{k}.png") for k in range(3)]
+    assert [item.name for item in named_items(items)] == ["0", "1", "2"]
+    with pytest.raises(ValueError, match="two images of the dataset are named 'a'"):
+        named_items([Item(tmp_path / "0.png", name="a"), Item(tmp_path / "1.png", name="A")])

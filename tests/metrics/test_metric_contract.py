@@ -150,3 +150,12 @@ def test_rows_do_not_depend_on_each_other(name, scene):
 def test_yaml_options_are_the_functions_defaults(name):
     function = config.option("metric", name)
     assert as_metric(function).options == as_metric(function.func).options
+
+
+def test_a_metric_that_returns_no_number_for_each_row_is_refused():
+    maps = torch.rand(2, 1, 8, 8)
+    context = MetricContext(lambda x: x.mean((2, 3)), torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="returned float for ''"):
+        as_metric(lambda saliency, context: 0.5)(maps, context)
+    with pytest.raises(ValueError, match=r"must return \(2,\)"):
+        as_metric(lambda saliency, context: saliency)(maps, context)

@@ -75,3 +75,15 @@ def test_a_network_built_under_inference_mode_is_refused():
         with pytest.raises(ValueError, match="Wrap was built under inference_mode.*build it outside, or under no_grad"):
             check_classifier(classifier, X)
     assert outside.training and all(p.requires_grad for p in outside.parameters())
+
+
+def test_a_compiled_network_outlives_an_inner_freezing():
+    """Metrics freeze within a run's own freezing; compiling again after each batch would undo `compile=true`."""
+    classifier = Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)))
+    with classifier.frozen():
+        classifier.compiled()
+        compiled = classifier._compiled
+        with classifier.frozen():
+            pass
+        assert classifier._compiled is compiled
+    assert classifier._compiled == ()

@@ -129,3 +129,9 @@ def test_fully_perturbed_is_under_a_mask_of_zeros(name):
     perturbation = prepared(name)
     zeros = torch.zeros(3, *perturbation.mask_shape)
     assert torch.equal(perturbed, perturbation.apply(perturbation.sample(RNG.at("evaluation")), zeros))
+
+
+def test_a_perturbation_of_another_shape_is_refused():
+    images = torch.rand(2, 3, 8, 8)
+    with pytest.raises(ValueError, match="it must return that of the images"):
+        prepare(lambda images, context: images[:, 0], images, perturbation_context(images))

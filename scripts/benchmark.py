@@ -45,7 +45,7 @@ from mpx.data import datasets
 from mpx.data.images import read_image
 from mpx.learning.batch import RowBatch
 from mpx.learning.batching import RowSolver, prepare_batch, solve
-from mpx.learning.fitting import fit
+from mpx.learning.fitting import fit, quiet_lightning
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row
 from mpx.metrics.base import MetricContext, measure
@@ -80,13 +80,14 @@ def main() -> None:
         return
     keep_freed_memory()  # as workers do
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")
-    if row in ROWS:
-        ROWS[row](overrides)
-    elif row:
-        iteration(sys.argv[1:])
-    else:
-        for network in NETWORKS.values():
-            iteration(network)
+    with quiet_lightning():
+        if row in ROWS:
+            ROWS[row](overrides)
+        elif row:
+            iteration(sys.argv[1:])
+        else:
+            for network in NETWORKS.values():
+                iteration(network)
 
 
 # ---- an iteration

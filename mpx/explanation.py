@@ -116,7 +116,8 @@ class Explanation:
         from mpx.runs.tables import table_rows
         from mpx.runs.terminal import format_rows
 
-        return f"Explanation of {len(self.names)} rows\n{format_rows(table_rows(self))}"
+        rows = "1 row" if len(self) == 1 else f"{len(self)} rows"
+        return f"Explanation of {rows}\n{format_rows(table_rows(self))}"
 
     def __len__(self) -> int:
         return len(self.names)

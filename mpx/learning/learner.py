@@ -160,9 +160,8 @@ class MaskLearner(BatchLearner):
     """Learns the masks of images under a frozen model, which is restored at the end.
 
     model: an mpx.Classifier, or any nn.Module from images in [0,1] to logits (B,K). images: (B,3,H,W) in [0,1], or files as
-    in `mpx.explain`. target: as there, so that a list gives a mask for each of its targets
-    and each image. method: e.g. mpx.method("fong2017").
-    snapshots: most snapshots of each mask, from the first to the last iteration.
+    in `mpx.explain`. target: as in `mpx.explain`; a list gives a mask for each of its targets and each image.
+    method: e.g. mpx.method("fong2017"). snapshots: most snapshots of each mask, from the first to the last iteration.
     """
 
     def __init__(
@@ -227,6 +226,6 @@ class MaskLearner(BatchLearner):
         """Return the explanation of all rows. Raises ValueError where the network's output was not finite."""
         with self.classifier.frozen():
             explanation, failures = to_explanation(self.row_batch.objective, self.row_batch.rows, self.rows)
-        for sentence in failures.values():
-            raise ValueError(sentence)
+        if failures:
+            raise ValueError(next(iter(failures.values())))
         return explanation

@@ -33,7 +33,8 @@ def format_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     for name, metric in metrics.items():
         if metric["value"] is not None:
             interval = "[{:.3f}, {:.3f}]  ".format(*metric["interval95"]) if metric["interval95"] else ""
-            lines.append(f"{name:<{width}} {metric['value']:9.3f}  {interval}of {metric['n']} rows")
+            rows = "1 row" if metric["n"] == 1 else f"{metric['n']} rows"
+            lines.append(f"{name:<{width}} {metric['value']:9.3f}  {interval}of {rows}")
     return "\n".join(lines)
 
 

@@ -5,6 +5,8 @@ import resource
 import shlex
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +14,8 @@ import numpy as np
 from commands import SAME, Command, done, drafts, masks, summary, table, whole, workplace
 
 # small batches of enough iterations that there is a moment to interrupt
-LONG = [*(a for a in SAME if not a.startswith(("batch_size", "pictures", "log_images"))), "steps=24"]
-LONG += ["batch_size=2", "pictures=4", "log_images=2"]
+LONG = [*(a for a in SAME if not a.startswith(("model.network", "batch_size", "pictures", "log_images"))), "steps=24"]
+LONG += ["model.network=net.py:PausingNet", "batch_size=2", "pictures=4", "log_images=2"]
 CONTINUE = "mpx: stopped; continue with: "
 
 
@@ -26,6 +28,17 @@ def explained(folder: Path, photos: int) -> Path:
 
 def run(home: Path, name: str | Path) -> Path:
     return home / "outputs" / name
+
+
+@contextmanager
+def paused_after(home: Path, name: str | Path, row: str = "") -> Iterator[None]:
+    """Let no run with PausingNet come to its end once outputs/name has a row of such a name, within the context."""
+    pause = home / "pause"
+    pause.write_text(f"outputs/{name}/masks/{row}*.npz")
+    try:
+        yield
+    finally:
+        pause.unlink()
 
 
 def until_started(command: Command) -> Command:

@@ -29,6 +29,7 @@ from interrupted import (
     is_alive,
     is_stop_sentence,
     one_sentence,
+    paused_after,
     rows,
     run,
     until_first_row,
@@ -53,8 +54,9 @@ def home(tmp_path_factory):
 
 def test_a_folder_is_refused_while_a_run_lives_and_continued_when_it_was_killed(home):
     this, many = run(home, "taken"), [*LONG, "name=taken"]
-    first = until_first_row(Command(home, *many), this)
-    first.signal(signal.SIGSTOP)  # it keeps the folder, and finishes nothing meanwhile
+    with paused_after(home, "taken"):
+        first = until_first_row(Command(home, *many), this)
+        first.signal(signal.SIGSTOP)  # it keeps the folder, and finishes nothing meanwhile
     second = done(home, *many, code=1)
     assert one_sentence(second) and f"pid {first.pid} on {socket.gethostname()}" in second.err
     first.signal(signal.SIGKILL).end()
@@ -85,9 +87,10 @@ def workers(command: Command) -> set[int]:
 
 def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(home):
     this, many = run(home, "worker"), [*LONG, "name=worker", "trainer.devices=2"]
-    command = until_first_row(Command(home, *many), this)
-    os.kill(max(workers(command)), signal.SIGKILL)
-    assert command.end(30) == 1
+    with paused_after(home, "worker"):
+        command = until_first_row(Command(home, *many), this)
+        os.kill(max(workers(command)), signal.SIGKILL)
+        assert command.end(30) == 1
     assert "a worker process was killed by signal 9" in command.err and one_sentence(command)
     before = rows(this)
     assert 0 < len(before) < ROWS and summary(this)["protocol"]["stopped"] and not workers(command)
@@ -130,8 +133,9 @@ def test_each_signal_of_a_launcher_is_one_exception():
 @pytest.mark.parametrize("number, code, devices", [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 2)])
 def test_a_signal_stops_a_run_that_says_how_to_continue(home, number, code, devices):
     name = f"{number.name}{devices}"
-    command = Command(home, *LONG, f"trainer.devices={devices}", f"hydra.run.dir=outputs/{name}")
-    check_stopped(until_first_row(command, run(home, name)), number, code, ROWS)
+    with paused_after(home, name):
+        command = Command(home, *LONG, f"trainer.devices={devices}", f"hydra.run.dir=outputs/{name}")
+        check_stopped(until_first_row(command, run(home, name)), number, code, ROWS)
     before = rows(run(home, name))
     continued(home, command)
     assert before.items() <= rows(run(home, name)).items()
@@ -141,8 +145,9 @@ def test_a_signal_stops_a_run_that_says_how_to_continue(home, number, code, devi
 def test_ctrl_c_stops_a_sweep_that_continues_where_it_was(home):
     sweep = [*LONG, "limit=3", "batch_size=1", "-m", "seed=0,1"]
     sweeps = run(home, "sweeps")
-    command = Command(home, *sweep).until(lambda: any(sweeps.glob("*/seed=0/masks/*.npz")))
-    assert command.signal(signal.SIGINT).end(30) == 130 and is_stop_sentence(command), command.err
+    with paused_after(home, "sweeps/*/seed=0"):
+        command = Command(home, *sweep).until(lambda: any(sweeps.glob("*/seed=0/masks/*.npz")))
+        assert command.signal(signal.SIGINT).end(30) == 130 and is_stop_sentence(command), command.err
     (folder,) = sweeps.iterdir()
     before = rows(folder / "seed=0")
     assert 0 < len(before) < 3 and not (folder / "seed=1").exists()

@@ -27,6 +27,7 @@ from interrupted import (
     is_alive,
     is_stop_sentence,
     one_sentence,
+    paused_after,
     rows,
     run,
     until_first_row,
@@ -98,11 +99,12 @@ def test_a_kill_between_writing_and_renaming_any_file_leaves_a_partial_file_that
 
 def test_spawned_workers_end_with_their_parent_and_the_same_command_continues(home):
     many = [*LONG, "name=orphans", "trainer.devices=2"]
-    command = Command(home, *many, spawned=True).until(lambda: rows(run(home, "orphans")), 180)
-    born = children(command.pid)
-    assert len(born) >= 2
-    command.signal(signal.SIGKILL).end()
-    assert eventually(lambda: not any(map(is_alive, born)), 60) and not command.err, command.err
+    with paused_after(home, "orphans"):
+        command = Command(home, *many, spawned=True).until(lambda: rows(run(home, "orphans")), 180)
+        born = children(command.pid)
+        assert len(born) >= 2
+        command.signal(signal.SIGKILL).end()
+        assert eventually(lambda: not any(map(is_alive, born)), 60) and not command.err, command.err
     before = rows(run(home, "orphans"))
     whole(run(home, "orphans"))
     assert 0 < len(before) < ROWS
@@ -116,9 +118,10 @@ def test_spawned_workers_end_with_their_parent_and_the_same_command_continues(ho
 def test_a_signal_stops_a_run_within_seconds(home, number, code, devices):
     name = f"{number.name}{devices}"
     few = [*LONG, "limit=8", f"trainer.devices={devices}", f"hydra.run.dir=outputs/{name}"]
-    command = until_first_row(Command(home, *few), run(home, name))
-    start = time.monotonic()
-    check_stopped(command, number, code, 8)
+    with paused_after(home, name):
+        command = until_first_row(Command(home, *few), run(home, name))
+        start = time.monotonic()
+        check_stopped(command, number, code, 8)
     assert time.monotonic() - start < 10
     before = rows(run(home, name))
     continued(home, command)
@@ -128,12 +131,13 @@ def test_a_signal_stops_a_run_within_seconds(home, number, code, devices):
 
 def test_ctrl_c_in_a_terminal_reaches_spawned_workers_too(home):
     few = [*LONG, "limit=8", "trainer.devices=2", "name=terminal"]
-    starting = Command(home, *few, spawned=True)
-    starting.until(lambda: len(children(starting.pid)) > 1)
-    assert starting.signal(signal.SIGINT, group=True).end(30) == 130
-    assert is_stop_sentence(starting), starting.err
-    command = Command(home, *few, spawned=True).until(lambda: rows(run(home, "terminal")), 180)
-    check_stopped(until_first_row(command, run(home, "terminal")), signal.SIGINT, 130, 8, group=True)
+    with paused_after(home, "terminal"):
+        starting = Command(home, *few, spawned=True)
+        starting.until(lambda: len(children(starting.pid)) > 1)
+        assert starting.signal(signal.SIGINT, group=True).end(30) == 130
+        assert is_stop_sentence(starting), starting.err
+        command = Command(home, *few, spawned=True).until(lambda: rows(run(home, "terminal")), 180)
+        check_stopped(until_first_row(command, run(home, "terminal")), signal.SIGINT, 130, 8, group=True)
     continued(home, command)
     check_equals_calm(home, "terminal", 8)
 
@@ -188,7 +192,8 @@ def test_a_disk_that_is_really_full_stops_the_run_too(home, small_disk):
 
 def test_shares_work_side_by_side_and_no_row_is_made_twice(home):
     few = [*LONG, "limit=16", "name=beside"]
-    first = Command(home, *few, "share=0/2").until(lambda: rows(run(home, "beside"))).signal(signal.SIGSTOP)
+    with paused_after(home, "beside"):
+        first = Command(home, *few, "share=0/2").until(lambda: rows(run(home, "beside"))).signal(signal.SIGSTOP)
     assert f"share 0 of 2 pid {first.pid}" in done(home, *few, "share=0/2", code=1).err
     assert "2 shares" in done(home, *few, code=1).err
     done(home, *few, "share=1/2")
@@ -197,7 +202,8 @@ def test_shares_work_side_by_side_and_no_row_is_made_twice(home):
 
 
 def test_a_second_process_is_refused_at_once(home):
-    first = until_first_row(Command(home, *LONG, "name=taken"), run(home, "taken")).signal(signal.SIGSTOP)
+    with paused_after(home, "taken"):
+        first = until_first_row(Command(home, *LONG, "name=taken"), run(home, "taken")).signal(signal.SIGSTOP)
     start = time.monotonic()
     assert one_sentence(done(home, *LONG, "name=taken", code=1))
     assert time.monotonic() - start < 10

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import PLAIN, SAME, Command, done, masks, summary, table
+from interrupted import paused_after
 from same_run import SHOWN, check_close, check_equals_one, explained, run
 
 ROOT = Path(__file__).parents[2]
@@ -80,21 +81,23 @@ def test_a_group_of_which_nothing_is_left_to_do_ends_too(home):
 
 def test_a_stopped_group_ends_although_its_ranks_wait_for_each_other(home):
     """Lightning's own handler of SIGTERM broadcasts from within it, and the others do not listen."""
-    long = [*PLAIN, "batch_size=1", "samples=2", "parallel=samples", "steps=100", "name=told"]
+    long = [*PLAIN, "model.network=net.py:PausingNet", "batch_size=1", "samples=2", "parallel=samples", "name=told"]
 
     def images():
         return len(table(run(home, "told"))) if (run(home, "told") / "results.csv").exists() else 0
 
-    leader, other = torchrun(home, *long)
-    leader.until(images)
-    assert other.signal(signal.SIGTERM).end(5) == 143
-    leader.signal(signal.SIGKILL).end()
+    with paused_after(home, "told"):
+        leader, other = torchrun(home, *long)
+        leader.until(images)
+        assert other.signal(signal.SIGTERM).end(5) == 143
+        leader.signal(signal.SIGKILL).end()
     kept = images()
-    ranks = torchrun(home, *long)
-    ranks[0].until(lambda: images() > kept)
-    for rank in ranks:  # as torchrun does
-        rank.signal(signal.SIGTERM)
-    assert [rank.end(5) for rank in ranks] == [143, 143]
+    with paused_after(home, "told", f"p{kept:02}"):
+        ranks = torchrun(home, *long)
+        ranks[0].until(lambda: images() > kept)
+        for rank in ranks:  # as torchrun does
+            rank.signal(signal.SIGTERM)
+        assert [rank.end(5) for rank in ranks] == [143, 143]
     assert kept < summary(run(home, "told"))["n"] < 8 and summary(run(home, "told"))["protocol"]["stopped"]
     assert "Traceback" not in ranks[0].err + ranks[1].err
 

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 from commands import SAME, Command, done, masks, workplace
+from interrupted import paused_after
 from omegaconf import OmegaConf
 from planted import SQUARE
 
@@ -18,12 +19,13 @@ QUICK = [*SQUARE, "images=photos", "pictures=none", "log_images=0", "metric=[]"]
 def test_a_killed_sweep_continues_to_the_same_result(tmp_path):
     """SIGKILL, then the same line."""
     home = workplace(tmp_path, 4)
-    line = [*SAME, "sweep=mask_resolution", "mask_size=4,8,16", "metric=[]"]
+    line = [*SAME, "model.network=net.py:PausingNet", "sweep=mask_resolution", "mask_size=4,8,16", "metric=[]"]
     done(home, *line, "name=calm")
     sweep, calm = (home / "outputs" / "sweeps" / name for name in ("killed", "calm"))
-    command = Command(home, *line, "name=killed").until(lambda: any(sweep.glob("mask_size=8/masks/*.npz")))
-    os.killpg(command.pid, signal.SIGKILL)
-    command.end()
+    with paused_after(home, "sweeps/killed/mask_size=8"):
+        command = Command(home, *line, "name=killed").until(lambda: any(sweep.glob("mask_size=8/masks/*.npz")))
+        os.killpg(command.pid, signal.SIGKILL)
+        command.end()
     before = {path: path.stat().st_mtime_ns for path in sweep.glob("*/masks/*.npz")}
     modified = (sweep / "mask_size=4" / "summary.json").stat().st_mtime_ns
     assert 4 < len(before) < 12 and not (sweep / "table.csv").exists()

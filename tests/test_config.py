@@ -21,10 +21,17 @@ def test_defaults_build():
     )
 
 
-SWAPPED = [group for group in GROUPS if group not in ("model", "dataset", "regularizer", "augment", "sweep", "cluster")]
+LISTS = ("metric", "logger", "callbacks")  # of which any number may be chosen
+SWAPPED = [
+    group for group in GROUPS if group not in ("model", "dataset", "regularizer", "augment", "sweep", "cluster", *LISTS)
+]
 
 
-@pytest.mark.parametrize("override", [f"{group}={name}" for group in SWAPPED for name in config.options(group)])
+@pytest.mark.parametrize(
+    "override",
+    [f"{group}={name}" for group in SWAPPED for name in config.options(group)]
+    + [f"{group}=[{','.join(config.options(group))}]" for group in LISTS],
+)
 def test_every_option_builds(override):
     group, _, name = override.partition("=")
     cfg = config.compose(override)

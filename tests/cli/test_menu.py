@@ -1,5 +1,7 @@
 """The help and the table of published methods agree with the files in configs/ and with what the methods do."""
 
+from functools import cache
+
 import pytest
 from methods.parity import problem
 
@@ -7,12 +9,16 @@ from mpx import config
 from mpx.cli import menu
 from mpx.learning.method import GAMES
 
-ROWS = {row["experiment"]: row for row in menu.methods()}
 SMALL = {  # changes for images of 32 px; None: the method needs a transformer
     "cartoonx2022": ["perturbation.levels=2"],
     "fong2017_loc": ["perturbation.sigma=3", "score.classes=2"],
     "token_drop": None,
 }
+
+
+@cache
+def rows() -> dict[str, dict[str, str]]:
+    return {row["experiment"]: row for row in menu.methods()}
 
 
 def small(name: str) -> list[str]:
@@ -24,10 +30,10 @@ def small(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", [name for name in config.options("experiment") if SMALL.get(name, ()) is not None])
 def test_passes_are_counted_right(name):
-    size = ["mask_size=16"] if ROWS[name]["mask"].split()[-1].isdigit() else []
+    size = ["mask_size=16"] if rows()[name]["mask"].split()[-1].isdigit() else []
     p = problem(name, *small(name), *size)
     p.terms(p.initial().requires_grad_(), 0)
-    assert ROWS[name]["passes"].split(" ")[0] == f"{p.passes * p.method.steps:.0f}"
+    assert rows()[name]["passes"].split(" ")[0] == f"{p.passes * p.method.steps:.0f}"
     assert p.forwards == 0 or p.mask.starts_from_disc
 
 
@@ -38,4 +44,4 @@ def test_every_game_has_its_passes():
 def test_every_experiment_names_its_paper_in_the_table_and_in_the_help():
     text = menu.help_text()
     for name in config.options("experiment"):
-        assert ROWS[name]["paper"] and ROWS[name]["paper"] in text and f"  {name} " in text
+        assert rows()[name]["paper"] and rows()[name]["paper"] in text and f"  {name} " in text

@@ -76,7 +76,11 @@ def test_an_interval_is_refused():
         jobs("lr=interval(0,1)")
 
 
-@pytest.mark.parametrize("name", [name for name in config.options("sweep") if name != "optuna"])
+FEW = ("mask_resolution", "blur", "seeds")  # the others are the same in slow
+PRESETS = [name for name in config.options("sweep") if name != "optuna"]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FEW)) for n in PRESETS])
 def test_every_preset_has_different_jobs_that_can_be_built(name):
     preset = OmegaConf.load(config.CONFIGS / "sweep" / f"{name}.yaml").hydra.sweeper
     result = jobs(params=preset.get("params"), cases=OmegaConf.to_container(preset.get("cases") or OmegaConf.create({})))

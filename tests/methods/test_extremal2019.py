@@ -104,7 +104,10 @@ def test_objective_and_gradient(experiment, points):
         same(g, gradient(exact, start, 1e-7))
 
 
-@pytest.mark.parametrize("experiment", VARIANTS)
+@pytest.mark.parametrize(
+    "experiment",
+    ["extremal2019", *(pytest.param(f"extremal2019_{game}", marks=pytest.mark.slow) for game in ("dual", "contrastive"))],
+)
 def test_twenty_steps(experiment):
     """SGD 0.01 whose momentum 0.9 is dampened by 0.9: an average of the gradients, the first one whole."""
     result = trajectory(problem(experiment, *SMALL, "mask.points=2"))

@@ -148,6 +148,7 @@ def test_mass_of_degenerate_maps():
     assert mass(ONE, [annotation()]).item() == 0 and mass(ONE, [annotation((3, 20, 4, 21))]).item() == 1
 
 
+@pytest.mark.slow
 def test_iou_is_scikit_learns():
     metrics = pytest.importorskip("sklearn.metrics")
     maps = random_maps(1)

@@ -7,8 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from planted import SQUARE
+
+from mpx.config_errors import error_sentence
+from mpx.config_plan import compose_plan
+
+# for the tests that look at no picture
+NO_PICTURES = [*SQUARE, "pictures=none", "log_images=0"]
 
 
 def result(folder) -> Path:
@@ -57,19 +65,19 @@ def test_a_report_that_cannot_be_written_costs_a_warning(mpx, folder, monkeypatc
 
 def test_what_cannot_be_read_is_skipped_and_counted(mpx, folder):
     (folder / "photos" / "broken.png").write_bytes((folder / "photos" / "p0.png").read_bytes()[:200])
-    code, out, err = mpx(*SQUARE, "images=photos", "batch_size=2")
+    code, out, err = mpx(*NO_PICTURES, "images=photos", "batch_size=2")
     run = result(folder)
     assert code == 3 and len(table(run)) == 3 and "broken" in out
     assert [row[0] for row in csv.reader((run / "skipped.csv").open())][1:] == ["broken"]
     assert json.loads((run / "summary.json").read_text())["n_skipped"] == 1
     for path in (folder / "photos").glob("p*.png"):
         path.unlink()
-    code, out, err = mpx(*SQUARE, "images=photos", "hydra.run.dir=outputs/none")
+    code, out, err = mpx(*NO_PICTURES, "images=photos", "hydra.run.dir=outputs/none")
     assert code == 1 and "no image could be explained" in err
 
 
 def test_a_list_of_targets_gives_a_mask_each(mpx, folder):
-    code, _, err = mpx(*SQUARE, "images=photos/p1.png", 'target=["checker board",0,top1]')
+    code, _, err = mpx(*NO_PICTURES, "images=photos/p1.png", 'target=["checker board",0,top1]')
     assert code == 0, err
     assert [row["target"] for row in table(result(folder))] == ["1", "0"]
 
@@ -77,13 +85,13 @@ def test_a_list_of_targets_gives_a_mask_each(mpx, folder):
 def test_labels_come_from_folders(mpx, folder):
     (folder / "set").mkdir()
     (folder / "photos").rename(folder / "set" / "nothing")
-    code, _, err = mpx(*SQUARE, "dataset=folder", "dataset.root=set", "target=label", "limit=2")
+    code, _, err = mpx(*NO_PICTURES, "dataset=folder", "dataset.root=set", "target=label", "limit=2")
     assert code == 0, err
     assert [row["class"] for row in table(result(folder))] == ["nothing", "nothing"]
 
 
 def test_a_multirun_is_a_folder_for_each(mpx, folder):
-    code, _, err = mpx(*SQUARE, "images=photos/p0.png", "-m", "mask_size=4,8", "hydra.sweep.dir=sweep")
+    code, _, err = mpx(*NO_PICTURES, "images=photos/p0.png", "-m", "mask_size=4,8", "hydra.sweep.dir=sweep")
     assert code == 0, err
     sizes = sorted(np.load(path)["parameter"].shape[0] for path in (folder / "sweep").glob("*/masks/*.npz"))
     assert sizes == [4, 8]
@@ -91,14 +99,14 @@ def test_a_multirun_is_a_folder_for_each(mpx, folder):
 
 def test_a_failed_job_shows_in_the_exit_code_of_a_sweep_with_skipped_images(mpx, folder):
     (folder / "photos" / "broken.png").write_bytes(b"")
-    code, _, err = mpx("-m", *SQUARE, "images=photos", "mask_size=99,8", "hydra.sweep.dir=sweep")
+    code, _, err = mpx("-m", *NO_PICTURES, "images=photos", "mask_size=99,8", "hydra.sweep.dir=sweep")
     assert code == 1 and "mask_size=99" in err
 
 
 def test_nothing_of_the_users_own_is_removed(mpx, folder):
     (folder / "parts").mkdir()
     (folder / "parts" / "mine.csv").write_text("mine")
-    code, _, err = mpx(*SQUARE, "images=photos", "hydra.run.dir=.")
+    code, _, err = mpx(*NO_PICTURES, "images=photos", "hydra.run.dir=.")
     assert code == 0 and (folder / "parts" / "mine.csv").read_text() == "mine", err
 
 
@@ -112,13 +120,13 @@ def test_snapshots_that_nobody_sees_are_not_made_and_change_nothing(mpx, folder)
 
 
 def test_a_failing_job_leaves_the_others_running(mpx, folder):
-    code, _, err = mpx("-m", *SQUARE, "images=photos/p0.png", "mask_size=99,8", "hydra.sweep.dir=sweep")
+    code, _, err = mpx("-m", *NO_PICTURES, "images=photos/p0.png", "mask_size=99,8", "hydra.sweep.dir=sweep")
     assert code == 1 and "mask_size=99" in err and len(list((folder / "sweep").glob("*/masks/*.npz"))) == 1
 
 
 def test_the_same_command_gives_the_same_masks(mpx, folder):
     for name in ("one", "two"):
-        mpx(*SQUARE, "images=photos", "noise=0.1", f"hydra.run.dir=outputs/{name}")
+        mpx(*NO_PICTURES, "images=photos", "noise=0.1", f"hydra.run.dir=outputs/{name}")
     for path in (folder / "outputs" / "one" / "masks").iterdir():
         a, b = (np.load(folder / "outputs" / name / "masks" / path.name)["parameter"] for name in ("one", "two"))
         assert (a == b).all()
@@ -143,7 +151,7 @@ def test_a_label_that_is_no_class_skips_that_image(mpx, folder):
     for label, photo in (("nothing", "p0"), ("weird", "p1")):
         (folder / "set" / label).mkdir(parents=True)
         (folder / "photos" / f"{photo}.png").rename(folder / "set" / label / f"{photo}.png")
-    code, out, err = mpx(*SQUARE, "dataset=folder", "dataset.root=set", "target=label")
+    code, out, err = mpx(*NO_PICTURES, "dataset=folder", "dataset.root=set", "target=label")
     assert code == 3 and "weird" in out and len(table(result(folder))) == 1, err
 
 
@@ -176,17 +184,10 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
 @pytest.mark.parametrize(
     "arguments, names",
     [
-        (["lambda_tvv=0.2"], "no regularizer tvv; near it: tv"),
         (["stepz=3"], "there is no key stepz; near it: steps"),
-        (["+stepz=3"], "there is no key stepz; near it: steps"),
-        (["perturbation.kernel=3"], "there is no key perturbation.kernel"),
         (["lr=abc"], "lr: Value 'abc' of type 'str' could not be converted to Float"),
-        (["steps=2.5"], "steps: Value '2.5' of type 'float' could not be converted to Integer"),
         (["lambda_tv=abc"], "lambda_tv='abc' must be a number"),
         (["perturbation=blur_medain"], "perturbation=blur_medain is not an option; near it: blur_median"),
-        (["model=resnet"], "model=resnet is not an option"),
-        (["regularizer=[l1]", "lambda_tv=0.1"], "lambda_tv weighs a term that is not chosen"),
-        (["perturbation=black,noise"], "Ambiguous value for argument"),
         (["mask_size=[1"], "mask_size=[1: no viable alternative"),
         (["images=nowhere.jpg"], "nowhere.jpg"),
         (["images=photos/*.jpg"], "photos/*.jpg"),
@@ -194,18 +195,11 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
         (["target=2"], "2 is out of range"),
         (["target=label"], "label"),
         (["mask_size=64"], "mask_size=64 must be"),
-        (["perturbation.color=red"], "there is no key perturbation.color"),
         (["images=5"], "images=5 must be a file"),
         (["flip=3"], "flip=3 is a probability"),
         (["mask.sigma=-1"], "mask.sigma=-1 px must be 0"),
         (["scheduler=cosine", "scheduler.T_max=abc"], "scheduler"),
-        (["optimizer._target_=torch.optim.Adagrad", "+optimizer.foo=1"], "optimizer.foo"),
-        (["+trainer.gradient_clip_val=1"], "trainer.gradient_clip_val would mix rows"),
-        (["trainer.max_epochs=2"], "trainer.max_epochs=2 must be 1"),
         (["perturbation.sigma=40"], "sigma=40 needs a radius"),
-        (["game=remove"], "game='remove' must be one of"),
-        (["batch_size=0"], "batch_size=0 must be a whole number, at least 1"),
-        (["limit=0"], "limit=0 must be at least 1"),
         (["device=cuda:7"], "device='cuda:7' is not on this machine"),
         (["dataset=folder", "dataset.root=photos"], "photos"),
         (["dataset=table", "dataset.file=photo.csv"], "did you mean photos"),
@@ -214,18 +208,9 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
         (["--steps=3"], "keys are written without dashes, steps=3"),
         (["steps"], "an argument is key=value"),
         (["lr=0"], "lr=0.0 must be a number above 0"),
-        (["frames=1"], "frames=1 must be at least 2"),
-        (["batch_size=null"], "batch_size=None must be a whole number, at least 1"),
-        (["pictures=2.5"], "pictures=2.5 must be a number of images"),
-        (["name=.."], "name='..' must be the name of a folder"),
-        (["name="], "name='' must be the name of a folder"),
-        (["+trainer.max_steps=3"], "trainer.max_steps would end the optimization"),
-        (["+trainer.strategy=ddp"], "trainer.strategy would mix rows or devices"),
         (["trainer.devices=[0,1]"], "trainer.devices=[0, 1] names GPUs, and device=cpu is cpu here"),
         (["trainer=gpus"], "trainer.devices=all need a GPU"),
-        (["parallel=images"], "parallel='images' must be rows or samples"),
         (["dataset=table"], "dataset.file has no value: give dataset.file="),
-        (["sufficient_share=7"], "sufficient_share=7.0 must be from 0 to 1"),
         (["model.size=0"], "size=0 must be whole numbers of pixels"),
         (["model.resize=-5"], "resize=-5 must be whole numbers of pixels"),
         (["regularizers.l1.warmup=-5"], "warmup=-5 must be 0 or more"),
@@ -238,6 +223,41 @@ def test_a_mistake_is_one_sentence(mpx, folder, arguments, names):
     code, out, err = mpx(*given, *arguments)
     assert code == 1 and names in err, err
     assert err.startswith("mpx: ") and len(err.strip().splitlines()) == 1 and "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    "arguments, names",
+    [
+        (["lambda_tvv=0.2"], "no regularizer tvv; near it: tv"),
+        (["+stepz=3"], "there is no key stepz; near it: steps"),
+        (["perturbation.kernel=3"], "there is no key perturbation.kernel"),
+        (["steps=2.5"], "steps: Value '2.5' of type 'float' could not be converted to Integer"),
+        (["model=resnet"], "model=resnet is not an option"),
+        (["regularizer=[l1]", "lambda_tv=0.1"], "lambda_tv weighs a term that is not chosen"),
+        (["perturbation=black,noise"], "Ambiguous value for argument"),
+        (["perturbation.color=red"], "there is no key perturbation.color"),
+        (["optimizer._target_=torch.optim.Adagrad", "+optimizer.foo=1"], "optimizer.foo"),
+        (["+trainer.gradient_clip_val=1"], "trainer.gradient_clip_val would mix rows"),
+        (["trainer.max_epochs=2"], "trainer.max_epochs=2 must be 1"),
+        (["game=remove"], "game='remove' must be one of"),
+        (["batch_size=0"], "batch_size=0 must be a whole number, at least 1"),
+        (["limit=0"], "limit=0 must be at least 1"),
+        (["frames=1"], "frames=1 must be at least 2"),
+        (["batch_size=null"], "batch_size=None must be a whole number, at least 1"),
+        (["pictures=2.5"], "pictures=2.5 must be a number of images"),
+        (["name=.."], "name='..' must be the name of a folder"),
+        (["name="], "name='' must be the name of a folder"),
+        (["+trainer.max_steps=3"], "trainer.max_steps would end the optimization"),
+        (["+trainer.strategy=ddp"], "trainer.strategy would mix rows or devices"),
+        (["parallel=images"], "parallel='images' must be rows or samples"),
+        (["sufficient_share=7"], "sufficient_share=7.0 must be from 0 to 1"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_done(arguments, names):
+    with pytest.raises((HydraException, OmegaConfBaseException, ValueError)) as mistake:
+        compose_plan(*SQUARE, *arguments)
+    sentence = error_sentence(mistake.value)  # which the command prints
+    assert names in sentence and len(sentence.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -276,7 +296,7 @@ def sample(name: str) -> Path:
 
 def test_a_photo_that_perturbing_does_not_change_has_no_share_of_a_drop(mpx, folder):
     Image.new("RGB", (32, 32), "gray").save("flat.png")
-    code, _, err = mpx(*SQUARE, "images=flat.png")
+    code, _, err = mpx(*NO_PICTURES, "images=flat.png")
     assert code == 0, err
     said = json.loads((result(folder) / "summary.json").read_text())
     assert table(result(folder))[0]["p_normalised"] == "nan" and said["p_normalised"]["n"] == 0

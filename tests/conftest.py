@@ -1,17 +1,12 @@
-"""What every test gets, and the command line in a folder of planted photos."""
+"""What every test gets, and the command line in a folder of planted photos.
+
+The fixtures import what they need: the process that only hands out the tests then loads no torch.
+"""
 
 import sys
 from pathlib import Path
 
 import pytest
-import torch
-from planted import SquareNet, square_photo
-from synthetic_explanation import make_explanation
-from torchvision.transforms.v2.functional import to_pil_image
-
-from mpx.cli.main import main
-
-torch.set_num_threads(1)  # the networks here are tiny, and threads that contend for a core are many times slower
 
 NETWORK = """
 import sys
@@ -20,9 +15,20 @@ from planted import SquareNet
 """
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """The networks here are tiny, and threads that contend for a core are many times slower."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working folder with three photos for SquareNet, its module and its class names."""
+    from planted import SquareNet, square_photo
+    from torchvision.transforms.v2.functional import to_pil_image
+
     (tmp_path / "photos").mkdir()
     for seed in range(3):
         to_pil_image(square_photo(SquareNet(), seed)).save(tmp_path / "photos" / f"p{seed}.png")
@@ -35,6 +41,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def mpx(monkeypatch, capfd):
     """mpx(arguments...) -> (exit code, stdout, stderr), in this process."""
+    from mpx.cli.main import main
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["mpx", *arguments])
@@ -51,4 +58,6 @@ def mpx(monkeypatch, capfd):
 @pytest.fixture
 def explanation():
     """explanation(size, game, names, classes, steps, frames) -> a synthetic Explanation."""
+    from synthetic_explanation import make_explanation
+
     return make_explanation

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from mpx import config
-from mpx.cli import menu
 from mpx.data.synthetic import synthetic
 
 ROOT = Path(__file__).parents[1]
@@ -51,12 +50,6 @@ def test_links_lead_somewhere(path):
         page = (path.parent / target).resolve() if target else path
         assert page.exists(), link
         assert not anchor or anchor in anchors(page), link
-
-
-def test_the_table_of_methods_is_the_menus():
-    """python -m mpx.cli.menu prints it."""
-    table = re.search(r"<!-- methods -->\n(.*?)\n<!-- /methods -->", READMES[1].read_text(), re.S)[1]
-    assert table == menu.table()
 
 
 def commands(path: Path) -> list[list[str]]:

@@ -1,7 +1,7 @@
 """The menu in configs/ as text: `--help`, and the table of published methods (python -m mpx.cli.menu). Imports no torch."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from omegaconf import DictConfig
 
@@ -68,11 +68,11 @@ def paper(experiment: str) -> str:
     return paper(base[1])
 
 
-def table() -> str:
-    """Return the published methods as a Markdown table."""
-    rows = [COLUMNS, ["---"] * len(COLUMNS)]
-    rows += [[f"`{row['experiment']}`", *list(row.values())[1:]] for row in methods()]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def table(rows: Iterable[dict[str, str]]) -> str:
+    """Return rows of `methods` as a Markdown table."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS)]
+    lines += [[f"`{row['experiment']}`", *list(row.values())[1:]] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _augmentations(cfg: DictConfig) -> list[str]:
@@ -107,4 +107,4 @@ def _path_points(cfg: DictConfig) -> int:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table(methods()))

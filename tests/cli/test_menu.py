@@ -1,6 +1,8 @@
 """The help and the table of published methods agree with the files in configs/ and with what the methods do."""
 
+import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 from methods.parity import problem
@@ -22,9 +24,10 @@ def rows() -> dict[str, dict[str, str]]:
 
 
 def small(name: str) -> list[str]:
-    cfg = config.compose(f"experiment={name}")
-    if name not in SMALL and cfg.perturbation._target_.endswith(("blur_gaussian", "blur_pyramid", "mix")):
-        return ["perturbation.sigma=3", *(["perturbation.kernel_size=11"] if "kernel_size" in cfg.perturbation else [])]
+    operator = rows()[name]["operator"].split(",")[0]
+    if name not in SMALL and operator in ("blur_gaussian", "blur_pyramid", "mix"):
+        blur = config.method(name).perturbation
+        return ["perturbation.sigma=3", *(["perturbation.kernel_size=11"] if "kernel_size" in blur.keywords else [])]
     return SMALL.get(name, [])
 
 
@@ -35,6 +38,13 @@ def test_passes_are_counted_right(name):
     p.terms(p.initial().requires_grad_(), 0)
     assert rows()[name]["passes"].split(" ")[0] == f"{p.passes * p.method.steps:.0f}"
     assert p.forwards == 0 or p.mask.starts_from_disc
+
+
+def test_the_readmes_table_is_the_menus():
+    """python -m mpx.cli.menu prints it."""
+    readme = (Path(__file__).parents[2] / "configs" / "README.md").read_text()
+    table = re.search(r"<!-- methods -->\n(.*?)\n<!-- /methods -->", readme, re.S)[1]
+    assert table == menu.table(rows().values())
 
 
 def test_every_game_has_its_passes():

@@ -48,7 +48,7 @@ def test_every_score_finds_it(score):
     assert e.p_after > 0.9 if keeps else e.p_after < 0.6
 
 
-@pytest.mark.parametrize("name", ["blur_gaussian", "noise"])
+@pytest.mark.parametrize("name", [pytest.param("blur_gaussian", marks=pytest.mark.slow), "noise"])
 @pytest.mark.parametrize("game", PLAIN)
 def test_a_batch_of_three_is_three_single_runs_in_any_order(name, game):
     options = dict(perturbation=small_perturbation(name), game=game, jitter=2, noise=0.05, flip=0.3, samples=2)

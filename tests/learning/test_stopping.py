@@ -65,12 +65,12 @@ def equal(a, b) -> None:
 
 @pytest.mark.parametrize("more", [
     {},
-    {"optimizer": "sgd", "scheduler": "cosine"},
+    pytest.param({"optimizer": "sgd", "scheduler": "cosine"}, marks=pytest.mark.slow),
     {"scheduler": "linear", "flip": 0.5, "samples": 2},
-    {"game": "dual"},
+    pytest.param({"game": "dual"}, marks=pytest.mark.slow),
     {"game": "product", "mask": "pair"},
     {"mask": "superpixels", "target": [1, 0]},
-    {"mask": "bernoulli"},
+    pytest.param({"mask": "bernoulli"}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_continuous_batches_equal_fixed_ones_to_the_bit(more):
     together, fixed = (run(PHOTOS, batch_size=3, deterministic=True, **more | {"perturbation": p}) for p in (blur, still))

@@ -77,6 +77,7 @@ def test_a_network_built_under_inference_mode_is_refused():
     assert outside.training and all(p.requires_grad for p in outside.parameters())
 
 
+@pytest.mark.slow
 def test_a_compiled_network_outlives_an_inner_freezing():
     """Metrics freeze within a run's own freezing; compiling again after each batch would undo `compile=true`."""
     classifier = Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)))

@@ -139,6 +139,7 @@ def test_csv(tmp_path, explanation):
         assert float(list(csv.DictReader(file))[-1]["metric/deletion"]) == 0.25
 
 
+@pytest.mark.slow
 def test_mlflow_in_files(tmp_path, explanation, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -171,6 +172,7 @@ def wandb_records(path) -> bytes:
     return content
 
 
+@pytest.mark.slow
 def test_wandb_offline(tmp_path, explanation, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_SILENT", "true")

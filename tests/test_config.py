@@ -22,8 +22,11 @@ def test_defaults_build():
 
 
 LISTS = ("metric", "logger", "callbacks")  # of which any number may be chosen
+ELSEWHERE = ("experiment", "protocol")  # built in cli/test_menu.py and perturbations/test_tokens.py, runs/test_evaluation.py
 SWAPPED = [
-    group for group in GROUPS if group not in ("model", "dataset", "regularizer", "augment", "sweep", "cluster", *LISTS)
+    group
+    for group in GROUPS
+    if group not in ("model", "dataset", "regularizer", "augment", "sweep", "cluster", *LISTS, *ELSEWHERE)
 ]
 
 

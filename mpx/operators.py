@@ -1,4 +1,4 @@
-"""What all operators share: unwrapping of bound options, and the declaration that `area=` is needed.
+"""What all operators share: unwrapping of bound options, the check of a result, and the declaration that `area=` is needed.
 
 An operator is a plain function, or a class, that maps tensors to tensors. mpx.config binds its options with
 functools.partial. The contract of each kind, and the context object that its operators receive, stands in one module:
@@ -12,7 +12,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+from torch import Tensor
+
 Operator = TypeVar("Operator", bound=Callable)
+ROUNDING = 1e-3  # by which values may leave [0,1]
 _requiring_area: set[Callable] = set()
 
 
@@ -21,6 +24,35 @@ def unwrap(operator: Callable) -> Callable:
     while isinstance(operator, partial):
         operator = operator.func
     return operator
+
+
+def dotted_name(operator: Callable) -> str:
+    """Return the module and the name of the function or class behind an operator, for error sentences."""
+    function = unwrap(operator)
+    name = getattr(function, "__qualname__", type(function).__name__)  # foreign: a callable object of the user's
+    return f"{function.__module__}.{name}"
+
+
+def describe(value: object) -> str:
+    """Return the shape of a tensor, or the type of anything else, for error sentences."""
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def check_shape(kind: str, operator: Callable, value: object, axes: str, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless an operator returned a tensor of this shape. axes: names of the shape's axes."""
+    if not isinstance(value, Tensor) or value.shape != shape:
+        raise ValueError(f"{kind} {dotted_name(operator)} returned {describe(value)}: it must return {axes} = {shape}")
+
+
+def check_range(kind: str, operator: Callable, values: Tensor, hint: str = "") -> None:
+    """Raise ValueError where values leave [0,1] by more than rounding. Waits for the device.
+
+    NaN and infinite values pass: they fail their own row later, and no other. hint: the end of the sentence.
+    """
+    low, high = (value.item() for value in values.float().nan_to_num(0.5, 0.5, 0.5).aminmax())
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        span = f"{low:.3g} to {high:.3g}"
+        raise ValueError(f"{kind} {dotted_name(operator)} returned values from {span}: they must be in [0,1]{hint}")
 
 
 def needs_area(operator: Operator) -> Operator:

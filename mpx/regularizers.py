@@ -1,7 +1,8 @@
 """Regularizers: terms of the objective that make the evidence small and smooth.
 
 A regularizer is a function `(saliency (B,1,h,w) in [0,1], context: RegularizerContext, **options) -> (B,)`, zero on the
-mask that does nothing. The saliency is the evidence at the mask's own resolution: 1-m in a deletion, m in a preservation.
+mask that does nothing, with a finite derivative, also at 0 and 1. The saliency is the evidence at the
+mask's own resolution: 1-m in a deletion, m in a preservation.
 The YAML of a regularizer owns its weight, `lambda_<name>` at the root of the config.
 `reduction`: "mean" over cells, so that mask_size can be swept without changing the balance, or the papers' "sum".
 """

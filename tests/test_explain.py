@@ -16,6 +16,7 @@ from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from mpx import Classifier, MeaningfulPerturbation, explain, method
 from mpx.data.preprocessing import Preprocess
+from mpx.masks.base import Mask
 from mpx.regularizers import border
 
 NET = SquareNet().train()
@@ -134,6 +135,65 @@ def test_a_regularizer_may_be_an_options_name():
 def test_a_wrong_option_is_one_sentence(options, names):
     with pytest.raises(ValueError, match=re.escape(names)):
         quick(PHOTOS, target=1, **options)
+
+
+class Plain(Mask):
+    """A parameter that is no grid, without cells, of which the tests below change one part each."""
+
+    def __init__(self, context):
+        super().__init__()
+        self.shape = (4,)
+
+    def initial(self, rng):
+        return torch.ones(rng.batch_size, 4)
+
+    def forward(self, parameter):
+        return parameter.mean(1)[:, None, None, None].expand(-1, 1, 32, 32)
+
+
+class Shapeless(Plain):
+    def __init__(self, context):
+        super(Plain, self).__init__()
+
+
+class TooLarge(Plain):
+    def forward(self, parameter):
+        return 2 * super().forward(parameter)
+
+
+class Narrow(Plain):
+    def forward(self, parameter):
+        return super().forward(parameter)[..., :9]
+
+
+class LogOdds(Plain):
+    def cells(self, parameter):
+        return 5 * parameter[:, None, None]
+
+
+@pytest.mark.parametrize(
+    "options, names",
+    [
+        ({"score": lambda logits, *_: logits.max()}, "returned (): it must return (B,) = (3,)"),
+        ({"score": lambda logits, *_: logits}, "returned (3, 2): it must return (B,) = (3,)"),
+        ({"score": lambda logits, *_: 0.5}, "returned float: it must return (B,) = (3,)"),
+        ({"regularizers": {"mine": (1.0, lambda s, _: s.mean())}}, "returned (): it must return (B,) = (3,)"),
+        ({"explainer": lambda images, *_: images}, "returned (3, 3, 32, 32): it must return (B,1,H,W) = (3, 1, 32, 32)"),
+        ({"perturbation": lambda images, _: None}, "returned NoneType: it must return (B,C,H,W) = (3, 3, 32, 32), a "),
+        ({"perturbation": lambda x, _: lambda rng: x[:, :1]}, "returned (3, 1, 32, 32): it must return (B,C,H,W)"),
+        ({"perturbation": lambda x, _: x * 5 - 3}, "they must be in [0,1]"),
+        ({"mask": lambda context: nn.Identity()}, "is Identity: it must be a class that derives from Mask"),
+        ({"mask": Shapeless}, "Plain.initial returned (3, 4): it must return (B,*self.shape) = (3,)"),
+        ({"mask": Narrow}, "Narrow returned (3, 1, 32, 9): it must return (B,*mask_shape) = (3, 1, 32, 32)"),
+        ({"mask": TooLarge}, "mask test_explain.TooLarge returned values from 2 to 2: they must be in [0,1]"),
+        ({"mask": Plain}, "cells of mask test_explain.Plain returned (3, 4): regularizers need (3,1,h,w): let cells"),
+        ({"mask": LogOdds}, "cells of mask test_explain.LogOdds returned values from 5 to 5: they must be in [0,1]"),
+    ],
+)
+def test_a_part_that_breaks_its_contract_is_one_sentence(options, names):
+    with pytest.raises(ValueError, match=re.escape(names)) as error:
+        quick(PHOTOS, target=1, **options)
+    assert "\n" not in str(error.value) and "<function" not in str(error.value)
 
 
 @pytest.mark.parametrize("override", ["target=label", "batch_size=2", "deterministic=true", "model=resnet50", "~trainer"])

@@ -20,7 +20,10 @@ CONTEXT = regularizer_context(S)
 
 @pytest.mark.parametrize("name", REGULARIZERS)
 def test_regularizer_contract(name):
-    """(B,), zero where nothing is marked, positive elsewhere, rows independent, gradient as finite differences say."""
+    """(B,), zero where nothing is marked, positive elsewhere, rows independent, gradient as finite differences say.
+
+    The gradient is finite at 0 and 1, where the search begins and ends.
+    """
     term = config.option("regularizer", name)
     images = torch.rand(3, 3, 9, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -33,6 +36,9 @@ def test_regularizer_contract(name):
         assert (function(torch.zeros_like(S)) == 0).all()
     torch.testing.assert_close(value, torch.cat([function(S[i : i + 1], slice(i, i + 1)) for i in range(3)]))
     assert torch.autograd.gradcheck(function, S.clone().requires_grad_())
+    for end in (0.0, 1.0):
+        s = torch.full_like(S, end, requires_grad=True)
+        assert torch.autograd.grad(function(s).sum(), s)[0].isfinite().all()
 
 
 @pytest.mark.parametrize("name", config.options("score"))

@@ -12,6 +12,7 @@ from torch import Tensor
 from mpx.explainers.base import ExplainerContext, to_saliency
 from mpx.learning.objective import Objective
 from mpx.learning.rows import RowState
+from mpx.operators import check_shape
 
 
 class Attribution:
@@ -29,6 +30,8 @@ class Attribution:
             relevance = objective.method.explainer(objective.images, objective.classifier, objective.targets, context)
         finally:
             counter.remove()
+        expected = (len(objective.targets), 1, *objective.images.shape[2:])
+        check_shape("explainer", objective.method.explainer, relevance, "(B,1,H,W)", expected)
         masks = objective.evidence(to_saliency(relevance.detach().float().nan_to_num(0))).split(1)[:row_count]
         is_finite = relevance.flatten(1).isfinite().all(1).tolist()
         self.rows = [

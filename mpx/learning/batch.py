@@ -171,25 +171,35 @@ class RowBatch:
 
 
 def failures(rows: Sequence[RowState]) -> dict[int, str]:
-    """Return the rows whose network output, gradient or relevance was not finite: index -> one sentence."""
+    """Return the rows with an output, score, regularizer, gradient or relevance that was not finite: index -> sentence."""
     sentences = {}
     for i, row in enumerate(rows):
-        name, precision = row.objective.image_names[row.index], row.objective.method.precision
-        first = {}
-        for quantity, term in (("output", "total"), ("gradient", "gradient")):  # the output comes first within an iteration
-            if term in row.history:
-                failed_at = (~row.history[term][: row.iteration].isfinite()).nonzero()
-                if len(failed_at):
-                    first[quantity] = int(failed_at[0])
-        if first:
-            quantity = min(first, key=lambda name: first[name])
-            sentences[i] = (
-                f"{name}: the model's {quantity} is NaN or infinite at iteration {first[quantity]}: check the model's "
-                f"weights and the precision ({precision})"
-            )
+        name = row.objective.image_names[row.index]
+        if failure := _first_failure(row):
+            sentences[i] = f"{name}: {failure}"
         elif not row.is_finite:
-            sentences[i] = f"{name}: the explainer gives NaN or infinite values: check the model's weights"
+            sentences[i] = f"{name}: the explainer gives NaN or infinite values: check it and the model's weights"
     return sentences
+
+
+def _first_failure(row: RowState) -> str:
+    """Return the sentence about the first quantity that was not finite; an empty string where all were."""
+    failed_at = {}
+    for term in ("total", "gradient"):  # in the order of an iteration, which min() keeps
+        if term in row.history and len(found := (~row.history[term][: row.iteration].isfinite()).nonzero()):
+            failed_at[term] = int(found[0])
+    if not failed_at:
+        return ""
+    first = min(failed_at, key=lambda term: failed_at[term])
+    model = f"the model's weights and the precision ({row.objective.method.precision})"
+    quantity, remedy = "the gradient", f"the derivatives of the score and the regularizers, also at 0 and 1, {model}"
+    if first == "total":
+        parts = {"probability": "the model's output", "score": "the score"}
+        parts |= {name: f"regularizer {name}" for name in row.objective.method.regularizers}
+        infinite = [words for name, words in parts.items() if not row.history[name][failed_at[first]].isfinite()]
+        quantity = infinite[0] if infinite else "the objective"
+        remedy = f"the perturbation, {model}" if quantity == parts["probability"] else "its function"
+    return f"{quantity} is NaN or infinite at iteration {failed_at[first]}: check {remedy}"
 
 
 def snapshot_iterations(steps: int, count: int) -> list[int]:

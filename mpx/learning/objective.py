@@ -5,7 +5,7 @@ gives the masks of B single runs.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from mpx.augmentations import AugmentationContext
 from mpx.learning.gradients import SCALE, PartialSum, ScaledGradient
 from mpx.learning.method import PRECISIONS
 from mpx.learning.prepared_rows import PreparedRows
+from mpx.operators import check_shape
 from mpx.regularizers import RegularizerContext
 from mpx.scores import ScoreContext
 
@@ -69,7 +70,11 @@ class Objective(PreparedRows):
             perturbation=self.perturbation,
         )
         cells = self.evidence(self.mask.cells(parameter))
-        weighted = {name: weight * term(cells, context) for name, (weight, term) in self.method.regularizers.items()}
+        weighted = {}
+        for name, (weight, term) in self.method.regularizers.items():
+            values = term(cells, context)
+            check_shape("regularizer", term, values, "(B,)", (len(cells),))
+            weighted[name] = weight * values
         with torch.no_grad():
             area = self.perturbation.to_image(evidence).mean((1, 2, 3))
         total = sum(weighted.values(), score)
@@ -114,6 +119,7 @@ class Objective(PreparedRows):
         for v, view in enumerate(self.method.views):
             context = ScoreContext(original, math.copysign(1, view.weight))
             values = self.method.score(logits[:, v].flatten(0, 1), targets, context)
+            check_shape("score", self.method.score, values, "(B,)", (len(targets),))
             scores.append(view.weight * values.view(len(draws), -1).sum(0))
         with torch.no_grad():
             ends = torch.tensor([draw.point == 1 for draw in draws], device=logits.device)
@@ -137,13 +143,13 @@ class Objective(PreparedRows):
             context = AugmentationContext(self.rng.at(_purpose(iteration, "augment"), draw.number), counts)
             if sample is not None and not exact:  # levels become channels, so that all of a row's move alike
                 for augment in method.image_augmentations:
-                    sample = augment(sample.flatten(1, 2), context).view_as(sample)
+                    sample = _augmented(augment, sample.flatten(1, 2), context).view_as(sample)
             for view in method.views:
                 view_mask = masks[view.mask_index] if draw.point == 1 else masks[view.mask_index] * draw.point
                 view_mask = 1 - view_mask if view.complement else view_mask
                 x = self.perturbation.apply(sample, view_mask)
                 for augment in () if exact else method.input_augmentations:
-                    x = augment(x, context)
+                    x = _augmented(augment, x, context)
                 inputs.append(x)
                 patch_inputs.append(self.perturbation.network_inputs(sample, view_mask))
         joined = [torch.cat(parts) for parts in zip(*patch_inputs)]
@@ -160,6 +166,12 @@ class Objective(PreparedRows):
         scale = SCALE if dtype is torch.float16 else 1.0
         with torch.autocast(images.device.type, dtype):
             return ScaledGradient.apply(network(ScaledGradient.apply(images, 1 / scale)).float(), scale)
+
+
+def _augmented(augment: Callable, x: Tensor, context: AugmentationContext) -> Tensor:
+    augmented = augment(x, context)
+    check_shape("augmentation", augment, augmented, "(B,C,H,W)", tuple(x.shape))
+    return augmented
 
 
 def samples_of_rank(samples: int, rank: int, ranks: int) -> range:

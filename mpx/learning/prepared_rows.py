@@ -11,10 +11,11 @@ from torch import Tensor
 
 from mpx.augmentations import moves_pixels
 from mpx.learning.method import Method
-from mpx.masks.base import Mask, MaskContext
+from mpx.masks.base import Mask, MaskContext, check_mask
 from mpx.masks.evidence import saliency_of
 from mpx.masks.grid import Grid
 from mpx.models.classifier import Classifier
+from mpx.operators import check_range, check_shape, describe, dotted_name
 from mpx.perturbations.base import PerturbationContext, PreparedPerturbation, prepare
 from mpx.randomness import RowRandom, key
 from mpx.tasks.classification import CLASSIFICATION
@@ -55,7 +56,8 @@ class PreparedRows:
             self.original_logits = classifier(images).float()  # (B,K)
             self.p_before = self.task.value(self.original_logits, targets)
             zeros = images.new_zeros(len(images), *self.perturbation.mask_shape)
-            self.p_reference = self.evaluate(zeros)[1]
+            perturbed, self.p_reference = self.evaluate(zeros)
+            check_range("perturbation", method.perturbation, perturbed)
             self._check_network_mask(zeros)
 
     def _prepare_perturbation(self) -> PreparedPerturbation:
@@ -70,6 +72,8 @@ class PreparedRows:
     def _make_mask(self) -> Mask:
         kind = partial(Grid, mask_size=None) if self.method.explainer else self.method.mask
         mask = kind(MaskContext(self.perturbation.mask_shape, self.images, self.method.game, self.areas))
+        if not isinstance(mask, Mask):
+            raise ValueError(f"mask {dotted_name(kind)} is {describe(mask)}: it must be a class that derives from Mask")
         if max(view.mask_index for view in self.method.views) >= mask.count:
             raise ValueError("game=product needs a mask of two: mask=pair")
         return mask
@@ -127,6 +131,8 @@ class PreparedRows:
     def initial(self) -> Tensor:
         """Return the initial parameter (B,*mask.shape)."""
         parameter = self.mask.initial(self.rng.at("start"))
+        check_shape("mask", self.mask.initial, parameter, "(B,*self.shape)", (len(self.targets), *self.mask.shape))
+        check_mask(self.mask, parameter, self.perturbation.mask_shape)
         if not self.mask.starts_from_disc:
             return parameter
         disc = self._smallest_disc(parameter)

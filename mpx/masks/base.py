@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from mpx.operators import check_range, check_shape, describe, dotted_name
 from mpx.randomness import RowRandom
 
 
@@ -46,7 +47,7 @@ class Mask(nn.Module):
     row_tensors: ClassVar[tuple[str, ...]] = ()
     count: ClassVar[int] = 1
     is_random: ClassVar[bool] = False
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] = ()
     starts_from_disc: bool = False
 
     def initial(self, rng: RowRandom) -> Tensor:
@@ -70,7 +71,10 @@ class Mask(nn.Module):
         return [self(parameter)]
 
     def cells(self, parameter: Tensor) -> Tensor:
-        """Return the mask at its own resolution for regularizers, (B,1,h,w) in [0,1]; by default the parameter."""
+        """Return the mask at its own resolution for regularizers, (B,1,h,w) in [0,1]; by default the parameter.
+
+        The axes are those of the image. A parameter that is no such grid needs cells of its own, at least `self(parameter)`.
+        """
         return parameter
 
     def padded(self, parameter: Tensor) -> Tensor:
@@ -100,3 +104,18 @@ class Mask(nn.Module):
         for name in mask.row_tensors:
             mask._buffers[name] = torch.stack([part.get_buffer(name)[row] for part, row in parts])
         return mask
+
+
+@torch.no_grad()
+def check_mask(mask: Mask, parameter: Tensor, mask_shape: tuple[int, ...]) -> None:
+    """Raise ValueError where a mask's shapes or values at a first parameter (B,*shape) are not those of the contract."""
+    rows, kind = len(parameter), type(mask)
+    rendered, cells = mask(parameter), mask.cells(parameter)
+    check_shape("mask", kind, rendered, "(B,*mask_shape)", (rows, *mask_shape))
+    check_range("mask", kind, rendered)
+    if cells.ndim != 4 or cells.shape[:2] != (rows, mask_shape[0]):
+        raise ValueError(
+            f"cells of mask {dotted_name(kind)} returned {describe(cells)}: regularizers need ({rows},{mask_shape[0]},h,w): "
+            "let cells(parameter) return the mask at its own resolution, or self(parameter)"
+        )
+    check_range("cells of mask", kind, cells, ": let cells(parameter) map the parameter to [0,1]")

@@ -24,7 +24,7 @@ from torch import Tensor
 from mpx.data.annotations import Annotation
 from mpx.metrics.summary import RowValues, SummaryContext, mean_with_interval
 from mpx.models.classifier import Classifier
-from mpx.operators import unwrap
+from mpx.operators import check_shape, dotted_name, unwrap
 from mpx.tasks.base import Task
 from mpx.tasks.classification import CLASSIFICATION
 
@@ -98,9 +98,8 @@ class Metric:
             values = self.function(saliency, context)
         columns = values if isinstance(values, dict) else {"": values}
         for suffix, column in columns.items():
-            if not isinstance(column, Tensor) or column.shape != (len(saliency),):
-                shape = tuple(column.shape) if isinstance(column, Tensor) else type(column).__name__
-                raise ValueError(f"metric {self.name} returned {shape} for {suffix!r}: it must return ({len(saliency)},)")
+            kind = f"suffix {suffix!r} of metric" if suffix else "metric"
+            check_shape(kind, self.function, column, "(B,)", (len(saliency),))
         return {suffix: column.float().to(saliency.device) for suffix, column in columns.items()}
 
     def summarise(self, columns: Mapping[str, np.ndarray], context: SummaryContext) -> dict[str, Any]:
@@ -128,9 +127,7 @@ class Metric:
     @property
     def name(self) -> str:
         """The dotted name of the function."""
-        function = unwrap(self.function)
-        name = getattr(function, "__qualname__", type(function).__name__)  # foreign: a callable object of the user's
-        return f"{function.__module__}.{name}"
+        return dotted_name(self.function)
 
     @property
     def options(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 A perturbation is a function `(images (B,C,H,W) in [0,1], context: PerturbationContext, **options)`. It is called once per
 batch, never per step, and returns one of
 
-- the fully perturbed images (B,C,H,W),
+- the fully perturbed images (B,C,H,W) in [0,1],
 - a pyramid (B,K,C,H,W) from fully to least perturbed; the image itself is appended as the last level,
 - a function `rng -> (B,C,H,W)` that draws fully perturbed images anew at every evaluation, or
 - a `PreparedPerturbation` of its own, where the mask acts on something other than pixels (features, tokens, wavelets).
@@ -15,13 +15,13 @@ import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mpx.models.classifier import Classifier
-from mpx.operators import unwrap
+from mpx.operators import describe, dotted_name
 from mpx.randomness import RowRandom
 
 
@@ -122,7 +122,7 @@ class RandomPixelPerturbation(PixelPerturbation):
         self.draw = draw
 
     def sample(self, rng: RowRandom) -> Tensor:
-        return with_image(self.draw(rng), self.images)
+        return with_image(_checked(self.draw, self.draw(rng), self.images), self.images)
 
 
 def with_image(perturbed: Tensor, images: Tensor) -> Tensor:
@@ -150,14 +150,21 @@ def prepare(perturbation: Callable, images: Tensor, context: PerturbationContext
     result = perturbation(images, context)
     if isinstance(result, PreparedPerturbation):
         return result
-    if isinstance(result, Tensor):
-        if result.shape != images.shape and (result.ndim != 5 or result[:, 0].shape != images.shape):
-            raise ValueError(
-                f"perturbation {unwrap(perturbation)} returned the shape {tuple(result.shape)}: it must return that of the "
-                f"images, {tuple(images.shape)}, or a pyramid (B,K,C,H,W)"
-            )
-        return FixedPixelPerturbation(images, result)
-    return RandomPixelPerturbation(images, result)
+    if callable(result) and not isinstance(result, Tensor):
+        return RandomPixelPerturbation(images, result)
+    return FixedPixelPerturbation(images, _checked(perturbation, result, images))
+
+
+def _checked(perturbation: Callable, result: Any, images: Tensor) -> Tensor:
+    """Return perturbed images, or raise ValueError where they have not the shape of the images or of a pyramid of them."""
+    if not isinstance(result, Tensor) or result.shape != images.shape and (
+        result.ndim != 5 or result[:, 0].shape != images.shape
+    ):
+        raise ValueError(
+            f"perturbation {dotted_name(perturbation)} returned {describe(result)}: it must return (B,C,H,W) = "
+            f"{tuple(images.shape)}, a pyramid (B,K,C,H,W), or a function that draws one of these"
+        )
+    return result
 
 
 @torch.no_grad()

@@ -59,8 +59,22 @@ def test_infinite_gradient_is_named():
             self.asked += 1
             return super().forward(InfiniteGradient.apply(x) if self.asked > 8 else x)
 
-    with pytest.raises(ValueError, match=r"image0: the model's gradient is NaN or infinite at iteration [1-9]"):
+    with pytest.raises(ValueError, match=r"image0: the gradient is NaN or infinite at iteration [1-9]"):
         explain(Net(), PHOTOS[:1], 1, perturbation=small_perturbation("black"), mask="grid", mask_size=8, steps=20, jitter=0)
+
+
+@pytest.mark.parametrize(
+    "options, names",
+    [
+        ({"score": lambda logits, *_: logits[:, 0] * torch.nan}, "the score is NaN or infinite at iteration 0"),
+        ({"regularizers": {"mine": (1.0, lambda s, _: s.mean((1, 2, 3)) / 0)}}, "regularizer mine is NaN or infinite"),
+        ({"regularizers": {"mine": (1.0, lambda s, _: s.sqrt().mean((1, 2, 3)))}}, "check the derivatives of the score and"),
+    ],
+)
+def test_a_part_that_is_not_finite_is_named(options, names):
+    options = {"perturbation": small_perturbation("black"), "mask_size": 8, "steps": 3, "jitter": 0} | options
+    with pytest.raises(ValueError, match=f"image0: .*{names}"):
+        explain(NET, PHOTOS[:1], 1, **options)
 
 
 @pytest.mark.parametrize("steps, frames", [(1, 24), (5, 24), (150, 24), (300, 10), (150, 2)])

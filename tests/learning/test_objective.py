@@ -128,6 +128,11 @@ def test_noise_is_added_to_what_the_network_sees():
     assert (noisy - clean).std().item() == pytest.approx(0.2, rel=0.05)
 
 
+def test_an_augmentation_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"returned \(2, 3, 9, 32\): it must return \(B,C,H,W\) = \(2, 3, 32, 32\)"):
+        seen_by_network(0.5, input_augmentations=[lambda x, context: x[:, :, :9]])
+
+
 def test_fresh_noise_is_drawn_anew_each_step():
     method = Method(config.option("perturbation", "noise"), config.option("mask", "grid", mask_size=6), lambda *_: 0)
     problem = Objective(method, NET, PHOTOS, torch.tensor([1, 1, 1]), ["a", "b", "c"])

@@ -10,11 +10,12 @@ from scene import annotation, context, random_maps, square, summary
 from torch import nn
 
 from mpx import Classifier, config
-from mpx.metrics.base import MetricContext, as_metric, measure, metric
+from mpx.metrics.base import MetricContext, _declarations, as_metric, measure, metric
 from mpx.metrics.deletion_insertion import deletion
 from mpx.metrics.keypoints import keypoints
 from mpx.metrics.mass import mass
 from mpx.metrics.pointing import pointing
+from mpx.operators import unwrap
 
 
 def test_columns_are_metric_and_suffix():
@@ -48,10 +49,10 @@ def test_a_missing_part_of_the_context_is_one_sentence():
             as_metric(config.option("metric", name))(square(), context(1))
 
 
-def test_every_metric_declares_a_direction_and_its_protocol():
+def test_every_metric_is_declared_and_has_its_protocol():
     for name in config.options("metric"):
         result = as_metric(config.option("metric", name))
-        assert result.protocol["function"].startswith("mpx.metrics.") and result.direction_of("") != "none", name
+        assert result.protocol["function"].startswith("mpx.metrics.") and unwrap(result.function) in _declarations, name
     assert as_metric(partial(deletion, step=5)).protocol["options"]["step"] == 5
     assert type(as_metric(config.option("metric", "road")).options["percentiles"]) is list
 

@@ -133,5 +133,5 @@ def test_fully_perturbed_is_under_a_mask_of_zeros(name):
 
 def test_a_perturbation_of_another_shape_is_refused():
     images = torch.rand(2, 3, 8, 8)
-    with pytest.raises(ValueError, match="it must return that of the images"):
+    with pytest.raises(ValueError, match=r"returned \(2, 8, 8\): it must return \(B,C,H,W\) = \(2, 3, 8, 8\)"):
         prepare(lambda images, context: images[:, 0], images, perturbation_context(images))

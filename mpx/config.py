@@ -19,10 +19,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from mpx.config_errors import error_sentence, unknown_key, unused_weight
+from mpx.config_errors import error_sentence, missing_target, unknown_key, unused_weight
 from mpx.config_schema import CONFIGS, SCHEMA, compose, groups, options
 from mpx.errors import first_line, near
 from mpx.learning.method import Method
+
+CALLED_AT_ONCE = ("dataset", "model")  # mpx calls the functions of all other nodes itself, with tensors or a context
+GLOBAL_GROUPS = ("regularizer", "augment", "metric")  # options of these write to root keys of other names
 
 Node = DictConfig | Mapping[str, Any]
 
@@ -48,6 +51,7 @@ def option(group: str, choice: str | Callable[..., Any], **root: Any) -> Callabl
 
 def build(node: Node, name: str) -> Any:
     """Instantiate one part and check its options against its signature; name: of the node, for error sentences."""
+    target = _check_target(node, name)
     try:
         part = instantiate(node)
     except Exception as error:  # Hydra wraps whatever the target raised
@@ -56,21 +60,45 @@ def build(node: Node, name: str) -> Any:
             raise cause from None
         if isinstance(cause, MissingMandatoryValue):
             raise ValueError(f"{cause.full_key} has no value: give {cause.full_key}=...") from None
-        raise ValueError(f"{name}: {first_line(cause)}") from error
+        raise ValueError(f"{name}: {target} raised {type(cause).__name__}: {first_line(cause)}") from error
     if not isinstance(part, partial):
         return part
     _check_options(part, name)
     return partial(part.func, *part.args, **part.keywords)  # Hydra's own partial checks its target at every call
 
 
+def _check_target(node: Node, name: str) -> str:
+    """Return the dotted path of the function or class that a node names, or raise ValueError where it names none."""
+    target = node.get("_target_")
+    if not isinstance(target, str):
+        raise ValueError(f"{name} has no _target_: its YAML must name a function or class, _target_: module.function")
+    if sentence := missing_target(target):
+        raise ValueError(f"{name}: _target_ {target}: {sentence}")
+    if bool(node.get("_partial_")) == (name in CALLED_AT_ONCE):
+        change = "leave out" if name in CALLED_AT_ONCE else "add"
+        raise ValueError(f"{name}: _target_ {target}: {change} the line _partial_: true in its YAML")
+    return target
+
+
+def named_nodes(cfg: Node, group: str) -> dict[str, Node]:
+    """Return the nodes of a key that holds one for each name: regularizers, augmentations, metrics, callbacks, loggers."""
+    nodes = cfg.get(group) or {}
+    for key in nodes:
+        if not isinstance(nodes[key], (DictConfig, Mapping)):
+            raise ValueError(f"{group}.{key}={nodes[key]!r} is no part: write the part's name, and _target_ below it")
+    return dict(nodes)
+
+
 def _check_options(part: partial[Any], name: str) -> None:
     parameters = inspect.signature(part.func).parameters
+    defaults = [key for key, p in parameters.items() if p.default is not p.empty or key in part.keywords]  # not the tensors
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key, value in part.keywords.items():
         if key in parameters:
             _check_type(f"{name}.{key}", value, parameters[key].annotation)
         elif not accepts_any:
-            raise ValueError(f"{name}.{key} is not an option of {part.func.__name__}{near(key, parameters)}")
+            known = near(key, defaults) if defaults else ", which has none"
+            raise ValueError(f"{name}.{key} is not an option of {part.func.__name__}{known}")
 
 
 def _check_type(key: str, value: object, annotation: Any) -> None:
@@ -89,7 +117,7 @@ def build_method(cfg: DictConfig) -> Method:
     check_keys(cfg)
     regularizers = {
         name: (number(cfg, f"lambda_{name}"), build(node, f"regularizers.{name}"))
-        for name, node in (cfg.get("regularizers") or {}).items()
+        for name, node in named_nodes(cfg, "regularizers").items()
     }
     return Method(
         perturbation=build(cfg.perturbation, "perturbation"),
@@ -120,8 +148,7 @@ def _optional(cfg: DictConfig, group: str) -> Callable[..., Any] | None:
 
 def _augmentations(cfg: DictConfig, group: str) -> list[Callable[..., Any]]:
     """Return the augmentations of one kind; a strength of 0 turns one off."""
-    nodes = cfg.get(group) or {}
-    return [build(node, f"{group}.{name}") for name, node in nodes.items() if number(cfg, name)]
+    return [build(node, f"{group}.{name}") for name, node in named_nodes(cfg, group).items() if number(cfg, name)]
 
 
 def method(experiment: str, *overrides: str) -> Method:
@@ -141,6 +168,8 @@ def method(experiment: str, *overrides: str) -> Method:
 
 def number(cfg: Node, key: str) -> float:
     """Return the value of a root key that must be a finite number, 0 or larger."""
+    if key not in cfg:
+        raise ValueError(f"{key} is missing: the YAML of this part must set it at the root, e.g. {key}: 0.1")
     value = cfg.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         raise ValueError(f"{key}={value!r} must be a number, 0 or larger")
@@ -148,12 +177,14 @@ def number(cfg: Node, key: str) -> float:
 
 
 def check_keys(cfg: DictConfig) -> None:
-    """Refuse root keys that nothing reads, which `+key=value` can add."""
+    """Refuse root keys that nothing reads, which `+key=value` and YAML files without `# @package _global_` can add."""
     nodes = ("regularizers", "metrics", "image_augmentations", "input_augmentations")
     known = {*SCHEMA, *groups(), *nodes, *options("augment")}
     for key in map(str, cfg):
         name = key.removeprefix("lambda_")
         if name != key and name not in (cfg.get("regularizers") or {}):
             raise ValueError(unused_weight(key))
+        if key in GLOBAL_GROUPS:
+            raise ValueError(f"a YAML that {key}= chooses adds nothing: its first line must be # @package _global_")
         if name == key and key not in known:
             raise ValueError(unknown_key(key, known))

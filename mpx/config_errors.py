@@ -1,5 +1,6 @@
 """Sentences for errors in a configuration: each names the value, the allowed values and the next step. Imports no torch."""
 
+import importlib
 from collections.abc import Iterable
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -36,6 +37,29 @@ def unused_weight(key: str) -> str:
     if name in options("regularizer"):
         return f"{key} weighs a term that is not chosen: add it to regularizer=[...,{name}], or leave {key} out"
     return f"{key}: there is no regularizer {name}{near(name, options('regularizer'))}"
+
+
+def missing_target(path: str) -> str:
+    """Return which part of the dotted path of a function or class is missing; an empty string where none is."""
+    found, depth, parts = None, 0, path.split(".")
+    for k in range(1, len(parts) + 1):
+        module = ".".join(parts[:k])
+        try:
+            found, depth = importlib.import_module(module), k
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                return f"importing {module} failed: {first_line(error)}"
+            break
+        except Exception as error:  # whatever a module of the user's raises
+            return f"importing {module} raised {type(error).__name__}: {first_line(error)}"
+    if found is None:
+        return f"there is no module {parts[0]}; a module of your own must lie in the working folder"
+    for k in range(depth, len(parts)):
+        names = [name for name in dir(found) if not name.startswith("_")]
+        if parts[k] not in dir(found):
+            return f"{'.'.join(parts[:k])} has no {parts[k]}{near(parts[k], names)}"
+        found = getattr(found, parts[k])  # foreign: a module or class that the user names
+    return "" if callable(found) else "this is no function or class"
 
 
 def _malformed_override(error: OverrideParseException) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import Logger
 
 from mpx import config
 from mpx.data import datasets
 from mpx.data.items import Item, named_items
 from mpx.metrics.base import Metric, as_metric
 from mpx.models.classifier import Classifier
+from mpx.operators import describe, dotted_name, unwrap
 from mpx.report import html
 from mpx.runs.plan import RunPlan
 from mpx.runs.resume import RESUMABLE_KEYS, RESUMABLE_WITHOUT_DETERMINISM, to_command
@@ -52,8 +54,8 @@ def build_plan(
         metrics=build_metrics(cfg),
         other_perturbations=build_other_perturbations(cfg),
         build_trainer=build_trainer(cfg),
-        callbacks=_build_group(cfg, "callbacks"),
-        loggers=_build_group(cfg, "logger"),
+        callbacks=_build_group(cfg, "callbacks", pl.Callback),
+        loggers=_build_group(cfg, "logger", Logger),
         write_report=html.write_report,
         target=plain_config["target"],
         device=cfg.device,
@@ -121,7 +123,10 @@ def build_classifier(cfg: DictConfig, device: torch.device) -> Classifier:
     """Return the model on its device. Weights drawn at random are the same in every process and when a run resumes."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        return config.build(cfg.model, "model").to(device)
+        classifier = config.build(cfg.model, "model")
+    if not isinstance(classifier, Classifier):
+        raise ValueError(f"model: {cfg.model._target_} returned {describe(classifier)}: it must return a Classifier")
+    return classifier.to(device)
 
 
 def build_metrics(cfg: DictConfig) -> dict[str, Metric]:
@@ -129,9 +134,14 @@ def build_metrics(cfg: DictConfig) -> dict[str, Metric]:
     return {name: as_metric(function) for name, function in _build_group(cfg, "metrics").items()}
 
 
-def _build_group(cfg: DictConfig, group: str) -> dict[str, Any]:
-    """Return the parts of a node whose keys are names."""
-    return {name: config.build(node, f"{group}.{name}") for name, node in (cfg.get(group) or {}).items()}
+def _build_group(cfg: DictConfig, group: str, base: type = object) -> dict[str, Any]:
+    """Return the parts of a node whose keys are names. Classes must derive from `base`; functions are called later."""
+    parts = {name: config.build(node, f"{group}.{name}") for name, node in config.named_nodes(cfg, group).items()}
+    for name, part in parts.items():
+        kind = unwrap(part)
+        if isinstance(kind, type) and not issubclass(kind, base):
+            raise ValueError(f"{group}.{name}: {dotted_name(kind)} must derive from {dotted_name(base)}")
+    return parts
 
 
 def build_other_perturbations(cfg: DictConfig) -> dict[str, Callable[..., Any]]:

@@ -1,13 +1,14 @@
 """The menu: every file builds, every mistake is one sentence, the library's defaults are config.yaml's."""
 
 import inspect
+import re
 
 import pytest
 import torch
 from contexts import regularizer_context
 from omegaconf import OmegaConf
 
-from mpx import config, explain
+from mpx import config, config_plan, explain
 from mpx.learning.method import Method
 from mpx.operators import requires_area
 
@@ -115,12 +116,51 @@ def test_a_strength_of_zero_turns_an_augment_off():
         ("noise=abc", "noise='abc' must be a number"),
         ("game=delete", "game='delete' must be one of"),
         ("precision=64", "precision='64' must be"),
-        ("perturbation._target_=mpx.perturbations.blur.blurr", "perturbation: .*blurr"),
+        ("perturbation._target_=mpx.perturbations.blur.blurr", "mpx.perturbations.blur has no blurr; near it: "),
+        ("perturbation._target_=nosuch.blur", "perturbation: _target_ nosuch.blur: there is no module nosuch"),
+        ("perturbation._target_=mpx.perturbations.blur", "this is no function or class"),
+        ("~perturbation._target_", "perturbation has no _target_: its YAML must name"),
+        ("perturbation._partial_=false", "blur_gaussian: add the line _partial_: true"),
+        ("+score.foo=1", "score.foo is not an option of probability, which has none"),
+        ("+metric={_target_: mine.coverage}", "a YAML that metric= chooses adds nothing: its first line must be # @package"),
+        ("+regularizers._target_=mine.binary", "regularizers._target_='mine.binary' is no part: write the part's name"),
+        ("~lambda_tv", "lambda_tv is missing: the YAML of this part must set it at the root"),
     ],
 )
 def test_an_error_while_building_names_the_option(override, names):
     with pytest.raises(ValueError, match=names):
         config.build_method(config.compose(override))
+
+
+@pytest.mark.parametrize(
+    "node, names",
+    [
+        ({"_target_": "lost.s"}, "dataset: lost.s raised KeyError: 'path'"),
+        ({"_target_": "mpx.data.datasets.sample", "_partial_": True}, "leave out the line _partial_: true"),
+        ({"_target_": "this.s"}, "dataset: _target_ this.s: importing this raised ZeroDivisionError: division by zero"),
+        ({"_target_": "that.s"}, "dataset: _target_ that.s: importing that failed: No module named 'nosuch'"),
+    ],
+)
+def test_an_error_of_a_dataset_names_its_function(node, names, tmp_path, monkeypatch):
+    (tmp_path / "this.py").write_text("1 / 0")
+    (tmp_path / "lost.py").write_text("def s():\n    return {}['path']")
+    (tmp_path / "that.py").write_text("import nosuch")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(names)):
+        config.build(node, "dataset")
+
+
+@pytest.mark.parametrize(
+    "override, names",
+    [
+        ("+callbacks={mine: {_target_: mpx.Classifier, _partial_: true}}", "callbacks.mine: .*Classifier must derive from"),
+        ("+logger.mine={_target_: mpx.Classifier, _partial_: true}", "logger.mine: .*Classifier must derive from"),
+        ("model={_target_: builtins.dict}", "model: builtins.dict returned dict: it must return a Classifier"),
+    ],
+)
+def test_a_class_of_another_kind_is_refused(override, names):
+    with pytest.raises(ValueError, match=names):
+        config_plan.compose_plan(override).build_classifier(torch.device("cpu"))
 
 
 def test_config_is_the_manual():

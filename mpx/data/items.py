@@ -52,7 +52,15 @@ def name_items(items: Iterable[Item]) -> list[Item]:
 
 
 def named_items(items: list[Item]) -> list[Item]:
-    """Return the items of any dataset, named where it did not name them. ValueError where two have one name."""
+    """Return the items of any dataset, named where it did not name them.
+
+    Raises ValueError where there are none, where they are no items, or where two have one name.
+    """
+    if not isinstance(items, list) or (others := [item for item in items if not isinstance(item, Item)]):
+        kind = f"a list with {others[0]!r}" if isinstance(items, list) else type(items).__name__
+        raise ValueError(f"the dataset's function returned {kind}: it must return a list of Item(path, label)")
+    if not items:
+        raise ValueError("the dataset's function returned no images: check its folder and its options")
     if not all(item.name for item in items):
         return name_items(items)
     names = Counter(item.name.lower() for item in items)  # file systems may ignore case

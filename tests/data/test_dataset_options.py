@@ -8,6 +8,7 @@ from hydra.utils import get_method
 from omegaconf import OmegaConf
 
 from mpx import config
+from mpx.data.items import named_items
 
 OPTIONS = sorted((Path(__file__).parents[2] / "configs/dataset").glob("*.yaml"))
 WITH_ROOT = ("folder", "imagenet", "voc", "pets", "cub")
@@ -32,3 +33,16 @@ def test_an_empty_root_is_one_sentence(name, tmp_path):
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="root"):
         config.build(config.compose(f"dataset={name}").dataset, "dataset")
+
+
+@pytest.mark.parametrize(
+    "items, names",
+    [
+        ([], "the dataset's function returned no images"),
+        (["a.png"], r"returned a list with 'a.png': it must return a list of Item\(path, label\)"),
+        (None, "returned NoneType: it must return a list"),
+    ],
+)
+def test_a_dataset_that_is_no_list_of_items_is_refused(items, names):
+    with pytest.raises(ValueError, match=names):
+        named_items(items)

@@ -150,6 +150,13 @@ def test_examples_of_parts_run(extended):
 
 
 @pytest.mark.slow
+def test_examples_of_parts_have_types(extended):
+    shutil.copy(ROOT / "pyproject.toml", extended)
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=extended, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
 def test_the_example_of_an_explainer_and_a_dataset_run(extended):
     (extended / "photos").mkdir()
     for k, item in enumerate(synthetic(extended / "synthetic", count=2)):

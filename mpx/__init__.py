@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from mpx.explanation import Explanation
     from mpx.learning.learner import MaskLearner
     from mpx.models.classifier import Classifier
+    from mpx.tasks.base import Task
 
-__all__ = ["Classifier", "Explanation", "MaskLearner", "MeaningfulPerturbation", "explain", "method"]
+__all__ = ["Classifier", "Explanation", "MaskLearner", "MeaningfulPerturbation", "Task", "explain", "method"]
 __version__ = "0.1.0"
 
 _MODULES = {
@@ -26,6 +27,7 @@ _MODULES = {
     "Explanation": "mpx.explanation",
     "MaskLearner": "mpx.learning.learner",
     "MeaningfulPerturbation": "mpx.captum_api",
+    "Task": "mpx.tasks.base",
     "explain": "mpx.api",
     "method": "mpx.config",
 }

@@ -1,4 +1,4 @@
-"""The result: masks of rows, an image and a target each, and the network's probabilities under them."""
+"""The result: masks of rows, an image and a target each, and the network's values under them."""
 
 import io
 import re
@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mpx.tasks.base import Task
+
 if TYPE_CHECKING:
     from PIL import Image
 
-SHARED_FIELDS = ("iterations", "game", "batch_size")  # fields that are not one value for each row
+SHARED_FIELDS = ("iterations", "game", "task", "batch_size")  # fields that are not one value for each row
 
 
 @dataclass
 class Explanation:
-    """The masks of B rows and the network's probabilities under them. All tensors are on the CPU."""
+    """The masks of B rows and the network's values under them. All tensors are on the CPU."""
 
     names: list[str]  # of the rows, unique and fit for a file name, e.g. "coffee-967-espresso"
     image_names: list[str]
@@ -32,17 +34,20 @@ class Explanation:
     parameter: Tensor  # (B,...) the learnt parameter; for most masks the cells (B,1,h,w)
     mask: Tensor  # (B,1,H,W) 1 keeps a pixel, 0 perturbs it; of features, tokens or coefficients, a picture of it
     saliency: Tensor  # (B,1,H,W) in [0,1], high where the evidence is: 1 - mask, or the mask in a preservation
-    p_before: Tensor  # (B,) softmax probability of the target on the image,
+    p_before: Tensor  # (B,) the task's value of the target, e.g. its softmax probability, on the image,
     p_after: Tensor  # (B,) on `perturbed`, without augmentation,
     p_reference: Tensor  # (B,) and on the fully perturbed image
+    p_normalised: Tensor  # (B,) 1 at the image's support and 0 at the fully perturbed image's, Fong & Vedaldi 2017,
+    # footnote 4; NaN where perturbing everything costs next to nothing (`mpx.tasks.normalised`)
     curves: dict[str, Tensor]  # term -> (steps,B): "total" and its weighted parts, "probability" and "area"
     steps: Tensor  # (B,) iterations of each row, fewer than the method's where the row stopped
     iterations: list[int]  # of the F snapshots: 0 is the start, the last one the result
     frames: Tensor  # (F,B,C,H,W) uint8, the perturbed image at each snapshot
     frame_saliency: Tensor  # (F,B,1,H,W) uint8
     frame_parameters: Tensor  # (F,B,...)
-    frame_p: Tensor  # (F,B) softmax probability of the target on each frame
+    frame_p: Tensor  # (F,B) the value on each frame
     game: str
+    task: Task
     seconds: Tensor  # (B,) time of the rows that were optimized together, shared out
     passes: Tensor  # (B,) passes of the row, forward and backward, through the network
     forwards: Tensor  # (B,) passes forward alone
@@ -55,16 +60,6 @@ class Explanation:
         """(B,) mean saliency: the share of the image that is evidence."""
         return self.saliency.mean((1, 2, 3))
 
-    @property
-    def p_normalised(self) -> Tensor:
-        """(B,) (p_after - p_reference) / (p_before - p_reference), Fong & Vedaldi 2017, footnote 4.
-
-        NaN where perturbing everything costs next to nothing (`normalise_probability`).
-        """
-        from mpx.metrics.normalised_probability import normalise_probability
-
-        return normalise_probability(self.p_after, self.p_before, self.p_reference)
-
     def select(self, rows: list[int]) -> "Explanation":
         """Return the explanation of these rows."""
         selected = {field.name: _select(field.name, value, rows) for field, value in self._values()}
@@ -73,7 +68,7 @@ class Explanation:
         return _at(explanation, [i for i in self.iterations if i < end] + [end])
 
     def panel(self, row: int = 0) -> "Image.Image":
-        """Draw image | saliency over it | perturbed image, with class, probabilities and area."""
+        """Draw image | saliency over it | perturbed image, with class, values and area."""
         from mpx.pictures.panel import draw_panel
 
         return draw_panel(self, row)
@@ -84,7 +79,7 @@ class Explanation:
         from mpx.runs.tables import table_rows
 
         rows = [row | {"row": i} for i, row in enumerate(table_rows(self))]
-        return [row["row"] for row in smallest_area_rows(rows, sufficient_share, self.game)]
+        return [row["row"] for row in smallest_area_rows(rows, sufficient_share, self.game, self.task)]
 
     def area_sums(self, smooth: float = 0.09) -> Tensor:
         """Return the masks of all areas of each of N images and classes, summed and smoothed, (N,1,H,W) (`sum_of_areas`)."""
@@ -117,7 +112,7 @@ class Explanation:
         from mpx.runs.terminal import format_rows
 
         rows = "1 row" if len(self) == 1 else f"{len(self)} rows"
-        return f"Explanation of {rows}\n{format_rows(table_rows(self))}"
+        return f"Explanation of {rows}\n{format_rows(table_rows(self), self.task)}"
 
     def __len__(self) -> int:
         return len(self.names)

@@ -1,12 +1,15 @@
 """Scores: how strongly the network's output supports the target. A deletion minimises it, a preservation maximises it.
 
-A score is a function `(logits (B,K), targets (B,), context: ScoreContext, **options) -> (B,)`. The weights lambda_* are
-calibrated for `probability`, whose range is 1. Logits and log-odds range over tens: their weights are some ten times larger.
+A score is a function `(logits (B,K), targets (B,), context: ScoreContext, **options) -> (B,)`. The task turns the network's
+output into the logits of exclusive answers, of which the target is one (mpx.tasks). The weights lambda_* are calibrated for
+`probability`, whose range is 1. Logits and log-odds range over tens: their weights are some ten times larger.
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from mpx.tasks import base as tasks
 
 
 @dataclass(frozen=True)
@@ -17,18 +20,20 @@ class ScoreContext:
     sign: float = 1.0  # 1 where the score is minimised, -1 where it is maximised
 
 
-def target_probability(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the softmax probability (B,) of the targets."""
-    return logits.softmax(-1).gather(1, targets[:, None])[:, 0]
-
-
 def probability(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
-    """Softmax probability (Fong & Vedaldi 2017)."""
-    return target_probability(logits, targets)
+    """Softmax probability (Fong & Vedaldi 2017).
+
+    Of a task with a single answer its support, minimised no further than to 0, the fully perturbed image's, and maximised
+    no further than to 1, the image's.
+    """
+    if logits.shape[1] > 1:
+        return tasks.probability(logits, targets)
+    return logits[:, 0].clamp(min=0) if context.sign > 0 else logits[:, 0].clamp(max=1)
 
 
 def log_probability(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
     """log p, minus the cross entropy (Schulz et al. 2020); computed from the logits, so that it stays finite."""
+    _refuse_single_answer(logits, "log_probability")
     return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
@@ -39,11 +44,13 @@ def logit(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
 
 def log_odds(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
     """log p/(1-p) (Chang et al. 2019); computed from the logits, so that it does not saturate."""
+    _refuse_single_answer(logits, "log_odds")
     return logit(logits, targets, context) - _without_target(logits, targets).logsumexp(1)
 
 
 def contrastive(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
     """The target's logit minus that of the best other class (Fong, Patrick & Vedaldi 2019)."""
+    _refuse_single_answer(logits, "contrastive")
     return logit(logits, targets, context) - _without_target(logits, targets).amax(1)
 
 
@@ -61,6 +68,7 @@ def top(logits: Tensor, targets: Tensor, context: ScoreContext, classes: int = 5
 
     It ignores the target: the evidence of anything in the image, for weak localisation.
     """
+    _refuse_single_answer(logits, "top")
     if not 1 <= classes < logits.shape[1]:
         raise ValueError(f"score.classes={classes} must be from 1 to {logits.shape[1] - 1}, below the network's classes")
     return logits.softmax(-1).gather(1, context.original_logits.topk(classes).indices).sum(1)
@@ -76,6 +84,14 @@ def distortion(logits: Tensor, targets: Tensor, context: ScoreContext, outputs: 
     original, current = (z.softmax(-1) if softmax else z for z in (context.original_logits, logits))
     square = (current - original) ** 2
     return -(square.sum(1) if outputs == "all" else square.gather(1, targets[:, None])[:, 0])
+
+
+def _refuse_single_answer(logits: Tensor, score: str) -> None:
+    if logits.shape[1] < 2:
+        raise ValueError(
+            f"score={score} compares the target with other answers, and this task has one number: set score=probability or "
+            "score=logit"
+        )
 
 
 def _without_target(logits: Tensor, targets: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ from mpx.pictures.animation import animation_gif
 from mpx.pictures.colours import overlay
 from mpx.pictures.encoding import to_image
 from mpx.pictures.panel import draw_sheet, panel_layout
-from mpx.pictures.text import FAINT_INK, PAPER, draw_text, format_percent, format_probability
+from mpx.pictures.text import FAINT_INK, PAPER, draw_text, format_percent
 from mpx.runs import files, store
+from mpx.tasks.base import format_value
 
 README = Path(__file__).parent / "readme"
 LIGHTER = {
@@ -75,11 +76,11 @@ def sheet(rows: list[tuple[str, Path]], columns: int | None) -> Image.Image:
     for k, name in enumerate(names):
         x, row = NAMES + k * (SIDE + 8), runs[0][name]
         page.paste(_small(photos[name]), (x, LINE))
-        draw_text(page, (x, 2, SIDE), row["class"], f"p {format_probability(row['p_before'])}", 12)
+        draw_text(page, (x, 2, SIDE), row["class"], f"p {format_value(row['quantity'], row['p_before'])}", 12)
         for j, run in enumerate(runs):
             row, y = run[name], (j + 1) * height
             page.paste(_small(overlay(photos[name], torch.from_numpy(row["saliency"]).float()[None])), (x, y + LINE))
-            p, area = format_probability(row["p_after"]), format_percent(row["saliency"].mean())
+            p, area = format_value(row["quantity"], row["p_after"]), format_percent(row["saliency"].mean())
             draw_text(page, (x, y + 2, SIDE), f"p {p}", area, 11, FAINT_INK)
     for j, ((name, _), run) in enumerate(zip(rows, runs)):
         row = next(iter(run.values()))

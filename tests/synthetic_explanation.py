@@ -3,6 +3,7 @@
 import torch
 
 from mpx.explanation import Explanation
+from mpx.tasks.classification import CLASSIFICATION
 
 NAMES = ("cup-1-mug", "cat-2-tabby")
 
@@ -34,6 +35,8 @@ def make_explanation(
         p_before=torch.full((B,), 0.9),
         p_after=torch.full((B,), 0.2),
         p_reference=torch.full((B,), 0.1),
+        p_normalised=torch.full((B,), 0.125),
+        task=CLASSIFICATION,
         curves=curves,
         iterations=iterations,
         frames=(photos * masks * 255).byte(),

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from mpx.models.classifier import Classifier
 from mpx.randomness import RowRandom
-from mpx.tasks.base import Task
-from mpx.tasks.classification import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,6 @@ class ExplainerContext:
 
     rng: RowRandom  # draws of these B rows
     image_names: list[str]  # of the rows
-    task: Task = CLASSIFICATION
 
 
 Explainer = Callable[[Tensor, Classifier, Tensor, ExplainerContext], Tensor]  # with its options bound

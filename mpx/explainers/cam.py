@@ -14,7 +14,7 @@ from mpx.explainers.layer_maps import choose_layer, upsample
 from mpx.models.classifier import Classifier
 from mpx.models.layers import Layer
 from mpx.perturbations.blur import gaussian_blur
-from mpx.tasks.base import Task
+from mpx.tasks.base import repeat_rows
 
 
 def gradcam(
@@ -58,7 +58,7 @@ def group_cam(
     maps = []
     for x, x_blurred, y in split_rows(max_batch, images, blurred, targets):
         group_maps = _group_maps(weighted_channels(target_layer, x, y), groups, share, x)
-        maps.append(_weighted_by_gain(target_layer.classifier, context.task, group_maps, x, x_blurred, y, max_batch))
+        maps.append(_weighted_by_gain(target_layer.classifier, group_maps, x, x_blurred, y, max_batch))
     return torch.cat(maps)
 
 
@@ -72,16 +72,16 @@ def _group_maps(channels: Tensor, groups: int, share: float, images: Tensor) -> 
 
 
 def _weighted_by_gain(
-    classifier: Classifier, task: Task, maps: Tensor, images: Tensor, blurred: Tensor, targets: Tensor, max_batch: int
+    classifier: Classifier, maps: Tensor, images: Tensor, blurred: Tensor, targets: Tensor, max_batch: int
 ) -> Tensor:
-    """Sum maps (groups,B,1,H,W), weighted by the probability that each adds to the blurred image: (B,1,H,W)."""
+    """Sum maps (groups,B,1,H,W), weighted by the support that each adds to the blurred image: (B,1,H,W)."""
 
-    def probability(x: Tensor) -> Tensor:
-        return task.value(classifier(x), targets.repeat(len(x) // len(images))).view(-1, len(images))
+    def support(x: Tensor) -> Tensor:
+        return classifier.task.support(classifier(x), repeat_rows(targets, len(x) // len(images))).view(-1, len(images))
 
-    base, total = probability(blurred), torch.zeros_like(maps[0])
+    base, total = support(blurred), torch.zeros_like(maps[0])
     for part in maps.split(max(1, max_batch // len(images))):
-        gain = probability(torch.lerp(blurred, images, part).flatten(0, 1)) - base  # (groups of the part, B)
+        gain = support(torch.lerp(blurred, images, part).flatten(0, 1)) - base  # (groups of the part, B)
         total = total + (gain[..., None, None, None] * part).sum(0)
     return total.relu()
 
@@ -96,6 +96,6 @@ def weighted_channels(layer: Layer, images: Tensor, targets: Tensor) -> Tensor:
         return outputs[0].clone()  # later layers may work in place
 
     with layer.patched(replace_output):
-        logits = layer.classifier(images).gather(1, targets[:, None])
+        logits = layer.classifier.task.logit(layer.classifier(images), targets)
     gradient = torch.autograd.grad(logits.sum(), outputs[0], materialize_grads=True)[0]
     return gradient.mean((2, 3), keepdim=True) * outputs[0].detach()

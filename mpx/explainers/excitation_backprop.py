@@ -61,8 +61,8 @@ def excitation_at(layer: Layer, images: Tensor, targets: Tensor) -> Tensor:
         return outputs[0].clone()
 
     with rules, layer.patched(start_rules):
-        logits = layer.classifier(images)
-    return torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), outputs[0])[0].sum(1, keepdim=True)
+        output = layer.classifier(images)
+    return torch.autograd.grad(layer.classifier.task.logit(output, targets).sum(), outputs[0])[0].sum(1, keepdim=True)
 
 
 class ExcitationRules(TorchFunctionMode):

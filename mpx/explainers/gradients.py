@@ -11,6 +11,7 @@ from torch import Tensor
 from mpx.explainers.base import ExplainerContext, captum_attr, check_at_least, split_rows
 from mpx.models.classifier import Classifier
 from mpx.perturbations.blur import gaussian_blur
+from mpx.tasks.base import repeat_rows
 
 
 def gradient(
@@ -41,7 +42,7 @@ def smoothgrad(
     for part in numbers:
         draws = torch.stack([context.rng.at("smoothgrad", k).normal(*images.shape[1:]) for k in part.tolist()])
         noisy = images + spread * draws  # (samples of the part,B,C,H,W)
-        gradients = input_gradients(noisy.flatten(0, 1), classifier, targets.repeat(len(part)), max_batch)
+        gradients = input_gradients(noisy.flatten(0, 1), classifier, repeat_rows(targets, len(part)), max_batch)
         total += gradients.view_as(noisy).sum(0)
     return largest_over_colours(total / samples)
 
@@ -60,10 +61,14 @@ def integrated_gradients(
     blur: px, sigma of the Gaussian blur that makes x0 of the image; None: x0 is black. steps: gradients on the path.
     """
     check_at_least(1, steps=steps, max_batch=max_batch)
-    method = captum_attr("integrated_gradients").IntegratedGradients(classifier)
+
+    def logit(x: Tensor, target: Tensor) -> Tensor:
+        return classifier.task.logit(classifier(x), target)
+
+    method = captum_attr("integrated_gradients").IntegratedGradients(logit)
     start = torch.zeros_like(images) if blur is None else gaussian_blur(images, blur)
     parts = [
-        method.attribute(x, x0, y, n_steps=steps, internal_batch_size=max(max_batch, len(x)))
+        method.attribute(x, x0, additional_forward_args=y, n_steps=steps, internal_batch_size=max(max_batch, len(x)))
         for x, x0, y in split_rows(max_batch, images, start, targets)
     ]
     return torch.cat(parts).sum(1, keepdim=True).to(images)
@@ -76,7 +81,7 @@ def input_gradients(images: Tensor, classifier: Classifier, targets: Tensor, max
     gradients = []
     for part, target in split_rows(max_batch, images, targets):
         x = part.detach().clone().requires_grad_()
-        gradients.append(torch.autograd.grad(classifier(x).gather(1, target[:, None]).sum(), x)[0])
+        gradients.append(torch.autograd.grad(classifier.task.logit(classifier(x), target).sum(), x)[0])
     return torch.cat(gradients)
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from mpx.explainers.base import ExplainerContext, captum_attr, check_at_least, split_rows
 from mpx.models.classifier import Classifier
 from mpx.perturbations.constant import filled_with
+from mpx.tasks.base import repeat_rows
 
 
 @torch.no_grad()
@@ -31,10 +32,10 @@ def occlusion(
             f"explainer.patch={patch} must be from explainer.stride={stride} to the image's shorter side, {shorter} px"
         )
 
-    def probability(x: Tensor, target: Tensor) -> Tensor:
-        return context.task.value(classifier(x), target.repeat(len(x) // len(target)))
+    def support(x: Tensor, target: Tensor) -> Tensor:
+        return classifier.task.support(classifier(x), repeat_rows(target, len(x) // len(target)))
 
-    method = captum_attr("occlusion").Occlusion(probability)
+    method = captum_attr("occlusion").Occlusion(support)
     parts = []
     for x, x0, y in split_rows(max_batch, images, one_colour(images, classifier, color), targets):
         window, steps = (images.shape[1], patch, patch), (images.shape[1], stride, stride)

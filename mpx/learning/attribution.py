@@ -27,7 +27,9 @@ class Attribution:
         counter = objective.classifier.register_forward_hook(self._count)
         try:
             context = ExplainerContext(objective.rng.at("setup"), objective.image_names)
-            relevance = objective.method.explainer(objective.images, objective.classifier, objective.targets, context)
+            relevance = objective.method.explainer(
+                objective.images, objective.classifier, objective.prepared_targets, context
+            )
         finally:
             counter.remove()
         expected = (len(objective.targets), 1, *objective.images.shape[2:])

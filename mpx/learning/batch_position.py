@@ -29,6 +29,6 @@ def _response(classifier: Classifier, images: torch.Tensor, shift: int, with_gra
         logits = classifier(moved)
         response = [logits.detach().roll(-shift, 0)]
         if with_gradient:
-            weights = torch.linspace(1, 2, logits.shape[1], device=logits.device, dtype=logits.dtype)
-            response.append(torch.autograd.grad((logits @ weights).sum(), moved)[0].roll(-shift, 0))
+            weights = torch.linspace(1, 2, logits[0].numel(), device=logits.device, dtype=logits.dtype)
+            response.append(torch.autograd.grad((logits.flatten(1) @ weights).sum(), moved)[0].roll(-shift, 0))
     return response

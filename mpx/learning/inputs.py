@@ -15,7 +15,6 @@ from torchvision.transforms.functional import to_tensor
 
 from mpx.data import datasets
 from mpx.data.images import read_image, to_rgb
-from mpx.data.targets import resolve_targets
 from mpx.learning.rows import Row
 from mpx.models.classifier import Classifier
 
@@ -36,8 +35,8 @@ def make_rows(
         targets = ["top1" if target is None else target] * len(images)
     rows = []
     for image, name, image_target in zip(images, names, targets):
-        logits = classifier(image[None].to(classifier.device))[0]
-        indices = resolve_targets(image_target, logits, None, classifier.categories)
+        output = classifier(image[None].to(classifier.device))[0]
+        indices = classifier.task.resolve(image_target, output, None, classifier.categories)
         rows += [Row(image, index, name, area) for index in indices for area in areas]
     return [replace(row, image_index=position) for position, row in enumerate(rows)]
 

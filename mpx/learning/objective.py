@@ -18,6 +18,7 @@ from mpx.learning.prepared_rows import PreparedRows
 from mpx.operators import check_shape
 from mpx.regularizers import RegularizerContext
 from mpx.scores import ScoreContext
+from mpx.tasks.base import repeat_rows
 
 MAX_IMAGES = 32  # in one pass of the network, where a row has several: bounds the memory of many draws
 Iterations = int | list[int]  # the iteration of all rows, or of each row
@@ -111,19 +112,21 @@ class Objective(PreparedRows):
         """Return (B,) each: the sum of the score over these draws, and that of the probability at the path's end."""
         inputs, patch_inputs = self._network_inputs(parameter, mask, iteration, draws, exact)
         with self.perturbation.patched_network(*patch_inputs):
-            logits = self.logits(inputs)
-        self.count_images(len(inputs), with_gradient=logits.requires_grad)
-        logits = logits.view(len(draws), len(self.method.views), len(self.targets), -1)
-        targets, original = self.targets.repeat(len(draws)), self.original_logits.repeat(len(draws), 1)
+            output = self.output(inputs)
+        self.count_images(len(inputs), with_gradient=output.requires_grad)
+        output = output.view(len(draws), len(self.method.views), len(self.targets), *output.shape[1:])
+        targets = repeat_rows(self.prepared_targets, len(draws))
+        original = repeat_rows(self.original_logits, len(draws))
         scores = []
         for v, view in enumerate(self.method.views):
+            logits, answers = self.task.logits(output[:, v].flatten(0, 1), targets)
             context = ScoreContext(original, math.copysign(1, view.weight))
-            values = self.method.score(logits[:, v].flatten(0, 1), targets, context)
+            values = self.method.score(logits, answers, context)
             check_shape("score", self.method.score, values, "(B,)", (len(targets),))
             scores.append(view.weight * values.view(len(draws), -1).sum(0))
         with torch.no_grad():
-            ends = torch.tensor([draw.point == 1 for draw in draws], device=logits.device)
-            values = self.task.value(logits[:, 0].flatten(0, 1), targets).view(len(draws), -1)
+            ends = torch.tensor([draw.point == 1 for draw in draws], device=output.device)
+            values = self.task.value(output[:, 0].flatten(0, 1), targets).view(len(draws), -1)
             probability = (values * ends[:, None]).sum(0)
         return sum(scores[1:], scores[0]), probability
 
@@ -157,8 +160,8 @@ class Objective(PreparedRows):
             joined = [ScaledGradient.apply(x, 1 / SCALE) for x in joined]
         return torch.cat(inputs) if len(inputs) > 1 else inputs[0], joined
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Return the logits (N,K) float32 of images (N,C,H,W), computed in the method's precision."""
+    def output(self, images: Tensor) -> Tensor:
+        """Return the network's output (N,...) float32 for images (N,C,H,W), computed in the method's precision."""
         dtype = PRECISIONS[self.method.precision]
         network = self.classifier.compiled() if self.method.compile else self.classifier
         if dtype is None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from mpx.explanation import Explanation, class_name, slug
 from mpx.learning.batch import failures
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row, RowState
+from mpx.tasks.normalised import normalise
 
 
 @torch.no_grad()
@@ -30,7 +32,8 @@ def to_explanation(
 
     parameters = [_snapshot(objective, states, k, iteration) for k, iteration in enumerate(iterations)]
     frames = [_evaluated(objective, parameter) for parameter in parameters]
-    perturbed, saliency, probability = frames[-1]  # the reported result is the last evaluated frame
+    last = frames[-1]  # the reported result
+    normalised = normalise(last.support, objective.support_before, objective.support_reference)
     complement = objective.complement(objective.evaluated_mask(parameters[-1]))
     areas = torch.full(objective.targets.shape, torch.nan) if objective.areas is None else objective.areas
     names = [_row_name(rows[i], objective) for i in indices]
@@ -42,22 +45,24 @@ def to_explanation(
         targets=select(objective.targets),
         areas=select(areas),
         images=select(objective.images),
-        perturbed=select(perturbed),
+        perturbed=select(last.perturbed),
         complement=None if complement is None else select(complement),
         parameter=select(parameters[-1]),
-        mask=objective.evidence(select(saliency)),
-        saliency=select(saliency),
+        mask=objective.evidence(select(last.saliency)),
+        saliency=select(last.saliency),
         p_before=select(objective.p_before),
-        p_after=select(probability),
+        p_after=select(last.value),
         p_reference=select(objective.p_reference),
+        p_normalised=select(normalised),
         curves=_curves(valid_states, end),
         steps=torch.tensor([state.iteration for state in valid_states]),
         iterations=iterations,
-        frames=torch.stack([select(_to_bytes(perturbed)) for perturbed, _, _ in frames]),
-        frame_saliency=torch.stack([select(_to_bytes(saliency)) for _, saliency, _ in frames]),
+        frames=torch.stack([select(_to_bytes(frame.perturbed)) for frame in frames]),
+        frame_saliency=torch.stack([select(_to_bytes(frame.saliency)) for frame in frames]),
         frame_parameters=torch.stack([select(parameter) for parameter in parameters]),
-        frame_p=torch.stack([select(probability) for _, _, probability in frames]),
+        frame_p=torch.stack([select(frame.value) for frame in frames]),
         game=objective.method.game,
+        task=objective.task,
         seconds=torch.tensor([state.seconds for state in valid_states]) + (time.perf_counter() - start) / len(states),
         passes=torch.tensor([state.passes for state in valid_states]),
         forwards=torch.tensor([state.forwards for state in valid_states]),
@@ -74,11 +79,21 @@ def _snapshot(objective: Objective, states: Sequence[RowState], k: int, iteratio
     return torch.cat(snapshots + snapshots[-1:] * (len(objective.targets) - len(snapshots)))
 
 
-def _evaluated(objective: Objective, parameter: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return perturbed images (B,C,H,W), saliency (B,1,H,W) in [0,1] and the targets' probability (B,) of a parameter."""
-    perturbed, probability = objective.evaluate(objective.evaluated_mask(parameter))
+class Frame(NamedTuple):
+    """A snapshot, evaluated."""
+
+    perturbed: Tensor  # (B,C,H,W)
+    saliency: Tensor  # (B,1,H,W) in [0,1]
+    value: Tensor  # (B,) that people read
+    support: Tensor  # (B,)
+
+
+def _evaluated(objective: Objective, parameter: Tensor) -> Frame:
+    perturbed, output = objective.evaluate(objective.evaluated_mask(parameter))
     saliency = objective.perturbation.to_image(objective.evidence(objective.mask(parameter)))
-    return perturbed, saliency.clamp(0, 1), probability  # rounding may leave [0,1]
+    task, targets = objective.task, objective.prepared_targets
+    saliency = saliency.clamp(0, 1)  # rounding may leave [0,1]
+    return Frame(perturbed, saliency, task.value(output, targets), task.support(output, targets))
 
 
 def _to_bytes(x: Tensor) -> Tensor:

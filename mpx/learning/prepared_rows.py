@@ -18,7 +18,6 @@ from mpx.models.classifier import Classifier
 from mpx.operators import check_range, check_shape, describe, dotted_name
 from mpx.perturbations.base import PerturbationContext, PreparedPerturbation, prepare
 from mpx.randomness import RowRandom, key
-from mpx.tasks.classification import CLASSIFICATION
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 class PreparedRows:
     """B rows of a method, ready to be evaluated under any mask.
 
-    images: (B,C,H,W) in [0,1]; targets: (B,) class indices; areas: (B,) requested shares of the image, or None; all on the
+    images: (B,C,H,W) in [0,1]; targets: (B,) indices; areas: (B,) requested shares of the image, or None; all on the
     classifier's device. The caller freezes the classifier. image_names serve error messages and explainers.
     """
 
@@ -46,23 +45,30 @@ class PreparedRows:
         self.targets = targets
         self.image_names = image_names
         self.areas = areas
-        self.task = CLASSIFICATION
+        self.task = classifier.task
         self.passes = 0.0  # forward and backward of each row since `take_cost`
         self.forwards = 0.0  # forward alone
         self.rng = row_random(method.seed, images, targets)
         with torch.no_grad():
+            output = classifier(images).float()
+            self.prepared_targets = self.task.prepare(targets, output)  # (B,) or (B,T)
             self.perturbation = self._prepare_perturbation()
             self.mask = self._make_mask()
-            self.original_logits = classifier(images).float()  # (B,K)
-            self.p_before = self.task.value(self.original_logits, targets)
             zeros = images.new_zeros(len(images), *self.perturbation.mask_shape)
-            perturbed, self.p_reference = self.evaluate(zeros)
+            perturbed, reference = self.evaluate(zeros)
             check_range("perturbation", method.perturbation, perturbed)
+            self.prepared_targets = self.task.prepare(targets, output, reference)
+            self.original_logits = self.task.logits(output, self.prepared_targets)[0]  # (B,K)
+            self.p_before, self.p_reference = (self.task.value(x, self.prepared_targets) for x in (output, reference))
+            self.support_before, self.support_reference = (
+                self.task.support(x, self.prepared_targets) for x in (output, reference)
+            )
             self._check_network_mask(zeros)
 
     def _prepare_perturbation(self) -> PreparedPerturbation:
         method, rng = self.method, self.rng.at("setup")
-        perturbation = prepare(method.perturbation, self.images, PerturbationContext(self.classifier, self.targets, rng))
+        context = PerturbationContext(self.classifier, self.prepared_targets, rng)
+        perturbation = prepare(method.perturbation, self.images, context)
         if method.explainer and not perturbation.masks_pixels:
             raise ValueError("an explainer's map is evaluated in pixels, and this perturbation masks none: choose another")
         if method.image_augmentations and not perturbation.masks_pixels:
@@ -105,7 +111,10 @@ class PreparedRows:
         gathered.mask = first.mask.gathered([(batch.mask, i) for batch, i in rows])
         gathered.images = torch.stack([batch.images[i] for batch, i in rows])
         gathered.targets = torch.stack([batch.targets[i] for batch, i in rows])
+        gathered.prepared_targets = torch.stack([batch.prepared_targets[i] for batch, i in rows])
         gathered.original_logits = torch.stack([batch.original_logits[i] for batch, i in rows])
+        gathered.support_before = torch.stack([batch.support_before[i] for batch, i in rows])
+        gathered.support_reference = torch.stack([batch.support_reference[i] for batch, i in rows])
         gathered.p_before = torch.stack([batch.p_before[i] for batch, i in rows])
         gathered.p_reference = torch.stack([batch.p_reference[i] for batch, i in rows])
         areas = [batch.areas[i] for batch, i in rows if batch.areas is not None]
@@ -140,16 +149,16 @@ class PreparedRows:
 
     @torch.no_grad()
     def _smallest_disc(self, parameter: Tensor) -> Tensor:
-        """Return each row's smallest centred disc that removes 99 % of the probability (Fong & Vedaldi 2017, section 4.3).
+        """Return each row's smallest centred disc that removes 99 % of the support (Fong & Vedaldi 2017, section 4.3).
 
         The disc is evaluated as the mask renders it. Where none suffices, the largest is taken, which covers the image.
         """
-        goal = self.p_reference + 0.01 * (self.p_before - self.p_reference)
+        goal = self.support_reference + 0.01 * (self.support_before - self.support_reference)
         sufficient = torch.zeros_like(goal, dtype=torch.bool)
         for radius in range(0, math.ceil(math.hypot(*self.images.shape[-2:]) / 2) + 5, 5):
             disc = self.mask.disc(radius).expand_as(parameter)
             parameter = torch.where(sufficient.view(-1, 1, 1, 1), parameter, disc)
-            sufficient |= self.evaluate(self.mask(disc))[1] <= goal
+            sufficient |= self.task.support(self.evaluate(self.mask(disc))[1], self.prepared_targets) <= goal
             self.count_images(len(self.targets), with_gradient=False)
             if sufficient.all():
                 break
@@ -163,14 +172,14 @@ class PreparedRows:
 
     @torch.no_grad()
     def evaluate(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the perturbed images (B,C,H,W) under a mask, without augmentation, and the targets' probabilities (B,).
+        """Return the perturbed images (B,C,H,W) under a mask, without augmentation, and the network's output (B,...).
 
         Always in 32 bits: `precision` is of the optimization.
         """
         sample = self.perturbation.fixed_sample(self.rng.at("evaluation"))
         perturbed = self.perturbation.apply(sample, mask)
         with self.perturbation.patched_network(*self.perturbation.network_inputs(sample, mask)):
-            return perturbed, self.task.value(self.classifier(perturbed).float(), self.targets)
+            return perturbed, self.classifier(perturbed).float()
 
     @torch.no_grad()
     def complement(self, mask: Tensor) -> Tensor | None:

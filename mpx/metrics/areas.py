@@ -6,6 +6,8 @@ from collections.abc import Hashable, Sequence
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from mpx.tasks.base import Task
+
 SMALLEST_COLUMNS = ("image", "target", "class", "smallest_area", "p_before", "p_after", "mask")  # of smallest_areas.csv
 
 
@@ -17,25 +19,25 @@ def group_rows(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
     return groups
 
 
-def smallest_area_rows(rows: list[dict], sufficient_share: float, game: str) -> list[dict]:
+def smallest_area_rows(rows: list[dict], sufficient_share: float, game: str, task: Task) -> list[dict]:
     """Return, for each image and class, the row (of results.csv) with the smallest sufficient area: a*, section 3.1.
 
-    An area suffices where the probability is at least `sufficient_share` of the image's in a preservation, else at most the
-    remaining share. Where none does, `smallest_area` is empty and the row is that of the largest area.
+    An area suffices where the value is at least `sufficient_share` of the image's in a preservation, else at most the
+    remaining share; where values have no range, this holds of p_normalised. Where no area suffices, `smallest_area` is
+    empty and the row is that of the largest area.
     """
     chosen = []
     for indices in group_rows([(row["image"], row["target"]) for row in rows]).values():
         ordered = sorted((rows[index] for index in indices), key=lambda row: row["requested_area"])
-        sufficient = [row for row in ordered if _suffices(row, sufficient_share, game)]
+        sufficient = [row for row in ordered if _suffices(row, sufficient_share, game, task)]
         best = sufficient[0] if sufficient else ordered[-1]
         chosen.append({**best, "smallest_area": best["requested_area"] if sufficient else ""})
     return chosen
 
 
-def _suffices(row: dict, share: float, game: str) -> bool:
-    if game == "preservation":
-        return row["p_after"] >= share * row["p_before"]
-    return row["p_after"] <= (1 - share) * row["p_before"]
+def _suffices(row: dict, share: float, game: str, task: Task) -> bool:
+    after, before = (row["p_after"], row["p_before"]) if task.is_bounded else (row["p_normalised"], 1.0)
+    return after >= share * before if game == "preservation" else after <= (1 - share) * before
 
 
 def sum_of_areas(saliency: Tensor, smooth: float = 0.09) -> Tensor:

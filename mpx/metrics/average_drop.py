@@ -10,7 +10,6 @@ from mpx.metrics.batched import stack_probabilities
 
 @metric(
     direction={"": "lower", "increase": "higher", "gain": "higher"},
-    notes={"probability": "softmax of the row's class"},
 )
 def average_drop(
     saliency: Tensor, context: MetricContext, baseline: str | float = "mean", max_batch: int = 64

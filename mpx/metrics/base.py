@@ -7,7 +7,7 @@ and used by the summary, and has no column.
 
 The decorator `metric` declares what the numbers mean; an undecorated function is a metric without direction:
 
-    @metric(direction="lower", needs=("perturbations",), notes={"probability": "softmax of the row's class"})
+    @metric(direction="lower", needs=("perturbations",))
     def score(saliency: Tensor, context: MetricContext, max_batch: int = 64) -> Tensor: ...
 """
 
@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
@@ -51,16 +52,30 @@ def unavailable(classifier: Callable[[Tensor], Tensor], images: Tensor, targets:
 class MetricContext:
     """What a metric may use besides the saliency of its B rows."""
 
-    classifier: Callable[[Tensor], Tensor]  # images (N,C,H,W) in [0,1] -> logits (N,K); a Classifier is frozen meanwhile
+    classifier: Callable[[Tensor], Tensor]  # images (N,C,H,W) in [0,1] -> output (N,...); a Classifier is frozen meanwhile
     images: Tensor  # (B,C,H,W) in [0,1]
-    targets: Tensor  # (B,) the class that each row explains
+    targets: Tensor  # (B,) the class index, or that of another task, that each row explains
     game: str = "deletion"  # the game that the mask was learnt for; `mask_of(saliency, game)` is the mask
     annotations: Sequence[Annotation | None] = ()  # of each row; None where the dataset has none for the class
     perturbations: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     # name -> (images -> fully perturbed images); the first is the one that the mask was learnt with
-    probabilities: Tensor | None = None  # (3,B) of the image, the perturbed and the fully perturbed image, where known
+    p_normalised: Tensor | None = None  # (B,) of the mask as it was optimized and evaluated, where known
     explain: Explain = unavailable
     task: Task = CLASSIFICATION
+
+    @cached_property
+    @torch.no_grad()
+    def prepared_targets(self) -> Tensor:
+        """(B,) or (B,T): what the methods of the task take as targets. Its reference is the first perturbation's."""
+        if not self.task.prepares:
+            return self.targets
+        references = [perturb(self.images) for perturb in self.perturbations.values()][:1]
+        output, *reference = (self.classifier(images).float() for images in (self.images, *references))
+        return self.task.prepare(self.targets, output, *reference)
+
+    def support(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Return how strongly the network's output for images (N,C,H,W) supports the targets of rows (N,): (N,)."""
+        return self.task.support(self.classifier(images).float(), self.prepared_targets[rows])
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ from torch import Tensor
 from mpx.masks.evidence import mask_of
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.normalised_drop import normalised_probabilities
-from mpx.metrics.normalised_probability import MIN_DROP, normalise_probability
+from mpx.tasks.normalised import MIN_DROP
 
 
 @metric(
     direction={"": "higher", "only_own": "lower"},
     needs=("perturbations",),
     notes={
-        "probability": "softmax of the row's class",
         "normalisation": "as normalised_drop; for a preservation 1 minus it",
     },
 )
@@ -29,9 +28,8 @@ def cross_perturbation(
     """
     mask = mask_of(saliency, context.game)
     p = normalised_probabilities(context, mask, context.perturbations, min_drop, max_batch)
-    if context.probabilities is not None:  # under its own perturbation as solved, which need not be a blend of two images
-        p_before, p_after, p_reference = context.probabilities
-        p[next(iter(p))] = normalise_probability(p_after, p_before, p_reference, min_drop)
+    if context.p_normalised is not None:  # under its own perturbation as optimized, which need not be a blend of two images
+        p[next(iter(p))] = context.p_normalised
     success = {name: values if context.game == "preservation" else 1 - values for name, values in p.items()}
     own_success, *rows_of_others = success.values()
     if not rows_of_others:

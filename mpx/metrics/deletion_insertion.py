@@ -13,7 +13,6 @@ from mpx.metrics.baseline import baseline as baseline_images
 from mpx.metrics.batched import class_probabilities
 
 NOTES = {
-    "probability": "softmax of the row's class",
     "normalisation": "(sum - first/2 - last/2) / (points - 1)",
     "ties": "in reading order",
     "source": "Petsiuk et al. 2018",

@@ -12,7 +12,7 @@ from mpx.metrics.captum_metrics import captum_metrics
 
 @metric(
     direction="lower",
-    notes={"probability": "softmax of the row's class", "normalisation": "the best scale of each row's map"},
+    notes={"normalisation": "the best scale of each row's map"},
 )
 def infidelity(
     saliency: Tensor, context: MetricContext, baseline: str | float = "mean", side: float = 0.25,
@@ -21,19 +21,19 @@ def infidelity(
     """Return the mean squared difference (B,) of what random squares lose and the saliency in them, at its best scale.
 
     The perturbed variable is the presence of pixels, from 1 to 0 in a square of `side` times the image's side, which the
-    `baseline` replaces; the function is the softmax of the row's class. The squares are the same for every row.
+    `baseline` replaces; the function is the support of the row's target. The squares are the same for every row.
     """
     if samples < 1 or not 0 < side <= 1:
         raise ValueError(f"samples={samples} must be 1 or larger, and side={side} above 0 and at most 1")
     captum = captum_metrics("infidelity")
-    rows = zip(context.images, baseline_images(context, baseline), context.targets, saliency)
+    rows = zip(context.images, baseline_images(context, baseline), saliency)
     values = []
-    for image, reference, target, row_saliency in rows:
+    for row, (image, reference, row_saliency) in enumerate(rows):
         random = torch.Generator().manual_seed(seed)
 
-        def score(present: Tensor, image: Tensor = image, reference: Tensor = reference, target: Tensor = target) -> Tensor:
-            logits = context.classifier(torch.lerp(reference, image, present)).float()
-            return context.task.value(logits, target.expand(len(logits)))
+        def score(present: Tensor, image: Tensor = image, reference: Tensor = reference, row: int = row) -> Tensor:
+            rows = torch.full((len(present),), row, device=image.device)
+            return context.support(torch.lerp(reference, image, present), rows)
 
         def remove_square(present: Tensor, random: torch.Generator = random) -> tuple[Tensor, Tensor]:
             square = random_squares(len(present), present.shape[-2:], side, random).to(present)

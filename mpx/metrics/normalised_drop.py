@@ -7,14 +7,13 @@ from torch import Tensor
 
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.batched import stack_probabilities
-from mpx.metrics.normalised_probability import MIN_DROP, normalise_probability
+from mpx.tasks.normalised import MIN_DROP, normalise
 
 
 @metric(
     direction="higher",
     needs=("perturbations",),
     notes={
-        "probability": "softmax of the row's class",
         "normalisation": "(p_before - p) / (p_before - p_reference)",
         "perturbation": "the one that the mask was learnt with",
     },
@@ -26,9 +25,8 @@ def normalised_drop(saliency: Tensor, context: MetricContext, min_drop: float = 
     mask was learnt: p_before of the image, p_reference of the fully perturbed one. NaN where p_before - p_reference is below
     `min_drop`.
     """
-    if context.probabilities is not None and context.game != "preservation":
-        p_before, p_after, p_reference = context.probabilities
-        return 1 - normalise_probability(p_after, p_before, p_reference, min_drop)
+    if context.p_normalised is not None and context.game != "preservation" and min_drop == MIN_DROP:
+        return 1 - context.p_normalised
     name, perturb = next(iter(context.perturbations.items()))
     return 1 - normalised_probabilities(context, 1 - saliency, {name: perturb}, min_drop, max_batch)[name]
 
@@ -47,6 +45,6 @@ def normalised_probabilities(
         images += [reference, torch.lerp(reference, context.images, mask)]
     p = stack_probabilities(context, torch.stack(images, 1), max_batch)
     return {
-        name: normalise_probability(p[:, 2 * i + 2], p[:, 0], p[:, 2 * i + 1], min_drop)
+        name: normalise(p[:, 2 * i + 2], p[:, 0], p[:, 2 * i + 1], min_drop)
         for i, name in enumerate(perturbations)
     }

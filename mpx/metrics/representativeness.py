@@ -6,8 +6,8 @@ from torch import Tensor
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.batched import class_probabilities
 from mpx.metrics.boxes import scaled_to_unit
-from mpx.metrics.normalised_probability import MIN_DROP, normalise_probability
 from mpx.perturbations.blur import gaussian_blur
+from mpx.tasks.normalised import MIN_DROP, normalise
 
 ALPHAS = [i / 20 for i in range(20)]
 EVERYTHING = 2.0  # a threshold that every pixel of the mask is below
@@ -17,7 +17,6 @@ EVERYTHING = 2.0  # a threshold that every pixel of the mask is below
     direction="lower",
     needs=("perturbations",),
     notes={
-        "probability": "softmax of the row's class",
         "normalisation": "(p - p_reference) / (p_before - p_reference)",
     },
 )
@@ -42,6 +41,6 @@ def representativeness(
             return torch.where(mask[row] < alphas[number].view(-1, 1, 1, 1), reference[row], images[row])
 
         p = class_probabilities(context, make_images, len(alphas), max_batch)
-        points = normalise_probability(p[:, :-1], p[:, :1], p[:, -1:], min_drop)  # alpha 0 deletes nothing
+        points = normalise(p[:, :-1], p[:, :1], p[:, -1:], min_drop)  # alpha 0 deletes nothing
         values |= {name: points.mean(1), **{f"{name}@{alpha:g}": point for alpha, point in zip(ALPHAS, points.T)}}
     return {"": torch.stack([values[name] for name in context.perturbations]).nanmean(0), **values}

@@ -22,7 +22,6 @@ NEIGHBOURS = [(dy, dx, 1 / 12 if dy and dx else 1 / 6) for dy in (-1, 0, 1) for 
 @metric(
     direction={"": "higher", "morf": "lower", "lerf": "higher"},
     notes={
-        "probability": "softmax of the row's class",
         "imputation": "noisy, linear",
         "normalisation": "mean over the percentiles",
         "ties": "in reading order",

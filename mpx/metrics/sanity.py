@@ -45,6 +45,8 @@ def sanity(
 def _other_classes(context: MetricContext, seed: int) -> Tensor:
     """Draw another class (B,) for each row."""
     classes = context.classifier(context.images[:1]).shape[1]
+    if classes < 2:
+        raise ValueError("metric sanity compares with another class, and the network has one output: leave it out")
     steps = [1 + key(seed, target) % (classes - 1) for target in context.targets.tolist()]
     return (context.targets + torch.tensor(steps, device=context.targets.device)) % classes
 

@@ -7,8 +7,8 @@ from torch import Tensor
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.batched import class_probabilities
 from mpx.metrics.boxes import area_share, pixels_inside, scaled_to_unit, tight_boxes
-from mpx.metrics.normalised_probability import MIN_DROP, normalise_probability
 from mpx.perturbations.blur import gaussian_blur
+from mpx.tasks.normalised import MIN_DROP, normalise
 
 LEVELS = (80, 90, 95, 99)  # per cent of the normalised probability that the box must take
 
@@ -16,7 +16,6 @@ LEVELS = (80, 90, 95, 99)  # per cent of the normalised probability that the box
 @metric(
     direction="lower",
     notes={
-        "probability": "softmax of the row's class",
         "normalisation": "(p_before - p) / (p_before - p_reference)",
         "perturbation": "Gaussian blur",
         "unit": "share of the image's area",
@@ -47,7 +46,7 @@ def minimality(
         return torch.where(pixels_inside(all_boxes[row, number], size), blurred[row], images[row])
 
     p = class_probabilities(context, make_images, all_boxes.shape[1], max_batch)
-    normalised = normalise_probability(p[:, 1:], p[:, :1], p[:, 1:2], min_drop)
+    normalised = normalise(p[:, 1:], p[:, :1], p[:, 1:2], min_drop)
     area, has_value = area_share(boxes, size), normalised[:, 0].isfinite()
     areas_of_levels = {
         str(percent): area.where(normalised <= 1 - percent / 100 + 1e-6, torch.inf).amin(1).where(has_value, torch.nan)
@@ -56,7 +55,7 @@ def minimality(
     return {"": areas_of_levels[str(level)], **areas_of_levels}
 
 
-@metric(direction="lower", notes={"probability": "softmax of the row's class", "resize": "bilinear, antialiased"})
+@metric(direction="lower", notes={"resize": "bilinear, antialiased"})
 def saliency_metric(
     saliency: Tensor, context: MetricContext, threshold: float = 0.5, max_batch: int = 64
 ) -> dict[str, Tensor]:

@@ -1,9 +1,10 @@
-"""Classifier: any network as a function from images in [0,1] to logits (B, classes).
+"""Classifier: any network as a function from images in [0,1] to the output (B,...) of its task, e.g. logits (B, classes).
 
 It normalises inside and carries the preprocessing and the class names that belong to the network. The user's network stays
 as it is: construction moves and changes nothing, `frozen()` restores every mode and flag, and input tensors stay unwritten.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,13 +15,15 @@ from mpx.data.preprocessing import Preprocess
 from mpx.errors import first_line
 from mpx.models.folding import fold, fold_pair, unfold_pair
 from mpx.models.freezing import exclusive_access, frozen_parameters
+from mpx.tasks.base import Task
+from mpx.tasks.classification import CLASSIFICATION
 
 
 class Classifier(nn.Module):
     """A network with its normalisation, preprocessing and class names.
 
     mean, std: one number or one per colour, for images in [0,1]. categories: a name per class, in the order of the logits.
-    name: for tables and messages; None takes the network's class name.
+    name: for tables and messages; None takes the network's class name. task: what of the output is explained.
     """
 
     scale: Tensor  # (1,3,1,1), 1/std
@@ -34,11 +37,13 @@ class Classifier(nn.Module):
         preprocess: Preprocess | None = None,
         categories: Sequence[str] | None = None,
         name: str | None = None,
+        task: Task = CLASSIFICATION,
     ):
         super().__init__()
         self.network = network
         self.preprocess = preprocess
         self.categories = None if categories is None else tuple(categories)
+        self.task = task
         self.name = name or type(network).__name__
         self._folded: dict[nn.Module, nn.Module] = {}  # convolution -> its batch norm
         self._compiled: tuple[Callable[[Tensor], Tensor], ...] = ()  # a tuple: a module cannot be its own submodule
@@ -62,18 +67,19 @@ class Classifier(nn.Module):
         return dict(self._folded)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (B,3,H,W) in [0,1] to logits (B, classes)."""
-        out = self.network(torch.addcmul(self.shift, x, self.scale))  # a new tensor: in-place first layers are harmless
-        if hasattr(out, "logits"):  # foreign: output of Hugging Face, or of torchvision's networks with auxiliary heads
-            out = out.logits
-        elif isinstance(out, (tuple, list)) and out:
-            out = out[0]
-        if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(x):
-            actual = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(f"model output must be (B, classes), got {actual} for B={len(x)}")
+        """Map images (B,C,H,W) in [0,1] to the output of the task, (B, classes) in a classification."""
+        raw = self.network(torch.addcmul(self.shift, x, self.scale))  # a new tensor: in-place first layers are harmless
+        out = self.task.output(raw, len(x))
         if self.categories is not None and len(self.categories) != out.shape[1]:
             raise ValueError(f"{len(self.categories)} category names do not fit a model of {out.shape[1]} classes")
         return out
+
+    def with_task(self, task: Task) -> "Classifier":
+        """Return this classifier of the same network with another task, whose outputs may have names of their own."""
+        twin = copy.copy(self)
+        twin.task, twin._folded = task, {}
+        twin.categories = task.categories or self.categories
+        return twin
 
     @contextmanager
     def frozen(self) -> Iterator["Classifier"]:

@@ -63,10 +63,10 @@ class Layer:
 
     @torch.enable_grad()
     def activation_times_gradient(self, x: Tensor, targets: Tensor) -> Tensor:
-        """Return R dy/dR (B,C,h,w) of the layer's map R, where y are the logits of targets (B,) for images x (B,3,H,W)."""
+        """Return R dy/dR (B,C,h,w) of the layer's map R, where y are the logits of targets (B,) for images x (B,C,H,W)."""
         features = self.features(x).requires_grad_()
         with self.patched(lambda _: features.clone()):
-            logits = self.classifier(x).gather(1, targets[:, None])
+            logits = self.classifier.task.logit(self.classifier(x), targets)
         return (features * torch.autograd.grad(logits.sum(), features, materialize_grads=True)[0]).detach()
 
     def patched(self, change: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
@@ -182,7 +182,7 @@ def map_shapes(
 
 @torch.enable_grad()
 def _is_on_every_path(classifier: Classifier, images: Tensor, name: str) -> bool:
-    """Return whether the logits no longer depend on the image once the module's output is detached."""
+    """Return whether the output no longer depends on the image once the module's output is detached."""
     image = torch.full_like(images[:1], 0.5).requires_grad_()
     with _hooked(classifier.get_submodule(name), lambda _, args, out: out.detach().clone()):
         logits = classifier(image)

@@ -11,7 +11,7 @@ from mpx.pictures.base import PicturedExplanation, evidence_state
 from mpx.pictures.colours import overlay
 from mpx.pictures.encoding import TILE, to_tile, to_uint8
 from mpx.pictures.panel import draw_bar, stack_images
-from mpx.pictures.text import FAINT_INK, PAPER, draw_text, format_percent, format_probability
+from mpx.pictures.text import FAINT_INK, PAPER, draw_text, format_percent
 
 BAYER = np.array([[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]])
 TEXT_SIZE = 17  # pixels, as the next two
@@ -25,7 +25,7 @@ LAST_MS = 1600
 def animation_gif(explanation: PicturedExplanation, row: int, max_side: int = 320) -> bytes:
     """Return a GIF of row `row`: saliency over image | perturbed image, at every recorded iteration.
 
-    The probability is that of the frame itself, without augmentations. Pictures are reduced to `max_side` pixels, which
+    The value is that of the frame itself, without augmentations. Pictures are reduced to `max_side` pixels, which
     keeps 24 frames near a megabyte.
     """
     saliency = explanation.frame_saliency[:, row] / 255
@@ -35,7 +35,7 @@ def animation_gif(explanation: PicturedExplanation, row: int, max_side: int = 32
     for frame in range(len(explanation.iterations)):
         p = float(explanation.frame_p[frame, row])
         texts = [(explanation.classes[row], f"area {format_percent(areas[frame])}"),
-                 (evidence_state(explanation), f"p {format_probability(p)}")]  # fmt: skip
+                 (evidence_state(explanation), explanation.task.format(p))]  # fmt: skip
         pictures = overlays[frame], explanation.frames[frame, row]
         pages.append(_draw_page(pictures, texts, explanation.iterations[frame], explanation.iterations[-1], max_side))
     return encode_gif(pages, [FIRST_MS] + [FRAME_MS] * (len(pages) - 2) + [LAST_MS])

@@ -4,6 +4,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from mpx.tasks.base import Task
+
 
 class PicturedExplanation(Protocol):
     """B rows (an image and a target each) with F recorded iterations; pictures and saliency are floats in [0,1]."""
@@ -15,13 +17,14 @@ class PicturedExplanation(Protocol):
     perturbed: Tensor  # (B,3,H,W) the image under the final mask
     complement: Tensor | None  # (B,3,H,W) the image under 1-mask; None where the mask acts inside the network
     saliency: Tensor  # (B,1,H,W)
-    p_before: Tensor  # (B,) probability of the target on the image,
+    task: Task
+    p_before: Tensor  # (B,) the task's value of the target on the image,
     p_after: Tensor  # (B,) on `perturbed`,
     p_reference: Tensor  # (B,) and on the fully perturbed image
     iterations: list[int]  # F, the first is 0
     frames: Tensor  # (F,B,3,H,W) uint8, the perturbed image
     frame_saliency: Tensor  # (F,B,1,H,W) uint8
-    frame_p: Tensor  # (F,B) probability of the target
+    frame_p: Tensor  # (F,B) the value
 
     @property
     def area(self) -> Tensor: ...  # (B,) mean saliency

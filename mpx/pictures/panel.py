@@ -9,27 +9,26 @@ from PIL import Image
 from mpx.pictures.base import PicturedExplanation, evidence_state
 from mpx.pictures.colours import overlay
 from mpx.pictures.encoding import TILE, to_image, to_tile
-from mpx.pictures.text import FAINT_INK, INK, MARK, PAPER, RULE, draw_text, format_percent, format_probability
+from mpx.pictures.text import FAINT_INK, INK, MARK, PAPER, RULE, draw_text, format_percent
 
 
 def draw_panel(explanation: PicturedExplanation, row: int) -> Image.Image:
-    """Draw a row as image | saliency over image | perturbed image, with class, probabilities and area."""
+    """Draw a row as image | saliency over image | perturbed image, with class, values and area."""
     reference = "nothing kept" if explanation.game == "preservation" else "all deleted"
     tiles = _tiles(explanation, row)
-    before, after, p_reference = (
-        float(p[row]) for p in (explanation.p_before, explanation.p_after, explanation.p_reference)
-    )
+    p_reference = float(explanation.p_reference[row])
     below = [
         (explanation.image_names[row], ""),
         ("0", "1"),
-        (f"{reference}: p {format_probability(p_reference)}", ""),
+        (f"{reference}: {explanation.task.format(p_reference)}", ""),
     ]  # left, right
     height = tiles[0].height
     cell, size = panel_layout(tiles[0].width)
     gap = size
     bar = max(6, size // 2)
     line = round(1.5 * size)
-    bars = draw_bar(cell, bar, before), draw_scale(cell, bar), draw_bar(cell, bar, after, p_reference)
+    before, after, tick = _bar_positions(explanation, row)
+    bars = draw_bar(cell, bar, before), draw_scale(cell, bar), draw_bar(cell, bar, after, tick)
     page = Image.new("RGB", (3 * cell + 4 * gap, height + bar + 2 * line + 2 * gap), PAPER)
     for k, (tile, strip, (name, number), (left, right)) in enumerate(zip(tiles, bars, _captions(explanation, row), below)):
         x = gap + k * (cell + gap)
@@ -40,6 +39,19 @@ def draw_panel(explanation: PicturedExplanation, row: int) -> Image.Image:
         page.paste(strip, (x, y))
         draw_text(page, (x, y + bar + gap // 4, cell), left, right, size - 2, FAINT_INK)
     return page
+
+
+def _bar_positions(explanation: PicturedExplanation, row: int) -> tuple[float, float, float]:
+    """Return where the value before, after and on the fully perturbed image is in its range, from 0 to 1.
+
+    Where the task has no range, it goes from the lowest to the highest value of the row.
+    """
+    values = torch.stack([x[row] for x in (explanation.p_before, explanation.p_after, explanation.p_reference)]).double()
+    low, high = explanation.task.low, explanation.task.high
+    if not explanation.task.is_bounded:
+        low, high = float(values.min()), float(values.max())
+    before, after, reference = ((values - low) / max(high - low, 1e-12)).tolist()
+    return before, after, reference
 
 
 def draw_thumbnail_panel(explanation: PicturedExplanation, row: int) -> Image.Image:
@@ -72,9 +84,9 @@ def _tiles(explanation: PicturedExplanation, row: int) -> list[Image.Image]:
 def _captions(explanation: PicturedExplanation, row: int) -> list[tuple[str, str]]:
     """Return the name and the number of each picture."""
     return [
-        (explanation.classes[row], f"p {format_probability(float(explanation.p_before[row]))}"),
+        (explanation.classes[row], explanation.task.format(float(explanation.p_before[row]))),
         ("evidence", f"area {format_percent(float(explanation.area[row]))}"),
-        (evidence_state(explanation), f"p {format_probability(float(explanation.p_after[row]))}"),
+        (evidence_state(explanation), explanation.task.format(float(explanation.p_after[row]))),
     ]
 
 

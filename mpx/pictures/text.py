@@ -41,10 +41,6 @@ def shorten(text: str, width: float, length: Callable[[str], float] = len) -> st
     return text.rstrip() + "…"
 
 
-def format_probability(p: float) -> str:
-    return "<0.001" if 0 < p < 0.0005 else f"{p:.3f}"
-
-
 def format_percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from mpx.pictures.colours import heatmap, overlay
 from mpx.pictures.encoding import to_image
-from mpx.pictures.text import FAINT_INK, INK, PAPER, draw_text, format_percent, format_probability
+from mpx.pictures.text import FAINT_INK, INK, PAPER, draw_text, format_percent
 from mpx.report.run_folder import RunFolder
 from mpx.runs.store import load_row
+from mpx.tasks.base import caption, format_value
 
 MAX_ROWS = 8
 MAX_JOBS = 12
@@ -28,7 +29,7 @@ StoredRow = dict[str, Any]  # of store.load_row
 
 
 def draw_grid(runs: Sequence[RunFolder]) -> Image.Image:
-    """Draw the rows of up to MAX_JOBS runs: probability before and after, area, and the class where jobs differ in it."""
+    """Draw the rows of up to MAX_JOBS runs: the value before and after, area, and the class where jobs differ in it."""
     jobs = [runs[i] for i in np.unique(np.linspace(0, len(runs) - 1, min(len(runs), MAX_JOBS)).round().astype(int))]
     numbered = [_rows_by_number(run) for run in jobs]
     keys = list(dict.fromkeys(key for rows in numbered for key in rows))
@@ -69,9 +70,10 @@ def _draw_row(
 def _cell_texts(stored: StoredRow | None, first: StoredRow) -> tuple[str, str]:
     if stored is None:
         return "", "no mask"
-    probabilities = " to ".join(format_probability(stored[p]) for p in ("p_before", "p_after"))
+    quantity = stored["quantity"]
+    values = " to ".join(format_value(quantity, stored[p]) for p in ("p_before", "p_after"))
     other_class = "" if stored["class"] == first["class"] else f", {stored['class']}"
-    return f"p {probabilities}", f"area {format_percent(stored['area'])}{other_class}"
+    return f"{caption(quantity)} {values}", f"area {format_percent(stored['area'])}{other_class}"
 
 
 def _write(page: Image.Image, column: int, y: int, text: str, ink: str = INK) -> None:

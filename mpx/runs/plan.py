@@ -13,6 +13,7 @@ from mpx.data.items import Item
 from mpx.learning.method import Method
 from mpx.metrics.base import Metric
 from mpx.models.classifier import Classifier
+from mpx.tasks.base import Task
 
 BATCH_SIZES = {"cpu": 16}  # batch_size=auto by device type; on a GPU AUTO_GPU, halved until it fits
 AUTO_GPU = 256
@@ -36,7 +37,8 @@ class RunPlan:
 
     write_report: Callable[[Path], Path]  # folder -> report.html; reports read folders, so runs know none of their code
 
-    # targets
+    # what is explained
+    task: Task
     target: int | str | list[int | str]
 
     # devices and workers

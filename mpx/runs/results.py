@@ -45,7 +45,7 @@ def write_results(
 
 def _write_smallest_areas(plan: RunPlan, coordinator: RunCoordinator, table: list[dict[str, Any]]) -> dict[str, Any]:
     """Write smallest_areas.csv: for each image and class the smallest area that suffices; return the areas' statistics."""
-    best = smallest_area_rows(table, plan.sufficient_share, plan.method.game)
+    best = smallest_area_rows(table, plan.sufficient_share, plan.method.game, plan.task)
     tables.write_csv(coordinator.folder / "smallest_areas.csv", best, SMALLEST_COLUMNS)
     sufficient = [row for row in best if row["smallest_area"]]
     smallest_areas = [row["smallest_area"] for row in sufficient]

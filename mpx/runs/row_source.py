@@ -13,7 +13,7 @@ from mpx.data.annotations import Annotation
 from mpx.data.images import read_image
 from mpx.data.items import Item
 from mpx.data.preprocessing import Preprocess
-from mpx.data.targets import region_of, resolve_targets
+from mpx.data.targets import region_of
 from mpx.learning.rows import Row
 from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
@@ -82,13 +82,13 @@ class RowSource:
         if self._model_checked:
             return None
         try:
-            logits = check_classifier(self._classifier, x[None])[0]
+            output = check_classifier(self._classifier, x[None])[0]
         except ValueError as error:
             check_classifier(self._classifier, torch.rand(x[None].shape, generator=torch.Generator().manual_seed(0)))
             return str(error)
         targets = self._target if isinstance(self._target, list) else [self._target]
         if "label" not in targets:
-            resolve_targets(self._target, logits, None, self._classifier.categories)
+            self._classifier.task.resolve(self._target, output, None, self._classifier.categories)
         self._model_checked = True
         return None
 
@@ -113,10 +113,10 @@ class RowSource:
 
     @torch.no_grad()
     def _annotated_targets(self, x: Tensor, item: Item) -> dict[int, Annotation | None]:
-        logits = self._classifier(x[None].to(self._classifier.device))[0]
-        if not logits.isfinite().all():
+        output = self._classifier(x[None].to(self._classifier.device))[0]
+        if not output.isfinite().all():
             raise ValueError("the model's output is NaN or infinite on the untouched photo")
-        targets = resolve_targets(self._target, logits, item.label, self._classifier.categories)
+        targets = self._classifier.task.resolve(self._target, output, item.label, self._classifier.categories)
         return {t: annotation_of(self._classifier, item, t) if self._with_annotations else None for t in targets}
 
 

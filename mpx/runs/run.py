@@ -175,7 +175,9 @@ def _protocol(session: Session, stopped: bool) -> dict[str, Any]:
         "stopped": stopped,
         "images": fingerprint(session.coordinator.items),
         "session_seconds": round(time.perf_counter() - session.start, 1),
-        "p_normalised": "(p_after-p_reference)/(p_before-p_reference), softmax, no augmentation, "
+        "value": plan.task.quantity,
+        "support": plan.task.support_unit,
+        "p_normalised": "support, 1 on the image and 0 on the fully perturbed one, no augmentation, "
         f"reference and mask's perturbation: {plan.choices['perturbation']}",
     }
 
@@ -207,7 +209,7 @@ def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any],
     """Log the table, the metrics, and where the files are."""
     table = merged.table()
     more = f"\n... {len(table) - PRINTED_ROWS} more" if len(table) > PRINTED_ROWS else ""
-    log.info(terminal.format_rows(table[:PRINTED_ROWS]) + more)
+    log.info(terminal.format_rows(table[:PRINTED_ROWS], plan.task) + more)
     if plan.metrics:
         log.info("\n" + terminal.format_metrics(summary["metrics"]))
     empty = [

@@ -13,14 +13,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpx.metrics.normalised_probability import normalise_probability
 from mpx.runs.files import path_in_error, write_file
 
 if TYPE_CHECKING:
     from mpx.explanation import Explanation
 
 FILE_COLUMNS = ("path", "file_bytes")  # of the image's file
-NUMBER_COLUMNS = ("p_before", "p_after", "p_reference", "area", "passes", "forwards", "seconds")
+NUMBER_COLUMNS = ("p_before", "p_after", "p_reference", "p_normalised", "area", "passes", "forwards", "seconds")
 RESULT_COLUMNS = ("image", "target", "class", "requested_area", "p_before", "p_after", "p_reference", "p_normalised", "area",
                   "passes", "forwards", "seconds", "mask", *FILE_COLUMNS)  # fmt: skip
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -30,15 +29,16 @@ TableRow = dict[str, Any]  # column -> value
 
 def row_values(explanation: "Explanation", row: int) -> TableRow:
     """Return the texts and numbers of a row (its index), without its arrays."""
-    probabilities = (float(p[row]) for p in (explanation.p_before, explanation.p_after, explanation.p_reference))
-    measurements = (float(x[row]) for x in (explanation.area, explanation.passes, explanation.forwards, explanation.seconds))
+    e = explanation
+    numbers = (e.p_before, e.p_after, e.p_reference, e.p_normalised, e.area, e.passes, e.forwards, e.seconds)
     return {
         "name": explanation.names[row],
         "image": explanation.image_names[row],
         "target": int(explanation.targets[row]),
         "class": explanation.classes[row],
+        "quantity": explanation.task.quantity,
         "requested_area": round(float(explanation.areas[row]), 6),  # NaN: none
-        **dict(zip(NUMBER_COLUMNS, (*probabilities, *measurements))),
+        **{name: float(values[row]) for name, values in zip(NUMBER_COLUMNS, numbers)},
     }
 
 
@@ -49,10 +49,8 @@ def table_rows(explanation: "Explanation") -> list[TableRow]:
 
 def table_row(values: TableRow) -> TableRow:
     """Return the line of results.csv for the values of `row_values` or `store.load_row`, with the columns of its metrics."""
-    before, after, reference = (values[p] for p in ("p_before", "p_after", "p_reference"))
     requested = values["requested_area"]
     computed = {
-        "p_normalised": normalise_probability(after, before, reference),
         "mask": f"masks/{values['name']}.npz",
         "requested_area": "" if math.isnan(requested) else requested,
     }

@@ -5,17 +5,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mpx.pictures.text import format_percent, shorten
+from mpx.tasks.base import Task
 
-HEADINGS = ("image", "class", "probability", "area", "seconds")
 
-
-def format_rows(rows: Sequence[Mapping[str, Any]], width: int = 100) -> str:
+def format_rows(rows: Sequence[Mapping[str, Any]], task: Task, width: int = 100) -> str:
     """Return lines of results.csv as aligned text, at most `width` cells wide; image and class share the free space."""
-    texts = [(row["image"], row["class"], f"{row['p_before']:.3f} → {row['p_after']:.3f}",
+    headings = ("image", "class", task.quantity, "area", "seconds")
+    number = "{:.3f}".format if task.is_bounded else "{:.4g}".format
+    texts = [(row["image"], row["class"], f"{number(row['p_before'])} → {number(row['p_after'])}",
               format_percent(row["area"]), f"{row['seconds']:.1f}") for row in rows]  # fmt: skip
-    columns = [[printable(text) for text in column] for column in zip(HEADINGS, *texts)]
+    columns = [[printable(text) for text in column] for column in zip(headings, *texts)]
     widths = [max(map(cell_width, column)) for column in columns]
-    free = width - sum(widths[2:]) - 2 * (len(HEADINGS) - 1)
+    free = width - sum(widths[2:]) - 2 * (len(headings) - 1)
     widths[0] = min(widths[0], max(free // 2, free - widths[1]))
     widths[1] = min(widths[1], free - widths[0])
     lines = []

@@ -141,9 +141,7 @@ class Worker:
             raise error
 
     def _evaluate(self, rows: list[Row], explanation: Explanation) -> list[str]:
-        return self._evaluator.evaluate(
-            rows, explanation.saliency, torch.stack([explanation.p_before, explanation.p_after, explanation.p_reference])
-        )
+        return self._evaluator.evaluate(rows, explanation.saliency, explanation.p_normalised)
 
     def _store_row(
         self, coordinator: Coordinator, row: Row, explanation: Explanation, batch_size: int, evaluation: dict[str, str]

@@ -1,20 +1,129 @@
-"""The contract of a task: what of a network's output is explained, and the one number that people read."""
+"""The contract of a task: what of a network's output is explained, and the one number that people read.
 
-from typing import Protocol
+A network's output becomes one tensor (B,...) by `output`. With the targets of its rows, `logits` reads it as the logits
+(B,K) of exclusive answers, of which one is the target's. The scores need no more, whatever the task is. A number that
+has no alternatives, such as a predicted value, is the logit of the only answer (K = 1).
+"""
+
+import math
+from typing import Any
 
 from torch import Tensor
 
+from mpx.data.annotations import Label
+from mpx.data.targets import Categories, resolve_targets
 
-class Task(Protocol):
-    """How logits and targets become the number that tables and pictures show.
+Labels = Label | tuple[Label, ...] | None  # of an image in its dataset
 
-    quantity: the word for that number; low and high: its range.
+
+class Task:
+    """A task; a subclass has `logits`, and the other methods where they differ from these.
+
+    quantity: the words for the number that people read; low, high: its range; support_unit: what metrics are computed of.
     """
 
-    quantity: str
-    low: float
-    high: float
+    quantity = "probability"
+    low = 0.0
+    high = 1.0
+    support_unit = "softmax probability of the target"
+    categories: tuple[str, ...] | None = None  # names of the outputs, where they are not the model's categories
+    prepares = False  # whether `prepare` reads the outputs
 
-    def value(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Map logits (B,K) and targets (B,) to the number (B,) that people read."""
-        ...
+    def output(self, raw: Any, count: int) -> Tensor:
+        """Return what a network gave for `count` images as one tensor (count, classes). Raises ValueError."""
+        output = first_tensor(raw)
+        if output is None or output.ndim != 2 or len(output) != count:
+            actual = type(raw).__name__ if output is None else tuple(output.shape)
+            raise ValueError(f"model output must be (B, classes), got {actual} for B={count}")
+        return output
+
+    def check(self, output: Tensor, pair: Tensor | None, name: str) -> None:
+        """Raise ValueError where a model's output is of another task.
+
+        output: (1,...) of an image, with its graph; pair: (2,...) of this image and another, None where it cannot be had;
+        name: of the model.
+        """
+
+    def resolve(self, target: Any, output: Tensor, label: Labels, categories: Categories) -> list[int]:
+        """Return the indices of one target or a list of them (`mpx.data.targets`), for the output (classes,) of an image."""
+        return resolve_targets(target, output, label, categories)
+
+    def prepare(self, targets: Tensor, output: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Return what the methods below take as targets, (B,) or (B,T).
+
+        targets: (B,) indices; output: (B,...) of the images; reference: of the fully perturbed images, once it is known.
+        """
+        return targets
+
+    def logits(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits (B,K) of exclusive answers, and the index (B,) of each target's answer."""
+        raise NotImplementedError
+
+    def logit(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Return the logit (B,) of each target's answer."""
+        logits, answers = self.logits(output, targets)
+        return logits.gather(1, answers[:, None])[:, 0]
+
+    def support(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Return how strongly the output supports each target, (B,): its probability, or the logit of the only answer.
+
+        Metrics and games are in this unit, in which 1 is a lot, 0 nothing.
+        """
+        return probability(*self.logits(output, targets))
+
+    def value(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Return the number (B,) that people read."""
+        return self.support(output, targets)
+
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the number that people read has a range, and is the support."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def format(self, value: float) -> str:
+        """Return a value as a caption, e.g. "p 0.931"."""
+        return f"{caption(self.quantity)} {format_value(self.quantity, value)}"
+
+
+def caption(quantity: str) -> str:
+    """Return the short word for a quantity in pictures."""
+    return "p" if quantity == "probability" else quantity
+
+
+def format_value(quantity: str, value: float) -> str:
+    """Return a value of a quantity: a probability with three decimals, in which a very small one is not 0."""
+    if quantity == "probability":
+        return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
+    return f"{value:.4g}"
+
+
+def probability(logits: Tensor, answers: Tensor) -> Tensor:
+    """Return the softmax probability (B,) of answers (B,) from logits (B,K); of an only answer, its logit."""
+    values = logits.softmax(-1) if logits.shape[1] > 1 else logits
+    return values.gather(1, answers[:, None])[:, 0]
+
+
+def first_tensor(raw: Any) -> Tensor | None:
+    """Return the tensor of a network's output: itself, its `logits`, or the first of several; None where there is none."""
+    if hasattr(raw, "logits"):  # foreign: output of Hugging Face, or of torchvision's networks with auxiliary heads
+        raw = raw.logits
+    elif isinstance(raw, (tuple, list)) and raw:
+        raw = raw[0]
+    return raw if isinstance(raw, Tensor) else None
+
+
+def repeat_rows(targets: Tensor, count: int) -> Tensor:
+    """Return targets (B,...) `count` times, (count*B,...)."""
+    return targets.repeat(count, *[1] * (targets.ndim - 1))
+
+
+def ends_with(output: Tensor, function: str) -> bool:
+    """Return whether the last computation of an output with a graph is this function, e.g. "Sigmoid"."""
+    node = output.grad_fn
+    while node is not None and node.name().startswith(_SHAPE_NODES):
+        node = node.next_functions[0][0]
+    return node is not None and node.name().startswith(function)
+
+
+_SHAPE_NODES = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "ToCopy", "Transpose", "Permute", "Clone")

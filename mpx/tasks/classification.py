@@ -2,17 +2,32 @@
 
 from torch import Tensor
 
+from mpx.tasks.base import Task, ends_with
 
-class Classification:
+
+class Classification(Task):
     """The task of a classifier with a softmax over its classes."""
 
-    quantity = "probability"
-    low = 0.0
-    high = 1.0
+    def check(self, output: Tensor, pair: Tensor | None, name: str) -> None:
+        """Refuse a single logit, and outputs of a softmax or a sigmoid."""
+        if output.shape[1] < 2:
+            raise ValueError(
+                f"model {name} gives a single number, whose softmax is always 1: set task=multilabel if it is the logit of "
+                "yes against no, task=regression if it is a predicted value"
+            )
+        if ends_with(output, "Sigmoid"):
+            raise ValueError(
+                f"model {name} gives sigmoids, each a probability of its own: set task=multilabel task.probabilities=true"
+            )
+        if pair is not None and (pair >= 0).all() and (pair.sum(1) - 1).abs().max() < 1e-3:
+            raise ValueError(
+                f"model {name} gives probabilities, and mpx takes the softmax itself: remove the network's last softmax, or "
+                "return the logarithm of its output"
+            )
 
-    def value(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the softmax probability (B,) of the targets (B,) from logits (B,K)."""
-        return logits.softmax(-1).gather(1, targets[:, None])[:, 0]
+    def logits(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits (B,K) and the target classes (B,), as they are."""
+        return output, targets
 
 
 CLASSIFICATION = Classification()

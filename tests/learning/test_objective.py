@@ -12,10 +12,18 @@ from mpx import augmentations as augment
 from mpx import config
 from mpx.learning.method import GAMES, Method
 from mpx.learning.objective import Objective
+from mpx.models.classifier import Classifier
 
 NET = SquareNet().eval()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])
 PLAIN = [game for game in GAMES if game != "product"]  # which needs a mask of two
+
+
+class InDouble(Classifier):
+    """Computes in 64 bits, whatever it is given."""
+
+    def forward(self, x):
+        return self.network(x.double())
 
 
 def objective(game="deletion", **options) -> Objective:
@@ -27,14 +35,14 @@ def objective(game="deletion", **options) -> Objective:
         game=game,
         **options,
     )
-    double = SquareNet().double().requires_grad_(False)
-    return Objective(method, lambda x: double(x.double()), PHOTOS[:2], torch.tensor([1, 0]), ["a", "b"])
+    double = Classifier(SquareNet().requires_grad_(False)).double()
+    return Objective(method, InDouble(double), PHOTOS[:2], torch.tensor([1, 0]), ["a", "b"])
 
 
 @pytest.mark.parametrize("game", PLAIN)
 def test_gradient_of_the_objective_is_that_of_finite_differences(game):
     problem = objective(game)
-    problem.logits = problem.classifier  # without the cast to 32 bits
+    problem.output = problem.classifier  # without the cast to 32 bits
     problem.perturbation.levels, problem.images = problem.perturbation.levels.double(), problem.images.double()
     problem.original_logits = problem.original_logits.double()
     problem.mask.double()
@@ -80,10 +88,10 @@ def test_disc_is_the_smallest_that_takes_99_percent():
         partial(config.option("mask", "grid", mask_size=32), init="disc"),
         config.option("score", "probability"),
     )
-    problem = Objective(method, net.requires_grad_(False), photo, torch.tensor([1]), ["a"])
+    problem = Objective(method, Classifier(net.requires_grad_(False)), photo, torch.tensor([1]), ["a"])
 
     def left(parameter):  # of the score, relative to the fully perturbed photo's
-        p = problem.evaluate(problem.mask(parameter))[1]
+        p = problem.evaluate(problem.mask(parameter))[1].softmax(1)[:, 1]
         return (p - problem.p_reference) / (problem.p_before - problem.p_reference)
 
     start = problem.initial()
@@ -96,9 +104,10 @@ def test_a_preservation_starts_from_the_same_disc():
     method = dict(
         mask=partial(config.option("mask", "grid", mask_size=16), init="disc"), score=config.option("score", "logit")
     )
+    targets = torch.tensor([1, 1, 1])
     deletion, preservation = (
         Objective(
-            Method(small_perturbation("mean_color"), **method, game=game), NET, PHOTOS, torch.tensor([1, 1, 1]), ["a"] * 3
+            Method(small_perturbation("mean_color"), **method, game=game), Classifier(NET), PHOTOS, targets, ["a"] * 3
         )
         for game in ("deletion", "preservation")
     )
@@ -135,7 +144,7 @@ def test_an_augmentation_of_another_shape_is_refused():
 
 def test_fresh_noise_is_drawn_anew_each_step():
     method = Method(config.option("perturbation", "noise"), config.option("mask", "grid", mask_size=6), lambda *_: 0)
-    problem = Objective(method, NET, PHOTOS, torch.tensor([1, 1, 1]), ["a", "b", "c"])
+    problem = Objective(method, Classifier(NET), PHOTOS, torch.tensor([1, 1, 1]), ["a", "b", "c"])
     draw = lambda iteration: problem.perturbation.sample(problem.rng.at(iteration))  # noqa: E731
     assert not torch.equal(draw(0), draw(1)) and torch.equal(draw(1), draw(1))
 
@@ -145,6 +154,6 @@ def test_every_image_and_every_target_draws_its_own_numbers():
         method = Method(
             small_perturbation("mean_color"), config.option("mask", "grid", mask_size=6), lambda *_: 0, seed=seed
         )
-        return Objective(method, NET, photos, torch.tensor(targets), ["a", "b"]).rng.seeds
+        return Objective(method, Classifier(NET), photos, torch.tensor(targets), ["a", "b"]).rng.seeds
 
     assert len({*seeds(PHOTOS[:2], [0, 0]), *seeds(PHOTOS[:2], [1, 1]), *seeds(PHOTOS[:2], [0, 0], seed=1)}) == 6

@@ -18,6 +18,7 @@ from mpx.masks.contour import Contour
 from mpx.masks.patches import Patches
 from mpx.masks.ratio import Ratio
 from mpx.masks.superpixels import Superpixels
+from mpx.models.classifier import Classifier
 from mpx.randomness import RowRandom
 from mpx.regularizers import spectrum
 
@@ -54,7 +55,7 @@ def test_coins_fall_with_their_probability():
 
 def test_random_masks_are_evaluated_by_a_draw():
     method = Method(config.option("perturbation", "black"), partial(Bernoulli, mask_size=8), scores.probability)
-    problem = Objective(method, NET, PHOTOS[:1], torch.tensor([1]), ["a"])
+    problem = Objective(method, Classifier(NET), PHOTOS[:1], torch.tensor([1]), ["a"])
     parameter = torch.zeros(1, *problem.mask.shape)
     drawn = problem.evaluated_mask(parameter)
     assert (

@@ -103,13 +103,13 @@ def test_twenty_steps(experiment):
 def test_starts_from_the_smallest_disc(experiment, shown):
     """The first of the radii 0, 5, ... px that leaves 1 % of the target's probability, over that of the blur."""
     p = problem(experiment, *SMALL)
-    p.targets = torch.tensor([3])  # whose probability a blur lowers
+    p.targets = p.prepared_targets = torch.tensor([3])  # whose probability a blur lowers
 
     def left(m):
         return softmax(logits(shown(m, None)))[3]
 
     everything, photo = left(np.zeros((SIDE, SIDE))), left(np.ones((SIDE, SIDE)))
-    p.p_before, p.p_reference = torch.tensor([photo]).float(), torch.tensor([everything]).float()
+    p.support_before, p.support_reference = torch.tensor([photo]).float(), torch.tensor([everything]).float()
     y = (np.arange(CELLS) + 0.5) * SIDE / CELLS - SIDE / 2
     for radius in range(0, 30, 5):
         cells = (np.hypot(y[:, None], y) > radius) * 1.0

@@ -26,8 +26,8 @@ def test_normalised_drop_is_footnote_4():
     assert torch.allclose(result, expected, atol=1e-5)
     preserved = normalised_drop(maps, context(perturbations=perturbations(), game="preservation"))
     assert torch.equal(preserved, result)  # the evidence is perturbed, whatever the game
-    known = torch.tensor([[0.9, 0.9], [0.3, 0.5], [0.1, 0.1]])
-    stored = normalised_drop(maps, context(perturbations=perturbations(), probabilities=known))
+    known = torch.tensor([0.25, 0.5])
+    stored = normalised_drop(maps, context(perturbations=perturbations(), p_normalised=known))
     assert stored.tolist() == pytest.approx([0.75, 0.5])
 
 

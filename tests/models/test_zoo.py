@@ -48,7 +48,7 @@ def test_lite0_is_surest_with_its_own_normalisation(lite0):
     labels = torch.tensor([item.label for item in sample()])
     other = zoo.Classifier(lite0.network, zoo.IMAGENET_MEAN, zoo.IMAGENET_STD)
     with lite0.frozen():
-        p, q = (CLASSIFICATION.value(classifier(x), labels) for classifier in (lite0, other))
+        p, q = (CLASSIFICATION.support(classifier(x), labels) for classifier in (lite0, other))
     assert p.mean() > q.mean() + 0.01
 
 

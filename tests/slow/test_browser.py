@@ -9,9 +9,9 @@ import torch
 from finished_run import HOSTILE, save
 
 from mpx.pictures.colours import overlay
-from mpx.pictures.text import format_probability
 from mpx.report import html
 from mpx.runs import tables
+from mpx.tasks.base import format_value
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -67,14 +67,15 @@ def test_sliders_and_views(tmp_path, explanation, browse):
     assert page.inner_text("#class") == "tabby cat"
     picture = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
     assert (picture - overlay(e.images[1], e.saliency[1])).abs().mean() < 0.01  # as mpx.pictures.colours draws it
+    last = format_value("probability", float(e.frame_p[-1, 1]))
     captions = page.eval_on_selector_all("figcaption", "all => all.map(e => e.textContent.replaceAll('\u00a0', ' '))")
-    assert captions[0] == "photo · p 0.900" and captions[1].endswith("p " + format_probability(float(e.frame_p[-1, 1])))
+    assert captions[0] == "photo · p 0.900" and captions[1].endswith(f"p {last}")
     assert captions[2:] == ["evidence deleted at the end · p 0.200", "evidence kept at the end"]
     page.evaluate(MOVE, ["iteration", 2])
     moved = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
     assert (moved - overlay(e.images[1], e.frame_saliency[2, 1] / 255)).abs().mean() < 0.01 < (moved - picture).abs().mean()
     assert page.inner_text("#iterated") == f"{e.iterations[2]} of 30"
-    assert format_probability(float(e.frame_p[2, 1])) in page.inner_text("figure:nth-child(2) figcaption")
+    assert format_value("probability", float(e.frame_p[2, 1])) in page.inner_text("figure:nth-child(2) figcaption")
     page.evaluate(MOVE, ["opacity", 0])
     bare = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
     assert (bare - e.images[1]).abs().mean() < 0.01

@@ -1,4 +1,4 @@
-"""The normalised probability p' of Fong & Vedaldi 2017, footnote 4."""
+"""The normalised support p' of Fong & Vedaldi 2017, footnote 4."""
 
 import math
 from typing import TYPE_CHECKING, TypeVar
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:  # tables of numbers need no torch
     from torch import Tensor
 
-MIN_DROP = 0.01  # probability that full perturbation must cost for p' to have a value
+MIN_DROP = 0.01  # support that full perturbation must cost for p' to have a value
 Number = TypeVar("Number", float, "Tensor")
 
 
-def normalise_probability(p: Number, p_before: Number, p_reference: Number, min_drop: float = MIN_DROP) -> Number:
-    """Return (p - p_reference) / (p_before - p_reference): 1 at the image's probability, 0 at the fully perturbed image's.
+def normalise(p: Number, p_before: Number, p_reference: Number, min_drop: float = MIN_DROP) -> Number:
+    """Return (p - p_reference) / (p_before - p_reference): 1 at the image's support, 0 at the fully perturbed image's.
 
     NaN where full perturbation costs less than `min_drop`, because then there is nothing to lose.
     """

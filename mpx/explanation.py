@@ -2,7 +2,6 @@
 
 import io
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from os import PathLike
 from pathlib import Path
@@ -121,11 +120,6 @@ class Explanation:
 def slug(name: str) -> str:
     """Return a name in lower-case letters, digits and hyphens, at most 40 characters."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
-
-
-def class_name(target: int, categories: Sequence[str] | None) -> str:
-    """Return the name of a class index, or "class <index>" where the model has no names."""
-    return categories[target] if categories else f"class {target}"
 
 
 def _select(name: str, value: Any, rows: list[int]) -> Any:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mpx.explanation import Explanation, class_name, slug
+from mpx.explanation import Explanation, slug
 from mpx.learning.batch import failures
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row, RowState
@@ -41,7 +41,7 @@ def to_explanation(
     explanation = Explanation(
         names=names,
         image_names=[rows[i].image_name for i in indices],
-        classes=[class_name(rows[i].target, objective.classifier.categories) for i in indices],
+        classes=[objective.task.name(rows[i].target, objective.classifier.categories) for i in indices],
         targets=select(objective.targets),
         areas=select(areas),
         images=select(objective.images),
@@ -101,7 +101,7 @@ def _to_bytes(x: Tensor) -> Tensor:
 
 
 def _row_name(row: Row, objective: Objective) -> str:
-    name = class_name(row.target, objective.classifier.categories)
+    name = objective.task.name(row.target, objective.classifier.categories)
     target = f"{row.target}" if name == f"class {row.target}" else f"{row.target}-{slug(name)}"
     area = "" if row.area is None else f"-area-{row.area:g}"
     return f"{row.image_name}-{target}{area}"

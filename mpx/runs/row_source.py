@@ -131,5 +131,5 @@ def annotation_of(classifier: Classifier, item: Item, target: int) -> Annotation
     if not item.regions:
         return None
     classes = len(classifier.categories) if classifier.categories else ANY_CLASS
-    region = region_of(target, item.regions, classes, classifier.categories)
+    region = region_of(classifier.task.class_index(target), item.regions, classes, classifier.categories)
     return Annotation(region, read_image(item.path).size, preprocessing(classifier)) if region else None

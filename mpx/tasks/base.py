@@ -6,6 +6,7 @@ has no alternatives, such as a predicted value, is the logit of the only answer 
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -34,7 +35,7 @@ class Task:
         output = first_tensor(raw)
         if output is None or output.ndim != 2 or len(output) != count:
             actual = type(raw).__name__ if output is None else tuple(output.shape)
-            raise ValueError(f"model output must be (B, classes), got {actual} for B={count}")
+            raise ValueError(f"model output must be (B, classes), got {actual} for B={count}{_fitting_task(raw, output)}")
         return output
 
     def check(self, output: Tensor, pair: Tensor | None, name: str) -> None:
@@ -47,6 +48,14 @@ class Task:
     def resolve(self, target: Any, output: Tensor, label: Labels, categories: Categories) -> list[int]:
         """Return the indices of one target or a list of them (`mpx.data.targets`), for the output (classes,) of an image."""
         return resolve_targets(target, output, label, categories)
+
+    def class_index(self, target: int) -> int:
+        """Return the class index of a target."""
+        return target
+
+    def name(self, target: int, categories: Categories) -> str:
+        """Return a target's readable name: that of its class, or "class <index>" where the model has no names."""
+        return categories[target] if categories else f"class {target}"
 
     def prepare(self, targets: Tensor, output: Tensor, reference: Tensor | None = None) -> Tensor:
         """Return what the methods below take as targets, (B,) or (B,T).
@@ -111,6 +120,15 @@ def first_tensor(raw: Any) -> Tensor | None:
     elif isinstance(raw, (tuple, list)) and raw:
         raw = raw[0]
     return raw if isinstance(raw, Tensor) else None
+
+
+def _fitting_task(raw: Any, output: Tensor | None) -> str:
+    """Return which task fits a network's output, as the end of a sentence."""
+    if isinstance(raw, Mapping) and isinstance(raw.get("out"), Tensor) or output is not None and output.ndim == 4:
+        return ": set task=segmentation"
+    if isinstance(raw, list) and raw and isinstance(raw[0], Mapping) or isinstance(raw, Mapping) and "pred_boxes" in raw:
+        return ": set task=detection"
+    return ""
 
 
 def repeat_rows(targets: Tensor, count: int) -> Tensor:

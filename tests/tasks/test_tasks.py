@@ -1,0 +1,206 @@
+"""Laws of every task: its evidence is found, its metrics rank maps, and its numbers are those of the definition."""
+
+from functools import partial
+
+import pytest
+import torch
+from planted import SquareNet, square_photo
+from task_networks import EYE, TASKS, Binary, Boxes, Multi, Queries, Segments, network
+
+from mpx import config, explain
+from mpx.models import Classifier
+from mpx.tasks.classification import CLASSIFICATION
+from mpx.tasks.detection import Detection
+from mpx.tasks.difference import Difference
+from mpx.tasks.multilabel import Multilabel
+from mpx.tasks.regression import Regression
+from mpx.tasks.segmentation import Segmentation
+from mpx.tasks.similarity import Similarity
+
+PHOTOS = torch.stack([square_photo(SquareNet(), seed) for seed in range(3)])
+SQUARE = torch.zeros(1, 1, 32, 32)
+SQUARE[..., 8:16, 16:24] = 1
+BLUR = partial(config.option("perturbation", "blur_gaussian"), sigma=3.0)
+OPTIONS = dict(perturbation=BLUR, mask_size=8, steps=40, jitter=0)
+
+
+def explained(name, images=PHOTOS[:2], **options):
+    _, task, target = TASKS[name]
+    return explain(Classifier(network(name), task=task), images, target, **OPTIONS | options)
+
+
+@pytest.mark.parametrize("game", ["deletion", "preservation", "dual"])
+@pytest.mark.parametrize("name", TASKS)
+def test_the_evidence_is_found(name, game):
+    e = explained(name, game=game)
+    inside = (e.saliency * SQUARE).sum((1, 2, 3)) / e.saliency.sum((1, 2, 3))
+    assert (inside > 0.6).all() and (e.area < 0.2).all()
+    assert (e.p_normalised < 0.2).all() if game != "preservation" else (e.p_normalised > 0.8).all()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_batch_is_its_single_runs(name):
+    together, alone = explained(name, PHOTOS), [explained(name, PHOTOS[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(together.saliency, torch.cat([e.saliency for e in alone]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.p_before, torch.cat([e.p_before for e in alone]))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_gradient_of_the_support_is_that_of_finite_differences(name):
+    net, (_, task, target) = network(name).double(), TASKS[name]
+    photos = PHOTOS[:1].double()
+    with torch.no_grad():
+        output = task.output(net(photos), 1)
+        targets = torch.tensor(task.resolve(target, output[0], None, task.categories))
+        targets = task.prepare(targets, output, task.output(net(torch.full_like(photos, 0.5)), 1))
+
+    def support(amount):  # of the photo, faded to grey
+        return task.support(task.output(net(0.5 + amount * (photos - 0.5)), 1), targets)
+
+    amount = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    gradient = torch.autograd.grad(support(amount).sum(), amount)[0]
+    step = 1e-5
+    assert gradient.item() == pytest.approx(((support(0.7 + step) - support(0.7 - step)) / (2 * step)).item(), rel=1e-4)
+    assert gradient > 0
+
+
+@pytest.mark.parametrize("explainer", ["gradient", "integrated_gradients", "occlusion", "rise", "gradcam"])
+@pytest.mark.parametrize("name", ["multilabel", "regression", "segmentation", "detection", "similarity"])
+def test_explainers_ask_the_task(name, explainer):
+    if explainer == "gradcam":
+        pytest.skip("these networks have no layer")
+    small = {"occlusion": dict(patch=8, stride=4), "rise": dict(masks=200, cells=4)}.get(explainer, {})
+    e = explained(name, explainer=partial(config.option("explainer", explainer), **small))
+    inside = (e.saliency * SQUARE).sum((1, 2, 3)) / e.saliency.sum((1, 2, 3))
+    assert (inside > (0.1 if explainer == "rise" else 0.3)).all()  # the square is a sixteenth of the image
+
+
+def test_yes_and_no_are_one():
+    output = Multilabel().output(torch.tensor([[0.3], [-2.0]]), 2)
+    both = [Multilabel().support(output, torch.tensor([answer] * 2)) for answer in (0, 1)]
+    torch.testing.assert_close(sum(both), torch.ones(2))
+    torch.testing.assert_close(both[1], torch.tensor([0.3, -2.0]).sigmoid())
+    sigmoids = Multilabel(probabilities=True).output(torch.tensor([[0.3], [-2.0]]).sigmoid(), 2)
+    torch.testing.assert_close(sigmoids, output)
+
+
+def test_a_value_is_1_at_the_image_and_0_perturbed():
+    output, reference, targets = torch.tensor([[30.0], [10.0]]), torch.tensor([[20.0], [20.0]]), torch.tensor([0, 0])
+    for direction, expected in ("up", [1, -1]), ("down", [-1, 1]), ("stay", [1, 1]):
+        task = Regression(direction)
+        prepared = task.prepare(targets, output, reference)
+        assert task.support(output, prepared).tolist() == expected
+        assert task.support(reference, prepared).tolist() == [0, 0]
+        assert task.value(output, prepared).tolist() == [30, 10]
+    prepared = Regression("stay").prepare(targets, output, reference)
+    assert Regression("stay").support(torch.tensor([[35.0], [5.0]]), prepared).tolist() == [0.5, 0.5]
+    nothing = Regression().prepare(targets, output, output)
+    assert Regression().support(output, nothing).tolist() == [0, 0]
+
+
+def test_segmentation_of_one_pixel_is_classification():
+    logits, targets = torch.randn(4, 5, 1, 1), torch.tensor([0, 1, 2, 4])
+    task = Segmentation("image")
+    expected = CLASSIFICATION.support(logits[..., 0, 0], targets)
+    torch.testing.assert_close(task.support(logits, task.prepare(targets, logits)), expected)
+
+
+def test_the_mean_over_a_region():
+    logits, targets = torch.randn(2, 3, 4, 6), torch.tensor([1, 2])
+    task = Segmentation([0.5, 0.0, 1.0, 0.5])
+    p = logits.softmax(1)[:, :, :2, 3:].mean((2, 3))
+    prepared = task.prepare(targets, logits)
+    torch.testing.assert_close(task.support(logits, prepared), p[range(2), targets])
+    torch.testing.assert_close(task.logit(logits, prepared), logits[:, :, :2, 3:].mean((2, 3))[range(2), targets])
+    predicted = Segmentation().prepare(logits.argmax(1)[:, 0, 0], logits)[:, 1:].view(2, 4, 6)
+    assert torch.equal(predicted.bool(), logits.argmax(1) == logits.argmax(1)[:, :1, :1])
+
+
+def test_two_kinds_of_detectors_agree():
+    a, b = (Detection().output(net().eval()(PHOTOS), 3) for net in (Boxes, Queries))
+    assert Detection().resolve("top1", a[0], None, None) == Detection().resolve("top1", b[0], None, None)
+    for label in (1, 2):
+        boxes = [Detection().prepare(torch.tensor([label] * 3), x)[:, 1:] for x in (a, b)]
+        torch.testing.assert_close(boxes[0], boxes[1] * 32)
+
+
+def test_support_is_overlap_times_score():
+    detections = torch.tensor([[[0.0, 0, 10, 10, 3, 0.8], [5, 0, 15, 10, 3, 0.6], [0, 0, 10, 10, 4, 0.9]]])
+    task = Detection()
+    assert task.resolve(["top1", 3, 1003], detections[0], None, None) == [4, 3, 1003]
+    first, second = (task.prepare(torch.tensor([target]), detections) for target in (3, 1003))
+    assert second[0].tolist() == [3, 5, 0, 15, 10]
+    moved = detections.clone()
+    moved[0, 0, [0, 2]] += 5  # the first box moves onto the second: overlap 1/3
+    assert task.support(detections, first).item() == pytest.approx(0.8, abs=1e-5)
+    assert task.support(moved, first).item() == pytest.approx(0.8 / 3, abs=1e-5)
+    assert task.support(moved[:, 2:], first).item() < 1e-5  # another class
+
+
+def test_similarity_is_the_cosine_and_clips_softmax():
+    vectors = torch.randn(2, 3)
+    task = Similarity(EYE[1])
+    cosine = torch.nn.functional.cosine_similarity(vectors, EYE[1:2])
+    torch.testing.assert_close(task.support(task.output(vectors, 2), torch.tensor([0, 0])), cosine)
+    several = Similarity(EYE, scale=5.0)
+    p = (5 * torch.nn.functional.normalize(vectors, dim=1)).softmax(1)
+    torch.testing.assert_close(several.support(several.output(vectors, 2), torch.tensor([0, 2])), p[range(2), [0, 2]])
+
+
+def test_a_difference_is_classification_of_two_classes():
+    logits, targets = torch.randn(4, 6), torch.tensor([0, 1, 2, 3])
+    task = Difference(other=5)
+    pair = torch.stack([logits[range(4), targets], logits[:, 5]], 1)
+    torch.testing.assert_close(task.support(logits, task.prepare(targets, logits)), pair.softmax(1)[:, 0])
+    others = Difference().prepare(logits.argmax(1), logits)[:, 1]
+    assert torch.equal(others, logits.topk(2).indices[:, 1])
+
+
+def test_a_function_is_a_target():
+    e = explain(Classifier(Multi()), PHOTOS[:1], lambda output: output[:, 1] - output[:, 0], **OPTIONS)
+    f = explain(Classifier(Multi(), task=Regression(function=lambda output: output[:, 1] - output[:, 0])), PHOTOS[:1], **OPTIONS)
+    assert torch.equal(e.saliency, f.saliency) and (e.saliency * SQUARE).sum() > 0.6 * e.saliency.sum()
+
+
+@pytest.mark.parametrize(
+    "net, task, target, words",
+    [
+        (Segments(), CLASSIFICATION, "top1", "task=segmentation"),
+        (Boxes(), CLASSIFICATION, "top1", "task=detection"),
+        (SquareNet(), Segmentation(), "top1", "needs outputs .B, classes, h, w.*task=classification"),
+        (SquareNet(), Detection(), "top1", "task=detection needs a list of dicts"),
+        (SquareNet(), Similarity(EYE[0]), 0, "task=similarity needs embeddings .B, 3."),
+        (SquareNet(), Regression(), "top1", "ranks classes"),
+        (Binary(), CLASSIFICATION, "top1", "task=multilabel"),
+        (Segments(), Segmentation(), 7, "out of range"),
+        (Segments(), Segmentation(), "cat", "no class names"),
+        (Boxes(), Detection(min_score=0.99), "top1", "lower task.min_score"),
+        (Boxes(), Detection(), "top3", "no object that the model detects here: there are 1 .class 1., 2"),
+        (Boxes(), Detection(), 5, "no object"),
+        (SquareNet(), Difference(other=1), 1, "other than the target"),
+        (SquareNet(), Difference(other=9), 1, "must be a class"),
+    ],
+)
+def test_a_wrong_combination_is_one_sentence(net, task, target, words):
+    with pytest.raises(ValueError, match=words) as error:
+        explain(Classifier(net, task=task), PHOTOS[:1], target, **OPTIONS)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Regression("sideways"),
+        lambda: Segmentation("everywhere"),
+        lambda: Segmentation([0.5, 0.5, 0.2, 0.9]),
+        lambda: Segmentation([20, 30]),
+        lambda: Detection(min_score=2),
+        lambda: Similarity(torch.zeros(3)),
+        lambda: Similarity(EYE, ["one"]),
+    ],
+)
+def test_options_out_of_range_are_refused(make):
+    with pytest.raises(ValueError, match="must|empty|fit"):
+        make()
+
+

@@ -24,7 +24,7 @@ from mpx.config_schema import CONFIGS, SCHEMA, compose, groups, options
 from mpx.errors import first_line, near
 from mpx.learning.method import Method
 
-CALLED_AT_ONCE = ("dataset", "model")  # mpx calls the functions of all other nodes itself, with tensors or a context
+CALLED_AT_ONCE = ("task", "dataset", "model")  # mpx calls the functions of all other nodes itself, with tensors or a context
 GLOBAL_GROUPS = ("regularizer", "augment", "metric")  # options of these write to root keys of other names
 
 Node = DictConfig | Mapping[str, Any]

@@ -27,7 +27,7 @@ ELSEWHERE = ("experiment", "protocol")  # built in cli/test_menu.py and perturba
 SWAPPED = [
     group
     for group in GROUPS
-    if group not in ("model", "dataset", "regularizer", "augment", "sweep", "cluster", *LISTS, *ELSEWHERE)
+    if group not in ("model", "dataset", "regularizer", "augment", "sweep", "cluster", "task", *LISTS, *ELSEWHERE)
 ]
 
 
@@ -47,7 +47,7 @@ def test_every_option_builds(override):
 def test_library_defaults_are_the_manuals():
     cfg = config.compose()
     choices = {"explainer", "perturbation", "mask", "score", "gradient", "optimizer", "scheduler", "stop"}
-    others = {"model", "images", "target", "regularizers", "method", "on_step"}
+    others = {"model", "images", "target", "task", "regularizers", "method", "on_step"}
     manual = OmegaConf.to_container(cfg, resolve=True)
     for key, parameter in inspect.signature(explain).parameters.items():
         if key in choices and parameter.default:

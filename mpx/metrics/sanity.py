@@ -44,9 +44,9 @@ def sanity(
 @torch.no_grad()
 def _other_classes(context: MetricContext, seed: int) -> Tensor:
     """Draw another class (B,) for each row."""
-    classes = context.classifier(context.images[:1]).shape[1]
-    if classes < 2:
-        raise ValueError("metric sanity compares with another class, and the network has one output: leave it out")
+    classes = context.task.class_count(context.classifier(context.images[:1]))
+    if classes is None or classes < 2:
+        raise ValueError("metric sanity compares with another class, and this task has none to choose: leave it out")
     steps = [1 + key(seed, target) % (classes - 1) for target in context.targets.tolist()]
     return (context.targets + torch.tensor(steps, device=context.targets.device)) % classes
 

@@ -42,6 +42,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.network = network
         self.preprocess = preprocess
+        categories = task.categories or categories
         self.categories = None if categories is None else tuple(categories)
         self.task = task
         self.name = name or type(network).__name__
@@ -70,8 +71,9 @@ class Classifier(nn.Module):
         """Map images (B,C,H,W) in [0,1] to the output of the task, (B, classes) in a classification."""
         raw = self.network(torch.addcmul(self.shift, x, self.scale))  # a new tensor: in-place first layers are harmless
         out = self.task.output(raw, len(x))
-        if self.categories is not None and len(self.categories) != out.shape[1]:
-            raise ValueError(f"{len(self.categories)} category names do not fit a model of {out.shape[1]} classes")
+        classes = self.task.class_count(out)
+        if self.categories is not None and classes is not None and len(self.categories) != classes:
+            raise ValueError(f"{len(self.categories)} category names do not fit a model of {classes} classes")
         return out
 
     def with_task(self, task: Task) -> "Classifier":

@@ -38,6 +38,10 @@ class Task:
             raise ValueError(f"model output must be (B, classes), got {actual} for B={count}{_fitting_task(raw, output)}")
         return output
 
+    def class_count(self, output: Tensor) -> int | None:
+        """Return the number of indices that a target may have, of an output (B,...); None where that is unknown."""
+        return output.shape[1]
+
     def check(self, output: Tensor, pair: Tensor | None, name: str) -> None:
         """Raise ValueError where a model's output is of another task.
 

@@ -50,6 +50,10 @@ class Detection(Task):
             f"and the model gives {actual}"
         )
 
+    def class_count(self, output: Tensor) -> int | None:
+        """Return None: the detections do not say how many classes there are."""
+        return None
+
     def resolve(self, target: Any, output: Tensor, label: Labels, categories: Categories) -> list[int]:
         """Return objects: top1, top2, ... by score, the best of a class, or class + 1000 * k. output: (N,6) of an image."""
         objects = self._objects(output)

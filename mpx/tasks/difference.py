@@ -25,7 +25,8 @@ class Difference(Classification):
             others = output.scatter(1, targets[:, None], -torch.inf).argmax(1)
         else:
             if not 0 <= self.other < output.shape[1] or (targets == self.other).any():
-                raise ValueError(f"task.other={self.other} must be a class, 0 to {output.shape[1] - 1}, other than the target")
+                last = output.shape[1] - 1
+                raise ValueError(f"task.other={self.other} must be a class, 0 to {last}, other than the target")
             others = torch.full_like(targets, self.other)
         return torch.stack([targets, others], 1)
 

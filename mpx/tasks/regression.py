@@ -75,7 +75,9 @@ class Regression(Task):
         unit = (original - perturbed).abs()
         unit = torch.where(unit <= LEAST_CHANGE * original.abs(), math.inf, unit)  # there is nothing to lose
         if self.direction == "stay":
-            support = 1 - (value - original).abs() / unit
+            change = value - original
+            towards_perturbed = torch.where(perturbed < original, -change, change)  # |change| has no gradient at the image
+            support = 1 - torch.where(change == 0, towards_perturbed, change.abs()) / unit
         else:
             support = (value - perturbed) / (unit if self.direction == "up" else -unit)
         return support[:, None], torch.zeros_like(support, dtype=torch.long)

@@ -44,8 +44,8 @@ class Similarity(Task):
         if vectors is None or vectors.ndim != 2 or vectors.shape != (count, self.embeddings.shape[1]):
             actual = type(raw).__name__ if vectors is None else tuple(vectors.shape)
             raise ValueError(
-                f"task=similarity needs embeddings (B, {self.embeddings.shape[1]}) as the ones to compare with, and the model "
-                f"gives {actual} for B={count}"
+                f"task=similarity needs embeddings (B, {self.embeddings.shape[1]}), as the ones to compare with are, and "
+                f"the model gives {actual} for B={count}"
             )
         return F.normalize(vectors, dim=1) @ self.embeddings.to(vectors).T
 

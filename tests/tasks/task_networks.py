@@ -64,7 +64,8 @@ class Queries(SquareNet):
     def forward(self, x):
         logit = super().forward(x)[:, 1]
         zero = torch.zeros_like(logit)
-        logits = torch.stack([torch.stack([zero - 9, logit, zero - 9, zero], 1), torch.stack([zero, zero, zero + 3, zero], 1)], 1)
+        board, other = [zero - 9, logit, zero - 9, zero], [zero, zero, zero + 3, zero]
+        logits = torch.stack([torch.stack(board, 1), torch.stack(other, 1)], 1)
         boxes = torch.tensor([[20.0, 12.0, 8.0, 8.0], [4.5, 4.5, 9.0, 9.0]]) / 32
         return logits, boxes.expand(len(x), 2, 4)
 
@@ -89,7 +90,7 @@ TASKS = {
     "detection": (Boxes, Detection(), 1),
     "detection_queries": (Queries, Detection(), 1),
     "similarity": (Embedding, Similarity(EYE[1]), 0),
-    "similarity_texts": (Embedding, Similarity(EYE, ["thing", "board", "light"], scale=8.0), "board"),
+    "similarity_texts": (Embedding, Similarity(EYE, ["thing", "board", "light"], scale=4.0), "board"),
     "difference": (SquareNet, Difference(), 1),
 }
 

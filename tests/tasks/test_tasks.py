@@ -29,12 +29,18 @@ def explained(name, images=PHOTOS[:2], **options):
     return explain(Classifier(network(name), task=task), images, target, **OPTIONS | options)
 
 
+def contrast(explanation):
+    """The mean saliency (B,) within the checkerboard, in units of that outside."""
+    inside, outside = SQUARE.bool().expand_as(explanation.saliency), ~SQUARE.bool().expand_as(explanation.saliency)
+    means = [(explanation.saliency * part).sum((1, 2, 3)) / part.sum((1, 2, 3)) for part in (inside, outside)]
+    return means[0] / means[1].clamp(min=1e-6)
+
+
 @pytest.mark.parametrize("game", ["deletion", "preservation", "dual"])
 @pytest.mark.parametrize("name", TASKS)
 def test_the_evidence_is_found(name, game):
     e = explained(name, game=game)
-    inside = (e.saliency * SQUARE).sum((1, 2, 3)) / e.saliency.sum((1, 2, 3))
-    assert (inside > 0.6).all() and (e.area < 0.2).all()
+    assert (contrast(e) > 3).all() and (e.area < 0.3).all()
     assert (e.p_normalised < 0.2).all() if game != "preservation" else (e.p_normalised > 0.8).all()
 
 
@@ -64,15 +70,12 @@ def test_the_gradient_of_the_support_is_that_of_finite_differences(name):
     assert gradient > 0
 
 
-@pytest.mark.parametrize("explainer", ["gradient", "integrated_gradients", "occlusion", "rise", "gradcam"])
+@pytest.mark.parametrize("explainer", ["gradient", "integrated_gradients", "occlusion", "rise"])
 @pytest.mark.parametrize("name", ["multilabel", "regression", "segmentation", "detection", "similarity"])
 def test_explainers_ask_the_task(name, explainer):
-    if explainer == "gradcam":
-        pytest.skip("these networks have no layer")
     small = {"occlusion": dict(patch=8, stride=4), "rise": dict(masks=200, cells=4)}.get(explainer, {})
     e = explained(name, explainer=partial(config.option("explainer", explainer), **small))
-    inside = (e.saliency * SQUARE).sum((1, 2, 3)) / e.saliency.sum((1, 2, 3))
-    assert (inside > (0.1 if explainer == "rise" else 0.3)).all()  # the square is a sixteenth of the image
+    assert (contrast(e) > (1.2 if explainer == "rise" else 3)).all()
 
 
 def test_yes_and_no_are_one():
@@ -158,8 +161,9 @@ def test_a_difference_is_classification_of_two_classes():
 
 def test_a_function_is_a_target():
     e = explain(Classifier(Multi()), PHOTOS[:1], lambda output: output[:, 1] - output[:, 0], **OPTIONS)
-    f = explain(Classifier(Multi(), task=Regression(function=lambda output: output[:, 1] - output[:, 0])), PHOTOS[:1], **OPTIONS)
-    assert torch.equal(e.saliency, f.saliency) and (e.saliency * SQUARE).sum() > 0.6 * e.saliency.sum()
+    task = Regression(function=lambda output: output[:, 1] - output[:, 0])
+    f = explain(Classifier(Multi(), task=task), PHOTOS[:1], **OPTIONS)
+    assert torch.equal(e.saliency, f.saliency) and (contrast(e) > 2).all()
 
 
 @pytest.mark.parametrize(
@@ -174,7 +178,7 @@ def test_a_function_is_a_target():
         (Binary(), CLASSIFICATION, "top1", "task=multilabel"),
         (Segments(), Segmentation(), 7, "out of range"),
         (Segments(), Segmentation(), "cat", "no class names"),
-        (Boxes(), Detection(min_score=0.99), "top1", "lower task.min_score"),
+        (Boxes(), Detection(min_score=0.9999), "top1", "lower task.min_score"),
         (Boxes(), Detection(), "top3", "no object that the model detects here: there are 1 .class 1., 2"),
         (Boxes(), Detection(), 5, "no object"),
         (SquareNet(), Difference(other=1), 1, "other than the target"),

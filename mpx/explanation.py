@@ -33,18 +33,18 @@ class Explanation:
     parameter: Tensor  # (B,...) the learnt parameter; for most masks the cells (B,1,h,w)
     mask: Tensor  # (B,1,H,W) 1 keeps a pixel, 0 perturbs it; of features, tokens or coefficients, a picture of it
     saliency: Tensor  # (B,1,H,W) in [0,1], high where the evidence is: 1 - mask, or the mask in a preservation
-    p_before: Tensor  # (B,) the task's value of the target, e.g. its softmax probability, on the image,
-    p_after: Tensor  # (B,) on `perturbed`, without augmentation,
-    p_reference: Tensor  # (B,) and on the fully perturbed image
-    p_normalised: Tensor  # (B,) 1 at the image's support and 0 at the fully perturbed image's, Fong & Vedaldi 2017,
+    value_before: Tensor  # (B,) the task's value of the target, e.g. its softmax probability, on the image,
+    value_after: Tensor  # (B,) on `perturbed`, without augmentation,
+    value_reference: Tensor  # (B,) and on the fully perturbed image
+    value_normalised: Tensor  # (B,) 1 at the image's support and 0 at the fully perturbed image's, Fong & Vedaldi 2017,
     # footnote 4; NaN where perturbing everything costs next to nothing (`mpx.tasks.normalised`)
-    curves: dict[str, Tensor]  # term -> (steps,B): "total" and its weighted parts, "probability" and "area"
+    curves: dict[str, Tensor]  # term -> (steps,B): "total" and its weighted parts, "value" and "area"
     steps: Tensor  # (B,) iterations of each row, fewer than the method's where the row stopped
     iterations: list[int]  # of the F snapshots: 0 is the start, the last one the result
     frames: Tensor  # (F,B,C,H,W) uint8, the perturbed image at each snapshot
     frame_saliency: Tensor  # (F,B,1,H,W) uint8
     frame_parameters: Tensor  # (F,B,...)
-    frame_p: Tensor  # (F,B) the value on each frame
+    frame_values: Tensor  # (F,B) the value on each frame
     game: str
     task: Task
     seconds: Tensor  # (B,) time of the rows that were optimized together, shared out
@@ -140,7 +140,7 @@ def _at(explanation: Explanation, iterations: list[int]) -> Explanation:
     nearest = [next((k for k, iteration in enumerate(recorded) if iteration >= i), -1) for i in iterations]
     until = torch.arange(iterations[-1]).clamp(max=recorded[-1] - 1)
     frames = {
-        name: vars(explanation)[name][nearest] for name in ("frames", "frame_saliency", "frame_parameters", "frame_p")
+        name: vars(explanation)[name][nearest] for name in ("frames", "frame_saliency", "frame_parameters", "frame_values")
     }
     curves = {term: values[until] for term, values in explanation.curves.items()}
     return replace(explanation, iterations=iterations, curves=curves, **frames)

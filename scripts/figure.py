@@ -76,11 +76,11 @@ def sheet(rows: list[tuple[str, Path]], columns: int | None) -> Image.Image:
     for k, name in enumerate(names):
         x, row = NAMES + k * (SIDE + 8), runs[0][name]
         page.paste(_small(photos[name]), (x, LINE))
-        draw_text(page, (x, 2, SIDE), row["class"], f"p {format_value(row['quantity'], row['p_before'])}", 12)
+        draw_text(page, (x, 2, SIDE), row["class"], f"p {format_value(row['quantity'], row['value_before'])}", 12)
         for j, run in enumerate(runs):
             row, y = run[name], (j + 1) * height
             page.paste(_small(overlay(photos[name], torch.from_numpy(row["saliency"]).float()[None])), (x, y + LINE))
-            p, area = format_value(row["quantity"], row["p_after"]), format_percent(row["saliency"].mean())
+            p, area = format_value(row["quantity"], row["value_after"]), format_percent(row["saliency"].mean())
             draw_text(page, (x, y + 2, SIDE), f"p {p}", area, 11, FAINT_INK)
     for j, ((name, _), run) in enumerate(zip(rows, runs)):
         row = next(iter(run.values()))

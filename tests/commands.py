@@ -108,7 +108,7 @@ def masks(run: Path) -> dict[str, tuple]:
     for path in sorted((run / "masks").glob("*.npz")):
         with np.load(path) as row:
             result[path.stem] = tuple(
-                row[key].tobytes() for key in ("parameter", "saliency", "curves", "p_after", "row_keys")
+                row[key].tobytes() for key in ("parameter", "saliency", "curves", "value_after", "row_keys")
             )
     return result
 

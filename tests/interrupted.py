@@ -119,7 +119,7 @@ def check_close(one: Path, other: Path, tolerance: float) -> None:
     assert names and names == sorted(path.name for path in (other / "masks").iterdir())
     for name in names:
         a, b = np.load(one / "masks" / name), np.load(other / "masks" / name)
-        for key in ("parameter", "curves", "p_after"):
+        for key in ("parameter", "curves", "value_after"):
             np.testing.assert_allclose(a[key], b[key], rtol=tolerance, atol=tolerance, err_msg=f"{name} {key}")
 
 

@@ -33,7 +33,7 @@ def check_equals_one(home: Path, name: str, images: int = 8) -> None:
     files = [path.parent.name for path in this.glob("tensorboard/*/events.out.tfevents.*")]
     assert sorted(files) == sorted(["mean", *names[:2]])
     total = EventAccumulator(str(this / "tensorboard" / "mean")).Reload()
-    assert {"score/probability", "metric/p_after", "metric/area"} <= set(total.Tags()["scalars"])
+    assert {"score/value", "metric/value_after", "metric/area"} <= set(total.Tags()["scalars"])
     text = total.Tensors("results/text_summary")[0].tensor_proto.string_val[0].decode()
     assert [line.split()[1] for line in text.splitlines()[2:]] == [f"p{i:02}" for i in range(images)]
     assert not (this / "parts").exists() and not drafts(this)
@@ -46,5 +46,5 @@ def check_close(home: Path, name: str, other: str, tolerance: float = 1e-5) -> N
     assert paths and [p.name for p in paths] == sorted(p.name for p in (run(home, other) / "masks").iterdir())
     for path in paths:
         a, b = np.load(path), np.load(run(home, other) / "masks" / path.name)
-        for key in ("parameter", "curves", "p_after"):
+        for key in ("parameter", "curves", "value_after"):
             np.testing.assert_allclose(a[key], b[key], rtol=tolerance, atol=tolerance, err_msg=f"{path.name} {key}")

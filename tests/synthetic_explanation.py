@@ -4,8 +4,15 @@ import torch
 
 from mpx.explanation import Explanation
 from mpx.tasks.classification import CLASSIFICATION
+from mpx.tasks.normalised import normalise
 
 NAMES = ("cup-1-mug", "cat-2-tabby")
+
+
+def set_values(e: Explanation, after: float | list, reference: float | list = 0.1) -> None:
+    """Set the values on the perturbed and on the fully perturbed images."""
+    e.value_after, e.value_reference = (torch.tensor(x).expand(len(e)).clone() for x in (after, reference))
+    e.value_normalised = normalise(e.value_after, e.value_before, e.value_reference)
 
 
 def make_explanation(
@@ -18,7 +25,7 @@ def make_explanation(
     growth = torch.tensor(iterations).view(-1, 1, 1, 1, 1) / steps
     photos = torch.rand(B, 3, H, W, generator=draw)
     masks = 1 - growth * disc
-    curves = {k: torch.rand(steps, B, generator=draw) for k in ("total", "score", "l1", "tv", "probability", "area")}
+    curves = {k: torch.rand(steps, B, generator=draw) for k in ("total", "score", "l1", "tv", "value", "area")}
     return Explanation(
         names=list(names),
         image_names=[n.split("-")[0] for n in names],
@@ -32,16 +39,16 @@ def make_explanation(
         parameter=masks[-1][..., ::8, ::8],
         mask=masks[-1],
         saliency=disc,
-        p_before=torch.full((B,), 0.9),
-        p_after=torch.full((B,), 0.2),
-        p_reference=torch.full((B,), 0.1),
-        p_normalised=torch.full((B,), 0.125),
+        value_before=torch.full((B,), 0.9),
+        value_after=torch.full((B,), 0.2),
+        value_reference=torch.full((B,), 0.1),
+        value_normalised=torch.full((B,), 0.125),
         task=CLASSIFICATION,
         curves=curves,
         iterations=iterations,
         frames=(photos * masks * 255).byte(),
         frame_saliency=(growth * disc * 255).byte(),
-        frame_p=torch.rand(frames, B, generator=draw),
+        frame_values=torch.rand(frames, B, generator=draw),
         frame_parameters=masks[..., ::8, ::8],
         steps=torch.full((B,), steps),
         seconds=torch.full((B,), 3.0 / B),

@@ -146,7 +146,7 @@ def test_examples_of_parts_run(extended):
         "callbacks=[lowest_loss]", "callbacks.lowest_loss.every=2", "logger=[json_lines]", "name=parts",
     )  # fmt: skip
     assert "lowest loss" in text and "coverage" in text
-    assert "score/probability" in (extended / "outputs/parts/log.jsonl").read_text()
+    assert "score/value" in (extended / "outputs/parts/log.jsonl").read_text()
 
 
 @pytest.mark.slow

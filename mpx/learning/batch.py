@@ -194,11 +194,11 @@ def _first_failure(row: RowState) -> str:
     model = f"the model's weights and the precision ({row.objective.method.precision})"
     quantity, remedy = "the gradient", f"the derivatives of the score and the regularizers, also at 0 and 1, {model}"
     if first == "total":
-        parts = {"probability": "the model's output", "score": "the score"}
+        parts = {"value": "the model's output", "score": "the score"}
         parts |= {name: f"regularizer {name}" for name in row.objective.method.regularizers}
         infinite = [words for name, words in parts.items() if not row.history[name][failed_at[first]].isfinite()]
         quantity = infinite[0] if infinite else "the objective"
-        remedy = f"the perturbation, {model}" if quantity == parts["probability"] else "its function"
+        remedy = f"the perturbation, {model}" if quantity == parts["value"] else "its function"
     return f"{quantity} is NaN or infinite at iteration {failed_at[first]}: check {remedy}"
 
 

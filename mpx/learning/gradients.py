@@ -43,10 +43,10 @@ class PartialSum(torch.autograd.Function):
             return function(parameter)
         with torch.enable_grad():
             inner = parameter.detach().requires_grad_()
-            score, probability = function(inner)
+            score, value = function(inner)
             (ctx.gradient,) = torch.autograd.grad(score.sum(), inner)
-        ctx.mark_non_differentiable(probability)
-        return score.detach(), probability
+        ctx.mark_non_differentiable(value)
+        return score.detach(), value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:

@@ -8,7 +8,7 @@ One fit is one batch of rows, and one training step is one iteration. The masks 
 stays outside, so no checkpoint holds it. Terms are logged as the mean over rows, under these names, at the interval that the
 Trainer sets, and only if it has a logger or a callback that reads them:
 
-    loss/total  loss/score  loss/<regularizer>  score/probability  mask/area
+    loss/total  loss/score  loss/<regularizer>  score/value  mask/area
 
 Under DDP every rank optimizes the same rows with its part of the method's `samples`: the averaged gradient is that of all.
 """

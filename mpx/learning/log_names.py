@@ -2,5 +2,5 @@
 
 
 def log_name(term: str) -> str:
-    """Return the logged name of a curve: loss/total, loss/score, loss/<regularizer>, score/probability or mask/area."""
-    return {"probability": "score/probability", "area": "mask/area"}.get(term, f"loss/{term}")
+    """Return the logged name of a curve: loss/total, loss/score, loss/<regularizer>, score/value or mask/area."""
+    return {"value": "score/value", "area": "mask/area"}.get(term, f"loss/{term}")

@@ -51,14 +51,14 @@ class Objective(PreparedRows):
         self._samples = samples_of_rank(self.method.samples, rank, ranks)
 
     def terms(self, parameter: Tensor, iteration: Iterations, exact: bool = False) -> dict[str, Tensor]:
-        """Return every term (B,) at an iteration's random draws: "total", its parts, "probability" and "area".
+        """Return every term (B,) at an iteration's random draws: "total", its parts, "value" and "area".
 
         The score is the mean over the integration path, whose gradient is the integrated one, under the augmentations. With
         `exact` it is the mask's own score without either, as masks are evaluated.
         """
         padded = self.mask.padded(parameter)
         mask = self.mask.crop(padded)
-        score, probability = self._score(parameter, mask, iteration, exact)
+        score, value = self._score(parameter, mask, iteration, exact)
         evidence = self.evidence(mask)
         context = RegularizerContext(
             evidence=evidence,
@@ -79,7 +79,7 @@ class Objective(PreparedRows):
         with torch.no_grad():
             area = self.perturbation.to_image(evidence).mean((1, 2, 3))
         total = sum(weighted.values(), score)
-        return {"total": total, "score": score, **weighted, "probability": probability, "area": area}
+        return {"total": total, "score": score, **weighted, "value": value, "area": area}
 
     def _per_row(self, iteration: Iterations) -> Tensor:
         """Return the iteration of each row, (B,), on the device, without waiting for it."""
@@ -91,25 +91,25 @@ class Objective(PreparedRows):
         return counts.to(self.targets.device)
 
     def _score(self, parameter: Tensor, mask: Tensor, iteration: Iterations, exact: bool) -> tuple[Tensor, Tensor]:
-        """Return (B,) each: the mean score over the draws, and the mean of the target's probability at the path's end."""
+        """Return (B,) each: the mean score over the draws, and the mean of the target's value at the path's end."""
         path = (1.0,) if exact else self.integration_path
         draws = [Draw(s * len(path) + k, point) for s in self.samples for k, point in enumerate(path)]
         draws_per_pass = max(1, MAX_IMAGES // (len(self.method.views) * len(self.targets)))
         parts = [draws[k : k + draws_per_pass] for k in range(0, len(draws), draws_per_pass)]
         if len(parts) == 1:
-            score, probability = self._score_of_draws(parameter, mask, iteration, parts[0], exact)
+            score, value = self._score_of_draws(parameter, mask, iteration, parts[0], exact)
         else:  # each part renders the mask again, so that its gradient can be taken at once
             sums = [
                 PartialSum.apply(lambda x, part=part: self._score_of_draws(x, None, iteration, part, exact), parameter)
                 for part in parts
             ]
-            score, probability = (sum(values) for values in zip(*sums))
-        return score / len(draws), probability / len(self.samples)  # a sample's probability counts at the path's end
+            score, value = (sum(values) for values in zip(*sums))
+        return score / len(draws), value / len(self.samples)  # a sample's value counts at the path's end
 
     def _score_of_draws(
         self, parameter: Tensor, mask: Tensor | None, iteration: Iterations, draws: list[Draw], exact: bool
     ) -> tuple[Tensor, Tensor]:
-        """Return (B,) each: the sum of the score over these draws, and that of the probability at the path's end."""
+        """Return (B,) each: the sum of the score over these draws, and that of the value at the path's end."""
         inputs, patch_inputs = self._network_inputs(parameter, mask, iteration, draws, exact)
         with self.perturbation.patched_network(*patch_inputs):
             output = self.output(inputs)
@@ -127,8 +127,8 @@ class Objective(PreparedRows):
         with torch.no_grad():
             ends = torch.tensor([draw.point == 1 for draw in draws], device=output.device)
             values = self.task.value(output[:, 0].flatten(0, 1), targets).view(len(draws), -1)
-            probability = (values * ends[:, None]).sum(0)
-        return sum(scores[1:], scores[0]), probability
+            value = (values * ends[:, None]).sum(0)
+        return sum(scores[1:], scores[0]), value
 
     def _network_inputs(
         self, parameter: Tensor, mask: Tensor | None, iteration: Iterations, draws: list[Draw], exact: bool

@@ -59,11 +59,15 @@ class PreparedRows:
             check_range("perturbation", method.perturbation, perturbed)
             self.prepared_targets = self.task.prepare(targets, output, reference)
             self.original_logits = self.task.logits(output, self.prepared_targets)[0]  # (B,K)
-            self.p_before, self.p_reference = (self.task.value(x, self.prepared_targets) for x in (output, reference))
-            self.support_before, self.support_reference = (
-                self.task.support(x, self.prepared_targets) for x in (output, reference)
-            )
+            self.value_before, self.value_reference = (self._value(x) for x in (output, reference))
+            self.support_before, self.support_reference = (self._support(x) for x in (output, reference))
             self._check_network_mask(zeros)
+
+    def _value(self, output: Tensor) -> Tensor:
+        return self.task.value(output, self.prepared_targets)
+
+    def _support(self, output: Tensor) -> Tensor:
+        return self.task.support(output, self.prepared_targets)
 
     def _prepare_perturbation(self) -> PreparedPerturbation:
         method, rng = self.method, self.rng.at("setup")
@@ -115,8 +119,8 @@ class PreparedRows:
         gathered.original_logits = torch.stack([batch.original_logits[i] for batch, i in rows])
         gathered.support_before = torch.stack([batch.support_before[i] for batch, i in rows])
         gathered.support_reference = torch.stack([batch.support_reference[i] for batch, i in rows])
-        gathered.p_before = torch.stack([batch.p_before[i] for batch, i in rows])
-        gathered.p_reference = torch.stack([batch.p_reference[i] for batch, i in rows])
+        gathered.value_before = torch.stack([batch.value_before[i] for batch, i in rows])
+        gathered.value_reference = torch.stack([batch.value_reference[i] for batch, i in rows])
         areas = [batch.areas[i] for batch, i in rows if batch.areas is not None]
         gathered.areas = torch.stack(areas) if areas else None
         gathered.passes = gathered.forwards = 0.0
@@ -158,7 +162,7 @@ class PreparedRows:
         for radius in range(0, math.ceil(math.hypot(*self.images.shape[-2:]) / 2) + 5, 5):
             disc = self.mask.disc(radius).expand_as(parameter)
             parameter = torch.where(sufficient.view(-1, 1, 1, 1), parameter, disc)
-            sufficient |= self.task.support(self.evaluate(self.mask(disc))[1], self.prepared_targets) <= goal
+            sufficient |= self._support(self.evaluate(self.mask(disc))[1]) <= goal
             self.count_images(len(self.targets), with_gradient=False)
             if sufficient.all():
                 break

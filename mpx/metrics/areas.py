@@ -8,7 +8,8 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from mpx.tasks.base import Task
 
-SMALLEST_COLUMNS = ("image", "target", "class", "smallest_area", "p_before", "p_after", "mask")  # of smallest_areas.csv
+# of smallest_areas.csv
+SMALLEST_COLUMNS = ("image", "target", "class", "smallest_area", "value_before", "value_after", "mask")
 
 
 def group_rows(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
@@ -23,7 +24,7 @@ def smallest_area_rows(rows: list[dict], sufficient_share: float, game: str, tas
     """Return, for each image and class, the row (of results.csv) with the smallest sufficient area: a*, section 3.1.
 
     An area suffices where the value is at least `sufficient_share` of the image's in a preservation, else at most the
-    remaining share; where values have no range, this holds of p_normalised. Where no area suffices, `smallest_area` is
+    remaining share; where values have no range, this holds of value_normalised. Where no area suffices, `smallest_area` is
     empty and the row is that of the largest area.
     """
     chosen = []
@@ -36,7 +37,7 @@ def smallest_area_rows(rows: list[dict], sufficient_share: float, game: str, tas
 
 
 def _suffices(row: dict, share: float, game: str, task: Task) -> bool:
-    after, before = (row["p_after"], row["p_before"]) if task.is_bounded else (row["p_normalised"], 1.0)
+    after, before = (row["value_after"], row["value_before"]) if task.is_bounded else (row["value_normalised"], 1.0)
     return after >= share * before if game == "preservation" else after <= (1 - share) * before
 
 

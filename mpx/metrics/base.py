@@ -59,7 +59,7 @@ class MetricContext:
     annotations: Sequence[Annotation | None] = ()  # of each row; None where the dataset has none for the class
     perturbations: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     # name -> (images -> fully perturbed images); the first is the one that the mask was learnt with
-    p_normalised: Tensor | None = None  # (B,) of the mask as it was optimized and evaluated, where known
+    value_normalised: Tensor | None = None  # (B,) of the mask as it was optimized and evaluated, where known
     explain: Explain = unavailable
     task: Task = CLASSIFICATION
 

@@ -28,8 +28,8 @@ def cross_perturbation(
     """
     mask = mask_of(saliency, context.game)
     p = normalised_probabilities(context, mask, context.perturbations, min_drop, max_batch)
-    if context.p_normalised is not None:  # under its own perturbation as optimized, which need not be a blend of two images
-        p[next(iter(p))] = context.p_normalised
+    if context.value_normalised is not None:  # as optimized: its own perturbation need not be a blend of two images
+        p[next(iter(p))] = context.value_normalised
     success = {name: values if context.game == "preservation" else 1 - values for name, values in p.items()}
     own_success, *rows_of_others = success.values()
     if not rows_of_others:

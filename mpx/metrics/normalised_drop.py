@@ -25,8 +25,8 @@ def normalised_drop(saliency: Tensor, context: MetricContext, min_drop: float = 
     mask was learnt: p_before of the image, p_reference of the fully perturbed one. NaN where p_before - p_reference is below
     `min_drop`.
     """
-    if context.p_normalised is not None and context.game != "preservation" and min_drop == MIN_DROP:
-        return 1 - context.p_normalised
+    if context.value_normalised is not None and context.game != "preservation" and min_drop == MIN_DROP:
+        return 1 - context.value_normalised
     name, perturb = next(iter(context.perturbations.items()))
     return 1 - normalised_probabilities(context, 1 - saliency, {name: perturb}, min_drop, max_batch)[name]
 

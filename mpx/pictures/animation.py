@@ -33,7 +33,7 @@ def animation_gif(explanation: PicturedExplanation, row: int, max_side: int = 32
     areas = saliency.mean((1, 2, 3)).tolist()
     pages = []
     for frame in range(len(explanation.iterations)):
-        p = float(explanation.frame_p[frame, row])
+        p = float(explanation.frame_values[frame, row])
         texts = [(explanation.classes[row], f"area {format_percent(areas[frame])}"),
                  (evidence_state(explanation), explanation.task.format(p))]  # fmt: skip
         pictures = overlays[frame], explanation.frames[frame, row]

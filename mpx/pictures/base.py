@@ -18,13 +18,13 @@ class PicturedExplanation(Protocol):
     complement: Tensor | None  # (B,3,H,W) the image under 1-mask; None where the mask acts inside the network
     saliency: Tensor  # (B,1,H,W)
     task: Task
-    p_before: Tensor  # (B,) the task's value of the target on the image,
-    p_after: Tensor  # (B,) on `perturbed`,
-    p_reference: Tensor  # (B,) and on the fully perturbed image
+    value_before: Tensor  # (B,) the task's value of the target on the image,
+    value_after: Tensor  # (B,) on `perturbed`,
+    value_reference: Tensor  # (B,) and on the fully perturbed image
     iterations: list[int]  # F, the first is 0
     frames: Tensor  # (F,B,3,H,W) uint8, the perturbed image
     frame_saliency: Tensor  # (F,B,1,H,W) uint8
-    frame_p: Tensor  # (F,B) the value
+    frame_values: Tensor  # (F,B) the value
 
     @property
     def area(self) -> Tensor: ...  # (B,) mean saliency

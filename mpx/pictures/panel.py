@@ -16,11 +16,11 @@ def draw_panel(explanation: PicturedExplanation, row: int) -> Image.Image:
     """Draw a row as image | saliency over image | perturbed image, with class, values and area."""
     reference = "nothing kept" if explanation.game == "preservation" else "all deleted"
     tiles = _tiles(explanation, row)
-    p_reference = float(explanation.p_reference[row])
+    value_reference = float(explanation.value_reference[row])
     below = [
         (explanation.image_names[row], ""),
         ("0", "1"),
-        (f"{reference}: {explanation.task.format(p_reference)}", ""),
+        (f"{reference}: {explanation.task.format(value_reference)}", ""),
     ]  # left, right
     height = tiles[0].height
     cell, size = panel_layout(tiles[0].width)
@@ -46,7 +46,8 @@ def _bar_positions(explanation: PicturedExplanation, row: int) -> tuple[float, f
 
     Where the task has no range, it goes from the lowest to the highest value of the row.
     """
-    values = torch.stack([x[row] for x in (explanation.p_before, explanation.p_after, explanation.p_reference)]).double()
+    fields = (explanation.value_before, explanation.value_after, explanation.value_reference)
+    values = torch.stack([x[row] for x in fields]).double()
     low, high = explanation.task.low, explanation.task.high
     if not explanation.task.is_bounded:
         low, high = float(values.min()), float(values.max())
@@ -84,9 +85,9 @@ def _tiles(explanation: PicturedExplanation, row: int) -> list[Image.Image]:
 def _captions(explanation: PicturedExplanation, row: int) -> list[tuple[str, str]]:
     """Return the name and the number of each picture."""
     return [
-        (explanation.classes[row], explanation.task.format(float(explanation.p_before[row]))),
+        (explanation.classes[row], explanation.task.format(float(explanation.value_before[row]))),
         ("evidence", f"area {format_percent(float(explanation.area[row]))}"),
-        (evidence_state(explanation), explanation.task.format(float(explanation.p_after[row]))),
+        (evidence_state(explanation), explanation.task.format(float(explanation.value_after[row]))),
     ]
 
 

@@ -22,7 +22,7 @@ def snapshots(
 
     photo, perturbed, complement: reduced to `max_side` pixels; the last two only where the mask acts on the image.
     frames: the saliency at the F iterations one below the other, about `frame_side` pixels each. Sides are multiples of
-    8, the block of a JPEG, so that no frame bleeds into the next. iterations: (F,). frame_p: (F,) probabilities.
+    8, the block of a JPEG, so that no frame bleeds into the next. iterations: (F,). frame_values: (F,) probabilities.
     """
     pictures = {"photo": explanation.images}
     if explanation.complement is not None:
@@ -36,7 +36,7 @@ def snapshots(
     arrays = {name: np.frombuffer(data, np.uint8) for name, data in encoded.items()}
     return arrays | {
         "iterations": np.array(explanation.iterations)[frames],
-        "frame_p": explanation.frame_p[frames, row].float().numpy(),
+        "frame_values": explanation.frame_values[frames, row].float().numpy(),
     }
 
 

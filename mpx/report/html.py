@@ -57,7 +57,7 @@ def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> 
         "style": Markup(style),
         "script": Markup(script),
         "page": {
-            "jobs": [{"name": job.name, "game": job.game, "fault": job.fault} for job in jobs],
+            "jobs": [job.page_entry() for job in jobs],
             "rows": [page_row(row, jobs, columns) for row in rows],
             "columns": columns,
             "colours": (COLOUR_TABLE * 255).round().int().flatten().tolist(),

@@ -17,9 +17,9 @@ from mpx.pictures.text import format_percent
 from mpx.runs.store import FAILED
 from mpx.runs.tables import RESULT_COLUMNS, parse_number, read_csv
 
-BOUND = 0.1  # a deletion succeeds where p_normalised is at most this, a preservation where it is at least 1 - BOUND
+BOUND = 0.1  # a deletion succeeds where value_normalised is at most this, a preservation where it is at least 1 - BOUND
 MAX_POINTS = 200  # of a curve
-STORED_KEYS = ("photo", "perturbed", "complement", "frames", "iterations", "frame_p", "saliency", "terms", "curves")
+STORED_KEYS = ("photo", "perturbed", "complement", "frames", "iterations", "frame_values", "saliency", "terms", "curves")
 
 Line = dict[str, str]  # of results.csv
 MatchedLines = list[Line | None]  # one for each job, None where the job has no such row
@@ -36,12 +36,18 @@ class JobData:
     summary: dict[str, Any] = field(default_factory=dict)
     masks: dict[str, Path] = field(default_factory=dict)  # name in the table -> mask file, of rows with pictures
     game: str = "deletion"
+    quantity: str = "probability"  # what the values are
+    bounded: bool = True  # whether they are in [0,1]
 
     def cell(self, line: Line, columns: Sequence[str]) -> dict[str, Any]:
         """Return the name, the success (None: unknown) and the values of a row."""
-        p = finite_number(line["p_normalised"])
+        p = finite_number(line["value_normalised"])
         success = None if p is None else p >= 1 - BOUND if self.game == "preservation" else p <= BOUND
         return {"name": row_name(line), "success": success, "values": [finite_number(line.get(c)) for c in columns]}
+
+    def page_entry(self) -> dict[str, Any]:
+        """Return what the page's script knows of the job."""
+        return {key: vars(self)[key] for key in ("name", "game", "quantity", "bounded", "fault")}
 
     def headline(self, columns: Sequence[str]) -> dict[str, str]:
         """Return name -> text of the numbers at the top of the page; a killed run has no summary and only its counts."""
@@ -52,7 +58,7 @@ class JobData:
         texts = {"rows": str(len(self.lines))} | {name: str(n) for name, n in counts.items() if n}
         share = format_percent(sum(successes) / len(successes)) if successes else ""
         texts |= {"game": self.game, "success": share}
-        common = {name: self.summary[name] for name in ("p_normalised", "area") if name in self.summary}
+        common = {name: self.summary[name] for name in ("value_normalised", "area") if name in self.summary}
         metrics = {name: values | {"value": values["mean"]} for name, values in common.items()}
         for name, metric in (metrics | self.summary.get("metrics", {})).items():
             if metric["value"] is not None:
@@ -78,9 +84,10 @@ def read_job(folder: Path, name: str) -> JobData:
         summary = {}
     pictured = (path.stem for path in (folder / "panels").glob("*.png"))
     masks = {name.encode("utf-8", "backslashreplace").decode(): folder / "masks" / f"{name}.npz" for name in pictured}
-    game = summary.get("protocol", {}).get("game") or str(load_arrays(folder / lines[0]["mask"], ("game",)).get("game", ""))
     reasons = [(line["image"], line["reason"]) for line in skipped]
-    return JobData(name, None, lines, reasons, summary, masks, game or "deletion")
+    stored = load_arrays(folder / lines[0]["mask"], ("game", "quantity", "bounded"))
+    task = {key: array.item() for key, array in stored.items()}
+    return JobData(name, None, lines, reasons, summary, masks, **task)
 
 
 def match_rows(jobs: Sequence[JobData]) -> list[MatchedLines]:
@@ -166,7 +173,7 @@ def _pictures(stored: dict[str, np.ndarray]) -> dict[str, Any]:
     return pictures | {
         "final": _base64(encode_jpeg(Image.fromarray(saliency))),  # at its own size, which `frames` do not have
         "iterations": stored["iterations"].tolist(),
-        "p": [_short(p) for p in stored["frame_p"].tolist()],
+        "values": [_short(value) for value in stored["frame_values"].tolist()],
     }
 
 

@@ -26,13 +26,13 @@ def plot_pareto(runs: Sequence[RunFolder], path: Path) -> None:
     values: dict[str, dict[str, float | None]] = {}  # metric -> run -> value
     for line in lines:
         values.setdefault(line.metric, {})[line.run] = line.value
-    quality = "deletion" if "deletion" in values else "p_normalised"
+    quality = "deletion" if "deletion" in values else "value_normalised"
     costs = {run.name: run_cost(run) for run in runs}
     figure = new_figure(2 * 5.2, 4.2)
     left, right = figure.subplots(1, 2)
-    left.set(xlabel="area of the evidence", ylabel=metric_title(lines, "p_normalised"))
+    left.set(xlabel="area of the evidence", ylabel=metric_title(lines, "value_normalised"))
     right.set(xlabel=PASSES_LABEL, ylabel=metric_title(lines, quality), xscale="log")
-    labels = _draw_front(left, values["area"], values["p_normalised"], better_values(lines, "p_normalised"), runs)
+    labels = _draw_front(left, values["area"], values["value_normalised"], better_values(lines, "value_normalised"), runs)
     labels += _draw_front(right, costs, values[quality], better_values(lines, quality), runs)
     if any(runs[0].axes):
         figure.suptitle(", ".join(runs[0].axes), fontsize=8, color="grey")  # the labels are values of these

@@ -8,7 +8,7 @@ from typing import Any
 from mpx.runs.tables import read_csv
 
 # metrics that every run has, in summary.json under their own names -> which values are better
-COMMON_METRICS = {"p_normalised": "lower", "area": "lower", "passes": "lower", "forwards": "lower", "seconds": "lower"}
+COMMON_METRICS = {"value_normalised": "lower", "area": "lower", "passes": "lower", "forwards": "lower", "seconds": "lower"}
 COST_METRICS = ("passes", "forwards", "seconds")
 
 
@@ -45,7 +45,7 @@ def read_run(folder: str | Path) -> RunFolder:
         protocol = summary["protocol"]
         metrics = {name: _common_metric(summary[name], better) for name, better in COMMON_METRICS.items()}
         if protocol.get("game") == "preservation":
-            metrics["p_normalised"]["better"] = "higher"
+            metrics["value_normalised"]["better"] = "higher"
         metrics |= summary.get("metrics", {})
         n_missing = summary["n_missing"]
     except (OSError, ValueError, KeyError) as error:

@@ -124,4 +124,4 @@ def _main_metrics(runs: Sequence[RunFolder]) -> list[str]:
     names = dict.fromkeys(name for run in runs for name in run.metrics if name not in COMMON_METRICS)
     main = [name for name in names if not any(name.startswith(f"{other}_") for other in names)]
     has_forwards = any(run.metrics["forwards"]["value"] for run in runs)  # the whole cost of an explainer like rise
-    return ["p_normalised", "area", *main, "passes", *["forwards"] * has_forwards, "seconds"]
+    return ["value_normalised", "area", *main, "passes", *["forwards"] * has_forwards, "seconds"]

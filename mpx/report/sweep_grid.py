@@ -71,7 +71,7 @@ def _cell_texts(stored: StoredRow | None, first: StoredRow) -> tuple[str, str]:
     if stored is None:
         return "", "no mask"
     quantity = stored["quantity"]
-    values = " to ".join(format_value(quantity, stored[p]) for p in ("p_before", "p_after"))
+    values = " to ".join(format_value(quantity, stored[p]) for p in ("value_before", "value_after"))
     other_class = "" if stored["class"] == first["class"] else f", {stored['class']}"
     return f"{caption(quantity)} {values}", f"area {format_percent(stored['area'])}{other_class}"
 

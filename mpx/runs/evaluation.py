@@ -52,16 +52,16 @@ class Evaluator:
         self,
         batch: Sequence[Row],
         saliency: Tensor,
-        p_normalised: Tensor | None,
+        value_normalised: Tensor | None,
         metrics: Mapping[str, Metric] | None = None,
     ) -> list[str]:
         """Return the metrics of each row as JSON.
 
-        saliency: (B,1,H,W) in [0,1]; p_normalised: (B,) of the masks as optimized, if known; metrics:
+        saliency: (B,1,H,W) in [0,1]; value_normalised: (B,) of the masks as optimized, if known; metrics:
         a part of the evaluator's.
         """
         saliency = saliency.half().float().to(self._classifier.device)  # as it is stored
-        context = self._context(batch, p_normalised)
+        context = self._context(batch, value_normalised)
         columns = {}
         for name, metric in (self.metrics if metrics is None else metrics).items():
             columns[name] = {suffix: _json_numbers(column) for suffix, column in metric(saliency, context).items()}
@@ -70,7 +70,7 @@ class Evaluator:
             for i in range(len(batch))
         ]
 
-    def _context(self, batch: Sequence[Row], p_normalised: Tensor | None) -> MetricContext:
+    def _context(self, batch: Sequence[Row], value_normalised: Tensor | None) -> MetricContext:
         device = self._classifier.device
         targets = torch.tensor([row.target for row in batch], device=device)
         return MetricContext(
@@ -80,7 +80,7 @@ class Evaluator:
             game=self._method.game,
             annotations=[row.annotation for row in batch],
             perturbations={name: partial(self._perturb_fully, f, targets) for name, f in self._perturbations.items()},
-            p_normalised=None if p_normalised is None else p_normalised.to(device),
+            value_normalised=None if value_normalised is None else value_normalised.to(device),
             explain=partial(self._explain_again, [row.area for row in batch]),
             task=self._classifier.task,
         )

@@ -62,8 +62,8 @@ def _evaluate_stored(
     valid = {name for name in evaluator.metrics if all(old.get(name) == new[name] for old, new in pairs)}
     missing = {name: metric for name, metric in evaluator.metrics.items() if name not in valid}
     saliency = torch.stack([torch.from_numpy(stored["saliency"])[None] for stored, _ in loaded_rows])
-    p_normalised = torch.tensor([stored["p_normalised"] for stored, _ in loaded_rows])
-    values = evaluator.evaluate([row for _, row in loaded_rows], saliency, p_normalised, missing)
+    value_normalised = torch.tensor([stored["value_normalised"] for stored, _ in loaded_rows])
+    values = evaluator.evaluate([row for _, row in loaded_rows], saliency, value_normalised, missing)
     for (stored, _), protocol, new in zip(loaded_rows, expected, values):
         metrics = json.loads(stored.get("metrics", "{}")) | json.loads(new)
         stored["metrics"] = json.dumps({name: metrics[name] for name in evaluator.metrics})

@@ -90,7 +90,7 @@ def objective(plan: RunPlan, summary: dict[str, Any] | None) -> float | None:
     numbers = {key: value["mean"] for key, value in summary.items() if isinstance(value, dict) and "mean" in value}
     numbers |= {name: metric["value"] for name, metric in summary["metrics"].items()}
     if plan.objective is None:
-        p, area = numbers["p_normalised"], numbers["area"]
+        p, area = numbers["value_normalised"], numbers["area"]
         if p is None:
             return math.nan
         return (1 - p if plan.method.game == "preservation" else p) + area
@@ -177,7 +177,7 @@ def _protocol(session: Session, stopped: bool) -> dict[str, Any]:
         "session_seconds": round(time.perf_counter() - session.start, 1),
         "value": plan.task.quantity,
         "support": plan.task.support_unit,
-        "p_normalised": "support, 1 on the image and 0 on the fully perturbed one, no augmentation, "
+        "value_normalised": "support, 1 on the image and 0 on the fully perturbed one, no augmentation, "
         f"reference and mask's perturbation: {plan.choices['perturbation']}",
     }
 

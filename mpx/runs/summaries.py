@@ -9,7 +9,7 @@ from typing import Any
 from mpx.metrics.summary import describe
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mpx")
-SUMMARISED_COLUMNS = ("p_normalised", "p_after", "area", "passes", "forwards", "seconds")
+SUMMARISED_COLUMNS = ("value_normalised", "value_after", "area", "passes", "forwards", "seconds")
 
 
 def summarise_rows(
@@ -20,13 +20,13 @@ def summarise_rows(
     `n` counts rows; `n_skipped` and `n_missing` (neither done nor skipped) count images.
     """
     images = [row["image"] for row in rows]
-    normalised = [row["p_normalised"] for row in rows if math.isfinite(row["p_normalised"])]
+    normalised = [row["value_normalised"] for row in rows if math.isfinite(row["value_normalised"])]
     return {
         "n": len(rows),
         "n_skipped": n_skipped,
         "n_missing": n_missing,
         **{column: describe([row[column] for row in rows], images) for column in SUMMARISED_COLUMNS},
-        "share_p_normalised_below_0.1": sum(p <= 0.1 for p in normalised) / len(normalised) if normalised else None,
+        "share_value_normalised_below_0.1": sum(p <= 0.1 for p in normalised) / len(normalised) if normalised else None,
         "protocol": protocol,
         "versions": package_versions(),
     }

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mpx.explanation import Explanation
 
 FILE_COLUMNS = ("path", "file_bytes")  # of the image's file
-NUMBER_COLUMNS = ("p_before", "p_after", "p_reference", "p_normalised", "area", "passes", "forwards", "seconds")
-RESULT_COLUMNS = ("image", "target", "class", "requested_area", "p_before", "p_after", "p_reference", "p_normalised", "area",
-                  "passes", "forwards", "seconds", "mask", *FILE_COLUMNS)  # fmt: skip
+VALUE_COLUMNS = ("value_before", "value_after", "value_reference", "value_normalised")
+NUMBER_COLUMNS = (*VALUE_COLUMNS, "area", "passes", "forwards", "seconds")
+RESULT_COLUMNS = ("image", "target", "class", "requested_area", *NUMBER_COLUMNS, "mask", *FILE_COLUMNS)
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 TableRow = dict[str, Any]  # column -> value
@@ -30,13 +30,14 @@ TableRow = dict[str, Any]  # column -> value
 def row_values(explanation: "Explanation", row: int) -> TableRow:
     """Return the texts and numbers of a row (its index), without its arrays."""
     e = explanation
-    numbers = (e.p_before, e.p_after, e.p_reference, e.p_normalised, e.area, e.passes, e.forwards, e.seconds)
+    numbers = (e.value_before, e.value_after, e.value_reference, e.value_normalised, e.area, e.passes, e.forwards, e.seconds)
     return {
         "name": explanation.names[row],
         "image": explanation.image_names[row],
         "target": int(explanation.targets[row]),
         "class": explanation.classes[row],
         "quantity": explanation.task.quantity,
+        "bounded": explanation.task.is_bounded,
         "requested_area": round(float(explanation.areas[row]), 6),  # NaN: none
         **{name: float(values[row]) for name, values in zip(NUMBER_COLUMNS, numbers)},
     }

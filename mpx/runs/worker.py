@@ -141,7 +141,7 @@ class Worker:
             raise error
 
     def _evaluate(self, rows: list[Row], explanation: Explanation) -> list[str]:
-        return self._evaluator.evaluate(rows, explanation.saliency, explanation.p_normalised)
+        return self._evaluator.evaluate(rows, explanation.saliency, explanation.value_normalised)
 
     def _store_row(
         self, coordinator: Coordinator, row: Row, explanation: Explanation, batch_size: int, evaluation: dict[str, str]
@@ -184,7 +184,7 @@ class ProgressCallback(SilentCallback):
         before, self._iterations = self._iterations, sum(last) + len(last)
         self._images += self._to_images(batch, self._iterations - before)
         if batch.paused or time.perf_counter() - self._last_report > REPORT_INTERVAL:
-            p, area = (batch.history[term][last, range(len(last))].mean().item() for term in ("probability", "area"))
+            p, area = (batch.history[term][last, range(len(last))].mean().item() for term in ("value", "area"))
             self._coordinator.report_progress(self._images, f"score {p:.3f} area {area:.3f}")
             self._last_report = time.perf_counter()  # reading the means waits for the device
             self._images = 0.0

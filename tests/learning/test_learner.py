@@ -34,7 +34,7 @@ def library(*overrides) -> mpx.Explanation:
 
 
 def assert_equal(a: mpx.Explanation, b: mpx.Explanation) -> None:
-    for name in ("parameter", "saliency", "p_after", "frame_parameters", "passes"):
+    for name in ("parameter", "saliency", "value_after", "frame_parameters", "passes"):
         assert torch.equal(vars(a)[name], vars(b)[name]), name
     for term, curve in a.curves.items():
         assert torch.equal(curve, b.curves[term]), term
@@ -70,7 +70,7 @@ def test_metrics_and_learning_rate_reach_the_logger(tmp_path):
     module = learner("steps=6", "scheduler=linear")
     cpu_trainer([LearningRateMonitor()], logger=logger, log_every_n_steps=2).fit(module)
     lines = [line.split(",") for line in Path(logger.log_dir, "metrics.csv").read_text().splitlines()]
-    names = {"loss/total", "loss/score", "loss/l1", "loss/tv", "score/probability", "mask/area", "lr-Adam"}
+    names = {"loss/total", "loss/score", "loss/l1", "loss/tv", "score/value", "mask/area", "lr-Adam"}
     assert names <= set(lines[0])
     logged = [float(line[lines[0].index("loss/total")]) for line in lines[1:] if line[lines[0].index("loss/total")]]
     curve = module.explanation().curves["total"].mean(1)

@@ -35,7 +35,7 @@ def test_planted_answer_is_found(game, name, mask):
     assert (inside > 0.6).all() and (outside < limit).all(), (inside, outside)
     assert torch.allclose(e.saliency[:, 0, INSIDE].amax(1), e.saliency.amax((1, 2, 3)), atol=5e-3)
     kept = game == "preservation"
-    assert ((e.p_after > 0.9) if kept else (e.p_after < 0.3)).all() and (e.p_before > 0.99).all()
+    assert ((e.value_after > 0.9) if kept else (e.value_after < 0.3)).all() and (e.value_before > 0.99).all()
 
 
 @pytest.mark.parametrize("score", config.options("score"))
@@ -45,7 +45,7 @@ def test_every_score_finds_it(score):
     function = partial(config.option("score", score), **({"classes": 1} if score == "top" else {}))
     e = quick(PHOTOS[:1], score=function, steps=60, game="preservation" if keeps else "deletion", **weights)
     assert e.saliency[:, 0, INSIDE].mean() > 3 * e.saliency[:, 0, ~INSIDE].mean()
-    assert e.p_after > 0.9 if keeps else e.p_after < 0.6
+    assert e.value_after > 0.9 if keeps else e.value_after < 0.6
 
 
 @pytest.mark.parametrize("name", [pytest.param("blur_gaussian", marks=pytest.mark.slow), "noise"])
@@ -67,9 +67,9 @@ def test_the_returned_mask_is_the_one_that_was_evaluated():
     by_hand = blurred + e.mask * (PHOTOS - blurred)
     torch.testing.assert_close(e.perturbed, by_hand)
     with torch.no_grad():
-        torch.testing.assert_close(e.p_after, NET(by_hand).softmax(1)[:, 1])
-        torch.testing.assert_close(e.p_reference, NET(blurred).softmax(1)[:, 1])
-    assert torch.equal(e.frame_p[-1], e.p_after) and torch.allclose(e.frame_p[0], e.p_before)
+        torch.testing.assert_close(e.value_after, NET(by_hand).softmax(1)[:, 1])
+        torch.testing.assert_close(e.value_reference, NET(blurred).softmax(1)[:, 1])
+    assert torch.equal(e.frame_values[-1], e.value_after) and torch.allclose(e.frame_values[0], e.value_before)
     assert torch.equal(e.frame_parameters[-1], e.parameter) and e.iterations[-1] == 40
     assert torch.equal(e.saliency, 1 - e.mask)
 
@@ -83,7 +83,7 @@ def test_the_seed_decides():
 @pytest.mark.parametrize("init", ["ones", "random", "disc", 0.5])
 def test_every_start_reaches_the_answer(init):
     e = quick(PHOTOS, mask=partial(config.option("mask", "grid", mask_size=8), init=init), steps=80)
-    assert (e.saliency[:, 0, INSIDE].mean(1) > 2 * e.saliency[:, 0, ~INSIDE].mean(1)).all() and (e.p_after < 0.3).all()
+    assert (e.saliency[:, 0, INSIDE].mean(1) > 2 * e.saliency[:, 0, ~INSIDE].mean(1)).all() and (e.value_after < 0.3).all()
 
 
 def test_the_users_model_comes_back_as_it_came():

@@ -92,7 +92,7 @@ def test_disc_is_the_smallest_that_takes_99_percent():
 
     def left(parameter):  # of the score, relative to the fully perturbed photo's
         p = problem.evaluate(problem.mask(parameter))[1].softmax(1)[:, 1]
-        return (p - problem.p_reference) / (problem.p_before - problem.p_reference)
+        return (p - problem.value_reference) / (problem.value_before - problem.value_reference)
 
     start = problem.initial()
     assert left(start) <= 0.01

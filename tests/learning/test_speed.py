@@ -80,7 +80,7 @@ def test_a_compiled_objective_equals_the_eager_one():
 def test_a_compiled_search_equals_the_eager_one():
     a, b = run(compile=True, batch_size=2), run(batch_size=2)
     torch.testing.assert_close(a.parameter, b.parameter, atol=1e-3, rtol=0)
-    assert a.p_after.shape == (3,)
+    assert a.value_after.shape == (3,)
 
 
 def test_an_error_of_the_compiler_is_one_sentence(monkeypatch):

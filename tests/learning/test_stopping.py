@@ -51,12 +51,12 @@ def equal(a, b) -> None:
         "parameter",
         "saliency",
         "perturbed",
-        "p_after",
-        "p_before",
+        "value_after",
+        "value_before",
         "passes",
         "forwards",
         "frame_parameters",
-        "frame_p",
+        "frame_values",
     ):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
     for term in a.curves:

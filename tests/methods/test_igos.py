@@ -211,7 +211,7 @@ def test_planted_answer_is_found_and_a_batch_of_three_is_three_single_runs(exper
     singles = torch.cat([explain(NET, photo, 1, method=method).parameter for photo in PHOTOS])
     torch.testing.assert_close(together.parameter, singles, atol=1e-5, rtol=0)
     inside, outside = together.saliency[:, 0, INSIDE].mean(1), together.saliency[:, 0, ~INSIDE].mean(1)
-    assert (inside > 5 * outside).all() and (together.p_after < 0.5).all() and (together.p_before > 0.99).all()
+    assert (inside > 5 * outside).all() and (together.value_after < 0.5).all() and (together.value_before > 0.99).all()
 
 
 class Bowls:

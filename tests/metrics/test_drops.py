@@ -27,7 +27,7 @@ def test_normalised_drop_is_footnote_4():
     preserved = normalised_drop(maps, context(perturbations=perturbations(), game="preservation"))
     assert torch.equal(preserved, result)  # the evidence is perturbed, whatever the game
     known = torch.tensor([0.25, 0.5])
-    stored = normalised_drop(maps, context(perturbations=perturbations(), p_normalised=known))
+    stored = normalised_drop(maps, context(perturbations=perturbations(), value_normalised=known))
     assert stored.tolist() == pytest.approx([0.75, 0.5])
 
 

@@ -39,8 +39,8 @@ def test_ones_leave_the_network_unchanged_and_zeros_do_not(experiment, net, laye
         taken = p.evaluate(torch.zeros(3, *p.perturbation.mask_shape))[1]
         kept, taken = (p.task.value(output, p.targets) for output in (kept, taken))
     assert torch.equal(pictures, PHOTOS)  # which the network is given, whatever the mask
-    torch.testing.assert_close(kept, p.p_before)
-    assert (taken - p.p_before).abs().min() > 1e-4 and torch.equal(taken, p.p_reference)
+    torch.testing.assert_close(kept, p.value_before)
+    assert (taken - p.value_before).abs().min() > 1e-4 and torch.equal(taken, p.value_reference)
 
 
 def test_a_channel_of_0_is_a_channel_cut_off():
@@ -100,7 +100,7 @@ def test_a_batch_of_three_is_three_single_runs(experiment):
     chosen = method(experiment, "perturbation.layer=conv", *PRESETS[experiment])
     together = explain(NETWORK, PHOTOS, 2, method=chosen)
     singles = [explain(NETWORK, photo, 2, method=chosen) for photo in PHOTOS]
-    for name in ("parameter", "saliency", "p_after"):
+    for name in ("parameter", "saliency", "value_after"):
         result = torch.cat([getattr(e, name) for e in singles])
         torch.testing.assert_close(getattr(together, name), result, atol=1e-4, rtol=0)
     assert not torch.allclose(together.parameter[0], together.parameter[1], atol=1e-2)
@@ -141,14 +141,14 @@ def test_the_bottleneck_lets_pass_what_the_class_needs():
     assert (mask[:, needed].mean(1) > 4 * mask[:, ~needed].mean(1)).all()
     inside, outside = e.saliency[..., :16, :16].mean((1, 2, 3)), e.saliency[..., 20:, 20:].mean((1, 2, 3))
     assert (inside > 5 * outside).all() and (e.saliency.amax((1, 2, 3)) == 1).all()
-    assert (e.p_after > 0.8 * e.p_before).all() and (e.p_reference < 0.1).all() and (e.p_before > 0.9).all()
+    assert (e.value_after > 0.8 * e.value_before).all() and (e.value_reference < 0.1).all() and (e.value_before > 0.9).all()
 
 
 def test_the_channels_that_the_class_needs_are_kept():
     e = explain(Corner(), cornered(PHOTOS), 1, method=method("channels2019", "area=0.25", "steps=200"))
     kept = e.parameter[:, :, 0, 0] > 0.5
     assert kept.sum(1).tolist() == [2, 2, 2] and kept[:, [1, 4]].all()
-    torch.testing.assert_close(e.p_after, e.p_before, atol=0.05, rtol=0)
+    torch.testing.assert_close(e.value_after, e.value_before, atol=0.05, rtol=0)
     assert (e.saliency[..., 20:, 20:] == 0).all() and (e.saliency[..., :16, :16].mean((1, 2, 3)) > 0.5).all()
 
 

@@ -146,7 +146,7 @@ def test_the_decisive_patch_is_found(case):
     left = [without(net, X[:1], torch.arange(16) != k).softmax(1)[0, 1].item() for k in range(16)]
     e = explain(net, X[:1], 1, method=config.method("token_drop", "lambda_l1=2"))
     assert e.parameter.shape == (1, 1, 4, 4) and e.parameter.flatten().argmin() == left.index(min(left))
-    assert (e.parameter < 0.9).sum() == 1 and e.p_after < 0.1 < 0.9 < e.p_before
+    assert (e.parameter < 0.9).sum() == 1 and e.value_after < 0.1 < 0.9 < e.value_before
     patch = e.saliency[0, 0].unflatten(0, (4, 8)).unflatten(2, (4, 8))  # (4,8,4,8)
     assert torch.equal(patch, (1 - e.parameter[0, 0])[:, None, :, None].expand_as(patch)) and torch.equal(e.perturbed, X[:1])
 

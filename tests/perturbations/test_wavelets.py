@@ -135,7 +135,7 @@ def test_planted_square_is_found():
     inside = torch.zeros(32, 32, dtype=torch.bool)
     inside[NET.box] = True
     assert (e.saliency[:, 0, inside].mean(1) > 2 * e.saliency[:, 0, ~inside].mean(1)).all()
-    assert (e.p_after > 0.9).all() and (e.p_reference < 0.5).all()
+    assert (e.value_after > 0.9).all() and (e.value_reference < 0.5).all()
     assert (e.parameter.mean((1, 2, 3)) < 0.25).all()
 
 

@@ -111,12 +111,12 @@ def test_the_animation_says_what_was_recorded(explanation, monkeypatch):
     animation_gif(e, 1)
     assert [left for left, _ in texts if "iteration" in left] == [f"iteration {k} of 30" for k in (0, 10, 20, 30)]
     seen = [right for _, right in texts if right.startswith("p ")]
-    assert seen == [f"p {p:.3f}" for p in e.frame_p[:, 1].tolist()]
+    assert seen == [f"p {p:.3f}" for p in e.frame_values[:, 1].tolist()]
 
 
 def test_a_nan_is_drawn_not_fatal(explanation):
     e = explanation()
-    e.perturbed[0], e.saliency[0], e.p_after[0] = float("nan"), float("nan"), float("nan")
+    e.perturbed[0], e.saliency[0], e.value_after[0] = float("nan"), float("nan"), float("nan")
     assert draw_panel(e, 0).getbbox()
 
 

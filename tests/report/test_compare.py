@@ -17,8 +17,9 @@ def run(folder, shift=0.0, metrics=None, images=12, **more):
     """A finished run's folder, whose deletion is a ramp plus `shift`."""
     rows = [
         dict.fromkeys(tables.RESULT_COLUMNS, "x")
-        | {"image": f"a{i}", "target": 1, "requested_area": "", "p_normalised": 0.1 * i, "area": 0.2, "passes": 150.0}
-        | {"forwards": 3.0, "seconds": 1.0, "p_after": 0.1, "deletion": 0.01 * i + shift + more.get("noise", 0) * (-1) ** i}
+        | {"image": f"a{i}", "target": 1, "requested_area": "", "value_normalised": 0.1 * i, "area": 0.2, "passes": 150.0}
+        | {"forwards": 3.0, "seconds": 1.0, "value_after": 0.1}
+        | {"deletion": 0.01 * i + shift + more.get("noise", 0) * (-1) ** i}
         for i in range(images)
     ]
     tables.write_csv(folder / "results.csv", rows, tables.result_columns(rows))
@@ -46,7 +47,7 @@ def test_values_differences_and_files(tmp_path):
     assert "deletion ↓" in head and "**0.055**" in first and "0.155 [0.055, 0.255]*" in worse and "]*" not in other
     assert "12" in text and Image.open(tmp_path / "out" / "cost.png").width > 300
     tex = (tmp_path / "out" / "table.tex").read_text()
-    assert r"\textbf{0.055}" in tex and r"p\_normalised" in tex and tex.count(r"\\") == 4
+    assert r"\textbf{0.055}" in tex and r"value\_normalised" in tex and tex.count(r"\\") == 4
 
 
 def test_a_metric_without_direction_has_no_best_value(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from finished_run import HOSTILE, save
 from PIL import Image
+from synthetic_explanation import set_values
 
 from mpx.report import html
 from mpx.runs import store, tables
@@ -72,12 +73,12 @@ def test_the_pieces_are_what_was_stored(tmp_path, explanation):
     strip = image(block["frames"]).view(6, 40, 56) / 255
     whole = torch.nn.functional.interpolate(e.frame_saliency[:, 1].float() / 255, (40, 56), mode="area")[:, 0]
     assert (strip - whole).abs().max() < 0.05
-    assert block["iterations"] == e.iterations and block["p"] == pytest.approx(e.frame_p[:, 1].tolist(), rel=1e-3)
+    assert block["iterations"] == e.iterations and block["values"] == pytest.approx(e.frame_values[:, 1].tolist(), rel=1e-3)
     assert list(block["curves"]) == list(e.curves) and block["at"] == list(range(30))
     assert block["curves"]["score"] == pytest.approx(e.curves["score"][:, 1].tolist(), rel=1e-3)
     page = pieces.blocks["page"]
     cell = dict(zip(page["columns"], page["rows"][1]["cells"][0]["values"]))
-    assert cell["p_before"] == pytest.approx(0.9) and cell["area"] == pytest.approx(float(e.area[1]), rel=1e-4)
+    assert cell["value_before"] == pytest.approx(0.9) and cell["area"] == pytest.approx(float(e.area[1]), rel=1e-4)
     assert page["aspect"] == "96 / 64" and not {*tables.FILE_COLUMNS} & {*page["columns"]}
 
 
@@ -91,9 +92,8 @@ def test_what_a_row_keeps_is_small_and_survives_being_measured_again(tmp_path, e
     assert Image.open(io.BytesIO(row["frames"].tobytes())).size == (56, 100 * 8) and len(row["iterations"]) == 100
     store.replace_row(path, row | {"metrics": '{"deletion": {"": 0.5}}', "evaluated_with": "me"})
     again = store.load_row(path)
-    assert all(
-        np.array_equal(again[k], row[k]) for k in ("photo", "perturbed", "complement", "frames", "iterations", "frame_p")
-    )
+    arrays = ("photo", "perturbed", "complement", "frames", "iterations", "frame_values")
+    assert all(np.array_equal(again[k], row[k]) for k in arrays)
     assert again["metrics"] == '{"deletion": {"": 0.5}}'
 
 
@@ -126,10 +126,11 @@ def test_a_damaged_row_and_a_killed_run_do_not_lose_the_others(tmp_path, explana
 def test_no_curves_no_nan(tmp_path, explanation):
     """An explainer has no curves, and a NaN is no number of JSON."""
     e = explanation(frames=1)
-    e.curves, e.p_reference = {}, e.p_before.clone()
-    e.frame_p[:] = torch.nan
+    e.curves = {}
+    set_values(e, 0.2, 0.9)
+    e.frame_values[:] = torch.nan
     blocks = Pieces(html.write_report(save(tmp_path, e))).blocks
-    assert "curves" not in blocks["d0-0"] and blocks["d0-0"]["p"] == [None]
+    assert "curves" not in blocks["d0-0"] and blocks["d0-0"]["values"] == [None]
     assert blocks["page"]["rows"][0]["cells"][0]["success"] is None
     assert "NaN" not in (tmp_path / "report.html").read_text().replace("isNaN", "").replace("|| NaN", "")
 
@@ -138,7 +139,7 @@ def test_what_works(tmp_path, explanation):
     cases = ("deletion", 0.05, True), ("deletion", 0.5, False), ("dual", 0.05, True)
     for game, p, works in (*cases, ("preservation", 0.05, False), ("preservation", 0.88, True)):
         e = explanation(game=game)
-        e.p_after, e.p_reference = torch.full((2,), p), torch.zeros(2)
+        set_values(e, p, 0.0)
         page = Pieces(html.write_report(save(tmp_path / f"{game}{p}", e, game))).blocks["page"]
         assert page["rows"][0]["cells"][0]["success"] is works, (game, p)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from synthetic_explanation import set_values
 
 from mpx.report import pareto, plots, sweep
 from mpx.report.heat_map import draw_heat_map
@@ -26,11 +27,11 @@ TERMS = {"computed_with": "test", "label": "", "file_bytes": 1, "row_keys": np.a
 
 @pytest.fixture
 def job(tmp_path, explanation):
-    """job(name, p_after, game, ...) -> the folder of a finished job; `more` sets the explanation's attributes."""
+    """job(name, value_after, game, ...) -> the folder of a finished job; `more` sets the explanation's attributes."""
 
-    def make(name, p_after=0.2, game="deletion", pictures=True, size=(40, 56), **more):
+    def make(name, value_after=0.2, game="deletion", pictures=True, size=(40, 56), **more):
         e, folder = explanation(game=game, size=size), tmp_path / name
-        e.p_after[:] = p_after
+        set_values(e, value_after)
         for key, value in more.items():
             setattr(e, key, value)
         for i in range(len(e)):
@@ -73,7 +74,7 @@ def test_the_table_has_the_jobs_numbers_and_marks_the_best(tmp_path, job):
     for size, left in ((7, 0.5), (14, 0.2), (28, 0.4)):
         job(f"mask_size={size},seed=0", left)
     text = sweep.write_sweep_results(tmp_path)
-    table = {line["mask_size"]: line for line in lines(tmp_path) if line["metric"] == "p_normalised"}
+    table = {line["mask_size"]: line for line in lines(tmp_path) if line["metric"] == "value_normalised"}
     assert {k: float(v["value"]) for k, v in table.items()} == pytest.approx({"7": 0.5, "14": 0.125, "28": 0.375})
     assert list(table) == ["7", "14", "28"] and "seed" not in table["7"]  # what does not vary is no axis
     (best,) = [line for line in text.splitlines() if "**0.125**" in line]
@@ -88,7 +89,7 @@ def test_an_axis_may_be_called_like_a_column(tmp_path, job):
         job(f"metric={name}")
     sweep.write_sweep_results(tmp_path)
     result = {(line["metric="], line["metric"]) for line in lines(tmp_path)}
-    assert ("[road]", "area") in result and ("[deletion]", "p_normalised") in result
+    assert ("[road]", "area") in result and ("[deletion]", "value_normalised") in result
 
 
 def test_forwards_are_a_cost_where_there_are_any(tmp_path, job):
@@ -145,7 +146,7 @@ def test_a_preservation_wants_the_chance_high(tmp_path, job):
     for size, left in ((7, 0.3), (14, 0.8)):
         job(f"mask_size={size}", left, "preservation")
     (best,) = [line for line in sweep.write_sweep_results(tmp_path).splitlines() if "**0.875**" in line]
-    assert best.startswith("| 14 |") and {x["better"] for x in lines(tmp_path) if x["metric"] == "p_normalised"} == {
+    assert best.startswith("| 14 |") and {x["better"] for x in lines(tmp_path) if x["metric"] == "value_normalised"} == {
         "higher"
     }
 
@@ -259,9 +260,9 @@ def test_only_what_it_cost_is_drawn_too(tmp_path, job):
 
 
 def run(name: str, p: float, area: float, better: str = "lower") -> RunFolder:
-    numbers = {"p_normalised": p, "area": area, "passes": 30.0, "forwards": 0.0}
+    numbers = {"value_normalised": p, "area": area, "passes": 30.0, "forwards": 0.0}
     metrics = {
-        key: {"value": value, "better": better if key == "p_normalised" else "lower"} for key, value in numbers.items()
+        key: {"value": value, "better": better if key == "value_normalised" else "lower"} for key, value in numbers.items()
     }
     return RunFolder(Path(name), {"lr": name}, [], metrics, {}, 0)
 

@@ -218,7 +218,7 @@ def test_a_glob_lists_the_same_files(ran):
 @pytest.mark.parametrize("name", GOOD, ids=str)
 def test_a_good_one_is_right(ran, name):
     row = ran.result[name]
-    assert row["class"] == "checker board" and float(row["p_before"]) > 0.9 and float(row["p_after"]) < 0.5
+    assert row["class"] == "checker board" and float(row["value_before"]) > 0.9 and float(row["value_after"]) < 0.5
     saliency = mask(ran.folder / "run", row)["saliency"].astype(float)
     inside = saliency[SquareNet().box].mean()
     outside = (saliency.sum() - 64 * inside) / (32 * 32 - 64)
@@ -236,13 +236,13 @@ def test_a_bad_one_is_skipped_for_its_reason(ran, name):
 
 def test_one_pixel_is_no_evidence_but_a_row(ran):
     row = ran.result["one pixel.png"]
-    assert row["class"] == "nothing" and row["p_before"] == row["p_after"] == row["p_reference"]
+    assert row["class"] == "nothing" and row["value_before"] == row["value_after"] == row["value_reference"]
     assert np.isfinite(mask(ran.folder / "run", row)["saliency"]).all()
 
 
 def test_a_photo_stored_turned_gives_the_upright_ones_mask(ran):
     upright, turned = (mask(ran.folder / "run", ran.result[name]) for name in ("first.png", "turned.png"))
-    assert (upright["parameter"] == turned["parameter"]).all() and upright["p_after"] == turned["p_after"]
+    assert (upright["parameter"] == turned["parameter"]).all() and upright["value_after"] == turned["value_after"]
 
 
 class Poisoned(SquareNet):

@@ -19,8 +19,8 @@ from mpx.runs.loggers.entries import MAX_IMAGES, MAX_POINTS, geometric_frames, r
 from mpx.runs.tables import table_rows
 
 KEEP_ALL = dict.fromkeys(("scalars", "images", "histograms", "tensors"), 0)
-CURVES = {"loss/total", "loss/score", "loss/l1", "loss/tv", "score/probability", "mask/area"}
-METRICS = {"metric/p_after", "metric/p_normalised", "metric/area", "metric/passes", "metric/seconds", "metric/deletion"}
+CURVES = {"loss/total", "loss/score", "loss/l1", "loss/tv", "score/value", "mask/area"}
+METRICS = {f"metric/{name}" for name in ("value_after", "value_normalised", "area", "passes", "seconds", "deletion")}
 TENSORBOARD = {"tensorboard": partial(TensorBoardLogger, default_hp_metric=False)}
 
 
@@ -60,10 +60,10 @@ def test_in_tensorboard_each_row_is_a_run_and_the_mean_is_one(tmp_path, explanat
     assert means.Scalars("metric/deletion")[-1].value == 0.25
     row = events(tmp_path / "tensorboard/cat-2-tabby")
     assert set(row.Tags()["scalars"]) == CURVES
-    points = row.Scalars("score/probability")
+    points = row.Scalars("score/value")
     steps = [point.step for point in points]
     assert steps == sorted(set(steps)) and steps[0] == 0 and steps[-1] == 999 and len(steps) <= MAX_POINTS
-    assert all(p.value == pytest.approx(e.curves["probability"][p.step, 1].item(), rel=1e-5) for p in points)
+    assert all(p.value == pytest.approx(e.curves["value"][p.step, 1].item(), rel=1e-5) for p in points)
     started, duration = float(e.started[1]), float(e.duration[1])
     assert [points[0].wall_time, points[-1].wall_time] == pytest.approx([started, started + duration], abs=0.01)
 

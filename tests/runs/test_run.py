@@ -37,7 +37,7 @@ def test_a_run_leaves_its_folder(mpx, folder):
     for row in rows:
         mask = np.load(run / row["mask"])
         assert mask["parameter"].shape == (8, 8) and mask["saliency"].shape == (32, 32)
-        assert mask["p_after"] == pytest.approx(float(row["p_after"]), rel=1e-4)
+        assert mask["value_after"] == pytest.approx(float(row["value_after"]), rel=1e-4)
         assert mask["saliency"].mean() == pytest.approx(float(row["area"]), abs=1e-3)
         name = Path(row["mask"]).stem
         assert Image.open(run / "panels" / f"{name}.png").width > 300
@@ -115,7 +115,7 @@ def test_snapshots_that_nobody_sees_are_not_made_and_change_nothing(mpx, folder)
         mpx(*SQUARE, "images=photos", "log_images=0", f"pictures={pictures}", f"hydra.run.dir={name}")
     for path in (folder / "seen" / "masks").iterdir():
         one, other = np.load(path), np.load(folder / "unseen" / "masks" / path.name)
-        assert all((one[k] == other[k]).all() for k in ("parameter", "saliency", "curves", "p_after"))
+        assert all((one[k] == other[k]).all() for k in ("parameter", "saliency", "curves", "value_after"))
     assert not (folder / "unseen" / "panels").exists()
 
 
@@ -175,7 +175,7 @@ def test_a_transformer_of_the_users_own_is_explained(mpx, tmp_path, monkeypatch)
     code, _, err = mpx(*own, "model.resize=249", f"images={sample('coffee.png')}", "target=967", "steps=30")
     assert code == 0, err
     (row,) = table(result(tmp_path))
-    assert float(row["p_before"]) > 0.8 and float(row["p_normalised"]) < 0.2
+    assert float(row["value_before"]) > 0.8 and float(row["value_normalised"]) < 0.2
 
 
 MODEL = [a for a in SQUARE if not a.startswith("model.network")]
@@ -282,8 +282,8 @@ def test_the_main_job_on_a_real_photo_with_the_real_network(mpx, tmp_path, monke
     code, out, err = mpx("steps=75", "images=" + str(sample("coffee.png")), "target=espresso")
     assert code == 0, err
     (row,) = table(result(tmp_path))
-    assert row["class"] == "espresso" and float(row["p_before"]) > 0.9
-    assert float(row["p_normalised"]) < 0.1 and float(row["area"]) < 0.3
+    assert row["class"] == "espresso" and float(row["value_before"]) > 0.9
+    assert float(row["value_normalised"]) < 0.1 and float(row["area"]) < 0.3
     saliency = np.load(result(tmp_path) / row["mask"])["saliency"].astype(float)
     assert saliency[:140, 30:200].sum() / saliency.sum() > 0.6  # the cup: 47 % of the photo
 
@@ -299,5 +299,5 @@ def test_a_photo_that_perturbing_does_not_change_has_no_share_of_a_drop(mpx, fol
     code, _, err = mpx(*NO_PICTURES, "images=flat.png")
     assert code == 0, err
     said = json.loads((result(folder) / "summary.json").read_text())
-    assert table(result(folder))[0]["p_normalised"] == "nan" and said["p_normalised"]["n"] == 0
-    assert said["share_p_normalised_below_0.1"] is None
+    assert table(result(folder))[0]["value_normalised"] == "nan" and said["value_normalised"]["n"] == 0
+    assert said["share_value_normalised_below_0.1"] is None

@@ -51,15 +51,15 @@ def test_a_mask_says_that_the_row_is_complete(tmp_path, explanation, monkeypatch
         assert [str(z[k]) for k in ("name", "image", "class", "game")] == ["cat-2-tabby", "cat", "tabby cat", "deletion"]
         assert int(z["target"]) == 2
         assert Image.open(io.BytesIO(z["photo"].tobytes())).size == (56, 40)
-        assert float(z["p_before"]) == pytest.approx(0.9) and float(z["p_reference"]) == pytest.approx(0.1)
+        assert float(z["value_before"]) == pytest.approx(0.9) and float(z["value_reference"]) == pytest.approx(0.1)
 
 
 def test_table_rows(explanation):
     e = explanation()
-    e.p_before[1] = e.p_reference[1]
+    e.value_before[1] = e.value_reference[1]
     first, second = tables.table_rows(e)
     assert tuple(first) == tables.RESULT_COLUMNS
-    assert first["p_normalised"] == pytest.approx((0.2 - 0.1) / (0.9 - 0.1)) and math.isnan(second["p_normalised"])
+    assert first["value_normalised"] == pytest.approx((0.2 - 0.1) / (0.9 - 0.1)) and math.isnan(second["value_normalised"])
     assert (first["image"], first["target"], first["class"], first["mask"]) == ("cup", 1, "mug", "masks/cup-1-mug.npz")
     assert first["seconds"] == 1.5 and first["area"] == pytest.approx(float(e.area[0]))
 
@@ -101,11 +101,12 @@ def test_json_knows_no_nan(tmp_path):
 
 def test_summary(tmp_path, explanation):
     rows = [
-        {"image": f"p{i}", "p_normalised": x, "p_after": x, "area": 0.1, "passes": 9.0, "forwards": 0.0, "seconds": 1.0}
+        {"image": f"p{i}", "value_normalised": x, "value_after": x, "area": 0.1}
+        | {"passes": 9.0, "forwards": 0.0, "seconds": 1.0}
         for i, x in enumerate((0.0, 0.1, 0.2, 0.9, math.nan))
     ]
-    summary = summaries.summarise_rows(rows, 1, 2, {"p_normalised": "how"})
-    p = summary["p_normalised"]
+    summary = summaries.summarise_rows(rows, 1, 2, {"value_normalised": "how"})
+    p = summary["value_normalised"]
     assert (summary["n"], summary["n_skipped"], summary["n_missing"], p["n"]) == (5, 1, 2, 4)
     assert p["mean"] == pytest.approx(0.3) and p["median"] == pytest.approx(0.15)
     low, high = p["interval95"]
@@ -117,7 +118,7 @@ def test_summary(tmp_path, explanation):
 
 @pytest.mark.parametrize("names", [["cup"], ["x" * 300, "日本語" * 60, "e\u0301" * 90, "ok"], ["\x1b[31mred\nline\r", ""]])
 def test_the_table_fits_the_terminal_and_is_aligned(names):
-    numbers = {"p_before": 0.987, "p_after": math.nan, "area": 0.5, "seconds": 1234.56}
+    numbers = {"value_before": 0.987, "value_after": math.nan, "area": 0.5, "seconds": 1234.56}
     lines = terminal.format_rows([{"image": n, "class": n[::-1], **numbers} for n in names]).split("\n")
     assert len(lines) == 1 + len(names)
     assert all(terminal.cell_width(line) <= 100 and line.isprintable() for line in lines)
@@ -130,5 +131,5 @@ def test_terminal_cells_of_wide_and_combining_characters():
 
 
 def test_a_short_neighbour_leaves_its_room():
-    row = {"image": "x", "class": "c" * 60, "p_before": 0.5, "p_after": 0.5, "area": 0.5, "seconds": 1.0}
+    row = {"image": "x", "class": "c" * 60, "value_before": 0.5, "value_after": 0.5, "area": 0.5, "seconds": 1.0}
     assert "c" * 54 in terminal.format_rows([row])

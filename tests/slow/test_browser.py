@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from finished_run import HOSTILE, save
+from synthetic_explanation import set_values
 
 from mpx.pictures.colours import overlay
 from mpx.report import html
@@ -67,7 +68,7 @@ def test_sliders_and_views(tmp_path, explanation, browse):
     assert page.inner_text("#class") == "tabby cat"
     picture = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
     assert (picture - overlay(e.images[1], e.saliency[1])).abs().mean() < 0.01  # as mpx.pictures.colours draws it
-    last = format_value("probability", float(e.frame_p[-1, 1]))
+    last = format_value("probability", float(e.frame_values[-1, 1]))
     captions = page.eval_on_selector_all("figcaption", "all => all.map(e => e.textContent.replaceAll('\u00a0', ' '))")
     assert captions[0] == "photo · p 0.900" and captions[1].endswith(f"p {last}")
     assert captions[2:] == ["evidence deleted at the end · p 0.200", "evidence kept at the end"]
@@ -75,7 +76,7 @@ def test_sliders_and_views(tmp_path, explanation, browse):
     moved = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
     assert (moved - overlay(e.images[1], e.frame_saliency[2, 1] / 255)).abs().mean() < 0.01 < (moved - picture).abs().mean()
     assert page.inner_text("#iterated") == f"{e.iterations[2]} of 30"
-    assert format_value("probability", float(e.frame_p[2, 1])) in page.inner_text("figure:nth-child(2) figcaption")
+    assert format_value("probability", float(e.frame_values[2, 1])) in page.inner_text("figure:nth-child(2) figcaption")
     page.evaluate(MOVE, ["opacity", 0])
     bare = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
     assert (bare - e.images[1]).abs().mean() < 0.01
@@ -95,7 +96,7 @@ def test_filters_sorting_and_hostile_names(tmp_path, explanation, browse):
     names = [f"row{k}" for k in range(5)]
     e = explanation(names=names, classes=HOSTILE)
     e.image_names = ["b10", "b9", "c", "a", "<i>d"]
-    e.p_after = torch.tensor([0.1, 0.5, 0.3, 0.15, 0.8])
+    set_values(e, [0.1, 0.5, 0.3, 0.15, 0.8])
     e.saliency = e.saliency * torch.tensor([0.5, 0.1, 0.9, 0.2, 0.3]).view(-1, 1, 1, 1)
     page = browse(html.write_report(save(tmp_path, e, skipped=[("x.png", "is <b>no</b> image")])))
     assert page.evaluate(NAMES) == e.image_names and page.text_content("#skipped td") == "is <b>no</b> image"
@@ -108,7 +109,7 @@ def test_filters_sorting_and_hostile_names(tmp_path, explanation, browse):
     assert sort("name") == ["<i>d", "a", "b9", "b10", "c"]
     assert sort("area") == ["b9", "a", "<i>d", "b10", "c"]
     assert sort("failure") == ["<i>d", "b9", "c", "a", "b10"]
-    assert sort("drop of p") == ["b10", "a", "c", "b9", "<i>d"]
+    assert sort("drop") == ["b10", "a", "c", "b9", "<i>d"]
     page.click("#turn")
     assert page.evaluate(NAMES) == ["<i>d", "b9", "c", "a", "b10"]
     page.select_option("#which", "succeeds")

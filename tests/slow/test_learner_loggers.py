@@ -6,7 +6,7 @@ import pytest
 from learning.test_learner import learner
 from trainers import cpu_trainer
 
-NAMES = {"loss/total", "loss/score", "score/probability", "mask/area"}
+NAMES = {"loss/total", "loss/score", "score/value", "mask/area"}
 
 
 def fit(logger) -> None:

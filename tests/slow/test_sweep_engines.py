@@ -87,7 +87,7 @@ def test_optuna_minimises_the_objective(mpx, folder):
     assert len(areas) == 3 and optimum.best_value == pytest.approx(min(areas))
     assert (sweep / "table.md").is_file()
     code, _, err = mpx(*QUICK, "limit=1", "objective=nosuch")
-    assert code == 1 and "objective='nosuch'" in err and "p_normalised" in err
+    assert code == 1 and "objective='nosuch'" in err and "value_normalised" in err
 
 
 def _run(mpx, folder, *line) -> list:

@@ -41,14 +41,14 @@ def contrast(explanation):
 def test_the_evidence_is_found(name, game):
     e = explained(name, game=game)
     assert (contrast(e) > 3).all() and (e.area < 0.3).all()
-    assert (e.p_normalised < 0.2).all() if game != "preservation" else (e.p_normalised > 0.8).all()
+    assert (e.value_normalised < 0.2).all() if game != "preservation" else (e.value_normalised > 0.8).all()
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_batch_is_its_single_runs(name):
     together, alone = explained(name, PHOTOS), [explained(name, PHOTOS[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(together.saliency, torch.cat([e.saliency for e in alone]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(together.p_before, torch.cat([e.p_before for e in alone]))
+    torch.testing.assert_close(together.value_before, torch.cat([e.value_before for e in alone]))
 
 
 @pytest.mark.parametrize("name", TASKS)

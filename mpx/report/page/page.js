@@ -6,7 +6,7 @@ const $ = (id) => document.getElementById(id);
 const { jobs, rows, columns, colours, aspect } = JSON.parse($("page").textContent);
 const place = Object.fromEntries(columns.map((name, k) => [name, k]));
 const number = (cell, name) => cell.values[place[name]] ?? null;
-const FIXED = ["target", "requested_area", "p_before", "p_after", "p_reference", "p_normalised", "area", "passes", "forwards", "seconds"];
+const FIXED = ["target", "requested_area", "value_before", "value_after", "value_reference", "value_normalised", "area", "passes", "forwards", "seconds"];
 const metrics = columns.filter((name) => !FIXED.includes(name));
 
 function make(tag, attributes = {}, ...children) {
@@ -16,16 +16,18 @@ function make(tag, attributes = {}, ...children) {
   return made;
 }
 
-// ---- numbers, as mpx.pictures.text writes them
+// ---- numbers, as mpx.pictures.text and mpx.tasks write them
 
-const probability = (p) => (p === null ? "–" : p > 0 && p < 0.0005 ? "<0.001" : p.toFixed(3));
+const { quantity, bounded } = jobs[0]; // of the values: what the network's output is read as, and whether it is in [0,1]
+const word = quantity === "probability" ? "p" : quantity;
+const value = (v) => (v === null ? "–" : !bounded ? short(v) : v > 0 && v < 0.0005 ? "<0.001" : v.toFixed(3));
 const percent = (a) => (a === null ? "–" : `${(100 * a).toFixed(1)} %`);
 function short(x) {
   if (x === null) return "–";
   if (Number.isInteger(x) || Math.abs(x) >= 100) return x.toFixed(0);
   return x !== 0 && Math.abs(x) < 0.0005 ? x.toExponential(1) : Math.abs(x) >= 1 ? x.toPrecision(3) : x.toFixed(3);
 }
-const written = { area: percent, requested_area: percent, p_before: probability, p_after: probability, p_reference: probability };
+const written = { area: percent, requested_area: percent, value_before: value, value_after: value, value_reference: value };
 const kept = (j) => (jobs[j].game === "preservation" ? ["kept", "deleted"] : ["deleted", "kept"]);
 
 // ---- pictures: a block of JSON for each cell, read when it is looked at and forgotten after
@@ -145,8 +147,9 @@ function label(j) {
 }
 
 function meter(cell) {
-  const bar = make("div", { class: "meter", title: "p before (light) and after (dark)" });
-  for (const name of ["p_before", "p_after"]) {
+  const bar = make("div", { class: "meter", title: `${quantity} before (light) and after (dark)` });
+  if (!bounded) return bar;
+  for (const name of ["value_before", "value_after"]) {
     const part = make("i");
     part.style.width = `${100 * (number(cell, name) ?? 0)}%`;
     bar.append(part);
@@ -164,7 +167,7 @@ function facts(r, j) {
   const line = (left, right, kind = "") =>
     make("div", { class: `line ${kind}`, title: left }, make("span", {}, left), typeof right === "string" ? make("span", {}, right) : right);
   return [
-    line(`p ${probability(number(cell, "p_before"))} → ${probability(number(cell, "p_after"))}`, verdict(cell)),
+    line(`${word} ${value(number(cell, "value_before"))} → ${value(number(cell, "value_after"))}`, verdict(cell)),
     line("area", percent(number(cell, "area"))),
     ...metrics.filter((name) => number(cell, name) !== null).map((name) => line(name, short(number(cell, name)), "small")),
   ];
@@ -213,14 +216,14 @@ new IntersectionObserver((entries) => entries[0].isIntersecting && grow(), { roo
 
 const mean = (values) => values.reduce((a, b) => a + b, 0) / (values.length || NaN);
 const over = (value) => (row) => mean(row.cells.filter((c) => c?.values).map(value).filter((x) => x !== null));
-const lost = (cell, j) => (jobs[j].game === "preservation" ? 1 - number(cell, "p_normalised") : number(cell, "p_normalised"));
+const lost = (cell, j) => (jobs[j].game === "preservation" ? 1 - number(cell, "value_normalised") : number(cell, "value_normalised"));
 const SORTS = {
   "order of the run": [null, 1],
-  "drop of p": [over((c) => number(c, "p_before") - number(c, "p_after")), -1],
+  "drop": [over((c) => number(c, "value_before") - number(c, "value_after")), -1],
   area: [over((c) => number(c, "area")), 1],
   class: [(row) => row.class, 1],
   name: [(row) => row.image, 1],
-  failure: [(row) => mean(row.cells.map((c, j) => (c?.values && number(c, "p_normalised") !== null ? lost(c, j) : null)).filter((x) => x !== null)), -1],
+  failure: [(row) => mean(row.cells.map((c, j) => (c?.values && number(c, "value_normalised") !== null ? lost(c, j) : null)).filter((x) => x !== null)), -1],
   ...Object.fromEntries(metrics.map((name) => [name, [over((c) => number(c, name)), -1]])),
 };
 const compare = new Intl.Collator(undefined, { numeric: true }).compare;
@@ -305,9 +308,9 @@ function figures(visit) {
   const image = (name, text, p) => {
     if (!view?.[name]) return;
     view[name].alt = `${rows[r].class}, ${text}`;
-    figure(rest, view[name], text + (p === undefined ? "" : ` · p\u00a0${probability(p)}`));
+    figure(rest, view[name], text + (p === undefined ? "" : ` · ${word}\u00a0${value(p)}`));
   };
-  image("photo", "photo", number(cell, "p_before"));
+  image("photo", "photo", number(cell, "value_before"));
   views.forEach((one, k) => {
     if (!one) return;
     const canvas = make("canvas", { role: "img" }), said = make("span");
@@ -318,7 +321,7 @@ function figures(visit) {
     figure(first, canvas, ...(sweep ? [pick, said] : [said]));
   });
   const [under, opposite] = kept(j);
-  image("perturbed", `evidence ${under} at the end`, number(cell, "p_after"));
+  image("perturbed", `evidence ${under} at the end`, number(cell, "value_after"));
   image("complement", `evidence ${opposite} at the end`);
   $("views").replaceChildren(...new Set([first, rest]));
 }
@@ -327,7 +330,7 @@ function draw() {
   const { r, j, views, canvases, charts } = here, strength = $("opacity").value / 100, view = views[j];
   $("strength").textContent = `${$("opacity").value} %`;
   if (!view) return;
-  const frame = Number($("iteration").value), { iterations, p } = view.data;
+  const frame = Number($("iteration").value), { iterations } = view.data;
   $("iterated").textContent = `${iterations[frame]} of ${iterations[view.last]}`;
   $("iteration").setAttribute("aria-valuetext", `iteration ${$("iterated").textContent}`);
   views.forEach((one, k) => {
@@ -335,7 +338,7 @@ function draw() {
     const f = Math.round((frame / Math.max(1, view.last)) * one.last);
     const found = overlay(canvases[k], one, f, strength);
     const area = f === one.last ? number(rows[r].cells[k], "area") : found;
-    canvases[k].said.textContent = `evidence · area\u00a0${percent(area)} · p\u00a0${probability(one.data.p[f])}`;
+    canvases[k].said.textContent = `evidence · area\u00a0${percent(area)} · ${word}\u00a0${value(one.data.values[f])}`;
     canvases[k].setAttribute("aria-label", `${rows[r].class}, ${canvases[k].said.textContent}`);
   });
   charts.forEach((move) => move(iterations[frame]));
@@ -349,8 +352,9 @@ const COLOURS = 6;
 function charts(visit, data) {
   $("charts").replaceChildren();
   if (!data?.curves) return;
-  const names = Object.keys(data.curves), outcome = names.filter((n) => n === "probability" || n === "area");
-  if (outcome.length) chart(visit, "probability and area", outcome, data, [0, 1], outcome[0] === "probability" && data.p);
+  const names = Object.keys(data.curves), outcome = names.filter((n) => n === "value" || n === "area");
+  if (outcome.length && bounded) chart(visit, `${quantity} and area`, outcome, data, [0, 1], outcome[0] === "value");
+  else outcome.forEach((name) => chart(visit, name === "value" ? quantity : name, [name], data, undefined, name === "value"));
   const terms = names.filter((n) => !outcome.includes(n));
   if (terms.length) chart(visit, "objective", terms, data);
 }
@@ -385,8 +389,8 @@ function chart(visit, title, names, data, range, dots) {
     });
   });
   if (dots) {
-    const colour = `c${names.indexOf("probability") % COLOURS}`;
-    path(data.p.map((v, i) => (v === null ? "" : `M${x(data.iterations[i])} ${y(v)}h0`)).join(""), `dots ${colour}`);
+    const colour = `c${names.indexOf("value") % COLOURS}`;
+    path(data.values.map((v, i) => (v === null ? "" : `M${x(data.iterations[i])} ${y(v)}h0`)).join(""), `dots ${colour}`);
     legend.append(make("span", { class: colour }, "• without augmentations"));
   }
   const line = path("", "now");

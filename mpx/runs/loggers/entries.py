@@ -22,7 +22,7 @@ from mpx.runs.terminal import printable
 MAX_POINTS = 200  # of a curve
 MAX_IMAGES = 10  # of a tag: TensorBoard shows ten, drawn at random from more
 MAX_LINES = 200  # of the results table as text
-METRIC_COLUMNS = ("p_normalised", "area", "p_after", "passes", "seconds")
+METRIC_COLUMNS = ("value_normalised", "area", "value_after", "passes", "seconds")
 
 
 @dataclass(frozen=True)

@@ -63,14 +63,21 @@ def to_explanation(
         frame_values=torch.stack([select(frame.value) for frame in frames]),
         game=objective.method.game,
         task=objective.task,
-        seconds=torch.tensor([state.seconds for state in valid_states]) + (time.perf_counter() - start) / len(states),
-        passes=torch.tensor([state.passes for state in valid_states]),
-        forwards=torch.tensor([state.forwards for state in valid_states]),
         batch_size=len(objective.targets),
-        started=torch.tensor([state.started for state in valid_states], dtype=torch.float64),
-        duration=torch.tensor([state.duration for state in valid_states]),
+        **_cost(valid_states, (time.perf_counter() - start) / len(states)),
     )
     return explanation, failed
+
+
+def _cost(states: Sequence[RowState], evaluation_seconds: float) -> dict[str, Tensor]:
+    """Return what each row took; evaluation_seconds: of its evaluation here."""
+    return {
+        "seconds": torch.tensor([state.seconds for state in states]) + evaluation_seconds,
+        "passes": torch.tensor([state.passes for state in states]),
+        "forwards": torch.tensor([state.forwards for state in states]),
+        "started": torch.tensor([state.started for state in states], dtype=torch.float64),
+        "duration": torch.tensor([state.duration for state in states]),
+    }
 
 
 def _snapshot(objective: Objective, states: Sequence[RowState], k: int, iteration: int) -> Tensor:

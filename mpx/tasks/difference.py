@@ -4,6 +4,7 @@
 import torch
 from torch import Tensor
 
+from mpx.data.targets import Categories
 from mpx.tasks.classification import Classification
 
 
@@ -18,6 +19,11 @@ class Difference(Classification):
 
     def __init__(self, other: int | None = None):
         self.other = other
+
+    def name(self, target: int, categories: Categories) -> str:
+        """Return the target's name and the other class's."""
+        other = "the next class" if self.other is None else super().name(self.other, categories)
+        return f"{super().name(target, categories)} rather than {other}"
 
     def prepare(self, targets: Tensor, output: Tensor, reference: Tensor | None = None) -> Tensor:
         """Return (B,2): the target and the other class."""

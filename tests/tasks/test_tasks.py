@@ -2,12 +2,13 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from planted import SquareNet, square_photo
 from task_networks import EYE, TASKS, Binary, Boxes, Multi, Queries, Segments, network
 
-from mpx import config, explain
+from mpx import config, config_plan, explain
 from mpx.models import Classifier
 from mpx.tasks.classification import CLASSIFICATION
 from mpx.tasks.detection import Detection
@@ -34,6 +35,23 @@ def contrast(explanation):
     inside, outside = SQUARE.bool().expand_as(explanation.saliency), ~SQUARE.bool().expand_as(explanation.saliency)
     means = [(explanation.saliency * part).sum((1, 2, 3)) / part.sum((1, 2, 3)) for part in (inside, outside)]
     return means[0] / means[1].clamp(min=1e-6)
+
+
+@pytest.mark.parametrize("name", config.options("task"))
+def test_every_option_is_a_task(name, tmp_path):
+    np.save(tmp_path / "texts.npy", EYE)
+    more = [f"task.embeddings={tmp_path}/texts.npy"] if name == "similarity" else []
+    task = config_plan.build_task(config.compose(f"task={name}", *more))
+    output = torch.rand(2, 3, 4, 4) if name == "segmentation" else torch.rand(2, 5, 6).round(decimals=1)
+    output = output if name in ("segmentation", "detection") else torch.rand(2, 3)
+    targets = torch.tensor([0, 2])
+    if name == "detection":
+        output[..., 4] = torch.tensor([0, 0, 2, 2, 2])
+    prepared = task.prepare(targets, output, 1 - output)
+    for numbers in (task.support(output, prepared), task.value(output, prepared), task.logit(output, prepared)):
+        assert numbers.shape == (2,) and numbers.isfinite().all()
+    bounds = task.low - 1e-5, task.high + 1e-5
+    assert ((bounds[0] <= task.value(output, prepared)) & (task.value(output, prepared) <= bounds[1])).all()
 
 
 @pytest.mark.parametrize("game", ["deletion", "preservation", "dual"])

@@ -96,8 +96,8 @@ def explain(
 
     model: an mpx.Classifier, or any nn.Module from images in [0,1] to logits (B,K); it is frozen meanwhile and restored
         at the end. Wrap a network that needs normalised input: Classifier(network, mean, std).
-    images: (B,3,H,W) or (3,H,W) in [0,1]; or a file, a folder, a glob, a PIL image, or a list of these, preprocessed by the
-        Classifier.
+    images: a tensor (B,C,H,W) or (C,H,W) in [0,1]; or a file, a folder, a glob, a PIL image, a numpy array ((H,W,C) of
+        0 to 255, or as in mpx.data.arrays), or a list of these, preprocessed by the Classifier.
     target: None for each image's top class; an index, a name, "top2", or a list of these, which gives a mask for each
         target and image; or a tensor or array (B,) of indices, one for each image. Or a function from whatever the network
         returns for B images to the number (B,) that is explained: task=Regression(function=target).
@@ -153,8 +153,8 @@ def _explain(
     on_step: Callable[[int], None] | None,
 ) -> Explanation:
     batch, names = as_images(images, classifier)
-    size, parts = batch.shape[2:], []
-    with classifier.frozen_and_folded(size), _without_autocast(classifier.device.type):
+    parts = []
+    with classifier.frozen_and_folded(batch.shape[2:]), _without_autocast(classifier.device.type):
         check_classifier(classifier, batch[:1])
         rows = iter(make_rows(classifier, batch, names, target, method.areas))
         solver = RowSolver(
@@ -163,7 +163,7 @@ def _explain(
             next_rows=lambda number: list(islice(rows, number)),
             batch_size=batch_size,
             warn=warnings.warn,
-            position_matters=partial(batch_position_matters, classifier, size) if deterministic else None,
+            position_matters=partial(batch_position_matters, classifier, batch.shape[1:]) if deterministic else None,
             pad=method.compile,
         )
         for solution in solver:

@@ -1,8 +1,8 @@
 """Augmentations: random changes that keep a mask from being an adversarial pattern, drawn anew at every step for each row.
 
 An augmentation is a function `(x (B,C,H,W), context: AugmentationContext, **options) -> x`. Its YAML puts it under one of
-two keys. `image_augmentations` change image and perturbed image alike, below the mask (C = 3 per level, no gradient passes).
-`input_augmentations` change the network's input. The YAML owns a root key of the augmentation's name, its
+two keys. `image_augmentations` change image and perturbed image alike, below the mask (C is the channels of all levels; no
+gradient passes). `input_augmentations` change the network's input. The YAML owns a root key of the augmentation's name, its
 strength; 0 turns it off.
 """
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpx.operators import unwrap
+from mpx.operators import per_channel, unwrap
 from mpx.randomness import RowRandom
 
 
@@ -25,15 +25,16 @@ class AugmentationContext:
     iteration: Tensor  # (B,) iterations done, of each row
 
 
-def noise(x: Tensor, context: AugmentationContext, sigma: float, scale: Sequence[float] = (1.0, 1.0, 1.0)) -> Tensor:
+def noise(x: Tensor, context: AugmentationContext, sigma: float, scale: float | Sequence[float] = 1.0) -> Tensor:
     """Add Gaussian noise (SmoothGrad, Smilkov et al. 2017) of standard deviation `sigma` in units of [0,1].
 
-    scale: factor of sigma per channel.
+    scale: factor of sigma, one number or one per channel.
     """
     if not sigma >= 0:
         raise ValueError(f"noise={sigma} must be 0 or larger, in units of [0,1]")
     draw = context.rng.normal(*x.shape[1:])
-    return x + torch.cat([draw[:, c : c + 1] * (sigma * factor) for c, factor in enumerate(scale)], 1)
+    factors = per_channel(scale, x, "scale")
+    return x + torch.cat([draw[:, c : c + 1] * (sigma * factor) for c, factor in enumerate(factors)], 1)
 
 
 def flip(x: Tensor, context: AugmentationContext, probability: float, alternate: bool = False) -> Tensor:

@@ -29,7 +29,7 @@ class MeaningfulPerturbation:
         self.options = options
 
     def attribute(self, inputs: Tensor | tuple[Tensor, ...], target: Any = None) -> Any:
-        """Return the saliency (B,1,H,W) in [0,1] of inputs (B,3,H,W), or a tuple for a tuple, as Captum's metrics pass.
+        """Return the saliency (B,1,H,W) in [0,1] of inputs (B,C,H,W), or a tuple for a tuple, as Captum's metrics pass.
 
         target: None for the top class, an index, or one index for each input. Images up to 0.1 outside [0,1] are clipped.
         Where a metric needs the shape of the inputs (captum.metrics.infidelity), use `.expand_as(inputs)`.

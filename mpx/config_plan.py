@@ -15,7 +15,7 @@ from mpx import config
 from mpx.data import datasets
 from mpx.data.items import Item, named_items
 from mpx.metrics.base import Metric, as_metric
-from mpx.models.classifier import Classifier
+from mpx.models.classifier import Classifier, check_bands
 from mpx.operators import describe, dotted_name, unwrap
 from mpx.report import html
 from mpx.runs.plan import RunPlan
@@ -29,7 +29,8 @@ MIXING_ARGUMENTS = ("accelerator", "strategy", "num_nodes", "plugins", "precisio
 ENDING_ARGUMENTS = ("min_epochs", "max_steps", "min_steps", "max_time", "limit_train_batches", "overfit_batches",
                     "fast_dev_run")  # fmt: skip
 COMPARED_GROUPS = ("model", "explainer", "perturbation", "mask", "score", "gradient", "optimizer")  # as hyperparameters
-NO_HYPERPARAMETERS = (*RESUMABLE_KEYS, *RESUMABLE_WITHOUT_DETERMINISM, "deterministic", "images", "pictures", "frames")
+NO_HYPERPARAMETERS = (*RESUMABLE_KEYS, *RESUMABLE_WITHOUT_DETERMINISM, "deterministic", "images", "pictures", "bands",
+                      "frames")  # fmt: skip
 
 
 def build_plan(
@@ -128,6 +129,8 @@ def build_classifier(cfg: DictConfig, device: torch.device) -> Classifier:
         classifier = config.build(cfg.model, "model")
     if not isinstance(classifier, Classifier):
         raise ValueError(f"model: {cfg.model._target_} returned {describe(classifier)}: it must return a Classifier")
+    if cfg.bands is not None:
+        classifier.bands = check_bands(to_plain(cfg)["bands"], classifier.channels)
     return classifier.to(device).with_task(build_task(cfg))
 
 

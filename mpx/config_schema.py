@@ -18,7 +18,8 @@ ENGINES = ("joblib", "slurm", "ray", "optuna")  # extras of pyproject.toml, each
 
 # types of the root keys of config.yaml; the type of an option's own key is in its function's signature
 SCHEMA = {
-    **{key: AnyNode() for key in ("images", "target", "area", "mask_size", "pictures", "other_perturbations", "batch_size")},
+    **{key: AnyNode() for key in ("images", "target", "area", "mask_size", "pictures", "bands")},
+    **{key: AnyNode() for key in ("other_perturbations", "batch_size")},
     **{key: StringNode() for key in ("name", "game", "device", "precision", "parallel", "share", "objective")},
     **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "threads", "log_images", "frames")},
     **{key: FloatNode() for key in ("lr", "dual_weight", "sufficient_share")},

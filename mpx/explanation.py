@@ -15,7 +15,7 @@ from mpx.tasks.base import Task
 if TYPE_CHECKING:
     from PIL import Image
 
-SHARED_FIELDS = ("iterations", "game", "task", "batch_size")  # fields that are not one value for each row
+SHARED_FIELDS = ("iterations", "game", "task", "batch_size", "bands")  # fields that are not one value for each row
 
 
 @dataclass
@@ -53,6 +53,7 @@ class Explanation:
     batch_size: int  # rows that were optimized together
     started: Tensor  # (B,) float64, unix time at which the row was prepared
     duration: Tensor  # (B,) seconds from then to its last iteration
+    bands: tuple[int, ...] | None = None  # channels that pictures show as red, green and blue; None: the first ones
 
     @property
     def area(self) -> Tensor:

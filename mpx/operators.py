@@ -8,7 +8,7 @@ regularizer   mpx.regularizers              augment    mpx.augmentations      ex
 optimizer     mpx.learning.optimizers       metric     mpx.metrics.base       task       mpx.tasks.base
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -53,6 +53,15 @@ def check_range(kind: str, operator: Callable, values: Tensor, hint: str = "") -
     if low < -ROUNDING or high > 1 + ROUNDING:
         span = f"{low:.3g} to {high:.3g}"
         raise ValueError(f"{kind} {dotted_name(operator)} returned values from {span}: they must be in [0,1]{hint}")
+
+
+def per_channel(values: float | Sequence[float], images: Tensor, name: str) -> list[float]:
+    """Return one number for each channel of images (...,C,H,W), from one number or one per channel. name: of the option."""
+    channels = images.shape[-3]
+    numbers = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else [values] * channels
+    if len(numbers) != channels or not all(isinstance(n, (int, float)) and not isinstance(n, bool) for n in numbers):
+        raise ValueError(f"{name}={values} must be one number, or a list of one for each of the image's {channels} channels")
+    return numbers
 
 
 def needs_area(operator: Operator) -> Operator:

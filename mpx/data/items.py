@@ -17,10 +17,11 @@ from pathlib import Path
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from mpx.data.annotations import Label, Region
+from mpx.data.arrays import ARRAY_SUFFIXES
 from mpx.data.box_files import read_boxes
 from mpx.errors import near_matches
 
-IMAGE_SUFFIXES = (*IMG_EXTENSIONS, ".gif", ".avif")
+IMAGE_SUFFIXES = (*IMG_EXTENSIONS, ".gif", ".avif", *ARRAY_SUFFIXES)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The geometry between an original image and the network's input, for images, boxes, points and masks, and back for points.
 
-Equals torchvision's `Resize` (shorter side, antialiased, on PIL) and `CenterCrop`; `resize=None` only crops. An image that
-is smaller than the crop is padded with black. Values stay in [0,1]: the Classifier normalises.
+Equals torchvision's `Resize` (shorter side, antialiased, on PIL; on the tensor where the image is one) and `CenterCrop`;
+`resize=None` only crops. An image that is smaller than the crop is padded with black. Values stay in [0,1]: the Classifier
+normalises.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, functional
 
-from mpx.data.images import to_rgb
+from mpx.data.images import RGB, image_size, to_channels
 
 MAX_PIXELS = 2**27  # after resizing; a 5000x2 strip would become 640000x256
 Point = tuple[float, float]  # (x,y)
@@ -37,12 +38,26 @@ class Preprocess:
         if self.interpolation not in allowed:
             raise ValueError(f"interpolation {self.interpolation!r} is unknown: choose one of {', '.join(allowed)}")
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Return the network's input (3,H,W) in [0,1] for an image."""
-        image = to_rgb(image)
-        width, height = self._resized(image.size)
-        image = functional.resize(image, [height, width], InterpolationMode(self.interpolation))
-        return functional.to_tensor(functional.center_crop(image, list(self.crop)))
+    def __call__(self, image: Image.Image | Tensor, channels: int = RGB) -> Tensor:
+        """Return the network's input (C,H,W) in [0,1] for a Pillow image or a tensor (C,H,W) in [0,1]."""
+        image = image if isinstance(image, Tensor) else to_channels(image, channels)
+        width, height = self._resized(image_size(image))
+        if isinstance(image, Tensor):
+            image = self._resized_tensor(image, [height, width])
+        else:
+            image = functional.resize(image, [height, width], InterpolationMode(self.interpolation))
+        image = functional.center_crop(image, list(self.crop))
+        return image if isinstance(image, Tensor) else functional.to_tensor(image)
+
+    def _resized_tensor(self, image: Tensor, size: list[int]) -> Tensor:
+        """Resize (C,H,W) in [0,1]; bicubic interpolation overshoots, which Pillow clips too."""
+        if list(image.shape[1:]) == size:
+            return image
+        mode = InterpolationMode(self.interpolation)
+        try:
+            return functional.resize(image, size, mode, antialias=True).clamp(0, 1)
+        except ValueError as error:  # Pillow knows more kinds of interpolation
+            raise ValueError(f"interpolation {mode.value!r} is for 8-bit images: choose bicubic or bilinear") from error
 
     def box(self, box: Box, original_size: tuple[int, int]) -> Box:
         """Map a box in pixels of the upright original of size (width, height) to the crop, clipped to it."""

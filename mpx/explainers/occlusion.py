@@ -17,7 +17,7 @@ def occlusion(
     context: ExplainerContext,
     patch: int = 35,
     stride: int = 8,
-    color: list[float] | None = None,
+    color: float | list[float] | None = None,
     max_batch: int = 64,
 ) -> Tensor:
     """Return the mean loss of probability.
@@ -46,8 +46,8 @@ def occlusion(
     return torch.cat(parts).mean(1, keepdim=True).to(images)  # the same for all colours
 
 
-def one_colour(images: Tensor, classifier: Classifier, color: list[float] | None) -> Tensor:
-    """Return images (B,3,H,W) of one colour, (r,g,b) in [0,1].
+def one_colour(images: Tensor, classifier: Classifier, color: float | list[float] | None) -> Tensor:
+    """Return images (B,C,H,W) of one colour: one number in [0,1], or one per channel.
 
     None: the colour that the network's normalisation turns into 0, as in published code, which multiplies normalised images.
     """

@@ -21,7 +21,7 @@ def rise(
     masks: int = 4000,
     cells: int = 7,
     keep: float = 0.5,
-    color: list[float] | None = None,
+    color: float | list[float] | None = None,
     max_batch: int = 64,
 ) -> Tensor:
     """Return sum_k p_k M_k / (masks * keep), as published, less its smallest value in the image: the order of pixels stays.

@@ -7,15 +7,16 @@ import torch
 from mpx.models.classifier import Classifier
 
 
-def batch_position_matters(classifier: Classifier, size: Sequence[int], batch_size: int, max_images: int = 128) -> bool:
+def batch_position_matters(classifier: Classifier, shape: Sequence[int], batch_size: int, max_images: int = 128) -> bool:
     """Return whether the network rounds an image by its position in the batch, as a last layer of two classes may.
 
-    Random images (3,*size) of many colours are tried in two positions each; gradients, which cost more, of the first few.
+    Random images of `shape` (C,H,W) are tried in two positions each; gradients, which cost more, of the first few.
     """
+    channels, *size = shape
     random = torch.Generator().manual_seed(0)
     for trial in range(max(4, max_images // batch_size) if batch_size > 1 else 0):
-        blocks = torch.rand(batch_size, 3, 4, 4, generator=random) * torch.rand(batch_size, 1, 1, 1, generator=random)
-        images = torch.nn.functional.interpolate(blocks, list(size)).to(classifier.device)
+        blocks = torch.rand(batch_size, channels, 4, 4, generator=random) * torch.rand(batch_size, 1, 1, 1, generator=random)
+        images = torch.nn.functional.interpolate(blocks, size).to(classifier.device)
         responses = [_response(classifier, images, shift, with_gradient=trial < 2) for shift in (0, 1)]
         if not all(map(torch.equal, *responses)):
             return True

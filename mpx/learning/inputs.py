@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from mpx.data import datasets
-from mpx.data.images import read_image, to_rgb
+from mpx.data.images import from_array, read_image, to_channels
 from mpx.learning.rows import Row
 from mpx.models.classifier import Classifier
 
@@ -44,16 +44,14 @@ def make_rows(
 def as_images(images: Any, classifier: Classifier) -> tuple[Tensor, list[str]]:
     """Return images as (B,C,H,W) float32 in [0,1], and their names.
 
-    images: a tensor (B,3,H,W) or (3,H,W) in [0,1]; or a file, a folder, a glob, a PIL image, or a list of these.
+    images: a tensor (B,C,H,W) or (C,H,W) in [0,1]; or a file, a folder, a glob, a PIL image, a numpy array, or a list of
+    these. An array may be a batch (B,H,W), (B,H,W,C) or (B,C,H,W) too.
     """
     if isinstance(images, Tensor):
-        batch = images.detach() if images.ndim == 4 else images.detach()[None]
-        if batch.ndim != 4 or batch.shape[1] != 3 or not batch.numel():
-            hint = "; permute(0,3,1,2) moves the channels there" if images.ndim == 4 and images.shape[-1] == 3 else ""
-            raise ValueError(f"images of shape {tuple(images.shape)} must be (B,3,H,W) or (3,H,W), and not empty{hint}")
+        batch = _checked(images.detach(), classifier)
         names = [f"image{i}" for i in range(len(batch))]
     else:
-        batch, names = _read(list(images) if isinstance(images, (list, tuple)) else [images], classifier)
+        batch, names = _read(_sources(images, classifier.channels), classifier)
     low, high = batch.min().item(), batch.max().item()
     if not (0 <= low and high <= 1):
         is_bytes = low >= 0 and high > 2
@@ -63,21 +61,61 @@ def as_images(images: Any, classifier: Classifier) -> tuple[Tensor, list[str]]:
     return batch.float(), names
 
 
+def _checked(images: Tensor, classifier: Classifier) -> Tensor:
+    """Return (B,C,H,W), or raise ValueError where the shape is not that of images of the classifier's channels."""
+    batch = images if images.ndim == 4 else images[None]
+    declared, channels = classifier.scale.shape[1], classifier.channels
+    fits = batch.ndim == 4 and batch.numel() and declared in (1, batch.shape[1])
+    is_moved = batch.ndim == 4 and batch.shape[1] != channels == batch.shape[-1]
+    if not fits or is_moved:
+        hint = "; permute(0,3,1,2) moves the channels there" if is_moved and images.ndim == 4 else ""
+        raise ValueError(
+            f"images of shape {tuple(images.shape)} must be (B,{channels},H,W) or ({channels},H,W), and not empty{hint}"
+        )
+    return batch
+
+
+def _sources(images: Any, channels: int) -> list:
+    """Return the images one by one: of a batch as an array, each of its images."""
+    if isinstance(images, np.ndarray):
+        is_one = images.ndim <= 2 or images.ndim == 3 and channels in (images.shape[0], images.shape[-1])
+        return [images] if is_one else list(images)
+    return list(images) if isinstance(images, (list, tuple)) else [images]
+
+
 def _read(sources: list, classifier: Classifier) -> tuple[Tensor, list[str]]:
+    channels = classifier.channels
+    names = [f"image{i}" for i in range(len(sources))]
     if sources and all(isinstance(source, Image.Image) for source in sources):
-        pil_images, names = [to_rgb(source) for source in sources], [f"image{i}" for i in range(len(sources))]
+        loaded = [to_channels(source, channels) for source in sources]
+    elif sources and all(isinstance(source, np.ndarray) for source in sources):
+        loaded = [_array_image(source, name, channels) for source, name in zip(sources, names)]
     elif all(isinstance(source, (str, Path)) for source in sources):
         items = datasets.images(sources)
         _refuse_duplicates(sources)
-        pil_images, names = [read_image(item.path) for item in items], [item.name for item in items]
+        loaded, names = [read_image(item.path, channels) for item in items], [item.name for item in items]
     else:
         kinds = ", ".join(sorted({type(source).__name__ for source in sources}))
-        raise ValueError(f"images of type {kinds} must be one tensor, or files, or PIL images")
-    to_image: Callable[[Image.Image], Tensor] = classifier.preprocess or to_tensor
-    tensors = [to_image(pil_image) for pil_image in pil_images]
+        raise ValueError(f"images of type {kinds} must be one tensor, or files, or PIL images, or numpy arrays")
+    tensors = [_input(image, classifier) for image in loaded]
     if len({x.shape for x in tensors}) > 1:
         raise ValueError("images differ in size: give the Classifier a preprocess, or resize them")
     return torch.stack(tensors), names
+
+
+def _array_image(array: np.ndarray, name: str, channels: int) -> Image.Image | Tensor:
+    """Return an array as an image, or raise ValueError that names it."""
+    try:
+        return from_array(array, channels)
+    except ValueError as error:
+        raise ValueError(f"images: the array {name} cannot be used: {error}") from error
+
+
+def _input(image: Image.Image | Tensor, classifier: Classifier) -> Tensor:
+    """Return the network's input (C,H,W) in [0,1]."""
+    if classifier.preprocess:
+        return classifier.preprocess(image, classifier.channels)
+    return image if isinstance(image, Tensor) else to_tensor(image)
 
 
 def _refuse_duplicates(sources: Iterable[str | Path]) -> None:

@@ -159,8 +159,8 @@ class RestoreModel(SilentCallback):
 class MaskLearner(BatchLearner):
     """Learns the masks of images under a frozen model, which is restored at the end.
 
-    model: an mpx.Classifier, or any nn.Module from images in [0,1] to logits (B,K). images: (B,3,H,W) in [0,1], or files as
-    in `mpx.explain`. target: as in `mpx.explain`; a list gives a mask for each of its targets and each image.
+    model: an mpx.Classifier, or any nn.Module from images in [0,1] to logits (B,K). images: (B,C,H,W) in [0,1], or files
+    as in `mpx.explain`. target: as in `mpx.explain`; a list gives a mask for each of its targets and each image.
     method: e.g. mpx.method("fong2017"). snapshots: most snapshots of each mask, from the first to the last iteration.
     """
 

@@ -64,6 +64,7 @@ def to_explanation(
         game=objective.method.game,
         task=objective.task,
         batch_size=len(objective.targets),
+        bands=objective.classifier.bands,
         **_cost(valid_states, (time.perf_counter() - start) / len(states)),
     )
     return explanation, failed

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
+from mpx.data.arrays import count_channels
 from mpx.errors import first_line
 from mpx.models.classifier import Classifier
 
 
 def check_classifier(classifier: Classifier, images: Tensor) -> Tensor:
-    """Run one forward and backward of the first of images (B,3,H,W) and return its output (1,...).
+    """Run one forward and backward of the first of images (B,C,H,W) and return its output (1,...).
 
     Raises ValueError that says why no mask can be learnt through this network.
     """
@@ -32,8 +33,9 @@ def _output(classifier: Classifier, image: Tensor) -> Tensor:
         return classifier(image)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"model {classifier.name} fails for images of 3 colours and {image.shape[2]}x{image.shape[3]} px "
-            f"({first_line(error)}): set the input size it was made for (model.size=, or the Classifier's preprocess)"
+            f"model {classifier.name} fails for images of {count_channels(image.shape[1])} and "
+            f"{image.shape[2]}x{image.shape[3]} px ({first_line(error)}): set the input size and the channels it was made "
+            "for (model.size= and model.channels=, or the Classifier's preprocess and channels)"
         ) from error
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from mpx.data.images import GREY, RGB
 from mpx.data.preprocessing import Preprocess
 from mpx.errors import first_line
 from mpx.models.folding import fold, fold_pair, unfold_pair
@@ -22,12 +23,14 @@ from mpx.tasks.classification import CLASSIFICATION
 class Classifier(nn.Module):
     """A network with its normalisation, preprocessing and class names.
 
-    mean, std: one number or one per colour, for images in [0,1]. categories: a name per class, in the order of the logits.
-    name: for tables and messages; None takes the network's class name. task: what of the output is explained.
+    mean, std: one number or one per channel, for images in [0,1]. categories: a name per class, in the order of the logits.
+    name: for tables and messages; None takes the network's class name. task: what of the output is explained. channels: of
+    the input; None: as many as mean or std has, else as the network's first convolution, else those of RGB. bands: the
+    channels, from 0, that pictures show as red, green and blue; None: the first three, or the first as grey.
     """
 
-    scale: Tensor  # (1,3,1,1), 1/std
-    shift: Tensor  # (1,3,1,1), -mean/std
+    scale: Tensor  # (1,C,1,1), 1/std; (1,1,1,1) where neither channels= nor mean and std say C
+    shift: Tensor  # the same of -mean/std
 
     def __init__(
         self,
@@ -38,6 +41,8 @@ class Classifier(nn.Module):
         categories: Sequence[str] | None = None,
         name: str | None = None,
         task: Task = CLASSIFICATION,
+        channels: int | None = None,
+        bands: Sequence[int] | None = None,
     ):
         super().__init__()
         self.network = network
@@ -49,13 +54,14 @@ class Classifier(nn.Module):
         self._folded: dict[nn.Module, nn.Module] = {}  # convolution -> its batch norm
         self._compiled: tuple[Callable[[Tensor], Tensor], ...] = ()  # a tuple: a module cannot be its own submodule
         self._freezings = 0  # `frozen` contexts that are open
-        means, stds = _per_colour(mean), _per_colour(std)
-        if any(values.numel() not in (1, 3) for values in (means, stds)) or not (stds > 0).all():
-            raise ValueError(f"mean={means.tolist()}, std={stds.tolist()}: each must be one number or three, std above 0")
+        means, stds = _per_channel(mean), _per_channel(std)
+        declared = _declared_channels(channels, means, stds)
         device = _device(network) or torch.empty(0).device
         for key, values in (("scale", 1 / stds), ("shift", -means / stds)):
-            values = values.float().expand(3).reshape(1, 3, 1, 1).to(device)
+            values = values.float().expand(declared or 1).reshape(1, -1, 1, 1).to(device)
             self.register_buffer(key, values, persistent=False)  # the state dict stays the network's
+        self.channels = declared or _convolved_channels(network) or RGB
+        self.bands = check_bands(bands, self.channels)
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +119,7 @@ class Classifier(nn.Module):
         if size is None and self.preprocess is not None:
             size = self.preprocess.crop
         with self.frozen():
-            pairs = {} if size is None else fold(self, self.device, size)
+            pairs = {} if size is None else fold(self, self.device, (self.channels, *size))
             self._folded |= pairs
             try:
                 yield self
@@ -159,5 +165,33 @@ def _device(network: nn.Module) -> torch.device | None:
     return None if first is None else first.device
 
 
-def _per_colour(values: float | Sequence[float]) -> Tensor:
+def check_bands(bands: Sequence[int] | None, channels: int) -> tuple[int, ...] | None:
+    """Return the channels that pictures show, or raise ValueError where the model has no such channels."""
+    if bands is None:
+        return None
+    if len(bands) not in (GREY, RGB) or any(type(band) is not int or not 0 <= band < channels for band in bands):
+        raise ValueError(f"bands={list(bands)} must be one or three channels from 0 to {channels - 1}")
+    return tuple(bands)
+
+
+def _per_channel(values: float | Sequence[float]) -> Tensor:
     return torch.tensor(values if isinstance(values, (int, float)) else list(values), dtype=torch.float64)
+
+
+def _declared_channels(channels: int | None, means: Tensor, stds: Tensor) -> int | None:
+    """Return the channels that the arguments of a Classifier name, or None where all are single numbers."""
+    if channels is not None and (type(channels) is not int or channels < 1):
+        raise ValueError(f"channels={channels!r} must be a whole number, at least 1")
+    counts = {values.numel() for values in (means, stds) if values.ndim} | ({channels} if channels else set())
+    count = channels or max(counts, default=None)
+    if count == 0 or not counts <= {1, count} or not (stds > 0).all():
+        raise ValueError(
+            f"mean={means.tolist()}, std={stds.tolist()}: each must be one number or one for each of the "
+            f"{count or 'same'} channels, std above 0"
+        )
+    return count
+
+
+def _convolved_channels(network: nn.Module) -> int | None:
+    """Return the input channels of the first convolution."""
+    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), None)

@@ -20,14 +20,14 @@ NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)  # timm's subclass BatchNorm2d and i
 Pairs = dict[nn.Module, nn.Module]  # convolution -> its batch norm
 
 
-def fold(network: nn.Module, device: torch.device, size: Sequence[int]) -> Pairs:
+def fold(network: nn.Module, device: torch.device, shape: Sequence[int]) -> Pairs:
     """Fold every batch norm that can be folded; return convolution -> batch norm, for `unfold_pair`.
 
-    All is undone where the logits of a random image of `size` (H,W) change by more than 1e-4 of the largest, or where
+    All is undone where the logits of a random image of `shape` (C,H,W) change by more than 1e-4 of the largest, or where
     anything fails.
     """
     random = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, *size, generator=random).to(device)
+    image = torch.rand(1, *shape, generator=random).to(device)
     folded: Pairs = {}
     equal = False
     with torch.no_grad():

@@ -27,7 +27,7 @@ class Layer:
     """A module of the network whose output is read and patched as a map (B,C,h,w).
 
     name: dotted name in the user's network; None chooses by `default_layer`. min_map_fraction: for that choice.
-    images: (B,3,H,W), for their size. group: the configuration group of the option `layer`, for messages.
+    images: (B,C,H,W), for their size. group: the configuration group of the option `layer`, for messages.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Layer:
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """Return the layer's map (B,C,h,w) for images x (B,3,H,W)."""
+        """Return the layer's map (B,C,h,w) for images x (B,C,H,W)."""
         outputs: list[Tensor] = []
         with _hooked(self.module, lambda _, args, out: outputs.append(_map_of(out, self.size).clone())):
             self.classifier(x)

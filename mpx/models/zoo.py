@@ -123,12 +123,13 @@ def custom(
     interpolation: str = "bicubic",
     categories: str | Sequence[str] | None = None,
     name: str | None = None,
+    channels: int | None = None,
 ) -> Classifier:
     """Return the user's own network as a Classifier.
 
     network: a module, or "package.module:function" or "path/file.py:function" that builds it without arguments. weights: a
     file, or None for the network as built. trust: why code in that file may run; None: it does not. resize: shorter side
-    before the centre crop of `size`; None takes the larger side of the crop.
+    before the centre crop of `size`; None takes the larger side of the crop. channels: see Classifier.
     """
     built = _build(network) if isinstance(network, str) else network
     if not isinstance(built, nn.Module):
@@ -139,7 +140,7 @@ def custom(
         categories = read_categories(categories) if isinstance(categories, str) else list(categories)
     crop = _pair(size)
     preprocess = Preprocess(crop, max(crop) if resize is None else resize, interpolation)
-    return Classifier(built, mean, std, preprocess, categories, name)
+    return Classifier(built, mean, std, preprocess, categories, name, channels=channels)
 
 
 def _build(path: str) -> object:
@@ -167,7 +168,7 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     sides = list(size) if isinstance(size, Sequence) else [size]
     if len(sides) not in (1, 2) or any(type(side) is not int or side < 1 for side in sides):
         raise ValueError(
-            f"size={size} must be whole numbers of pixels, at least 1: one, or [height,width] without the colours"
+            f"size={size} must be whole numbers of pixels, at least 1: one, or [height,width] without the channels"
         )
     return sides[0], sides[-1]
 

@@ -1,20 +1,31 @@
 """Blurs: Gaussian, median, the mean of both, and a pyramid of Gaussian blurs (Fong & Vedaldi 2017, equation 2)."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from mpx.operators import per_channel
 from mpx.perturbations.base import PerturbationContext
 
 
 def blur_gaussian(
-    images: Tensor, context: PerturbationContext, sigma: float = 10.0, kernel_size: int | None = None
+    images: Tensor, context: PerturbationContext, sigma: float | Sequence[float] = 10.0, kernel_size: int | None = None
 ) -> Tensor:
-    """Gaussian blur of `sigma` pixels at the network's resolution; kernel_size: see `gaussian_blur`."""
-    return gaussian_blur(images, sigma, kernel_size)
+    """Gaussian blur of `sigma` pixels at the network's resolution; kernel_size: see `gaussian_blur`.
+
+    sigma: also one number per channel; a channel of 0 stays as it is.
+    """
+    if not isinstance(sigma, Sequence):
+        return gaussian_blur(images, sigma, kernel_size)
+    numbers = per_channel(sigma, images, "perturbation.sigma")
+    if not any(numbers):
+        raise ValueError(f"perturbation.sigma={sigma} blurs no channel: at least one must be above 0")
+    planes = zip(images.split(1, 1), numbers)
+    return torch.cat([gaussian_blur(plane, s, kernel_size) if s else plane for plane, s in planes], 1)
 
 
 def blur_median(images: Tensor, context: PerturbationContext, kernel_size: int = 11) -> Tensor:

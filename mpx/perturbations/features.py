@@ -29,8 +29,8 @@ def bottleneck(
 ) -> "Bottleneck":
     """Features become noise with each feature's mean and standard deviation over other images.
 
-    reference_images: function (preprocess or None, (H,W)) -> iterator of batches (n,3,H,W) of the other images. layer:
-    dotted name of the module in the network; None chooses the last on every path to the logits whose map has at
+    reference_images: function (preprocess or None, (C,H,W)) -> iterator of batches (n,C,H,W) of the other images.
+    layer: dotted name of the module in the network; None chooses the last on every path to the logits whose map has at
     least `min_map_fraction` of the image's sides (mpx.models.layers.default_layer).
     """
     chosen = Layer(context.classifier, layer, min_map_fraction, images)
@@ -120,7 +120,7 @@ def _statistics(layer: Layer, reference_images: Callable, images: Tensor) -> tup
     """Return mean and standard deviation (C,h,w) of the layer's features over other images of the same size."""
     count = 0
     mean = square = torch.zeros((), dtype=torch.float64)
-    for batch in reference_images(layer.classifier.preprocess, tuple(images.shape[2:])):
+    for batch in reference_images(layer.classifier.preprocess, tuple(images.shape[1:])):
         features = layer.features(batch.to(images)).double()
         count += len(features)
         new_mean = mean + (features - mean).sum(0) / count  # Welford's update, by batches

@@ -1,33 +1,49 @@
 """Noise around grey, or around a random colour."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from mpx.operators import per_channel
 from mpx.perturbations.base import PerturbationContext
 from mpx.randomness import RowRandom
 
 
 def noise(
-    images: Tensor, context: PerturbationContext, sigma: float = 0.2, redraw: bool = True, mean: float = 0.5
+    images: Tensor,
+    context: PerturbationContext,
+    sigma: float | Sequence[float] = 0.2,
+    redraw: bool = True,
+    mean: float | Sequence[float] = 0.5,
 ) -> Tensor | Callable[[RowRandom], Tensor]:
     """Gaussian noise of standard deviation `sigma` around `mean`, clamped to [0,1] (Fong & Vedaldi 2017, equation 2).
 
-    redraw: draw it anew at every evaluation; otherwise once per image.
+    sigma, mean: one number, or one per channel. redraw: draw it anew at every evaluation; otherwise once per image.
     """
-    if not sigma >= 0:
-        raise ValueError(f"perturbation.sigma={sigma} of the noise must be 0 or larger, in units of [0,1]")
+    deviation = _deviation(sigma, images)
+    centre = images.new_tensor(per_channel(mean, images, "perturbation.mean")).view(-1, 1, 1)
 
     def draw(rng: RowRandom) -> Tensor:
-        return (mean + sigma * rng.normal(*images.shape[1:])).clamp(0, 1)
+        return (centre + deviation * rng.normal(*images.shape[1:])).clamp(0, 1)
 
     return draw if redraw else draw(context.rng)
 
 
-def random_color(images: Tensor, context: PerturbationContext, sigma: float = 0.2) -> Callable[[RowRandom], Tensor]:
+def random_color(
+    images: Tensor, context: PerturbationContext, sigma: float | Sequence[float] = 0.2
+) -> Callable[[RowRandom], Tensor]:
     """One random colour with Gaussian noise of `sigma`, clamped to [0,1] (Chang et al. 2019, "random")."""
+    deviation = _deviation(sigma, images)
 
     def draw(rng: RowRandom) -> Tensor:
-        return (rng.uniform(images.shape[1], 1, 1) + sigma * rng.normal(*images.shape[1:])).clamp(0, 1)
+        return (rng.uniform(images.shape[1], 1, 1) + deviation * rng.normal(*images.shape[1:])).clamp(0, 1)
 
     return draw
+
+
+def _deviation(sigma: float | Sequence[float], images: Tensor) -> Tensor:
+    """Return the standard deviation (C,1,1)."""
+    numbers = per_channel(sigma, images, "perturbation.sigma")
+    if not all(number >= 0 for number in numbers):
+        raise ValueError(f"perturbation.sigma={sigma} of the noise must be 0 or larger, in units of [0,1]")
+    return images.new_tensor(numbers).view(-1, 1, 1)

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from mpx.pictures.base import PicturedExplanation, evidence_state
-from mpx.pictures.colours import overlay
+from mpx.pictures.colours import as_rgb, overlay
 from mpx.pictures.encoding import TILE, to_tile, to_uint8
 from mpx.pictures.panel import draw_bar, stack_images
 from mpx.pictures.text import FAINT_INK, PAPER, draw_text, format_percent
@@ -29,14 +29,15 @@ def animation_gif(explanation: PicturedExplanation, row: int, max_side: int = 32
     keeps 24 frames near a megabyte.
     """
     saliency = explanation.frame_saliency[:, row] / 255
-    overlays = to_uint8(overlay(explanation.images[row], saliency))
+    overlays = to_uint8(overlay(as_rgb(explanation.images[row], explanation.bands), saliency))
+    frames = as_rgb(explanation.frames[:, row], explanation.bands)
     areas = saliency.mean((1, 2, 3)).tolist()
     pages = []
     for frame in range(len(explanation.iterations)):
         p = float(explanation.frame_values[frame, row])
         texts = [(explanation.classes[row], f"area {format_percent(areas[frame])}"),
                  (evidence_state(explanation), explanation.task.format(p))]  # fmt: skip
-        pictures = overlays[frame], explanation.frames[frame, row]
+        pictures = overlays[frame], frames[frame]
         pages.append(_draw_page(pictures, texts, explanation.iterations[frame], explanation.iterations[-1], max_side))
     return encode_gif(pages, [FIRST_MS] + [FRAME_MS] * (len(pages) - 2) + [LAST_MS])
 

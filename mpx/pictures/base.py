@@ -13,18 +13,19 @@ class PicturedExplanation(Protocol):
     image_names: list[str]
     classes: list[str]  # of the targets, readable
     game: str
-    images: Tensor  # (B,3,H,W)
-    perturbed: Tensor  # (B,3,H,W) the image under the final mask
-    complement: Tensor | None  # (B,3,H,W) the image under 1-mask; None where the mask acts inside the network
+    images: Tensor  # (B,C,H,W)
+    perturbed: Tensor  # (B,C,H,W) the image under the final mask
+    complement: Tensor | None  # (B,C,H,W) the image under 1-mask; None where the mask acts inside the network
     saliency: Tensor  # (B,1,H,W)
     task: Task
     value_before: Tensor  # (B,) the task's value of the target on the image,
     value_after: Tensor  # (B,) on `perturbed`,
     value_reference: Tensor  # (B,) and on the fully perturbed image
     iterations: list[int]  # F, the first is 0
-    frames: Tensor  # (F,B,3,H,W) uint8, the perturbed image
+    frames: Tensor  # (F,B,C,H,W) uint8, the perturbed image
     frame_saliency: Tensor  # (F,B,1,H,W) uint8
     frame_values: Tensor  # (F,B) the value
+    bands: tuple[int, ...] | None  # channels that are shown as red, green and blue
 
     @property
     def area(self) -> Tensor: ...  # (B,) mean saliency

@@ -4,6 +4,8 @@ The scale is always 0 to 1 and never stretched to the range of one picture, so a
 Magma is perceptually uniform and rises in luminance (van der Walt & Smith 2015, CC0).
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +28,16 @@ def heatmap(saliency: Tensor) -> Tensor:
     """Map saliency (...,1,H,W) in [0,1] to colours (...,3,H,W)."""
     index = (saliency.nan_to_num().clamp(0, 1) * 255).round().long()
     return COLOUR_TABLE[index.squeeze(-3)].movedim(-1, -3)
+
+
+def as_rgb(images: Tensor, bands: Sequence[int] | None = None) -> Tensor:
+    """Return the channels of images (...,C,H,W) that pictures show, as (...,3,H,W).
+
+    bands: three channels, or one for grey; None: the first three, or the first where there are fewer.
+    """
+    rgb = range(COLOUR_TABLE.shape[-1])
+    shown = list(bands or (rgb if images.shape[-3] >= len(rgb) else [0]))
+    return images[..., shown * (len(rgb) // len(shown)), :, :]
 
 
 def overlay(images: Tensor, saliency: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from mpx.pictures.base import PicturedExplanation, evidence_state
-from mpx.pictures.colours import overlay
+from mpx.pictures.colours import as_rgb, overlay
 from mpx.pictures.encoding import TILE, to_image, to_tile
 from mpx.pictures.text import FAINT_INK, INK, MARK, PAPER, RULE, draw_text, format_percent
 
@@ -72,14 +72,8 @@ def draw_thumbnail_panel(explanation: PicturedExplanation, row: int) -> Image.Im
 
 
 def _tiles(explanation: PicturedExplanation, row: int) -> list[Image.Image]:
-    return [
-        to_tile(x)
-        for x in (
-            explanation.images[row],
-            overlay(explanation.images[row], explanation.saliency[row]),
-            explanation.perturbed[row],
-        )
-    ]
+    image, perturbed = (as_rgb(x[row], explanation.bands) for x in (explanation.images, explanation.perturbed))
+    return [to_tile(x) for x in (image, overlay(image, explanation.saliency[row]), perturbed)]
 
 
 def _captions(explanation: PicturedExplanation, row: int) -> list[tuple[str, str]]:
@@ -114,7 +108,7 @@ def stack_images(images: Sequence[Image.Image]) -> Image.Image:
 def draw_scale(width: int, height: int) -> Image.Image:
     """Draw the overlay's colours from 0 to 1, as they look on a mid-grey image."""
     ramp = torch.linspace(0, 1, width).expand(1, height, width)
-    return to_image(overlay(torch.full((3, 1, 1), 0.5), ramp))
+    return to_image(overlay(as_rgb(torch.full((1, 1, 1), 0.5)), ramp))
 
 
 def draw_bar(width: int, height: int, value: float, tick: float = math.nan) -> Image.Image:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from mpx.pictures.base import PicturedExplanation
-from mpx.pictures.colours import overlay
+from mpx.pictures.colours import as_rgb, overlay
 from mpx.pictures.encoding import encode_jpeg, reduce_image, to_image, to_uint8
 
 MAX_FRAMES = 100  # of a strip: a JPEG is at most 65,535 pixels high
@@ -27,7 +27,8 @@ def snapshots(
     pictures = {"photo": explanation.images}
     if explanation.complement is not None:
         pictures |= {"perturbed": explanation.perturbed, "complement": explanation.complement}
-    encoded = {name: encode_jpeg(reduce_image(to_image(x[row]), max_side), 85) for name, x in pictures.items()}
+    shown = {name: to_image(as_rgb(x[row], explanation.bands)) for name, x in pictures.items()}
+    encoded = {name: encode_jpeg(reduce_image(image, max_side), 85) for name, image in shown.items()}
     frames = torch.linspace(0, len(explanation.iterations) - 1, min(len(explanation.iterations), MAX_FRAMES)).round().long()
     longer = max(explanation.images.shape[2:])
     h, w = (8 * max(1, round(side * frame_side / longer / 8)) for side in explanation.images.shape[2:])
@@ -43,6 +44,7 @@ def snapshots(
 def evolution_strips(explanation: PicturedExplanation, row: int, frames: Sequence[int]) -> Tensor:
     """Return (len(frames),3,H,3W) uint8: image | saliency over image | perturbed image at these frames, without captions."""
     index = list(frames)
-    images = to_uint8(explanation.images[row]).expand(len(index), -1, -1, -1)
-    overlays = to_uint8(overlay(explanation.images[row], explanation.frame_saliency[index, row] / 255))
-    return torch.cat([images, overlays, explanation.frames[index, row]], -1)
+    image = as_rgb(explanation.images[row], explanation.bands)
+    overlays = to_uint8(overlay(image, explanation.frame_saliency[index, row] / 255))
+    perturbed = as_rgb(explanation.frames[index, row], explanation.bands)
+    return torch.cat([to_uint8(image).expand(len(index), -1, -1, -1), overlays, perturbed], -1)

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mpx.data.images import read_image
 from mpx.learning.rows import Row
 from mpx.metrics.areas import group_rows, sum_of_areas
 from mpx.models.classifier import Classifier
@@ -19,7 +18,7 @@ from mpx.runs import store, tables
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.evaluation import Evaluator, Protocols, needs_annotations
 from mpx.runs.plan import RunPlan
-from mpx.runs.row_source import annotation_of, preprocessing
+from mpx.runs.row_source import annotation_of, load_image
 
 log = logging.getLogger("mpx")
 
@@ -127,7 +126,7 @@ def _load_rows(
         item = coordinator.items[coordinator.image_indices[row["image"]]]
         area = None if math.isnan(row["requested_area"]) else row["requested_area"]
         try:
-            image = preprocessing(classifier)(read_image(item.path))
+            image = load_image(classifier, item)
             annotation = annotation_of(classifier, item, row["target"]) if with_annotations else None
         except ValueError as error:
             unreadable[row["image"]] = str(error)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mpx.data.annotations import Annotation
-from mpx.data.images import read_image
+from mpx.data.images import image_size, read_image
 from mpx.data.items import Item
 from mpx.data.preprocessing import Preprocess
 from mpx.data.targets import region_of
@@ -61,7 +61,7 @@ class RowSource:
         try:
             if item.problem:
                 raise ValueError(item.problem)
-            x = preprocessing(self._classifier)(read_image(item.path))
+            x = load_image(self._classifier, item)
             file_bytes = os.stat(item.path).st_size
         except (ValueError, OSError) as error:
             self._coordinator.skip(item.name, str(error))
@@ -126,10 +126,17 @@ def preprocessing(classifier: Classifier) -> Preprocess:
     return classifier.preprocess
 
 
+def load_image(classifier: Classifier, item: Item) -> Tensor:
+    """Return the image (C,H,W) in [0,1] that the network gets."""
+    return preprocessing(classifier)(read_image(item.path, classifier.channels), classifier.channels)
+
+
 def annotation_of(classifier: Classifier, item: Item, target: int) -> Annotation | None:
     """Return where an item's target class is, or None if its dataset does not say."""
     if not item.regions:
         return None
     classes = len(classifier.categories) if classifier.categories else ANY_CLASS
     region = region_of(classifier.task.class_index(target), item.regions, classes, classifier.categories)
-    return Annotation(region, read_image(item.path).size, preprocessing(classifier)) if region else None
+    if not region:
+        return None
+    return Annotation(region, image_size(read_image(item.path, classifier.channels)), preprocessing(classifier))

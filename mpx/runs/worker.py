@@ -66,14 +66,14 @@ class Worker:
         plan, classifier = self._plan, self._classifier
         if self._coordinator:
             self._coordinator.log(f"{classifier.name} on {classifier.device}")
-        size = preprocessing(classifier).crop
+        shape = (classifier.channels, *preprocessing(classifier).crop)
         solver = RowSolver(
             prepare=self._prepare,
             optimize=self._fit,
             next_rows=self._row_source(),
             batch_size=plan.batch_size_on(classifier.device.type),
             warn=self._coordinator.warn if self._coordinator else ignore,
-            position_matters=partial(batch_position_matters, classifier, size) if plan.deterministic else None,
+            position_matters=partial(batch_position_matters, classifier, shape) if plan.deterministic else None,
             pad=plan.method.compile,
             can_halve=not self._group,
         )

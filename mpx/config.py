@@ -9,7 +9,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -105,10 +105,15 @@ def _check_type(key: str, value: object, annotation: Any) -> None:
     """Refuse a value of another type, where the annotation consists of plain types."""
     annotation = {"int": int, "float": float, "str": str, "bool": bool}.get(annotation, annotation)  # torch's are strings
     kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    if not set(kinds) <= {int, float, str, bool, type(None)}:
+    lists = {Sequence[float], list[float]} & set(kinds)
+    kinds = tuple(kind for kind in kinds if kind not in lists)
+    if not kinds or not set(kinds) <= {int, float, str, bool, type(None)}:
+        return
+    if lists and isinstance(value, Sequence) and not isinstance(value, str):
         return
     if type(value) not in kinds and not (type(value) is int and float in kinds):
         allowed = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+        allowed += " or a list" if lists else ""
         raise ValueError(f"{key}={value!r} must be of type {allowed}")
 
 

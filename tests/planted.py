@@ -26,7 +26,7 @@ class SquareNet(nn.Module):
         self.gain = nn.Parameter(torch.tensor(gain))  # something that could be trained, and must not be
         self.side = side
 
-    def forward(self, x):  # (B,3,H,W) -> (B,2)
+    def forward(self, x):  # (B,C,H,W) -> (B,2)
         square = x[..., self.box[0], self.box[1]]
         pattern = torch.ones_like(square[0, 0])
         pattern[::2, ::2] = pattern[1::2, 1::2] = -1.0
@@ -75,11 +75,11 @@ class PlaceNet(RoundingNet):
         return super().forward(x) * (1 + place * 2.0**-23)
 
 
-def square_photo(net: SquareNet, seed: int = 0) -> torch.Tensor:
-    """(3,H,W) noise in [0,1] with the checkerboard that the network looks for in its square."""
+def square_photo(net: SquareNet, seed: int = 0, channels: int = 3) -> torch.Tensor:
+    """(C,H,W) noise in [0,1] with the checkerboard that the network looks for in its square."""
     generator = torch.Generator().manual_seed(seed)
-    photo = torch.rand(3, net.side, net.side, generator=generator) * 0.4 + 0.3
-    pattern = torch.ones(3, net.side, net.side)
+    photo = torch.rand(channels, net.side, net.side, generator=generator) * 0.4 + 0.3
+    pattern = torch.ones(channels, net.side, net.side)
     pattern[:, ::2, ::2] = pattern[:, 1::2, 1::2] = -1.0
     rows, cols = net.box
     photo[:, rows, cols] = 0.5 + 0.4 * pattern[:, rows, cols]

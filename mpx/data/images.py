@@ -58,7 +58,8 @@ def _lies_in_bands(image: Image.Image, channels: int) -> bool:
     """Return whether a TIFF file's pages or bands are the channels: Pillow reads one page, of at most four bands."""
     if image.format != "TIFF":
         return False
-    pages, bands = getattr(image, "n_frames", 1), getattr(image, "tag_v2", {}).get(BANDS_TAG, 1)
+    pages = getattr(image, "n_frames", 1)  # foreign: Pillow's class of TIFF files
+    bands = getattr(image, "tag_v2", {}).get(BANDS_TAG, 1)  # foreign: as above
     if channels in (GREY, RGB):
         return bands == 1 < pages == channels or bands > len("RGBA")
     return pages > 1 or bands > len("RGBA")

@@ -86,7 +86,7 @@ class Evaluator:
         )
 
     def _perturb_fully(self, perturbation: Callable[..., Any], targets: Tensor, images: Tensor) -> Tensor:
-        """Return the images (B,3,H,W) with every pixel perturbed."""
+        """Return the images (B,C,H,W) with every pixel perturbed."""
         context = PerturbationContext(self._classifier, targets, row_random(self._method.seed, images, targets))
         return fully_perturbed(perturbation, images, context)
 

@@ -35,15 +35,15 @@ class Checkers(nn.Module):
     `act`: makes an activation; with a batch norm, a residual sum and a pooling, as networks have.
     """
 
-    def __init__(self, act=nn.ReLU):
+    def __init__(self, act=nn.ReLU, channels=3):
         super().__init__()
         torch.manual_seed(0)
-        self.first, self.norm = nn.Conv2d(3, 6, 2, 2), nn.BatchNorm2d(6)
+        self.first, self.norm = nn.Conv2d(channels, 6, 2, 2), nn.BatchNorm2d(6)
         self.second, self.pool, self.head = nn.Conv2d(6, 6, 3, 1, 1, bias=False), nn.MaxPool2d(2), nn.Linear(6, 3)
         self.act1, self.act2 = act(), act()
         with torch.no_grad():
             self.first.weight.normal_(0, 0.02)
-            self.first.weight[0] = torch.tensor([[-1.0, 1.0], [1.0, -1.0]]) / 12
+            self.first.weight[0] = torch.tensor([[-1.0, 1.0], [1.0, -1.0]]) / (4 * channels)
             self.first.bias.copy_(torch.tensor([-0.1, 0.0, 0.0, 0.0, 0.0, 0.0]))
             self.norm.running_mean.uniform_(-0.02, 0.02)
             self.norm.running_var.uniform_(0.8, 1.2)

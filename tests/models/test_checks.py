@@ -31,8 +31,8 @@ class NoGrad(Wrap):
         (Wrap(lambda out: out[:, :2].sigmoid().view(-1, 2)), "gives sigmoids.*task=multilabel"),
         (Wrap(lambda out: out - out.mean(0)[None] * (len(out) > 1)), "gives an image another output"),
         (Wrap().double(), "weights of torch.float64"),
-        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), "3 colours and 8x8 px .*model.size="),
-        (nn.Sequential(nn.Flatten(), nn.Linear(27, 5)), "3 colours and 8x8 px .*model.size="),
+        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten()), "3 channels and 8x8 px .*model.channels="),
+        (nn.Sequential(nn.Flatten(), nn.Linear(27, 5)), "3 channels and 8x8 px .*model.size="),
     ],
 )
 def test_refuses(network, words):

@@ -19,7 +19,7 @@ def test_normalises():
     assert torch.allclose(inputs[0], (X - mean[:, None, None]) / std[:, None, None], atol=1e-6)
 
 
-@pytest.mark.parametrize("mean, std", [((0.1, 0.2), 1.0), (0.0, 0.0), (0.0, (1.0, 1.0, -1.0))])
+@pytest.mark.parametrize("mean, std", [((0.1, 0.2), (1.0, 1.0, 1.0)), (0.0, 0.0), (0.0, (1.0, 1.0, -1.0))])
 def test_refuses_a_normalisation_that_is_none(mean, std):
     with pytest.raises(ValueError, match="std above 0"):
         Classifier(Wrap(), mean, std)

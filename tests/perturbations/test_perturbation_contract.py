@@ -1,5 +1,7 @@
 """The contract of a perturbation (mpx.perturbations.base), for every option of configs/perturbation."""
 
+from functools import partial
+
 import pytest
 import torch
 from choices import PERTURBATIONS
@@ -16,20 +18,22 @@ OPTIONS = config.options("perturbation")
 RNG = RowRandom([1, 2, 3])
 
 
-def network() -> nn.Module:
+def network(channels: int = 3) -> nn.Module:
     """A transformer, which has the tokens and the layers that perturbations inside the network need."""
     torch.manual_seed(0)
     network = VisionTransformer(64, 16, 3, 2, 16, 24, num_classes=3).eval().requires_grad_(False)
     nn.init.normal_(network.heads.head.weight)
+    if channels != 3:
+        network.conv_proj = nn.Conv2d(channels, 16, 16, 16).requires_grad_(False)
     return network
 
 
 NETWORK = network()
 
 
-def other_images(preprocess, size):
+def other_images(preprocess, shape):
     """For perturbation=bottleneck, which computes the features' mean and spread over these."""
-    yield torch.rand(20, 3, *size, generator=torch.Generator().manual_seed(1))
+    yield torch.rand(20, *shape, generator=torch.Generator().manual_seed(1))
 
 
 def prepared(name: str, images: torch.Tensor = IMAGES) -> PreparedPerturbation:
@@ -135,3 +139,47 @@ def test_a_perturbation_of_another_shape_is_refused():
     images = torch.rand(2, 3, 8, 8)
     with pytest.raises(ValueError, match=r"returned \(2, 8, 8\): it must return \(B,C,H,W\) = \(2, 3, 8, 8\)"):
         prepare(lambda images, context: images[:, 0], images, perturbation_context(images))
+
+
+@pytest.mark.parametrize("channels", [1, 6])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_images_may_have_any_number_of_channels(name, channels):
+    option = config.option("perturbation", name)
+    if "reference_images" in option.keywords:
+        option.keywords["reference_images"] = other_images
+    if name == "fade":  # a colour of three channels
+        option.keywords["color"] = 0.45
+    images = torch.rand(2, channels, 64, 64, generator=torch.Generator().manual_seed(0))
+    net = network(channels)
+    perturbation = prepare(option, images, perturbation_context(images, net))
+    sample = perturbation.sample(RowRandom([1, 2]).at(0))
+    ones, zeros = (torch.full((2, *perturbation.mask_shape), value) for value in (1.0, 0.0))
+    assert torch.equal(perturbation.apply(sample, ones), images)
+    perturbed = perturbation.apply(sample, zeros)
+    assert perturbed.shape == images.shape and perturbed.min() >= 0 and perturbed.max() <= 1
+    with perturbation.patched_network(*perturbation.network_inputs(sample, zeros)):
+        assert (net(perturbed) - net(images)).abs().amax(1).min() > 1e-4 or not perturbation.masks_pixels
+    assert perturbation.to_image(ones).shape == (2, 1, 64, 64)
+
+
+@pytest.mark.parametrize("name, options, key", [
+    ("blur_gaussian", {"sigma": [5.0, 0, 2.0]}, "sigma"), ("noise", {"sigma": [0.2, 0, 0.1], "mean": [0.5, 0.1, 0.9]}, "sigma"),
+    ("random_color", {"sigma": [0.2, 0.0, 0.1]}, "sigma"), ("black", {"color": [0.1, 0.5, 0.0]}, "color"),
+])  # fmt: skip
+def test_each_channel_has_its_strength(name, options, key):
+    option = config.option("perturbation", name)
+
+    def perturbed(**options):
+        result = prepare(partial(option, **options), IMAGES, perturbation_context(IMAGES))
+        return result.apply(result.sample(RNG.at(0)), torch.zeros(3, *result.mask_shape))
+
+    together = perturbed(**options)
+    for channel in range(3):
+        alone = {name: values[channel] for name, values in options.items()}
+        if name == "blur_gaussian" and not alone["sigma"]:
+            assert torch.equal(together[:, channel], IMAGES[:, channel])
+        else:
+            torch.testing.assert_close(together[:, channel], perturbed(**alone)[:, channel])
+    for wrong in ([1.0, 1.0], [0.1] * 4, ["a"] * 3, [-1.0] * 3):
+        with pytest.raises(ValueError, match=f"{key}="):
+            perturbed(**{key: wrong})

@@ -62,12 +62,13 @@ def test_a_batch_is_its_single_runs(channels):
     torch.testing.assert_close(together.saliency, alone.saliency, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("perturbation", ["blur_gaussian", "blur_pyramid", "blur_median", "mean_color", "black", "local_mean"])
+@pytest.mark.parametrize("perturbation", ["blur_gaussian", "blur_pyramid", "mean_color", "black", "local_mean"])
 @pytest.mark.parametrize("game", ["deletion", "preservation"])
 def test_a_grey_photo_is_the_same_photo_three_times(game, perturbation):
     grey = photos(1)
     options = SMALL | dict(perturbation=small_perturbation(perturbation), game=game)
-    one, three = explain(SquareNet(), grey, 1, **options), explain(MeanOfChannels(), grey.expand(-1, 3, -1, -1), 1, **options)
+    one = explain(SquareNet(), grey, 1, **options)
+    three = explain(MeanOfChannels(), grey.expand(-1, 3, -1, -1), 1, **options)
     torch.testing.assert_close(one.saliency, three.saliency, atol=1e-4, rtol=0)
     torch.testing.assert_close(one.perturbed.expand(-1, 3, -1, -1), three.perturbed, atol=1e-4, rtol=0)
     assert np.abs(np.asarray(one.panel(0), int) - np.asarray(three.panel(0), int)).mean() < 1
@@ -148,10 +149,10 @@ def test_the_channels_of_a_classifier(network, options, channels):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"mean": [0.0] * 3, "channels": 4}, "one for each of the 4 channels"),
-        ({"mean": [0.0] * 3, "channels": 1}, "one for each of the 1 channels"),
-        ({"mean": [0.0] * 3, "std": [1.0] * 2}, "one for each of the"),
-        ({"mean": []}, "one number or one for each"),
+        ({"mean": [0.0] * 3, "channels": 4}, "one per channel .there are 4., std"),
+        ({"mean": [0.0] * 3, "channels": 1}, "one per channel .there are 1."),
+        ({"mean": [0.0] * 3, "std": [1.0] * 2}, "one per channel"),
+        ({"mean": []}, "one number, or one per channel"),
         ({"channels": 0}, "channels=0 must be a whole number"),
         ({"channels": 4, "bands": [1, 2]}, r"bands=\[1, 2\] must be one or three channels from 0 to 3"),
         ({"channels": 4, "bands": [1, 2, 4]}, "from 0 to 3"),
@@ -165,7 +166,8 @@ def test_channels_that_do_not_fit_are_refused(options, words):
 def test_pictures_show_chosen_bands():
     images = torch.rand(2, 6, 4, 5)
     assert torch.equal(as_rgb(images), images[:, :3]) and torch.equal(as_rgb(images, [3, 2, 1]), images[:, [3, 2, 1]])
-    assert torch.equal(as_rgb(images, [4]), images[:, [4, 4, 4]]) and torch.equal(as_rgb(images[:, :2]), images[:, [0, 0, 0]])
+    assert torch.equal(as_rgb(images, [4]), images[:, [4] * 3])
+    assert torch.equal(as_rgb(images[:, :2]), images[:, [0] * 3])
     e = explain(Classifier(SquareNet(), channels=6, bands=[5, 5, 0]), photos(6), 1, **SMALL | dict(steps=2))
     assert e.bands == (5, 5, 0) == e.select([1]).bands
     assert e.panel(0).tobytes() != explain(SquareNet(), photos(6), 1, **SMALL | dict(steps=2)).panel(0).tobytes()
@@ -179,7 +181,8 @@ def test_a_run_of_grey_files(folder, mpx):
     command = [*SQUARE, "model.channels=1", "images=photos", "name=run", "metric=[deletion,cross_perturbation,sanity]"]
     code, out, err = mpx(*command, "target=1", "deterministic=true")
     run = folder / "outputs" / "run"
-    assert code == 3 and "rgb: cannot read image 'photos/rgb.npy': its shape is (40, 40, 3)" in re.sub(r"\s+", " ", out + err)
+    assert code == 3, out + err
+    assert "rgb: cannot read image 'photos/rgb.npy': its shape is (40, 40, 3)" in re.sub(r"\s+", " ", out + err)
     assert len(list((run / "panels").glob("*.png"))) == len(list((run / "evolution").glob("*.gif"))) == 4
     masks = [np.load(run / "masks" / f"{name}-1-checker-board.npz")["saliency"] for name in ("a", "p0")]
     assert np.array_equal(*masks) and (run / "report.html").stat().st_size > 1000

@@ -186,8 +186,8 @@ def _declared_channels(channels: int | None, means: Tensor, stds: Tensor) -> int
     count = channels or max(counts, default=None)
     if count == 0 or not counts <= {1, count} or not (stds > 0).all():
         raise ValueError(
-            f"mean={means.tolist()}, std={stds.tolist()}: each must be one number or one for each of the "
-            f"{count or 'same'} channels, std above 0"
+            f"mean={means.tolist()}, std={stds.tolist()}: each must be one number, or one per channel"
+            f"{f' (there are {count})' if count else ''}, std above 0"
         )
     return count
 

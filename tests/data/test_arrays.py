@@ -122,11 +122,11 @@ def faults(folder):
         "empty.npy": (6, r"shape is \(6, 0, 9\)"),
         "objects.npy": (6, "holds pickled objects, which are not loaded"),
         "two.npz": (6, r"2 arrays \(a, b\); name one of them image"),
-        "cut.npz": (6, ""),
-        "page.npy": (6, ""),
+        "cut.npz": (6, "cannot read"),
+        "page.npy": (6, "cannot read"),
         "six.tif": (4, r"shape is \(6, 8, 9\)"),
         "bands.tif": (4, r"shape is \(8, 9, 6\)"),
-        "cut.tif": (6, ""),
+        "cut.tif": (6, "cannot read"),
     }
 
 

@@ -163,7 +163,8 @@ def test_images_may_have_any_number_of_channels(name, channels):
 
 
 @pytest.mark.parametrize("name, options, key", [
-    ("blur_gaussian", {"sigma": [5.0, 0, 2.0]}, "sigma"), ("noise", {"sigma": [0.2, 0, 0.1], "mean": [0.5, 0.1, 0.9]}, "sigma"),
+    ("blur_gaussian", {"sigma": [5.0, 0, 2.0]}, "sigma"),
+    ("noise", {"sigma": [0.2, 0, 0.1], "mean": [0.5, 0.1, 0.9]}, "sigma"),
     ("random_color", {"sigma": [0.2, 0.0, 0.1]}, "sigma"), ("black", {"color": [0.1, 0.5, 0.0]}, "color"),
 ])  # fmt: skip
 def test_each_channel_has_its_strength(name, options, key):

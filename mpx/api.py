@@ -25,6 +25,7 @@ from mpx.learning.batching import RowSolver, prepare_batch
 from mpx.learning.inputs import as_images, make_rows
 from mpx.learning.loop import optimize
 from mpx.learning.method import Method
+from mpx.models.bare import as_classifier
 from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
 from mpx.tasks.base import Task
@@ -57,7 +58,7 @@ def _accept_scalars(function: Callable) -> Callable:
 @torch.enable_grad()  # whatever the caller's mode: Captum's metrics call under no_grad
 @_accept_scalars
 def explain(
-    model: nn.Module,
+    model: nn.Module | str,
     images: Any,
     target: Any = None,
     *,
@@ -94,8 +95,9 @@ def explain(
 ) -> Explanation:
     """Learn which pixels each image's class rests on.
 
-    model: an mpx.Classifier, or any nn.Module from images in [0,1] to logits (B,K); it is frozen meanwhile and restored
-        at the end. Wrap a network that needs normalised input: Classifier(network, mean, std).
+    model: an mpx.Classifier; or any nn.Module from images to logits (B,K), or what its task takes; or the name of a
+        torchvision network. It is frozen meanwhile and restored at the end. Networks of timm and Hugging Face bring their
+        normalisation; wrap any other that needs normalised input: Classifier(network, mean, std).
     images: a tensor (B,C,H,W) or (C,H,W) in [0,1]; or a file, a folder, a glob, a PIL image, a numpy array ((H,W,C) of
         0 to 255, or as in mpx.data.arrays), or a list of these, preprocessed by the Classifier.
     target: None for each image's top class; an index, a name, "top2", or a list of these, which gives a mask for each
@@ -115,16 +117,13 @@ def explain(
     Return the explanation of all rows, image by image. Raises ValueError, one sentence, for wrong arguments or a failed row.
     """
     arguments = dict(locals())
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model of type {type(model).__name__} must be a torch.nn.Module")
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be a whole number, at least 1")
     if method:
         Method.check(method)
         _refuse_arguments_of_a_method(arguments)
     method = method or _method_of(arguments)
-    classifier = model if isinstance(model, Classifier) else Classifier(model)
-    classifier, target = with_task(classifier, task, target)
+    classifier, target = with_task(as_classifier(model), task, target)
     return _explain(method, classifier, images, target, batch_size, deterministic, frames, on_step)
 
 

@@ -34,6 +34,7 @@ from mpx.learning.method import Method
 from mpx.learning.outcome import to_explanation
 from mpx.learning.rows import Row
 from mpx.learning.trainer_keys import check_trainer
+from mpx.models.bare import as_classifier
 from mpx.models.classifier import Classifier
 
 
@@ -166,7 +167,7 @@ class MaskLearner(BatchLearner):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | str,
         images: Any,
         target: Any = None,
         *,
@@ -179,7 +180,7 @@ class MaskLearner(BatchLearner):
         self.method = method
         self.snapshots = snapshots
         # in a tuple, so that the network is no submodule: no checkpoint, optimizer or process group sees it
-        self._network = (model if isinstance(model, Classifier) else Classifier(model),)
+        self._network = (as_classifier(model),)
         self._frozen = ExitStack()  # the model, during a fit
         pixels, names = as_images(images, self.classifier)
         with self.classifier.frozen():

@@ -27,6 +27,7 @@ class Classifier(nn.Module):
     name: for tables and messages; None takes the network's class name. task: what of the output is explained. channels: of
     the input; None: as many as mean or std has, else as the network's first convolution, else those of RGB. bands: the
     channels, from 0, that pictures show as red, green and blue; None: the first three, or the first as grey.
+    embed_texts: from texts to embeddings (N,D), of a network that embeds images, to compare with.
     """
 
     scale: Tensor  # (1,C,1,1), 1/std; (1,1,1,1) where neither channels= nor mean and std say C
@@ -43,6 +44,7 @@ class Classifier(nn.Module):
         task: Task = CLASSIFICATION,
         channels: int | None = None,
         bands: Sequence[int] | None = None,
+        embed_texts: Callable[[list[str]], Tensor] | None = None,
     ):
         super().__init__()
         self.network = network
@@ -50,6 +52,7 @@ class Classifier(nn.Module):
         categories = task.categories or categories
         self.categories = None if categories is None else tuple(categories)
         self.task = task
+        self.embed_texts = embed_texts
         self.name = name or type(network).__name__
         self._folded: dict[nn.Module, nn.Module] = {}  # convolution -> its batch norm
         self._compiled: tuple[Callable[[Tensor], Tensor], ...] = ()  # a tuple: a module cannot be its own submodule
@@ -85,7 +88,8 @@ class Classifier(nn.Module):
     def with_task(self, task: Task) -> "Classifier":
         """Return this classifier of the same network with another task, whose outputs may have names of their own."""
         twin = copy.copy(self)
-        twin.task, twin._folded = task, {}
+        with self.frozen():
+            twin.task, twin._folded = task.for_model(self.embed_texts), {}
         twin.categories = task.categories or self.categories
         return twin
 
@@ -119,7 +123,7 @@ class Classifier(nn.Module):
         if size is None and self.preprocess is not None:
             size = self.preprocess.crop
         with self.frozen():
-            pairs = {} if size is None else fold(self, self.device, (self.channels, *size))
+            pairs = {} if size is None else fold(self, self.device, (self.channels, *size), self.task.comparable)
             self._folded |= pairs
             try:
                 yield self

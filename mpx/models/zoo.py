@@ -1,8 +1,8 @@
 """Sources of networks: each function returns a Classifier with the preprocessing and class names that its weights belong to.
 
-configs/model/*.yaml name these functions. `efficientnet_lite0` needs no connection; `torchvision` and `timm` download on
-first use; `custom` takes the user's own network. `weights` means the same everywhere: DEFAULT or a named entry of the
-library, None for random weights (the network as built, for `custom`), or the path of a checkpoint.
+configs/model/*.yaml name these functions and that of mpx.models.hf. `efficientnet_lite0` needs no connection; `torchvision`
+and `timm` download on first use; `custom` takes the user's own network. `weights` means the same everywhere: DEFAULT or a
+named entry of the library, None for random weights (the network as built, for `custom`), or the path of a checkpoint.
 Networks made here are in channels-last order, up to a third faster on a CPU; `custom` leaves the user's as it is.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torchvision.models as torchvision_models
 from torch import nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from mpx.data.preprocessing import Preprocess
 from mpx.errors import first_line, near_matches
@@ -47,17 +48,24 @@ def efficientnet_lite0() -> Classifier:
 
 
 def torchvision(name: str, weights: str | None = DEFAULT) -> Classifier:
-    """Return any of torchvision's classifiers. weights: DEFAULT, a name such as IMAGENET1K_V1, None or a file."""
-    names = torchvision_models.list_models(module=torchvision_models)
+    """Return any of torchvision's networks for classification, segmentation or detection.
+
+    weights: DEFAULT, a name such as IMAGENET1K_V1, None or a file.
+    """
+    classifiers = torchvision_models.list_models(module=torchvision_models)
+    others = (torchvision_models.segmentation, torchvision_models.detection)
+    names = [*classifiers, *(other for kind in others for other in torchvision_models.list_models(module=kind))]
     if name not in names:
         raise ValueError(_unknown("torchvision", name, names))
     entries = torchvision_models.get_model_weights(name)
     file = None if weights is None or weights in entries.__members__ else weights
     if file is not None and not is_file(file):
         raise ValueError(_no_weights("torchvision", name, file, list(entries.__members__)))
-    entry = entries[DEFAULT if weights is None or file is not None else weights]
+    downloads = weights is not None and file is None
+    entry = entries[weights if downloads else DEFAULT]
+    options = {} if downloads or name in classifiers else {"weights_backbone": None}  # by default it is downloaded
     try:
-        network = torchvision_models.get_model(name, weights=entry if weights is not None and file is None else None)
+        network = torchvision_models.get_model(name, weights=entry if downloads else None, **options)
     except Exception as error:  # no connection, a wrong hash, a cached file that is cut short
         folder = Path(torch.hub.get_dir(), "checkpoints")
         raise ValueError(
@@ -66,10 +74,28 @@ def torchvision(name: str, weights: str | None = DEFAULT) -> Classifier:
         ) from error
     if file is not None:
         load_weights(network, file)
-    transform = entry.transforms()
-    preprocess = Preprocess(_pair(transform.crop_size), transform.resize_size[0], transform.interpolation.value)
     network = network.to(memory_format=torch.channels_last)
-    return Classifier(network, transform.mean, transform.std, preprocess, entry.meta["categories"], name)
+    categories = entry.meta["categories"]
+    if is_torchvision_detector(network):
+        return torchvision_detector(network, categories, name)
+    transform = entry.transforms()
+    resize = transform.resize_size[0]
+    crop = _pair(transform.crop_size if hasattr(transform, "crop_size") else resize)  # foreign: a segmenter's has none
+    preprocess = Preprocess(crop, resize, transform.interpolation.value)
+    return Classifier(network, transform.mean, transform.std, preprocess, categories, name)
+
+
+def is_torchvision_detector(network: nn.Module) -> bool:
+    """Return whether a network is one of torchvision's detectors, which normalise and resize images themselves."""
+    return isinstance(network._modules.get("transform"), GeneralizedRCNNTransform)
+
+
+def torchvision_detector(network: nn.Module, categories: Sequence[str] | None = None, name: str | None = None) -> Classifier:
+    """Return one of torchvision's detectors as a Classifier; its input has the size that the detector resizes images to."""
+    transform = network.get_submodule("transform")
+    assert isinstance(transform, GeneralizedRCNNTransform)
+    size = _pair(transform.fixed_size[::-1] if transform.fixed_size else transform.min_size[-1])
+    return Classifier(network, 0.0, 1.0, Preprocess(size, min(size), "bilinear"), categories, name)
 
 
 def timm(name: str, weights: str | None = DEFAULT) -> Classifier:
@@ -78,7 +104,6 @@ def timm(name: str, weights: str | None = DEFAULT) -> Classifier:
     name: also with a tag, such as resnet50.a1_in1k, which DEFAULT then stands for.
     """
     import timm as timm_library
-    from timm.data import resolve_model_data_config
 
     names = timm_library.list_models() + timm_library.list_pretrained()  # without and with the tag of the weights
     if name not in names:
@@ -103,12 +128,18 @@ def timm(name: str, weights: str | None = DEFAULT) -> Classifier:
         raise ValueError(f"timm model {name} has no classification head: choose one with classes")
     if file is not None:
         load_weights(network, file)
+    return timm_classifier(network.to(memory_format=torch.channels_last), name)
+
+
+def timm_classifier(network: nn.Module, name: str | None = None) -> Classifier:
+    """Return one of timm's networks as a Classifier, with the preprocessing that its weights or its architecture have."""
+    from timm.data import resolve_model_data_config
+
     transform = resolve_model_data_config(network)
     size = transform["input_size"][1:]
     # crop_mode squash and border are treated as center: a box must map to a box
     preprocess = Preprocess(size, math.floor(max(size) / transform["crop_pct"]), transform["interpolation"])
     categories = imagenet_categories() if network.num_classes == 1000 else None
-    network = network.to(memory_format=torch.channels_last)
     return Classifier(network, transform["mean"], transform["std"], preprocess, categories, name)
 
 

@@ -6,7 +6,7 @@ has no alternatives, such as a predicted value, is the logit of the only answer 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -35,12 +35,25 @@ class Task:
         output = first_tensor(raw)
         if output is None or output.ndim != 2 or len(output) != count:
             actual = type(raw).__name__ if output is None else tuple(output.shape)
-            raise ValueError(f"model output must be (B, classes), got {actual} for B={count}{_fitting_task(raw, output)}")
+            hint = "" if output is not None and output.ndim == 2 else fitting_task(raw)
+            raise ValueError(f"model output must be (B, classes), got {actual} for B={count}{hint}")
         return output
+
+    def for_model(self, embed_texts: Callable[[list[str]], Tensor] | None) -> "Task":
+        """Return this task for a model; embed_texts: its function from texts to embeddings (N,D), where it has one."""
+        return self
 
     def class_count(self, output: Tensor) -> int | None:
         """Return the number of indices that a target may have, of an output (B,...); None where that is unknown."""
         return output.shape[1]
+
+    def is_empty(self, output: Tensor) -> bool:
+        """Return whether the output (1,...) of an image says nothing about it, and so has no gradient."""
+        return False
+
+    def comparable(self, output: Tensor) -> Tensor:
+        """Return the part of an output (B,...) that does not change when other images are in the batch."""
+        return output
 
     def check(self, output: Tensor, pair: Tensor | None, name: str) -> None:
         """Raise ValueError where a model's output is of another task.
@@ -126,13 +139,16 @@ def first_tensor(raw: Any) -> Tensor | None:
     return raw if isinstance(raw, Tensor) else None
 
 
-def _fitting_task(raw: Any, output: Tensor | None) -> str:
+def fitting_task(raw: Any) -> str:
     """Return which task fits a network's output, as the end of a sentence."""
+    output = first_tensor(raw)
+    if hasattr(raw, "image_embeds"):  # foreign: CLIP of Hugging Face
+        return ": set task=similarity"
+    if isinstance(raw, list) and raw and isinstance(raw[0], Mapping) or hasattr(raw, "pred_boxes"):  # foreign: DETR
+        return ": set task=detection"
     if isinstance(raw, Mapping) and isinstance(raw.get("out"), Tensor) or output is not None and output.ndim == 4:
         return ": set task=segmentation"
-    if isinstance(raw, list) and raw and isinstance(raw[0], Mapping) or isinstance(raw, Mapping) and "pred_boxes" in raw:
-        return ": set task=detection"
-    return ""
+    return ": set task=classification" if output is not None and output.ndim == 2 else ""
 
 
 def repeat_rows(targets: Tensor, count: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from mpx.data.targets import Categories
-from mpx.tasks.base import Labels, Task
+from mpx.tasks.base import Labels, Task, fitting_task
 
 OBJECTS = 1000  # target = class + OBJECTS * k is the object of this class with the k-th highest score, from 0
 
@@ -47,12 +47,20 @@ class Detection(Task):
         actual = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
         raise ValueError(
             f"task=detection needs a list of dicts with boxes, labels and scores, or logits (B,Q,K) and boxes (B,Q,4), "
-            f"and the model gives {actual}"
+            f"and the model gives {actual}{fitting_task(raw)}"
         )
 
     def class_count(self, output: Tensor) -> int | None:
         """Return None: the detections do not say how many classes there are."""
         return None
+
+    def is_empty(self, output: Tensor) -> bool:
+        """Return whether nothing is detected."""
+        return not output[..., 5].any()
+
+    def comparable(self, output: Tensor) -> Tensor:
+        """Return the detection (B,6) with the highest score; rounding may change the order and the number of the others."""
+        return output[torch.arange(len(output)), output[..., 5].argmax(1)]
 
     def resolve(self, target: Any, output: Tensor, label: Labels, categories: Categories) -> list[int]:
         """Return objects: top1, top2, ... by score, the best of a class, or class + 1000 * k. output: (N,6) of an image."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mpx.data.targets import Categories
-from mpx.tasks.base import Labels, Task, first_tensor
+from mpx.tasks.base import Labels, Task, first_tensor, fitting_task
 
 
 class Segmentation(Task):
@@ -38,9 +38,9 @@ class Segmentation(Task):
         output = raw["out"] if isinstance(raw, Mapping) and "out" in raw else first_tensor(raw)
         if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != count:
             actual = tuple(output.shape) if isinstance(output, Tensor) else type(raw).__name__
-            hint = "; set task=classification" if isinstance(output, Tensor) and output.ndim == 2 else ""
             raise ValueError(
-                f"task=segmentation needs outputs (B, classes, h, w), and the model gives {actual} for B={count}{hint}"
+                f"task=segmentation needs outputs (B, classes, h, w), and the model gives {actual} for B={count}"
+                f"{fitting_task(raw)}"
             )
         return output
 

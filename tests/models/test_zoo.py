@@ -11,7 +11,7 @@ import torchvision.models as tv
 import yaml
 from torch import nn
 
-from mpx import config, config_plan
+from mpx import config, config_plan, explain
 from mpx.data.datasets import sample
 from mpx.data.images import read_image
 from mpx.data.preprocessing import Preprocess
@@ -78,6 +78,37 @@ def test_torchvision_carries_its_preprocessing(name, crop, resize):
     assert classifier(torch.rand(2, 3, 224, 224)).shape == (2, 1000)  # in train mode: auxiliary heads
 
 
+@pytest.mark.parametrize(
+    "name, crop, detects",
+    [
+        ("lraspp_mobilenet_v3_large", 520, False),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn", 320, True),
+        ("ssdlite320_mobilenet_v3_large", 320, True),
+    ],
+)
+def test_torchvision_segments_and_detects(name, crop, detects, monkeypatch):
+    """With random weights nothing is downloaded, not even the backbone's."""
+    monkeypatch.setattr(torch.hub, "download_url_to_file", None)
+    classifier = zoo.torchvision(name, weights=None)
+    assert classifier.preprocess == Preprocess((crop, crop), crop, "bilinear")
+    assert classifier.categories == tuple(tv.get_model_weights(name).DEFAULT.meta["categories"])
+    mean, std = (0.0, 1.0) if detects else (zoo.IMAGENET_MEAN, zoo.IMAGENET_STD)
+    x = torch.rand(1, 3, 64, 64)
+    expected = (x - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    torch.testing.assert_close(torch.addcmul(classifier.shift, x, classifier.scale), expected)
+    right, wrong = ("detection", "segmentation") if detects else ("segmentation", "detection")
+    for task in (None, wrong):
+        with pytest.raises(ValueError, match=f"set task={right}") as error:
+            explain(classifier, x, task=task, steps=1)
+        assert "\n" not in str(error.value)
+    if name.startswith("fasterrcnn"):  # random scores are below the network's own threshold
+        with pytest.raises(ValueError, match="detects nothing in this image"):
+            explain(classifier, x, task=right, steps=1)
+    if detects:
+        with pytest.raises(ValueError, match="set task=classification"):
+            explain(zoo.torchvision("squeezenet1_1", None), x, task=right, steps=1)
+
+
 def test_torchvision_takes_a_file(tmp_path):
     state = zoo.torchvision("squeezenet1_1", weights=None).network.state_dict()
     torch.save({"state_dict": state}, tmp_path / "w.pth")
@@ -134,7 +165,7 @@ def test_keys_are_the_functions_parameters(path):
     options = yaml.safe_load(path.read_text())
     module, _, function = options.pop("_target_").rpartition(".")
     options.pop("_convert_", None)
-    assert module in ("mpx.models.zoo", "mpx.models.synthetic")
+    assert module in ("mpx.models.zoo", "mpx.models.hf", "mpx.models.synthetic")
     inspect.signature(getattr(importlib.import_module(module), function)).bind(**options)
     if options.get("weights", "DEFAULT") not in ("DEFAULT", None):
         assert options["weights"] in tv.get_model_weights(options["name"]).__members__

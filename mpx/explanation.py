@@ -29,6 +29,7 @@ class Explanation:
     areas: Tensor  # (B,) requested share of the image; NaN without area=
     images: Tensor  # (B,C,H,W) in [0,1]
     perturbed: Tensor  # (B,C,H,W) the image without its evidence (deletion, dual), or the evidence alone (preservation)
+    region: Tensor | None  # (B,1,H,W) of True where the target is, e.g. a box; None where the task knows no place
     complement: Tensor | None  # (B,C,H,W) the image under 1 - mask; None where the mask acts inside the network
     parameter: Tensor  # (B,...) the learnt parameter; for most masks the cells (B,1,h,w)
     mask: Tensor  # (B,1,H,W) 1 keeps a pixel, 0 perturbs it; of features, tokens or coefficients, a picture of it

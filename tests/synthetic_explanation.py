@@ -35,6 +35,7 @@ def make_explanation(
         game=game,
         images=photos,
         perturbed=photos * masks[-1],
+        region=None,
         complement=photos * (1 - masks[-1]),
         parameter=masks[-1][..., ::8, ::8],
         mask=masks[-1],

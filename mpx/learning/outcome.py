@@ -34,6 +34,7 @@ def to_explanation(
     frames = [_evaluated(objective, parameter) for parameter in parameters]
     last = frames[-1]  # the reported result
     normalised = normalise(last.support, objective.support_before, objective.support_reference)
+    region = objective.task.region_of(objective.prepared_targets, objective.images.shape[2:])
     complement = objective.complement(objective.evaluated_mask(parameters[-1]))
     areas = torch.full(objective.targets.shape, torch.nan) if objective.areas is None else objective.areas
     names = [_row_name(rows[i], objective) for i in indices]
@@ -46,6 +47,7 @@ def to_explanation(
         areas=select(areas),
         images=select(objective.images),
         perturbed=select(last.perturbed),
+        region=None if region is None else select(region),
         complement=None if complement is None else select(complement),
         parameter=select(parameters[-1]),
         mask=objective.evidence(select(last.saliency)),

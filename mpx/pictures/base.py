@@ -15,6 +15,7 @@ class PicturedExplanation(Protocol):
     game: str
     images: Tensor  # (B,C,H,W)
     perturbed: Tensor  # (B,C,H,W) the image under the final mask
+    region: Tensor | None  # (B,1,H,W) of True where the target is, which pictures outline
     complement: Tensor | None  # (B,C,H,W) the image under 1-mask; None where the mask acts inside the network
     saliency: Tensor  # (B,1,H,W)
     task: Task

@@ -40,6 +40,15 @@ def as_rgb(images: Tensor, bands: Sequence[int] | None = None) -> Tensor:
     return images[..., shown * (len(rgb) // len(shown)), :, :]
 
 
+def outlined(image: Tensor, region: Tensor, width: int = 2) -> Tensor:
+    """Draw the inner edge of a region (1,H,W) on an image (3,H,W): yellow, `width` pixels wide, and black beside it."""
+    for reach, colour in ((2 * width, (0.0, 0.0, 0.0)), (width, (1.0, 0.85, 0.1))):
+        outside = F.pad((~region)[None].float(), [reach] * 4, value=1.0)  # the image's border is an edge too
+        edge = region & (F.max_pool2d(outside, 2 * reach + 1, 1)[0] > 0)
+        image = torch.where(edge, image.new_tensor(colour).view(-1, 1, 1), image)
+    return image
+
+
 def overlay(images: Tensor, saliency: Tensor) -> Tensor:
     """Blend the colours of saliency (...,1,H,W) over darkened grey images (...,3,H,W); all in [0,1].
 

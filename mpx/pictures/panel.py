@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from mpx.pictures.base import PicturedExplanation, evidence_state
-from mpx.pictures.colours import as_rgb, overlay
+from mpx.pictures.colours import as_rgb, outlined, overlay
 from mpx.pictures.encoding import TILE, to_image, to_tile
 from mpx.pictures.text import FAINT_INK, INK, MARK, PAPER, RULE, draw_text, format_percent
 
@@ -73,7 +73,8 @@ def draw_thumbnail_panel(explanation: PicturedExplanation, row: int) -> Image.Im
 
 def _tiles(explanation: PicturedExplanation, row: int) -> list[Image.Image]:
     image, perturbed = (as_rgb(x[row], explanation.bands) for x in (explanation.images, explanation.perturbed))
-    return [to_tile(x) for x in (image, overlay(image, explanation.saliency[row]), perturbed)]
+    first = image if explanation.region is None else outlined(image, explanation.region[row])
+    return [to_tile(x) for x in (first, overlay(image, explanation.saliency[row]), perturbed)]
 
 
 def _captions(explanation: PicturedExplanation, row: int) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ has no alternatives, such as a predicted value, is the logit of the only answer 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -101,6 +101,13 @@ class Task:
         """Return the number (B,) that people read."""
         return self.support(output, targets)
 
+
+    def region_of(self, targets: Tensor, size: Sequence[int]) -> Tensor | None:
+        """Return where the targets are in images of `size` (H,W), (B,1,H,W) of True and False; None: nowhere in particular.
+
+        targets: as `prepare` returned them. Pictures outline the region.
+        """
+        return None
 
     @property
     def is_bounded(self) -> bool:

@@ -122,6 +122,17 @@ class Detection(Task):
         v = (overlap * scores).amax(1).clamp(1e-6, 1 - 1e-6)
         return torch.stack([torch.log1p(-v), v.log()], 1), torch.ones(len(v), dtype=torch.long, device=v.device)
 
+    def region_of(self, targets: Tensor, size: Sequence[int]) -> Tensor | None:
+        """Return the boxes in images of `size` (H,W); boxes of at most 1 are shares of the sides, as DETR gives them."""
+        boxes = targets[:, 1:, None]
+        height, width = size
+        if boxes.max() <= 1.01:
+            boxes = boxes * boxes.new_tensor([width, height, width, height])[:, None]
+        x, y = (torch.arange(side, device=boxes.device) + 0.5 for side in (width, height))
+        columns = (boxes[:, 0] <= x) & (x <= boxes[:, 2])
+        rows = (boxes[:, 1] <= y) & (y <= boxes[:, 3])
+        return (rows[:, :, None] & columns[:, None])[:, None]
+
 
 def _overlap(a: Tensor, b: Tensor) -> Tensor:
     """Return the intersection over union (B,N) of boxes (B,N,4) and (B,1,4), x0 y0 x1 y1."""

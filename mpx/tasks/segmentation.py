@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mpx.data.targets import Categories
@@ -58,7 +59,7 @@ class Segmentation(Task):
         return targets
 
     def prepare(self, targets: Tensor, output: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Return (B,1+h*w): the class index, and 1 for each pixel of the region."""
+        """Return (B,2+h*w): the class index, h, and 1 for each pixel of the region."""
         h, w = output.shape[2:]
         if self.region == "predicted":
             region = output.argmax(1) == targets[:, None, None]
@@ -67,16 +68,22 @@ class Segmentation(Task):
             left, top = min(int(x0 * w), w - 1), min(int(y0 * h), h - 1)
             region = torch.zeros(len(targets), h, w, dtype=torch.bool, device=output.device)
             region[:, top : max(top + 1, math.ceil(y1 * h)), left : max(left + 1, math.ceil(x1 * w))] = True
-        return torch.cat([targets[:, None].to(output), region.flatten(1).to(output)], 1)
+        height = torch.full_like(targets, h)
+        return torch.cat([torch.stack([targets, height], 1).to(output), region.flatten(1).to(output)], 1)
 
     def logits(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logarithms (B,K) of the classes' mean probabilities over the region, and the class indices (B,)."""
-        region = targets[:, 1:].unflatten(1, output.shape[2:])[:, None]
+        region = targets[:, 2:].unflatten(1, output.shape[2:])[:, None]
         inside = output.log_softmax(1).masked_fill(region == 0, -math.inf)
         return inside.flatten(2).logsumexp(2) - region.sum((2, 3)).log(), targets[:, 0].long()
 
     def logit(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return the mean logit (B,) of the class over the region (Vinogradova, Dibrov & Myers 2020)."""
-        region = targets[:, 1:].unflatten(1, output.shape[2:])
+        region = targets[:, 2:].unflatten(1, output.shape[2:])
         values = output.gather(1, targets[:, :1, None, None].long().expand(-1, 1, *output.shape[2:]))[:, 0]
         return (values * region).sum((1, 2)) / region.sum((1, 2))
+
+    def region_of(self, targets: Tensor, size: Sequence[int]) -> Tensor | None:
+        """Return the regions in images of `size` (H,W)."""
+        region = targets[:, 2:].unflatten(1, (int(targets[0, 1]), -1))[:, None]
+        return F.interpolate(region, list(size), mode="nearest-exact") > 0

@@ -102,7 +102,7 @@ def test_a_batch_is_its_single_runs(kind, folders):
     together = explain(classifier, photos, target, **options)
     alone = [explain(classifier, photo, target, **options) for photo in photos]
     assert torch.equal(together.saliency, torch.cat([e.saliency for e in alone]))
-    assert torch.equal(together.p_before, torch.cat([e.p_before for e in alone]))
+    assert torch.equal(together.value_before, torch.cat([e.value_before for e in alone]))
 
 
 @pytest.mark.parametrize("kind", TASKS)

@@ -10,6 +10,7 @@ from task_networks import EYE, TASKS, Binary, Boxes, Multi, Queries, Segments, n
 
 from mpx import config, config_plan, explain
 from mpx.models import Classifier
+from mpx.pictures.colours import outlined
 from mpx.tasks.classification import CLASSIFICATION
 from mpx.tasks.detection import Detection
 from mpx.tasks.difference import Difference
@@ -133,7 +134,7 @@ def test_the_mean_over_a_region():
     prepared = task.prepare(targets, logits)
     torch.testing.assert_close(task.support(logits, prepared), p[range(2), targets])
     torch.testing.assert_close(task.logit(logits, prepared), logits[:, :, :2, 3:].mean((2, 3))[range(2), targets])
-    predicted = Segmentation().prepare(logits.argmax(1)[:, 0, 0], logits)[:, 1:].view(2, 4, 6)
+    predicted = Segmentation().prepare(logits.argmax(1)[:, 0, 0], logits)[:, 2:].view(2, 4, 6)
     assert torch.equal(predicted.bool(), logits.argmax(1) == logits.argmax(1)[:, :1, :1])
 
 
@@ -156,6 +157,14 @@ def test_support_is_overlap_times_score():
     assert task.support(detections, first).item() == pytest.approx(0.8, abs=1e-5)
     assert task.support(moved, first).item() == pytest.approx(0.8 / 3, abs=1e-5)
     assert task.support(moved[:, 2:], first).item() < 1e-5  # another class
+
+
+def test_regions_are_where_the_target_is():
+    for name in ("segmentation", "segmentation_box", "detection", "detection_queries"):
+        assert torch.equal(explained(name, steps=2).region, SQUARE.bool().expand(2, 1, 32, 32)), name
+    assert explained("multilabel", steps=2).region is None
+    image = outlined(torch.full((3, 32, 32), 0.5), SQUARE[0].bool(), 1)
+    assert (image != 0.5).any(0).sum() == 8 * 8 - 4 * 4 and torch.equal(image[:, 8, 16], torch.tensor([1.0, 0.85, 0.1]))
 
 
 def test_similarity_is_the_cosine_and_clips_softmax():

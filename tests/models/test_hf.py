@@ -57,7 +57,7 @@ def built(kind):
         sides = dict(encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
                      encoder_ffn_dim=16, decoder_ffn_dim=16)  # fmt: skip
         config = getattr(t, name + "Config")(backbone_config=resnet(), use_timm_backbone=False, backbone=None, d_model=32,
-                                             num_queries=5, num_labels=4, use_pretrained_backbone=False, **sides)  # fmt: skip
+                                             num_queries=5, num_labels=4, **sides)  # fmt: skip
         if kind == "deformable":
             config.num_feature_levels = 3
         processor = getattr(t, name + "ImageProcessor")(size={"shortest_edge": 64, "longest_edge": 100})
@@ -162,9 +162,9 @@ def test_texts_are_clips(folders):
     assert not torch.equal(ours[:, 0], ours[:, 1])
 
 
-def refusal(call):
+def refusal(function, *arguments, **options):
     with pytest.raises(ValueError) as error:
-        call()
+        function(*arguments, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -185,19 +185,19 @@ def test_refusals(folders, monkeypatch, tmp_path):
     ]:
         network = hf.hf(str(folders / kind))
         side = 32 if kind in ("vit", "clip") else 64
-        assert words in refusal(lambda: explain(network, torch.rand(1, 3, side, side), task=task, **OPTIONS))
+        assert words in refusal(explain, network, torch.rand(1, 3, side, side), task=task, **OPTIONS)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "or a hub id and a connection" in refusal(lambda: hf.hf("google/vit-base-patch16-224"))
-    assert "save_pretrained" in refusal(lambda: hf.hf(str(tmp_path)))
-    assert "architecture BertModel: it must end in one of" in refusal(lambda: hf.hf(_bert(tmp_path / "bert")))
-    assert "is no file" in refusal(lambda: hf.hf(str(folders / "vit"), "w.pth"))
+    assert "or a hub id and a connection" in refusal(hf.hf, "google/vit-base-patch16-224")
+    assert "save_pretrained" in refusal(hf.hf, str(tmp_path))
+    assert "architecture BertModel: it must end in one of" in refusal(hf.hf, _bert(tmp_path / "bert"))
+    assert "is no file" in refusal(hf.hf, str(folders / "vit"), "w.pth")
     built("clip")[0].save_pretrained(tmp_path / "clip")
     built("clip")[1].save_pretrained(tmp_path / "clip")
     mute = hf.hf(str(tmp_path / "clip"))
-    assert "need the tokenizer" in refusal(lambda: explain(mute, pixels, task=Similarity(texts=["a"]), **OPTIONS))
+    assert "need the tokenizer" in refusal(explain, mute, pixels, task=Similarity(texts=["a"]), **OPTIONS)
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    assert "pip install" in refusal(lambda: hf.hf(str(folders / "vit")))
+    assert "pip install" in refusal(hf.hf, str(folders / "vit"))
     assert isinstance(classifier.network, nn.Module)
 
 
@@ -216,4 +216,4 @@ def test_weights_may_be_a_file_or_random(folders, tmp_path):
     network = built("vit")[0]
     network.save_pretrained(tmp_path / "half", state_dict=state_dict)
     built("vit")[1].save_pretrained(tmp_path / "half")
-    assert "lack 2 tensors" in refusal(lambda: hf.hf(str(tmp_path / "half")))
+    assert "lack 2 tensors" in refusal(hf.hf, str(tmp_path / "half"))

@@ -1,0 +1,95 @@
+"""Every architecture of torchvision, and a small one of each family of timm: explained, and returned as it was.
+
+Random weights, two steps and the smallest input that the architecture takes. Left out, to end within two minutes on two
+cores: torchvision's networks of more than 60 million parameters, and timm's families of which every member has more than 6
+million.
+"""
+
+import pytest
+import timm
+import torch
+import torchvision.models as tv
+from torch import nn
+
+from mpx import explain
+from mpx.models import Classifier, zoo
+from mpx.models.bare import as_classifier
+from mpx.tasks.base import Task
+from mpx.tasks.classification import CLASSIFICATION
+from mpx.tasks.detection import Detection
+from mpx.tasks.segmentation import Segmentation
+
+MOST_PARAMETERS = 60e6
+TASKS = {tv: CLASSIFICATION, tv.segmentation: Segmentation("image"), tv.detection: Detection(min_score=0)}
+SIDES = {"inception_v3": 75, "maxvit_t": 224, "ssd300_vgg16": 300, "ssdlite320_mobilenet_v3_large": 320}  # others: 64 px
+
+# the smallest member of less than 6 million parameters of each family of timm that has one
+SMALL = [
+    *("coat_tiny", "convit_tiny", "cs3darknet_focus_s", "cspnext_tiny", "deit_tiny_patch16_224", "dla46x_c"),
+    *("edgenext_xx_small", "efficientformerv2_s0", "efficientvit_b0", "efficientvit_m0", "ese_vovnet19b_slim_dw"),
+    *("fasternet_t0", "fastvit_t8", "ghostnet_050", "hardcorenas_b", "hgnetv2_b0", "iformer_t", "inception_next_atto"),
+    *("lcnetv2_small", "mobilenetv3_small_050", "mobilevit_xxs", "pvt_v2_b0", "regnetx_002", "repghostnet_050"),
+    *("repvit_m0_9", "rexnet_100", "starnet_s050", "swiftformer_xs", "test_byobnet", "test_coatnet", "test_convnext"),
+    *("test_efficientnet", "test_mambaout", "test_nfnet", "test_resnet", "test_vit", "test_vit_relpos"),
+    *("vit_tiny_patch16_dinov3_qkvb", "xcit_nano_12_p8_224"),
+]
+
+
+def snapshot(network: nn.Module) -> tuple:
+    """Return everything that must not change."""
+    tensors = network.state_dict(keep_vars=True)
+    return (
+        {key: (value.detach().clone(), value.stride(), value.requires_grad, value.grad) for key, value in tensors.items()},
+        [(module.training, "forward" in vars(module)) for module in network.modules()],
+        [[*module._forward_hooks, *module._forward_pre_hooks, *module._backward_hooks] for module in network.modules()],
+    )
+
+
+def assert_equal(before: tuple, after: tuple) -> None:
+    assert before[1:] == after[1:] and before[0].keys() == after[0].keys()
+    for key, (value, *rest) in before[0].items():
+        changed, *others = after[0][key]
+        assert rest == others and torch.equal(value, changed), key
+
+
+def check(classifier: Classifier, side: tuple[int, int], task: Task) -> None:
+    images = torch.rand(1, 3, *side, generator=torch.Generator().manual_seed(0))
+    before = snapshot(classifier.network)
+    e = explain(classifier, images, task=task, steps=2, mask_size=4, perturbation="mean_color", frames=2)
+    assert e.saliency.shape == (1, 1, *side) and e.saliency.isfinite().all() and e.value_before.isfinite().all()
+    assert_equal(before, snapshot(classifier.network))
+
+
+def torchvision_names() -> list[tuple]:
+    """Return module and name of torchvision's networks for images."""
+    names = [(module, name) for module in TASKS for name in tv.list_models(module=module)]
+    return [(m, n) for m, n in names if tv.get_model_weights(n).DEFAULT.meta["num_params"] <= MOST_PARAMETERS]
+
+
+def few_boxes(network: nn.Module) -> None:
+    """Let a detector with random weights detect something, at the side of 64 px unless its size is fixed."""
+    network.transform.min_size = (64,)
+    for part in (network, getattr(network, "roi_heads", network)):
+        part.score_thresh, part.detections_per_img, part.topk_candidates = 0.0, 5, 20
+    if hasattr(network, "rpn"):
+        network.rpn._pre_nms_top_n = network.rpn._post_nms_top_n = {"training": 20, "testing": 20}
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization")
+@pytest.mark.parametrize("module, name", torchvision_names(), ids=lambda value: value if isinstance(value, str) else "")
+def test_torchvision(module, name):
+    torch.manual_seed(0)
+    classifier = zoo.torchvision(name, None)
+    if module is tv.detection:
+        few_boxes(classifier.network)
+    side = SIDES.get(name, 64)
+    check(classifier, (side, side), TASKS[module])
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if timm.is_model(name)])  # older versions have fewer
+def test_timm(name):
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=5)
+    config = network.pretrained_cfg
+    side = config["input_size"][1] if config.get("fixed_input_size") else 96
+    check(as_classifier(network), (side, side), CLASSIFICATION)

@@ -163,9 +163,9 @@ def ran(tmp_path_factory):
     items = datasets.table(photos / "set.csv")
     assert len(items) == len(rows)
 
-    def read_image(path, read=mpx.runs.row_source.read_image):
+    def read_image(path, channels, read=mpx.runs.row_source.read_image):
         (photos / "vanishes.png").unlink(missing_ok=True)
-        return read(path)
+        return read(path, channels)
 
     out, err = StringIO(), StringIO()
     arguments = ["dataset=table", "dataset.file=photos/set.csv", "hydra.run.dir=run", "batch_size=64"]

@@ -36,7 +36,6 @@ def to_explanation(
     normalised = normalise(last.support, objective.support_before, objective.support_reference)
     region = objective.task.region_of(objective.prepared_targets, objective.images.shape[2:])
     complement = objective.complement(objective.evaluated_mask(parameters[-1]))
-    areas = torch.full(objective.targets.shape, torch.nan) if objective.areas is None else objective.areas
     names = [_row_name(rows[i], objective) for i in indices]
     valid_states = [states[i] for i in indices]
     explanation = Explanation(
@@ -44,7 +43,7 @@ def to_explanation(
         image_names=[rows[i].image_name for i in indices],
         classes=[objective.task.name(rows[i].target, objective.classifier.categories) for i in indices],
         targets=select(objective.targets),
-        areas=select(areas),
+        areas=select(_requested_areas(objective)),
         images=select(objective.images),
         perturbed=select(last.perturbed),
         region=None if region is None else select(region),
@@ -70,6 +69,11 @@ def to_explanation(
         **_cost(valid_states, (time.perf_counter() - start) / len(states)),
     )
     return explanation, failed
+
+
+def _requested_areas(objective: Objective) -> Tensor:
+    """Return the requested areas (B,); NaN: none."""
+    return torch.full(objective.targets.shape, torch.nan) if objective.areas is None else objective.areas
 
 
 def _cost(states: Sequence[RowState], evaluation_seconds: float) -> dict[str, Tensor]:

@@ -173,7 +173,7 @@ def test_saliency():
             "explainer.patch=33 must be from explainer.stride=2 to the image's shorter side, 32 px",
         ),
         ("occlusion", {"stride": 7}, "explainer.patch=6 must be from explainer.stride=7"),
-        ("occlusion", {"color": [2, 0, 0]}, "color=\\[2, 0, 0\\] must be three numbers"),
+        ("occlusion", {"color": [2, 0, 0]}, "color=\\[2, 0, 0\\] must be from 0 to 1"),
         ("rise", {"keep": 1.0}, "explainer.keep=1.0 is a probability"),
         ("rise", {"cells": 0}, "explainer.cells=0 must be at least 1"),
         ("group_cam", {"share": 1.0}, "explainer.share=1.0 must be at least 0 and below 1"),

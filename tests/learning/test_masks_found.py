@@ -145,7 +145,7 @@ def test_images_that_are_not_in_range_are_refused():
     with pytest.raises(ValueError, match=r"images range from -?\d.*must be in \[0,1\]"):
         quick(PHOTOS * 4 - 2)
     with pytest.raises(ValueError, match="must be"):
-        quick(PHOTOS[:, :1])
+        quick(PHOTOS[0, 0])
 
 
 @pytest.mark.parametrize("mask", ["grid", "bernoulli"])

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from synthetic_explanation import set_values
 
 from mpx.runs import files, store, summaries, tables, terminal
+from mpx.tasks.classification import CLASSIFICATION
 
 
 def test_a_crash_between_write_and_rename_leaves_what_was_there(tmp_path, monkeypatch):
@@ -57,6 +59,7 @@ def test_a_mask_says_that_the_row_is_complete(tmp_path, explanation, monkeypatch
 def test_table_rows(explanation):
     e = explanation()
     e.value_before[1] = e.value_reference[1]
+    set_values(e, 0.2)
     first, second = tables.table_rows(e)
     assert tuple(first) == tables.RESULT_COLUMNS
     assert first["value_normalised"] == pytest.approx((0.2 - 0.1) / (0.9 - 0.1)) and math.isnan(second["value_normalised"])
@@ -119,11 +122,11 @@ def test_summary(tmp_path, explanation):
 @pytest.mark.parametrize("names", [["cup"], ["x" * 300, "日本語" * 60, "e\u0301" * 90, "ok"], ["\x1b[31mred\nline\r", ""]])
 def test_the_table_fits_the_terminal_and_is_aligned(names):
     numbers = {"value_before": 0.987, "value_after": math.nan, "area": 0.5, "seconds": 1234.56}
-    lines = terminal.format_rows([{"image": n, "class": n[::-1], **numbers} for n in names]).split("\n")
+    lines = terminal.format_rows([{"image": n, "class": n[::-1], **numbers} for n in names], CLASSIFICATION).split("\n")
     assert len(lines) == 1 + len(names)
     assert all(terminal.cell_width(line) <= 100 and line.isprintable() for line in lines)
     assert len({terminal.cell_width(line) for line in lines}) == 1
-    assert terminal.format_rows([]).split()[0] == "image"
+    assert terminal.format_rows([], CLASSIFICATION).split()[0] == "image"
 
 
 def test_terminal_cells_of_wide_and_combining_characters():
@@ -132,4 +135,4 @@ def test_terminal_cells_of_wide_and_combining_characters():
 
 def test_a_short_neighbour_leaves_its_room():
     row = {"image": "x", "class": "c" * 60, "value_before": 0.5, "value_after": 0.5, "area": 0.5, "seconds": 1.0}
-    assert "c" * 54 in terminal.format_rows([row])
+    assert "c" * 54 in terminal.format_rows([row], CLASSIFICATION)

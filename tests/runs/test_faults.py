@@ -142,6 +142,7 @@ def test_a_signal_stops_a_run_that_says_how_to_continue(home, number, code, devi
     check_equals_calm(home, name)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_sweep_that_continues_where_it_was(home):
     sweep = [*LONG, "limit=3", "batch_size=1", "-m", "seed=0,1"]
     sweeps = run(home, "sweeps")

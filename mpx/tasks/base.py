@@ -101,7 +101,6 @@ class Task:
         """Return the number (B,) that people read."""
         return self.support(output, targets)
 
-
     def region_of(self, targets: Tensor, size: Sequence[int]) -> Tensor | None:
         """Return where the targets are in images of `size` (H,W), (B,1,H,W) of True and False; None: nowhere in particular.
 

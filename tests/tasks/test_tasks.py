@@ -9,6 +9,7 @@ from planted import SquareNet, square_photo
 from task_networks import EYE, TASKS, Binary, Boxes, Multi, Queries, Segments, network
 
 from mpx import config, config_plan, explain
+from mpx.metrics.base import MetricContext, as_metric
 from mpx.models import Classifier
 from mpx.pictures.colours import outlined
 from mpx.tasks.classification import CLASSIFICATION
@@ -29,6 +30,30 @@ OPTIONS = dict(perturbation=BLUR, mask_size=8, steps=40, jitter=0)
 def explained(name, images=PHOTOS[:2], **options):
     _, task, target = TASKS[name]
     return explain(Classifier(network(name), task=task), images, target, **OPTIONS | options)
+
+
+METRICS = ("deletion", "insertion", "normalised_drop", "average_drop", "cross_perturbation", "representativeness", "road")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("name", TASKS)
+def test_metrics_ask_the_task(name, metric):
+    """The checkerboard's map is the best, and everything but the checkerboard the worst."""
+    _, task, target = TASKS[name]
+    classifier = Classifier(network(name), task=task)
+    with torch.no_grad():
+        outputs = [classifier(photo[None])[0] for photo in PHOTOS]
+        targets = torch.tensor([task.resolve(target, output, None, classifier.categories)[0] for output in outputs])
+    perturbations = {name: partial(filled, value=value) for name, value in (("grey", 0.5), ("dark", 0.4))}
+    context = MetricContext(classifier, PHOTOS, targets, perturbations=perturbations, task=task)
+    function = as_metric(config.option("metric", metric))
+    perfect, inverted = (function(x.expand(3, -1, -1, -1), context)[""] for x in (SQUARE, 1 - SQUARE))
+    better = perfect > inverted if function.direction_of("") == "higher" else perfect < inverted
+    assert better.all(), (perfect, inverted)
+
+
+def filled(images, value):
+    return torch.full_like(images, value)
 
 
 def contrast(explanation):

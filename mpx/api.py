@@ -93,7 +93,7 @@ def explain(
     frames: int = 24,
     on_step: Callable[[int], None] | None = None,
 ) -> Explanation:
-    """Learn which pixels each image's class rests on.
+    """Learn which pixels the network's answer for each image rests on.
 
     model: an mpx.Classifier; or any nn.Module from images to logits (B,K), or what its task takes; or the name of a
         torchvision network. It is frozen meanwhile and restored at the end. Networks of timm and Hugging Face bring their

@@ -15,6 +15,8 @@ from mpx.data.annotations import Label
 from mpx.data.targets import Categories, resolve_targets
 
 Labels = Label | tuple[Label, ...] | None  # of an image in its dataset
+# computations that only move numbers, by the names of their nodes in autograd's graph
+MOVES = ("Cat", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "ToCopy", "Transpose", "Permute", "Clone")
 
 
 class Task:
@@ -31,7 +33,7 @@ class Task:
     prepares = False  # whether `prepare` reads the outputs
 
     def output(self, raw: Any, count: int) -> Tensor:
-        """Return what a network gave for `count` images as one tensor (count, classes). Raises ValueError."""
+        """Return what a network gave for `count` images as one tensor (count, classes); ValueError where it does not fit."""
         output = first_tensor(raw)
         if output is None or output.ndim != 2 or len(output) != count:
             actual = type(raw).__name__ if output is None else tuple(output.shape)
@@ -165,9 +167,6 @@ def repeat_rows(targets: Tensor, count: int) -> Tensor:
 def ends_with(output: Tensor, function: str) -> bool:
     """Return whether the last computation of an output with a graph is this function, e.g. "Sigmoid"."""
     node = output.grad_fn
-    while node is not None and node.name().startswith(_SHAPE_NODES):
-        node = node.next_functions[0][0]
+    while node is not None and node.name().startswith(MOVES):
+        node = node.next_functions[-1][0]
     return node is not None and node.name().startswith(function)
-
-
-_SHAPE_NODES = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "ToCopy", "Transpose", "Permute", "Clone")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from planted import SquareNet, square_photo
 from task_networks import EYE, TASKS, Binary, Boxes, Multi, Queries, Segments, network
+from torch import nn
 
 from mpx import config, config_plan, explain
 from mpx.metrics.base import MetricContext, as_metric
@@ -228,6 +229,9 @@ def test_a_function_is_a_target():
         (SquareNet(), Similarity(EYE[0]), 0, "task=similarity needs embeddings .B, 3."),
         (SquareNet(), Regression(), "top1", "ranks classes"),
         (Binary(), CLASSIFICATION, "top1", "task=multilabel"),
+        (nn.Sequential(Binary(), nn.Sigmoid()), Multilabel(), 1, "gives sigmoids.*task.probabilities=true"),
+        (nn.Sequential(Multi(), nn.Sigmoid()), Multilabel(), 1, "gives sigmoids.*task.probabilities=true"),
+        (nn.Sequential(Multi(), nn.Softmax(1)), Multilabel(), 1, "gives a softmax.*task=classification"),
         (Segments(), Segmentation(), 7, "out of range"),
         (Segments(), Segmentation(), "cat", "no class names"),
         (Boxes(), Detection(min_score=0.9999), "top1", "lower task.min_score"),

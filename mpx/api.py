@@ -151,11 +151,11 @@ def _explain(
     frames: int,
     on_step: Callable[[int], None] | None,
 ) -> Explanation:
-    batch, names = as_images(images, classifier)
+    batch, names, contexts = as_images(images, classifier)
     parts = []
     with classifier.frozen_and_folded(batch.shape[2:]), _without_autocast(classifier.device.type):
         check_classifier(classifier, batch[:1])
-        rows = iter(make_rows(classifier, batch, names, target, method.areas))
+        rows = iter(make_rows(classifier, batch, names, contexts, target, method.areas))
         solver = RowSolver(
             prepare=partial(prepare_batch, method, classifier, snapshots=frames),
             optimize=partial(optimize, on_step=on_step),

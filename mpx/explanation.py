@@ -86,7 +86,7 @@ class Explanation:
         """Return the masks of all areas of each of N images and classes, summed and smoothed, (N,1,H,W) (`sum_of_areas`)."""
         from mpx.metrics.areas import group_rows, sum_of_areas
 
-        groups = group_rows(list(zip(self.image_names, self.targets.tolist())))
+        groups = group_rows(list(zip(self.image_names, self.targets.tolist(), self.classes)))
         return torch.stack([sum_of_areas(self.saliency[rows], smooth) for rows in groups.values()])
 
     def save(self, folder: str | PathLike) -> None:

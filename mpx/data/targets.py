@@ -8,16 +8,46 @@ also be an ImageNet wnid where there are 1000 classes. Digits are an index, unle
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cache
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from mpx.data.annotations import Label, Region
+from mpx.data.annotations import Annotation, Label, Region
+from mpx.data.preprocessing import Preprocess
 from mpx.errors import near_matches
 
+ANY_CLASS = 10**9  # number of classes of a model without class names
 Categories = Sequence[str] | None  # a name per class, in the order of the logits
+
+
+@dataclass(frozen=True)
+class TargetContext:
+    """What a task may know of an image, besides the network's output, to find its targets.
+
+    label, regions: the dataset's. file: of the image, where it is read from one. size: (width, height) of the original;
+    preprocess: from it to the network's input.
+    """
+
+    categories: Categories = None
+    label: Label | tuple[Label, ...] | None = None
+    regions: Mapping[Label, Region] = field(default_factory=dict)
+    file: Path | None = None
+    size: tuple[int, int] = (1, 1)
+    preprocess: Preprocess = Preprocess((1, 1))
+
+    def annotation(self, target: int) -> Annotation | None:
+        """Return where a class is in the network's input, None where the dataset does not say."""
+        classes = len(self.categories) if self.categories else ANY_CLASS
+        region = region_of(target, self.regions, classes, self.categories)
+        return self.annotate(region) if region else None
+
+    def annotate(self, region: Region) -> Annotation:
+        """Return a region of the original as the network's input shows it."""
+        return Annotation(region, self.size, self.preprocess)
 
 
 def resolve_targets(
@@ -75,7 +105,7 @@ def _index(value: Any, classes: int, categories: Categories, kind: str) -> int:
     if classes == 1000 and re.fullmatch(r"n\d{8}", text) and text in _imagenet_wnids():
         return _imagenet_wnids()[text]
     if categories is None:
-        raise ValueError(f"{kind} {text!r} is a name, and the model has no class names: give an index, 0 to {classes - 1}")
+        raise ValueError(f"{kind} {text!r} is a name, and the model has no class names: give an index{_up_to(classes)}")
     return _index_of_name(text, categories, kind)
 
 
@@ -90,8 +120,14 @@ def _index_of_digits(value: Any, text: str, classes: int, categories: Categories
                 f"without quotes, for the class of this name, or {text}"
             )
     if not 0 <= int(text) < classes:
-        raise ValueError(f"{kind} {text} is out of range: the model has {classes} classes, 0 to {classes - 1}")
+        model = "classes count" if classes == ANY_CLASS else f"the model has {classes} classes"
+        raise ValueError(f"{kind} {text} is out of range: {model}{_up_to(classes)}")
     return int(text)
+
+
+def _up_to(classes: int) -> str:
+    """Return the range of class indices as the end of a sentence."""
+    return " from 0" if classes == ANY_CLASS else f", 0 to {classes - 1}"
 
 
 def _index_of_name(text: str, categories: Sequence[str], kind: str) -> int:

@@ -18,7 +18,7 @@ from mpx.learning.continuous import ContinuousBatch
 from mpx.learning.method import Method
 from mpx.learning.objective import Objective
 from mpx.learning.outcome import to_explanation
-from mpx.learning.rows import Row, RowState, shared_time
+from mpx.learning.rows import Row, RowState, shared_time, stacked_places
 from mpx.models.classifier import Classifier
 
 Batch = RowBatch | Attribution
@@ -44,7 +44,8 @@ def prepare_batch(
     targets = torch.tensor([row.target for row in padded], device=device)
     requested_areas = [row.area for row in padded if row.area is not None]
     areas = torch.tensor(requested_areas, device=device) if requested_areas else None
-    objective = Objective(method, classifier, images, targets, [row.image_name for row in padded], areas)
+    names, places = [row.image_name for row in padded], stacked_places(padded)
+    objective = Objective(method, classifier, images, targets, names, areas, places)
     batch: Batch
     if method.explainer:
         batch = Attribution(objective, len(rows))

@@ -14,14 +14,20 @@ from torch import Tensor
 from torchvision.transforms.functional import to_tensor
 
 from mpx.data import datasets
-from mpx.data.images import from_array, read_image, to_channels
-from mpx.learning.rows import Row
+from mpx.data.images import from_array, image_size, read_image, to_channels
+from mpx.data.preprocessing import Preprocess
+from mpx.data.targets import TargetContext
+from mpx.learning.rows import Row, rows_of_image
 from mpx.models.classifier import Classifier
 
 
-@torch.no_grad()
 def make_rows(
-    classifier: Classifier, images: Tensor, names: Sequence[str], target: Any, areas: Sequence[float | None]
+    classifier: Classifier,
+    images: Tensor,
+    names: Sequence[str],
+    contexts: Sequence[TargetContext],
+    target: Any,
+    areas: Sequence[float | None],
 ) -> list[Row]:
     """Return a row for each image (B,C,H,W), target and area, image by image.
 
@@ -33,16 +39,16 @@ def make_rows(
         targets = target.tolist()
     else:
         targets = ["top1" if target is None else target] * len(images)
-    rows = []
-    for image, name, image_target in zip(images, names, targets):
-        output = classifier(image[None].to(classifier.device))[0]
-        indices = classifier.task.resolve(image_target, output, None, classifier.categories)
-        rows += [Row(image, index, name, area) for index in indices for area in areas]
+    rows = [
+        row
+        for image, name, context, image_target in zip(images, names, contexts, targets)
+        for row in rows_of_image(classifier, image, name, image_target, areas, context)
+    ]
     return [replace(row, image_index=position) for position, row in enumerate(rows)]
 
 
-def as_images(images: Any, classifier: Classifier) -> tuple[Tensor, list[str]]:
-    """Return images as (B,C,H,W) float32 in [0,1], and their names.
+def as_images(images: Any, classifier: Classifier) -> tuple[Tensor, list[str], list[TargetContext]]:
+    """Return images as (B,C,H,W) float32 in [0,1], their names, and what tasks may know of each.
 
     images: a tensor (B,C,H,W) or (C,H,W) in [0,1]; or a file, a folder, a glob, a PIL image, a numpy array, or a list of
     these. An array may be a batch (B,H,W), (B,H,W,C) or (B,C,H,W) too.
@@ -50,15 +56,16 @@ def as_images(images: Any, classifier: Classifier) -> tuple[Tensor, list[str]]:
     if isinstance(images, Tensor):
         batch = _checked(images.detach(), classifier)
         names = [f"image{i}" for i in range(len(batch))]
+        contexts = [_context(classifier, None, image) for image in batch]
     else:
-        batch, names = _read(_sources(images, classifier.channels), classifier)
+        batch, names, contexts = _read(_sources(images, classifier.channels), classifier)
     low, high = batch.min().item(), batch.max().item()
     if not (0 <= low and high <= 1):
         is_bytes = low >= 0 and high > 2
         normalised = "pass them unnormalised and let Classifier(network, mean, std) normalise"
         remedy = "divide them by 255" if is_bytes else normalised
         raise ValueError(f"images range from {low:.2f} to {high:.2f}, but must be in [0,1]: {remedy}")
-    return batch.float(), names
+    return batch.float(), names, contexts
 
 
 def _checked(images: Tensor, classifier: Classifier) -> Tensor:
@@ -83,9 +90,17 @@ def _sources(images: Any, channels: int) -> list:
     return list(images) if isinstance(images, (list, tuple)) else [images]
 
 
-def _read(sources: list, classifier: Classifier) -> tuple[Tensor, list[str]]:
+def _context(classifier: Classifier, file: Path | None, image: Image.Image | Tensor, resized: bool = False) -> TargetContext:
+    """Return what tasks may know of an original image; resized: whether the classifier preprocesses it."""
+    width, height = image_size(image)
+    preprocess = classifier.preprocess if resized and classifier.preprocess else Preprocess((height, width))
+    return TargetContext(classifier.categories, file=file, size=(width, height), preprocess=preprocess)
+
+
+def _read(sources: list, classifier: Classifier) -> tuple[Tensor, list[str], list[TargetContext]]:
     channels = classifier.channels
     names = [f"image{i}" for i in range(len(sources))]
+    files: list[Path | None] = [None] * len(sources)
     if sources and all(isinstance(source, Image.Image) for source in sources):
         loaded = [to_channels(source, channels) for source in sources]
     elif sources and all(isinstance(source, np.ndarray) for source in sources):
@@ -94,13 +109,15 @@ def _read(sources: list, classifier: Classifier) -> tuple[Tensor, list[str]]:
         items = datasets.images(sources)
         _refuse_duplicates(sources)
         loaded, names = [read_image(item.path, channels) for item in items], [item.name for item in items]
+        files = [item.path for item in items]
     else:
         kinds = ", ".join(sorted({type(source).__name__ for source in sources}))
         raise ValueError(f"images of type {kinds} must be one tensor, or files, or PIL images, or numpy arrays")
     tensors = [_input(image, classifier) for image in loaded]
     if len({x.shape for x in tensors}) > 1:
         raise ValueError("images differ in size: give the Classifier a preprocess, or resize them")
-    return torch.stack(tensors), names
+    contexts = [_context(classifier, file, image, resized=True) for file, image in zip(files, loaded)]
+    return torch.stack(tensors), names, contexts
 
 
 def _array_image(array: np.ndarray, name: str, channels: int) -> Image.Image | Tensor:

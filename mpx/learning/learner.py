@@ -182,9 +182,9 @@ class MaskLearner(BatchLearner):
         # in a tuple, so that the network is no submodule: no checkpoint, optimizer or process group sees it
         self._network = (as_classifier(model),)
         self._frozen = ExitStack()  # the model, during a fit
-        pixels, names = as_images(images, self.classifier)
+        pixels, names, contexts = as_images(images, self.classifier)
         with self.classifier.frozen():
-            self.rows: list[Row] = make_rows(self.classifier, pixels, names, target, method.areas)
+            self.rows: list[Row] = make_rows(self.classifier, pixels, names, contexts, target, method.areas)
 
     @property
     def classifier(self) -> Classifier:

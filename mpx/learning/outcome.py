@@ -41,7 +41,7 @@ def to_explanation(
     explanation = Explanation(
         names=names,
         image_names=[rows[i].image_name for i in indices],
-        classes=[objective.task.name(rows[i].target, objective.classifier.categories) for i in indices],
+        classes=[_target_name(rows[i], objective) for i in indices],
         targets=select(objective.targets),
         areas=select(_requested_areas(objective)),
         images=select(objective.images),
@@ -114,8 +114,14 @@ def _to_bytes(x: Tensor) -> Tensor:
     return (x * 255).round().clamp(0, 255).byte()
 
 
+def _target_name(row: Row, objective: Objective) -> str:
+    """Return the name of the row's class, with a number where the image has another object of the class before it."""
+    number = f" {row.number}" if row.number > 1 else ""
+    return objective.task.name(row.target, objective.classifier.categories) + number
+
+
 def _row_name(row: Row, objective: Objective) -> str:
-    name = objective.task.name(row.target, objective.classifier.categories)
+    name = _target_name(row, objective)
     target = f"{row.target}" if name == f"class {row.target}" else f"{row.target}-{slug(name)}"
     area = "" if row.area is None else f"-area-{row.area:g}"
     return f"{row.image_name}-{target}{area}"

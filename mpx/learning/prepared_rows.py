@@ -27,7 +27,8 @@ class PreparedRows:
     """B rows of a method, ready to be evaluated under any mask.
 
     images: (B,C,H,W) in [0,1]; targets: (B,) indices; areas: (B,) requested shares of the image, or None; all on the
-    classifier's device. The caller freezes the classifier. image_names serve error messages and explainers.
+    classifier's device. The caller freezes the classifier. image_names serve error messages and explainers. places: (B,...)
+    of the targets, as their task found them; None: it finds them again, from the indices.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class PreparedRows:
         targets: Tensor,
         image_names: list[str],
         areas: Tensor | None = None,
+        places: Tensor | None = None,
     ):
         self.method = method
         self.classifier = classifier
@@ -51,13 +53,13 @@ class PreparedRows:
         self.rng = row_random(method.seed, images, targets)
         with torch.no_grad():
             output = classifier(images).float()
-            self.prepared_targets = self.task.prepare(targets, output)  # (B,) or (B,T)
+            self.prepared_targets = self.task.prepare(targets, output, places=places)  # (B,) or (B,T)
             self.perturbation = self._prepare_perturbation()
             self.mask = self._make_mask()
             zeros = images.new_zeros(len(images), *self.perturbation.mask_shape)
             perturbed, reference = self.evaluate(zeros)
             check_range("perturbation", method.perturbation, perturbed)
-            self.prepared_targets = self.task.prepare(targets, output, reference)
+            self.prepared_targets = self.task.prepare(targets, output, reference, places)
             self.original_logits = self.task.logits(output, self.prepared_targets)[0]  # (B,K)
             self.value_before, self.value_reference = (self._value(x) for x in (output, reference))
             self.support_before, self.support_reference = (self._support(x) for x in (output, reference))

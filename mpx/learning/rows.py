@@ -6,9 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from mpx.data.annotations import Annotation, Region
+from mpx.data.targets import TargetContext
+from mpx.models.classifier import Classifier
+from mpx.tasks.base import Target
 
 if TYPE_CHECKING:
     from mpx.learning.objective import Objective
@@ -22,6 +26,8 @@ class Row:
     target: int  # class index
     image_name: str
     area: float | None = None  # requested share of the image
+    place: Tensor | None = None  # of the target, as its task found it
+    number: int = 1  # of the target among those of its class in the image
     image_index: int = 0  # of the image in its dataset
     annotation: Annotation | None = None  # where the target is, where the dataset says so
     regions: dict[int | str, Region] = field(default_factory=dict)  # label -> Region, all of the image
@@ -30,7 +36,29 @@ class Row:
     @property
     def key(self) -> str:
         """The row's name among the rows of its image."""
-        return f"{self.target}" if self.area is None else f"{self.target} {self.area:g}"
+        target = Target(self.target, number=self.number).key
+        return target if self.area is None else f"{target} {self.area:g}"
+
+
+@torch.no_grad()
+def rows_of_image(
+    classifier: Classifier, image: Tensor, name: str, target: Any, areas: Sequence[float | None], context: TargetContext
+) -> list[Row]:
+    """Return a row for each target and area of one image (C,H,W). target: an index, a name, "top2", or a list of these."""
+    output = classifier(image[None].to(classifier.device))[0]
+    if not output.isfinite().all():
+        raise ValueError("the model's output is NaN or infinite on the untouched photo")
+    rows = []
+    for one in classifier.task.resolve(target, output, context):
+        place = None if one.place is None else one.place.cpu()
+        rows += [Row(image, one.index, name, area, place, one.number) for area in areas]
+    return rows
+
+
+def stacked_places(rows: Sequence[Row]) -> Tensor | None:
+    """Return the places (B,...) of the rows' targets, None where their task needs none."""
+    places = [row.place for row in rows if row.place is not None]
+    return torch.stack(places) if places else None
 
 
 @dataclass(eq=False)

@@ -28,7 +28,7 @@ def smallest_area_rows(rows: list[dict], sufficient_share: float, game: str, tas
     empty and the row is that of the largest area.
     """
     chosen = []
-    for indices in group_rows([(row["image"], row["target"]) for row in rows]).values():
+    for indices in group_rows([(row["image"], row["target"], row["class"]) for row in rows]).values():
         ordered = sorted((rows[index] for index in indices), key=lambda row: row["requested_area"])
         sufficient = [row for row in ordered if _suffices(row, sufficient_share, game, task)]
         best = sufficient[0] if sufficient else ordered[-1]

@@ -62,6 +62,7 @@ class MetricContext:
     value_normalised: Tensor | None = None  # (B,) of the mask as it was optimized and evaluated, where known
     explain: Explain = unavailable
     task: Task = CLASSIFICATION
+    places: Tensor | None = None  # (B,...) of the targets, as the task found them; None: it finds them again
 
     @cached_property
     @torch.no_grad()
@@ -69,9 +70,10 @@ class MetricContext:
         """(B,) or (B,T): what the methods of the task take as targets. Its reference is the first perturbation's."""
         if not self.task.prepares:
             return self.targets
-        references = [perturb(self.images) for perturb in self.perturbations.values()][:1]
-        output, *reference = (self.classifier(images).float() for images in (self.images, *references))
-        return self.task.prepare(self.targets, output, *reference)
+        perturb = next(iter(self.perturbations.values()), None)
+        output = self.classifier(self.images).float()
+        reference = None if perturb is None else self.classifier(perturb(self.images)).float()
+        return self.task.prepare(self.targets, output, reference, self.places)
 
     def support(self, images: Tensor, rows: Tensor) -> Tensor:
         """Return how strongly the network's output for images (N,C,H,W) supports the targets of rows (N,): (N,)."""

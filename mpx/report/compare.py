@@ -1,7 +1,7 @@
 """Several runs side by side: each metric of each run, with a paired test against the first run.
 
-Rows are paired by image and class, and by the requested area where a run has several. The test takes the mean difference of
-each image, whose sign is flipped at random (two-sided, 9,999 flips).
+Rows are paired by image and class, and by the requested area and the object where a run has several. The test takes the mean
+difference of each image, whose sign is flipped at random (two-sided, 9,999 flips).
 """
 
 import json
@@ -63,8 +63,9 @@ def paired_difference(run: RunFolder, first: RunFolder, metric: str) -> tuple[fl
     are flipped image by image.
     """
     columns: tuple[str, ...] = ("image", "target")
-    if any(len(r.rows_by(columns)) < len(r.rows) for r in (run, first)):
-        columns += ("requested_area",)
+    for column in ("requested_area", "class"):  # an image has several objects of one class, whose names differ
+        if any(len(r.rows_by(columns)) < len(r.rows) for r in (run, first)):
+            columns += (column,)
     first_rows = first.rows_by(columns)
     differences: dict[str, list[float]] = {}  # image -> of its rows
     for key, row in run.rows_by(columns).items():

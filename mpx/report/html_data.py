@@ -91,13 +91,14 @@ def read_job(folder: Path, name: str) -> JobData:
 
 
 def match_rows(jobs: Sequence[JobData]) -> list[MatchedLines]:
-    """Return the lines of each image and class, one for each job; by requested area too where a job has several.
+    """Return the lines of each image and class, one for each job; by requested area and object too where a job has several.
 
     The same pairing as compare.paired_difference.
     """
     key: tuple[str, ...] = ("image", "target")
-    if any(len({(line["image"], line["target"]) for line in job.lines}) < len(job.lines) for job in jobs):
-        key += ("requested_area",)
+    for column in ("requested_area", "class"):
+        if any(len({tuple(line[c] for c in key) for line in job.lines}) < len(job.lines) for job in jobs):
+            key += (column,)
     rows: dict[tuple[str, ...], MatchedLines] = {}
     for j, job in enumerate(jobs):
         for line in job.lines:

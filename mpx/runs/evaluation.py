@@ -20,7 +20,7 @@ from mpx.learning.batching import solve
 from mpx.learning.loop import optimize
 from mpx.learning.method import Method
 from mpx.learning.prepared_rows import row_random
-from mpx.learning.rows import Row
+from mpx.learning.rows import Row, stacked_places
 from mpx.metrics.base import Metric, MetricContext, column_name
 from mpx.metrics.summary import SummaryContext
 from mpx.models.classifier import Classifier
@@ -81,8 +81,9 @@ class Evaluator:
             annotations=[row.annotation for row in batch],
             perturbations={name: partial(self._perturb_fully, f, targets) for name, f in self._perturbations.items()},
             value_normalised=None if value_normalised is None else value_normalised.to(device),
-            explain=partial(self._explain_again, [row.area for row in batch]),
+            explain=partial(self._explain_again, batch),
             task=self._classifier.task,
+            places=stacked_places(batch),
         )
 
     def _perturb_fully(self, perturbation: Callable[..., Any], targets: Tensor, images: Tensor) -> Tensor:
@@ -91,10 +92,13 @@ class Evaluator:
         return fully_perturbed(perturbation, images, context)
 
     def _explain_again(
-        self, areas: Sequence[float | None], classifier: Classifier, images: Tensor, targets: Tensor, seed: int
+        self, batch: Sequence[Row], classifier: Classifier, images: Tensor, targets: Tensor, seed: int
     ) -> Tensor:
         """Return the saliency of other images, targets, parameters or seeds, for metrics of a method."""
-        rows = [Row(x, t, f"row {i}", a) for i, (x, t, a) in enumerate(zip(images, targets.tolist(), areas))]
+        rows = [
+            Row(x, target, f"row {i}", row.area, row.place)
+            for i, (x, target, row) in enumerate(zip(images, targets.tolist(), batch))
+        ]
         explanation, failures = solve(replace(self._method, seed=seed, compile=False), classifier, rows, optimize, 2)
         for reason in failures.values():
             raise ValueError(reason)

@@ -5,20 +5,21 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mpx.learning.rows import Row
+from mpx.learning.rows import Row, rows_of_image
 from mpx.metrics.areas import group_rows, sum_of_areas
 from mpx.models.classifier import Classifier
 from mpx.runs import store, tables
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.evaluation import Evaluator, Protocols, needs_annotations
 from mpx.runs.plan import RunPlan
-from mpx.runs.row_source import annotation_of, load_image
+from mpx.runs.row_source import load_image
 
 log = logging.getLogger("mpx")
 
@@ -78,7 +79,8 @@ def evaluate_area_sums(plan: RunPlan, coordinator: RunCoordinator, device: torch
     the result of no single optimization.
     """
     table = coordinator.table()
-    groups = [rows for rows in group_rows([(row["image"], row["target"]) for row in table]).values() if len(rows) > 1]
+    keys = [(row["image"], row["target"], row["class"]) for row in table]
+    groups = [rows for rows in group_rows(keys).values() if len(rows) > 1]
     metrics = {name: metric for name, metric in plan.metrics.items() if "explain" not in metric.needs}
     if not groups or not metrics:
         return []
@@ -126,14 +128,24 @@ def _load_rows(
         item = coordinator.items[coordinator.image_indices[row["image"]]]
         area = None if math.isnan(row["requested_area"]) else row["requested_area"]
         try:
-            image = load_image(classifier, item)
-            annotation = annotation_of(classifier, item, row["target"]) if with_annotations else None
+            image, context = load_image(classifier, item)
+            loaded = Row(image, row["target"], row["image"], area)
+            if classifier.task.has_places:
+                rows = rows_of_image(classifier, image, row["image"], plan.target, [area], context)
+                loaded = _row_of_key(rows, row["row_key"])
+            annotation = context.annotation(row["target"]) if with_annotations else None
         except ValueError as error:
             unreadable[row["image"]] = str(error)
             continue
-        loaded = Row(image, row["target"], row["image"], area, annotation=annotation, regions=item.regions)
-        loaded_rows.append(LoadedRow(row, loaded))
+        loaded_rows.append(LoadedRow(row, replace(loaded, annotation=annotation, regions=item.regions)))
     return loaded_rows
+
+
+def _row_of_key(rows: Sequence[Row], key: str) -> Row:
+    for row in rows:
+        if row.key == key:
+            return row
+    raise ValueError(f"its target {key} is not found again, where the network or the device changed")
 
 
 def _batches(values: Sequence[Any], size: int) -> Iterator[list[Any]]:

@@ -2,6 +2,7 @@
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -9,17 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpx.data.annotations import Annotation
 from mpx.data.images import image_size, read_image
 from mpx.data.items import Item
 from mpx.data.preprocessing import Preprocess
-from mpx.data.targets import region_of
-from mpx.learning.rows import Row
+from mpx.data.targets import TargetContext
+from mpx.learning.rows import Row, rows_of_image
 from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
 from mpx.runs.base import ClaimedImage, Coordinator
-
-ANY_CLASS = 10**9  # number of classes of a model without class names
+from mpx.tasks.base import NotInImageError
 
 
 class RowSource:
@@ -61,20 +60,20 @@ class RowSource:
         try:
             if item.problem:
                 raise ValueError(item.problem)
-            x = load_image(self._classifier, item)
+            x, context = load_image(self._classifier, item)
             file_bytes = os.stat(item.path).st_size
         except (ValueError, OSError) as error:
             self._coordinator.skip(item.name, str(error))
             return
-        if reason := self._check_model(x):
+        if reason := self._check_model(x, context):
             self._coordinator.skip(item.name, reason)
             return
         try:
-            self._waiting += self._unfinished_rows(image, x, file_bytes)
+            self._waiting += self._unfinished_rows(image, x, context, file_bytes)
         except ValueError as error:
             self._coordinator.skip(item.name, str(error))
 
-    def _check_model(self, x: Tensor) -> str | None:
+    def _check_model(self, x: Tensor, context: TargetContext) -> str | None:
         """Check model and target on the first image (C,H,W): return why this image cannot be explained, if others could be.
 
         Raises ValueError for an error that every image would cause.
@@ -88,16 +87,21 @@ class RowSource:
             return str(error)
         targets = self._target if isinstance(self._target, list) else [self._target]
         if "label" not in targets:
-            self._classifier.task.resolve(self._target, output, None, self._classifier.categories)
+            with suppress(NotInImageError):
+                self._classifier.task.resolve(self._target, output, context)
         self._model_checked = True
         return None
 
-    def _unfinished_rows(self, image: ClaimedImage, x: Tensor, file_bytes: int) -> list[Row]:
+    def _unfinished_rows(self, image: ClaimedImage, x: Tensor, context: TargetContext, file_bytes: int) -> list[Row]:
         item = image.item
         rows = [
-            Row(x, target, item.name, area, image.image_index, annotation, item.regions)
-            for target, annotation in self._annotated_targets(x, item).items()
-            for area in self._areas
+            replace(
+                row,
+                image_index=image.image_index,
+                annotation=context.annotation(row.target) if self._with_annotations else None,
+                regions=item.regions,
+            )
+            for row in rows_of_image(self._classifier, x, item.name, self._target, self._areas, context)
         ]
         provenance = {
             "row_keys": np.array([row.key for row in rows], np.str_),
@@ -111,14 +115,6 @@ class RowSource:
             if row.key not in image.finished_rows
         ]
 
-    @torch.no_grad()
-    def _annotated_targets(self, x: Tensor, item: Item) -> dict[int, Annotation | None]:
-        output = self._classifier(x[None].to(self._classifier.device))[0]
-        if not output.isfinite().all():
-            raise ValueError("the model's output is NaN or infinite on the untouched photo")
-        targets = self._classifier.task.resolve(self._target, output, item.label, self._classifier.categories)
-        return {t: annotation_of(self._classifier, item, t) if self._with_annotations else None for t in targets}
-
 
 def preprocessing(classifier: Classifier) -> Preprocess:
     """Return the preprocessing of a run's model, which a bare Classifier may lack."""
@@ -126,17 +122,8 @@ def preprocessing(classifier: Classifier) -> Preprocess:
     return classifier.preprocess
 
 
-def load_image(classifier: Classifier, item: Item) -> Tensor:
-    """Return the image (C,H,W) in [0,1] that the network gets."""
-    return preprocessing(classifier)(read_image(item.path, classifier.channels), classifier.channels)
-
-
-def annotation_of(classifier: Classifier, item: Item, target: int) -> Annotation | None:
-    """Return where an item's target class is, or None if its dataset does not say."""
-    if not item.regions:
-        return None
-    classes = len(classifier.categories) if classifier.categories else ANY_CLASS
-    region = region_of(classifier.task.class_index(target), item.regions, classes, classifier.categories)
-    if not region:
-        return None
-    return Annotation(region, image_size(read_image(item.path, classifier.channels)), preprocessing(classifier))
+def load_image(classifier: Classifier, item: Item) -> tuple[Tensor, TargetContext]:
+    """Return the image (C,H,W) in [0,1] that the network gets, and what tasks may know of it."""
+    image, preprocess = read_image(item.path, classifier.channels), preprocessing(classifier)
+    context = TargetContext(classifier.categories, item.label, item.regions, item.path, image_size(image), preprocess)
+    return preprocess(image, classifier.channels), context

@@ -7,16 +7,37 @@ has no alternatives, such as a predicted value, is the logit of the only answer 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from mpx.data.annotations import Label
-from mpx.data.targets import Categories, resolve_targets
+from mpx.data.targets import Categories, TargetContext, resolve_targets
 
-Labels = Label | tuple[Label, ...] | None  # of an image in its dataset
 # computations that only move numbers, by the names of their nodes in autograd's graph
 MOVES = ("Cat", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "ToCopy", "Transpose", "Permute", "Clone")
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is explained of one image.
+
+    index: of the class. place: what `prepare` needs to know of where it is, of one shape for all images; None: nothing.
+    number: of the object among those of its class in the image, from 1.
+    """
+
+    index: int
+    place: Tensor | None = None
+    number: int = 1
+
+    @property
+    def key(self) -> str:
+        """The target's name among those of its image."""
+        return f"{self.index}" if self.number == 1 else f"{self.index}#{self.number}"
+
+
+class NotInImageError(ValueError):
+    """An image lacks the target, which other images may have: a run skips the image."""
 
 
 class Task:
@@ -31,6 +52,7 @@ class Task:
     support_unit = "softmax probability of the target"
     categories: tuple[str, ...] | None = None  # names of the outputs, where they are not the model's categories
     prepares = False  # whether `prepare` reads the outputs
+    has_places = False  # whether `resolve` finds where its targets are
 
     def output(self, raw: Any, count: int) -> Tensor:
         """Return what a network gave for `count` images as one tensor (count, classes); ValueError where it does not fit."""
@@ -64,22 +86,24 @@ class Task:
         name: of the model.
         """
 
-    def resolve(self, target: Any, output: Tensor, label: Labels, categories: Categories) -> list[int]:
-        """Return the indices of one target or a list of them (`mpx.data.targets`), for the output (classes,) of an image."""
-        return resolve_targets(target, output, label, categories)
+    def resolve(self, target: Any, output: Tensor, context: TargetContext) -> list[Target]:
+        """Return the targets that one word or a list of them names (`mpx.data.targets`).
 
-    def class_index(self, target: int) -> int:
-        """Return the class index of a target."""
-        return target
+        output: (...) of one image. Raises NotInImageError where the image lacks them, ValueError where any image would.
+        """
+        return [Target(index) for index in resolve_targets(target, output, context.label, context.categories)]
 
     def name(self, target: int, categories: Categories) -> str:
-        """Return a target's readable name: that of its class, or "class <index>" where the model has no names."""
+        """Return the readable name of a class, "class <index>" where the model has no names."""
         return categories[target] if categories else f"class {target}"
 
-    def prepare(self, targets: Tensor, output: Tensor, reference: Tensor | None = None) -> Tensor:
+    def prepare(
+        self, targets: Tensor, output: Tensor, reference: Tensor | None = None, places: Tensor | None = None
+    ) -> Tensor:
         """Return what the methods below take as targets, (B,) or (B,T).
 
-        targets: (B,) indices; output: (B,...) of the images; reference: of the fully perturbed images, once it is known.
+        targets: (B,) indices; output: (B,...) of the images; reference: of the fully perturbed images, once it is known;
+        places: (B,...) of the targets, None where only their indices are known.
         """
         return targets
 

@@ -7,33 +7,41 @@ the boxes (IoU) times the score of the object's class. The value is the best det
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from mpx.data.targets import Categories
-from mpx.tasks.base import Labels, Task, fitting_task
+from mpx.data.targets import ANY_CLASS, TargetContext, resolve_targets
+from mpx.tasks.base import NotInImageError, Target, Task, fitting_task
 
-OBJECTS = 1000  # target = class + OBJECTS * k is the object of this class with the k-th highest score, from 0
+MAX_SHARE = 1.5  # of corners in shares of the sides, for centres and sides of boxes are at most 1; pixels go beyond
 
 
 class Detection(Task):
     """The task of a detector: torchvision's list of dicts, or logits (B,Q,K+1) and boxes (B,Q,4) as DETR gives them.
 
     An output is (B,N,6): x0, y0, x1, y1, class, score of N detections, padded with zeros. min_score: of objects that top1,
-    top2, ... and class names choose from.
+    top2, ... and class names choose from. box: [x0,y0,x1,y1] as shares of the input's width and height, an object that is
+    given instead; the target is its class. The object of target=label is the dataset's, where it has boxes.
     """
 
     quantity = "score of the box"
     support_unit = "the best detection's IoU with the object's box times its score for the class"
     prepares = True
+    has_places = True
 
-    def __init__(self, min_score: float = 0.3):
+    def __init__(self, min_score: float = 0.3, box: Sequence[float] | None = None):
         if not 0 <= min_score <= 1:
             raise ValueError(f"task.min_score={min_score} must be from 0 to 1")
+        if box is not None and not (len(box) == 4 and 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+            raise ValueError(
+                f"task.box={list(box)} must be [x0,y0,x1,y1] in shares of the sides, 0 to 1, with x0 < x1 and y0 < y1"
+            )
         self.min_score = min_score
+        self.box = box
 
     def output(self, raw: Any, count: int) -> Tensor:
         """Return the detections (count,N,6)."""
@@ -62,58 +70,85 @@ class Detection(Task):
         """Return the detection (B,6) with the highest score; rounding may change the order and the number of the others."""
         return output[torch.arange(len(output)), output[..., 5].argmax(1)]
 
-    def resolve(self, target: Any, output: Tensor, label: Labels, categories: Categories) -> list[int]:
-        """Return objects: top1, top2, ... by score, the best of a class, or class + 1000 * k. output: (N,6) of an image."""
-        objects = self._objects(output)
-        if not objects:
-            raise ValueError(
-                f"the model detects nothing in this image with a score of at least {self.min_score}: lower task.min_score"
-            )
-        classes = output.new_zeros(len(categories) if categories else OBJECTS)
-        result = []
-        for one in target if isinstance(target, list) else [target]:
-            top = re.fullmatch(r"top(\d+)", one) if isinstance(one, str) else None
-            if top:
-                indices = objects[int(top[1]) - 1 : int(top[1])]
-            elif isinstance(one, int) and one >= OBJECTS:
-                indices = [one]
-            else:
-                indices = super().resolve(one, classes, label, categories)
-            if not indices or not set(indices) <= set(objects):
-                found = ", ".join(f"{index} ({self.name(index, categories)})" for index in objects[:10])
-                raise ValueError(f"target {one!r} is no object that the model detects here: there are {found}")
-            result += indices
-        return list(dict.fromkeys(result))
+    def resolve(self, target: Any, output: Tensor, context: TargetContext) -> list[Target]:
+        """Return objects with their boxes (4,), in the units of the output. output: (N,6) of an image.
 
-    def _objects(self, output: Tensor) -> list[int]:
-        """Return the objects of an image, the highest score first."""
+        top1, top2, ... are predicted objects by score; a class is its best predicted object, or the class of `box`; label:
+        all objects of the dataset, where it has boxes.
+        """
+        words = list(target) if isinstance(target, (list, tuple)) else [target]
+        if self.is_empty(output):
+            raise NotInImageError("the model detects nothing in this image")
+        if self.box is not None:
+            box = _in_units_of(output, torch.tensor([*self.box]), context)
+            return [Target(index, box) for index in self._classes_of_box(words, context)]
+        if "label" in words and context.regions:
+            if len(words) > 1:
+                raise ValueError(f"target={target} mixes the dataset's objects with predicted ones: give one kind")
+            return self._annotated(output, context)
+        found: dict[str, Target] = {}
+        for word in words:
+            found |= {one.key: one for one in self._named(word, self._predicted(output), context)}
+        return list(found.values())
+
+    def _classes_of_box(self, words: list, context: TargetContext) -> list[int]:
+        if any(isinstance(word, str) and re.fullmatch(r"top\d+", word) for word in words):
+            raise ValueError(f"task.box={list(self.box or ())} needs the class of the box: set target= to its index or name")
+        return _class_indices(words, context)
+
+    def _predicted(self, output: Tensor) -> list[Target]:
+        """Return the predicted objects of an image, the highest score first."""
         seen: Counter[int] = Counter()
         objects = []
-        for index in output[:, 5].argsort(descending=True, stable=True).tolist():
-            if output[index, 5] < max(self.min_score, 1e-6):
+        for row in output[output[:, 5].argsort(descending=True, stable=True)]:
+            if row[5] < max(self.min_score, 1e-6):
                 break
-            label = int(output[index, 4])
-            objects.append(label + OBJECTS * seen[label])
+            label = int(row[4])
             seen[label] += 1
+            objects.append(Target(label, row[:4].clone(), seen[label]))
         return objects
 
-    def name(self, target: int, categories: Categories) -> str:
-        """Return the class's name, with a number where the object is not the first of its class."""
-        number = f" {target // OBJECTS + 1}" if target >= OBJECTS else ""
-        return super().name(self.class_index(target), categories) + number
+    def _named(self, word: Any, objects: list[Target], context: TargetContext) -> list[Target]:
+        """Return the predicted objects that a word names."""
+        if not objects:
+            raise NotInImageError(
+                f"the model detects nothing in this image with a score of at least {self.min_score}: lower task.min_score"
+            )
+        top = re.fullmatch(r"top(\d+)", word) if isinstance(word, str) else None
+        if top:
+            chosen = objects[int(top[1]) - 1 : int(top[1])]
+        else:
+            classes = _class_indices(word, context)
+            best = {one.index: one for one in reversed(objects)}
+            chosen = [best[index] for index in classes if index in best]
+            chosen = chosen if len(chosen) == len(classes) else []
+        if not chosen:
+            names = dict.fromkeys(f"{one.index} ({self.name(one.index, context.categories)})" for one in objects[:10])
+            raise NotInImageError(f"target {word!r} is no object that the model detects here: there are {', '.join(names)}")
+        return chosen
 
-    def class_index(self, target: int) -> int:
-        """Return the class of an object."""
-        return target % OBJECTS
+    def _annotated(self, output: Tensor, context: TargetContext) -> list[Target]:
+        """Return the objects of the dataset that the network's input shows."""
+        objects = []
+        for label, region in context.regions.items():
+            index = _class_indices("label", replace(context, label=label))[0]
+            boxes = context.annotate(region).boxes() / _sides(context)
+            objects += [Target(index, _in_units_of(output, box, context), k) for k, box in enumerate(boxes, 1)]
+        if not objects:
+            raise NotInImageError("the boxes of the dataset lie outside of the part of this image that the network gets")
+        return objects
 
-    def prepare(self, targets: Tensor, output: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Return (B,5): the class and the box of each object, in the units of the output."""
-        prepared = []
-        for target, detections in zip(targets.tolist(), output):
-            label, rank = target % OBJECTS, target // OBJECTS
-            scores = detections[:, 5].where(detections[:, 4] == label, -1.0)
-            prepared.append(detections[scores.argsort(descending=True, stable=True)[rank], [4, 0, 1, 2, 3]])
-        return torch.stack(prepared)
+    def prepare(
+        self, targets: Tensor, output: Tensor, reference: Tensor | None = None, places: Tensor | None = None
+    ) -> Tensor:
+        """Return (B,5): the class and the box of each object, in the units of the output.
+
+        places: (B,4) boxes; None: those of the best predicted objects of the classes.
+        """
+        if places is None:
+            scores = output[..., 5].where(output[..., 4] == targets[:, None], -1.0)
+            places = output[torch.arange(len(output)), scores.argmax(1), :4]
+        return torch.cat([targets[:, None].to(output), places.to(output)], 1)
 
     def logits(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return (B,2), whose softmax is 1 - v and v, the support of the object; the answer is the second."""
@@ -126,12 +161,29 @@ class Detection(Task):
         """Return the boxes in images of `size` (H,W); boxes of at most 1 are shares of the sides, as DETR gives them."""
         boxes = targets[:, 1:, None]
         height, width = size
-        if boxes.max() <= 1.01:
+        if boxes.max() <= MAX_SHARE:
             boxes = boxes * boxes.new_tensor([width, height, width, height])[:, None]
         x, y = (torch.arange(side, device=boxes.device) + 0.5 for side in (width, height))
         columns = (boxes[:, 0] <= x) & (x <= boxes[:, 2])
         rows = (boxes[:, 1] <= y) & (y <= boxes[:, 3])
         return (rows[:, :, None] & columns[:, None])[:, None]
+
+
+def _class_indices(target: Any, context: TargetContext) -> list[int]:
+    """Return the class indices of words that name classes; a detector without class names may have any number of them."""
+    classes = len(context.categories) if context.categories else ANY_CLASS
+    return resolve_targets(target, torch.zeros(1).expand(classes), context.label, context.categories)
+
+
+def _sides(context: TargetContext) -> Tensor:
+    """Return width, height, width, height of the network's input in pixels, (4,)."""
+    height, width = context.preprocess.crop
+    return torch.tensor([width, height, width, height])
+
+
+def _in_units_of(output: Tensor, box: Tensor, context: TargetContext) -> Tensor:
+    """Return a box (4,) in shares of the sides in the units of the output (N,6), shares or pixels."""
+    return box if output[:, :4].max() <= MAX_SHARE else box * _sides(context)
 
 
 def _overlap(a: Tensor, b: Tensor) -> Tensor:

@@ -25,7 +25,9 @@ class Difference(Classification):
         other = "the next class" if self.other is None else super().name(self.other, categories)
         return f"{super().name(target, categories)} rather than {other}"
 
-    def prepare(self, targets: Tensor, output: Tensor, reference: Tensor | None = None) -> Tensor:
+    def prepare(
+        self, targets: Tensor, output: Tensor, reference: Tensor | None = None, places: Tensor | None = None
+    ) -> Tensor:
         """Return (B,2): the target and the other class."""
         if self.other is None:
             others = output.scatter(1, targets[:, None], -torch.inf).argmax(1)

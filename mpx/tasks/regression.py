@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpx.data.targets import Categories
+from mpx.data.targets import TargetContext
 from mpx.operators import unwrap
-from mpx.tasks.base import Labels, Task, first_tensor
+from mpx.tasks.base import Target, Task, first_tensor
 
 DIRECTIONS = ("up", "down", "stay")
 LEAST_CHANGE = 1e-4  # of a value by full perturbation, as a share of the value: below it, rounding would be explained
@@ -51,19 +51,21 @@ class Regression(Task):
         output = first_tensor(raw) if self.function is None else self.function(raw)
         return super().output(output[:, None] if isinstance(output, Tensor) and output.ndim == 1 else output, count)
 
-    def resolve(self, target: Any, output: Tensor, label: Labels, categories: Categories) -> list[int]:
+    def resolve(self, target: Any, output: Tensor, context: TargetContext) -> list[Target]:
         """Return the indices of the outputs to explain; a network with one output needs no target."""
         targets = target if isinstance(target, list) else [target]
         if targets == ["top1"] and len(output) == 1:
-            return [0]
+            return [Target(0)]
         if any(isinstance(t, str) and (t.startswith("top") or t == "label") for t in targets):
             raise ValueError(
                 f"target={target} ranks classes, and this network predicts {len(output)} values: give an index, 0 to "
                 f"{len(output) - 1}, or a name of the model's categories"
             )
-        return super().resolve(target, output, None, categories)
+        return super().resolve(target, output, context)
 
-    def prepare(self, targets: Tensor, output: Tensor, reference: Tensor | None = None) -> Tensor:
+    def prepare(
+        self, targets: Tensor, output: Tensor, reference: Tensor | None = None, places: Tensor | None = None
+    ) -> Tensor:
         """Return (B,3): the index, the image's value, and the fully perturbed image's; 1 below it until that is known."""
         value = output.gather(1, targets[:, None])[:, 0]
         perturbed = value - 1 if reference is None else reference.gather(1, targets[:, None])[:, 0]

@@ -2,37 +2,49 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpx.data.targets import Categories
-from mpx.tasks.base import Labels, Task, first_tensor, fitting_task
+from mpx.data.annotations import Region
+from mpx.data.mask_files import mask_file_of, read_mask
+from mpx.data.targets import TargetContext
+from mpx.tasks.base import NotInImageError, Target, Task, first_tensor, fitting_task
+
+NAMED_REGIONS = ("predicted", "image", "dataset")
 
 
 class Segmentation(Task):
     """The task of a network that labels pixels: a tensor (B,K,h,w), or a dict or a tuple with it, of any size h,w.
 
     region: where the class is explained. "predicted": the pixels that the network gives to the class on the unperturbed
-    image; "image": all of it; [x0,y0,x1,y1]: a box, or [x,y]: a pixel, as shares of the image's width and height.
+    image; "image": all of it; "dataset": the pixels, or boxes, of the class in the dataset; [x0,y0,x1,y1]: a box, or
+    [x,y]: a pixel, as shares of the input's width and height; else a mask file (`mpx.data.mask_files`), or a folder of one
+    for each photo. A pixel of the output belongs to a region that it touches.
     background: index of a class that top1, top2, ... leave out; null: none.
     """
 
     support_unit = "mean softmax probability of the target class over the region"
     prepares = True
+    has_places = True
 
     def __init__(self, region: str | Sequence[float] = "predicted", background: int | None = None):
-        is_place = not isinstance(region, str) and len(region) in (2, 4) and all(0 <= share <= 1 for share in region)
-        if not (region in ("predicted", "image") if isinstance(region, str) else is_place):
-            raise ValueError(
-                f"task.region={region!r} must be predicted, image, [x0,y0,x1,y1] or [x,y], in shares of the image's sides"
-            )
-        if len(region) == 4 and not isinstance(region, str) and not (region[0] < region[2] and region[1] < region[3]):
-            raise ValueError(f"task.region={list(region)} is an empty box: give [x0,y0,x1,y1] with x0 < x1 and y0 < y1")
         self.region = region
         self.background = background
+        if isinstance(region, str):
+            if region not in NAMED_REGIONS and not Path(region).expanduser().exists():
+                raise ValueError(
+                    f"task.region={region!r} must be {', '.join(NAMED_REGIONS)}, [x0,y0,x1,y1] or [x,y] in shares of the "
+                    "image's sides, or a mask file or a folder of them, and there is no such file"
+                )
+        elif len(region) not in (2, 4) or not all(0 <= share <= 1 for share in region):
+            raise ValueError(f"task.region={list(region)} must be [x0,y0,x1,y1] or [x,y] in shares of the sides, 0 to 1")
+        elif len(region) == 4 and not (region[0] < region[2] and region[1] < region[3]):
+            raise ValueError(f"task.region={list(region)} is an empty box: give [x0,y0,x1,y1] with x0 < x1 and y0 < y1")
 
     def output(self, raw: Any, count: int) -> Tensor:
         """Return the logits (count,K,h,w)."""
@@ -45,31 +57,58 @@ class Segmentation(Task):
             )
         return output
 
-    def resolve(self, target: Any, output: Tensor, label: Labels, categories: Categories) -> list[int]:
-        """Return class indices; top1, top2, ... are the classes with the most pixels. output: (K,h,w) of an image."""
+    def resolve(self, target: Any, output: Tensor, context: TargetContext) -> list[Target]:
+        """Return classes with their regions (h,w); top1, top2, ... are the classes with the most pixels. output: (K,h,w)."""
         pixels = torch.bincount(output.argmax(0).flatten(), minlength=len(output)).float()
         if self.background is not None:
             pixels[self.background] = -1.0
-        targets = super().resolve(target, pixels, label, categories)
-        if self.region == "predicted":
-            for index in targets:
-                if pixels[index] < 1:
-                    name = categories[index] if categories else f"class {index}"
-                    raise ValueError(f"the model gives no pixel to {name} here: set task.region=image, or to a box")
-        return targets
+        targets = super().resolve(target, pixels, context)
+        return [Target(one.index, self._checked_region(one.index, output, context)) for one in targets]
 
-    def prepare(self, targets: Tensor, output: Tensor, reference: Tensor | None = None) -> Tensor:
-        """Return (B,2+h*w): the class index, h, and 1 for each pixel of the region."""
-        h, w = output.shape[2:]
+    def _checked_region(self, target: int, output: Tensor, context: TargetContext) -> Tensor:
+        """Return the region (h,w) of a class in an image, or raise NotInImageError where it has none there."""
+        name = self.name(target, context.categories)
+        try:
+            region = self._region(target, output, context)
+        except ValueError as error:
+            raise NotInImageError(str(error)) from error
+        if region is None:
+            raise NotInImageError(f"the dataset has no region of {name} in this image: set target=label")
+        if region.any():
+            return region
         if self.region == "predicted":
-            region = output.argmax(1) == targets[:, None, None]
-        else:
+            raise NotInImageError(f"the model gives no pixel to {name} here: set task.region=image, or to a box")
+        raise NotInImageError(f"the region of {name} lies outside of the part of this image that the network gets")
+
+    def _region(self, target: int, output: Tensor, context: TargetContext) -> Tensor | None:
+        """Return the region (h,w), None where the dataset has none of this class. output: (K,h,w)."""
+        h, w = output.shape[1:]
+        if self.region == "predicted":
+            return output.argmax(0) == target
+        if not isinstance(self.region, str) or self.region == "image":
             x0, y0, x1, y1 = (0, 0, 1, 1) if isinstance(self.region, str) else (*self.region, *self.region)[:4]
             left, top = min(int(x0 * w), w - 1), min(int(y0 * h), h - 1)
-            region = torch.zeros(len(targets), h, w, dtype=torch.bool, device=output.device)
-            region[:, top : max(top + 1, math.ceil(y1 * h)), left : max(left + 1, math.ceil(x1 * w))] = True
-        height = torch.full_like(targets, h)
-        return torch.cat([torch.stack([targets, height], 1).to(output), region.flatten(1).to(output)], 1)
+            region = torch.zeros(h, w, dtype=torch.bool, device=output.device)
+            region[top : max(top + 1, math.ceil(y1 * h)), left : max(left + 1, math.ceil(x1 * w))] = True
+            return region
+        if self.region == "dataset":
+            annotation = context.annotation(target)
+        else:
+            file = mask_file_of(Path(self.region).expanduser(), context.file)
+            annotation = context.annotate(Region(draw=partial(read_mask, file)))
+        if annotation is None:
+            return None
+        return F.adaptive_max_pool2d(annotation.mask()[None].to(output), (h, w))[0] > 0
+
+    def prepare(
+        self, targets: Tensor, output: Tensor, reference: Tensor | None = None, places: Tensor | None = None
+    ) -> Tensor:
+        """Return (B,2+h*w): the class index, h, and 1 for each pixel of the region. places: (B,h,w) regions."""
+        if places is None:
+            rows = zip(targets.tolist(), output)
+            places = torch.stack([self._checked_region(target, row, TargetContext()) for target, row in rows])
+        height = torch.full_like(targets, output.shape[2])
+        return torch.cat([torch.stack([targets, height], 1).to(output), places.flatten(1).to(output)], 1)
 
     def logits(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logarithms (B,K) of the classes' mean probabilities over the region, and the class indices (B,)."""

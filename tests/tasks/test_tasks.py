@@ -10,6 +10,7 @@ from task_networks import EYE, TASKS, Binary, Boxes, Multi, Queries, Segments, n
 from torch import nn
 
 from mpx import config, config_plan, explain
+from mpx.data.targets import TargetContext
 from mpx.metrics.base import MetricContext, as_metric
 from mpx.models import Classifier
 from mpx.pictures.colours import outlined
@@ -44,13 +45,17 @@ def test_metrics_ask_the_task(name, metric):
     classifier = Classifier(network(name), task=task)
     with torch.no_grad():
         outputs = [classifier(photo[None])[0] for photo in PHOTOS]
-        targets = torch.tensor([task.resolve(target, output, None, classifier.categories)[0] for output in outputs])
+        targets = torch.tensor([resolved(task, target, output, classifier.categories)[0].index for output in outputs])
     perturbations = {name: partial(filled, value=value) for name, value in (("grey", 0.5), ("dark", 0.4))}
     context = MetricContext(classifier, PHOTOS, targets, perturbations=perturbations, task=task)
     function = as_metric(config.option("metric", metric))
     perfect, inverted = (function(x.expand(3, -1, -1, -1), context)[""] for x in (SQUARE, 1 - SQUARE))
     better = perfect > inverted if function.direction_of("") == "higher" else perfect < inverted
     assert better.all(), (perfect, inverted)
+
+
+def resolved(task, target, output, categories=None):
+    return task.resolve(target, output, TargetContext(categories))
 
 
 def filled(images, value):
@@ -102,7 +107,7 @@ def test_the_gradient_of_the_support_is_that_of_finite_differences(name):
     photos = PHOTOS[:1].double()
     with torch.no_grad():
         output = task.output(net(photos), 1)
-        targets = torch.tensor(task.resolve(target, output[0], None, task.categories))
+        targets = torch.tensor([one.index for one in resolved(task, target, output[0], task.categories)])
         targets = task.prepare(targets, output, task.output(net(torch.full_like(photos, 0.5)), 1))
 
     def support(amount):  # of the photo, faded to grey
@@ -166,7 +171,7 @@ def test_the_mean_over_a_region():
 
 def test_two_kinds_of_detectors_agree():
     a, b = (Detection().output(net().eval()(PHOTOS), 3) for net in (Boxes, Queries))
-    assert Detection().resolve("top1", a[0], None, None) == Detection().resolve("top1", b[0], None, None)
+    assert resolved(Detection(), "top1", a[0])[0].key == resolved(Detection(), "top1", b[0])[0].key
     for label in (1, 2):
         boxes = [Detection().prepare(torch.tensor([label] * 3), x)[:, 1:] for x in (a, b)]
         torch.testing.assert_close(boxes[0], boxes[1] * 32)
@@ -175,8 +180,10 @@ def test_two_kinds_of_detectors_agree():
 def test_support_is_overlap_times_score():
     detections = torch.tensor([[[0.0, 0, 10, 10, 3, 0.8], [5, 0, 15, 10, 3, 0.6], [0, 0, 10, 10, 4, 0.9]]])
     task = Detection()
-    assert task.resolve(["top1", 3, 1003], detections[0], None, None) == [4, 3, 1003]
-    first, second = (task.prepare(torch.tensor([target]), detections) for target in (3, 1003))
+    objects = resolved(task, ["top1", 3, "top3", "top2"], detections[0])
+    assert [one.key for one in objects] == ["4", "3", "3#2"]
+    first, second = (task.prepare(torch.tensor([3]), detections, places=one.place[None]) for one in objects[1:])
+    assert torch.equal(first, task.prepare(torch.tensor([3]), detections))
     assert second[0].tolist() == [3, 5, 0, 15, 10]
     moved = detections.clone()
     moved[0, 0, [0, 2]] += 5  # the first box moves onto the second: overlap 1/3

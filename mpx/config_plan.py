@@ -127,11 +127,12 @@ def build_classifier(cfg: DictConfig, device: torch.device) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         classifier = config.build(cfg.model, "model")
-    if not isinstance(classifier, Classifier):
-        raise ValueError(f"model: {cfg.model._target_} returned {describe(classifier)}: it must return a Classifier")
+        if not isinstance(classifier, Classifier):
+            raise ValueError(f"model: {cfg.model._target_} returned {describe(classifier)}: it must return a Classifier")
+        classifier = classifier.to(device).with_task(build_task(cfg))
     if cfg.bands is not None:
         classifier.bands = check_bands(to_plain(cfg)["bands"], classifier.channels)
-    return classifier.to(device).with_task(build_task(cfg))
+    return classifier
 
 
 def build_task(cfg: DictConfig) -> Task:

@@ -14,6 +14,8 @@ def check_classifier(classifier: Classifier, images: Tensor) -> Tensor:
     Raises ValueError that says why no mask can be learnt through this network.
     """
     with classifier.frozen(), torch.enable_grad():
+        for other in classifier.compared:
+            check_classifier(other, images)
         image = images[:1].detach().to(classifier.device, copy=True).requires_grad_()
         output = _output(classifier, image)
         _check_gradient(classifier, image, output)

@@ -6,7 +6,7 @@ as it is: construction moves and changes nothing, `frozen()` restores every mode
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,7 @@ class Classifier(nn.Module):
         self._folded: dict[nn.Module, nn.Module] = {}  # convolution -> its batch norm
         self._compiled: tuple[Callable[[Tensor], Tensor], ...] = ()  # a tuple: a module cannot be its own submodule
         self._freezings = 0  # `frozen` contexts that are open
+        self.compared: tuple[Classifier, ...] = task.compared_models()  # in a tuple: its layers are none of this model's
         means, stds = _per_channel(mean), _per_channel(std)
         declared = _declared_channels(channels, means, stds)
         device = _device(network) or torch.empty(0).device
@@ -80,6 +81,8 @@ class Classifier(nn.Module):
         """Map images (B,C,H,W) in [0,1] to the output of the task, (B, classes) in a classification."""
         raw = self.network(torch.addcmul(self.shift, x, self.scale))  # a new tensor: in-place first layers are harmless
         out = self.task.output(raw, len(x))
+        for other in self.compared:
+            out = self.task.join(out, other(x))
         classes = self.task.class_count(out)
         if self.categories is not None and classes is not None and len(self.categories) != classes:
             raise ValueError(f"{len(self.categories)} category names do not fit a model of {classes} classes")
@@ -91,22 +94,33 @@ class Classifier(nn.Module):
         with self.frozen():
             twin.task, twin._folded = task.for_model(self.embed_texts), {}
         twin.categories = task.categories or self.categories
+        twin.compared = task.compared_models()
         return twin
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Classifier":
+        """Move the model that the task compares with, too."""
+        for other in self.compared:
+            other._apply(fn, recurse)
+        return super()._apply(fn, recurse)
 
     @contextmanager
     def frozen(self) -> Iterator["Classifier"]:
         """Set eval mode without parameter gradients; on leaving restore every module's mode and every parameter's flag.
 
-        Another thread that freezes the same network waits. One freezing may lie within another.
+        Another thread that freezes the same network waits. One freezing may lie within another. A model that the task
+        compares with is frozen too, on this one's device.
         """
         if any(tensor.is_inference() for tensor in (*self.parameters(), *self.buffers())):
             raise ValueError(
                 f"model {self.name} was built under inference_mode, which no gradient can pass: build it outside, or "
                 "under no_grad"
             )
-        with exclusive_access(self), frozen_parameters(self):
+        with exclusive_access(self, *self.compared), frozen_parameters(self), ExitStack() as compared:
             self._freezings += 1
             try:
+                for other in self.compared:
+                    compared.callback(other.to, other.device)
+                    compared.enter_context(other.to(self.device).frozen())
                 yield self
             finally:
                 self._freezings -= 1
@@ -125,10 +139,11 @@ class Classifier(nn.Module):
         with self.frozen():
             pairs = {} if size is None else fold(self, self.device, (self.channels, *size), self.task.comparable)
             self._folded |= pairs
-            try:
+            with ExitStack() as compared:
+                compared.callback(self.unfold, pairs)
+                for other in self.compared:
+                    compared.enter_context(other.frozen_and_folded(size))
                 yield self
-            finally:
-                self.unfold(pairs)
 
     def unfold(self, modules: Iterable[nn.Module] | None = None) -> None:
         """Undo the folding of these modules, by default of all; modules that are not folded stay as they are."""

@@ -12,13 +12,14 @@ _locks_guard = threading.Lock()
 
 
 @contextmanager
-def exclusive_access(network: nn.Module) -> Iterator[None]:
-    """Make other threads wait that freeze a network with any module in common, however it is wrapped.
+def exclusive_access(*networks: nn.Module) -> Iterator[None]:
+    """Make other threads wait that freeze networks with any module in common, however they are wrapped.
 
     Without it a second thread would record the frozen state as the one to restore.
     """
     with _locks_guard:  # locks are taken in one order, or two threads could wait for each other
-        locks = [_locks.setdefault(module, threading.RLock()) for module in sorted(network.modules(), key=id)]
+        modules = {module for network in networks for module in network.modules()}
+        locks = [_locks.setdefault(module, threading.RLock()) for module in sorted(modules, key=id)]
     with ExitStack() as stack:
         for lock in locks:
             stack.enter_context(lock)

@@ -15,7 +15,8 @@ from torch import Tensor
 from mpx.data.targets import Categories, TargetContext, resolve_targets
 
 # computations that only move numbers, by the names of their nodes in autograd's graph
-MOVES = ("Cat", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "ToCopy", "Transpose", "Permute", "Clone")
+MOVES = ("Cat", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "ToCopy", "Transpose", "Permute", "Clone",
+         "Stack", "Select")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,14 @@ class Task:
     def for_model(self, embed_texts: Callable[[list[str]], Tensor] | None) -> "Task":
         """Return this task for a model; embed_texts: its function from texts to embeddings (N,D), where it has one."""
         return self
+
+    def compared_models(self) -> tuple:
+        """Return the Classifier that the model is compared with, as the only one; none by default."""
+        return ()
+
+    def join(self, output: Tensor, other: Tensor) -> Tensor:
+        """Return the outputs (B,...) of the model and of the one that it is compared with as one."""
+        raise NotImplementedError
 
     def class_count(self, output: Tensor) -> int | None:
         """Return the number of indices that a target may have, of an output (B,...); None where that is unknown."""
@@ -181,6 +190,12 @@ def fitting_task(raw: Any) -> str:
     if isinstance(raw, Mapping) and isinstance(raw.get("out"), Tensor) or output is not None and output.ndim == 4:
         return ": set task=segmentation"
     return ": set task=classification" if output is not None and output.ndim == 2 else ""
+
+
+def are_shares(values: Any, counts: Sequence[int]) -> bool:
+    """Return whether values are a list of numbers from 0 to 1, as many as one of `counts`."""
+    is_list = isinstance(values, Sequence) and len(values) in counts
+    return is_list and all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in values)
 
 
 def repeat_rows(targets: Tensor, count: int) -> Tensor:

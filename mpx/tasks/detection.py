@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from mpx.data.targets import ANY_CLASS, TargetContext, resolve_targets
-from mpx.tasks.base import NotInImageError, Target, Task, fitting_task
+from mpx.tasks.base import NotInImageError, Target, Task, are_shares, fitting_task
 
 MAX_SHARE = 1.5  # of corners in shares of the sides, for centres and sides of boxes are at most 1; pixels go beyond
 
@@ -36,9 +36,9 @@ class Detection(Task):
     def __init__(self, min_score: float = 0.3, box: Sequence[float] | None = None):
         if not 0 <= min_score <= 1:
             raise ValueError(f"task.min_score={min_score} must be from 0 to 1")
-        if box is not None and not (len(box) == 4 and 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+        if box is not None and not (are_shares(box, [4]) and box[0] < box[2] and box[1] < box[3]):
             raise ValueError(
-                f"task.box={list(box)} must be [x0,y0,x1,y1] in shares of the sides, 0 to 1, with x0 < x1 and y0 < y1"
+                f"task.box={box} must be [x0,y0,x1,y1] in shares of the sides, 0 to 1, with x0 < x1 and y0 < y1"
             )
         self.min_score = min_score
         self.box = box

@@ -1,11 +1,20 @@
-"""Difference: why class A rather than class B; people read the probability of A if it is one of the two."""
+"""Difference: why class A rather than class B, or why by this model and not by that one.
 
+People read the probability of A if it is one of the two; or that the class is this model's, if it is one model's alone.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mpx.data.targets import Categories
-from mpx.tasks.classification import Classification
+from mpx.data.targets import Categories, TargetContext
+from mpx.models.bare import as_classifier
+from mpx.models.classifier import Classifier
+from mpx.tasks.base import Target
+from mpx.tasks.classification import CLASSIFICATION, Classification
 
 
 class Difference(Classification):
@@ -46,3 +55,79 @@ class Difference(Classification):
         """Return the target's logit minus the other class's, (B,)."""
         first, second = output.gather(1, targets).unbind(1)
         return first - second
+
+
+class ModelDifference(Classification):
+    """The task of a classifier that is asked why it gives the target, and another classifier of the same classes does not.
+
+    The logits are the log-odds of the target in both models, log p / (1 - p) and log q / (1 - q), for logits of two networks
+    have no common zero. Their softmax p (1 - q) / (p (1 - q) + q (1 - p)) is the probability that the target is the model's
+    answer if it is the answer of only one, where each model answers at random with its own probabilities.
+
+    model: the other one, an mpx.Classifier, an nn.Module of logits (B,K), or the name of one of torchvision's. It gets the
+    same images, in [0,1], of the first model's size. An output is (B,2,K): the other model's, then the model's.
+    """
+
+    support_unit = "softmax of the log-odds of the target in the model and in the other one"
+
+    def __init__(self, model: nn.Module | str):
+        self.model: Any = model
+        named = model.name if isinstance(model, Classifier) else model
+        self.other_name = named if isinstance(named, str) else type(named).__name__
+
+    def for_model(self, embed_texts: Callable[[list[str]], Tensor] | None) -> "ModelDifference":
+        """Return the task without the other model, which the Classifier holds."""
+        task = copy.copy(self)
+        task.model = None
+        return task
+
+    def compared_models(self) -> tuple[Classifier, ...]:
+        """Return the other model."""
+        return (as_classifier(self.model).with_task(CLASSIFICATION),) if self.model is not None else ()
+
+    def join(self, output: Tensor, other: Tensor) -> Tensor:
+        """Return the logits (B,2,K) of the other model and of the model, from logits (B,K) of each."""
+        if other.shape != output.shape:
+            raise ValueError(
+                f"task=difference compares models of the same classes: the model has {output.shape[1]}, and "
+                f"{self.other_name} {other.shape[1]}"
+            )
+        return torch.stack([other, output], 1)
+
+    def class_count(self, output: Tensor) -> int:
+        """Return the number of classes."""
+        return output.shape[2]
+
+    def check(self, output: Tensor, pair: Tensor | None, name: str) -> None:
+        """Refuse a model of another task, as in classification; the other model is checked by itself."""
+        with torch.enable_grad():  # so that the part keeps the graph
+            own = output[:, 1]
+        super().check(own, None if pair is None else pair[:, 1], name)
+
+    def resolve(self, target: Any, output: Tensor, context: TargetContext) -> list[Target]:
+        """Return classes; top1, top2, ... are the model's own. output: (2,K)."""
+        return super().resolve(target, output[1], context)
+
+    def name(self, target: int, categories: Categories) -> str:
+        """Return the class's name and the other model's."""
+        return f"{super().name(target, categories)}, unlike {self.other_name}"
+
+    def logits(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-odds (B,2) of the target in the two models; the answer is the second, the model's."""
+        index = targets[:, None, None].expand(-1, 2, 1)
+        others = output.scatter(2, index, -torch.inf).logsumexp(2)
+        return output.gather(2, index)[..., 0] - others, torch.ones_like(targets)
+
+    def logit(self, output: Tensor, targets: Tensor) -> Tensor:
+        """Return the log-odds of the target in the model minus those in the other one, (B,)."""
+        other, own = self.logits(output, targets)[0].unbind(1)
+        return own - other
+
+
+def difference(other: int | None = None, model: nn.Module | str | None = None) -> Difference | ModelDifference:
+    """Return the task of two classes, or of two models."""
+    if model is None:
+        return Difference(other)
+    if other is not None:
+        raise ValueError(f"task.other={other} and task.model are two differences: give one of them")
+    return ModelDifference(model)

@@ -13,7 +13,7 @@ from torch import Tensor
 from mpx.data.annotations import Region
 from mpx.data.mask_files import mask_file_of, read_mask
 from mpx.data.targets import TargetContext
-from mpx.tasks.base import NotInImageError, Target, Task, first_tensor, fitting_task
+from mpx.tasks.base import NotInImageError, Target, Task, are_shares, first_tensor, fitting_task
 
 NAMED_REGIONS = ("predicted", "image", "dataset")
 
@@ -41,10 +41,10 @@ class Segmentation(Task):
                     f"task.region={region!r} must be {', '.join(NAMED_REGIONS)}, [x0,y0,x1,y1] or [x,y] in shares of the "
                     "image's sides, or a mask file or a folder of them, and there is no such file"
                 )
-        elif len(region) not in (2, 4) or not all(0 <= share <= 1 for share in region):
-            raise ValueError(f"task.region={list(region)} must be [x0,y0,x1,y1] or [x,y] in shares of the sides, 0 to 1")
+        elif not are_shares(region, [2, 4]):
+            raise ValueError(f"task.region={region} must be [x0,y0,x1,y1] or [x,y] in shares of the sides, 0 to 1")
         elif len(region) == 4 and not (region[0] < region[2] and region[1] < region[3]):
-            raise ValueError(f"task.region={list(region)} is an empty box: give [x0,y0,x1,y1] with x0 < x1 and y0 < y1")
+            raise ValueError(f"task.region={region} is an empty box: give [x0,y0,x1,y1] with x0 < x1 and y0 < y1")
 
     def output(self, raw: Any, count: int) -> Tensor:
         """Return the logits (count,K,h,w)."""

@@ -23,7 +23,8 @@ from mpx.tasks.detection import Detection
 from mpx.tasks.segmentation import Segmentation
 
 PHOTO = square_photo(SquareNet(), 0)[None]
-OPTIONS = dict(perturbation=partial(config.option("perturbation", "blur_gaussian"), sigma=3.0), mask_size=8, steps=6, jitter=0)
+BLUR = partial(config.option("perturbation", "blur_gaussian"), sigma=3.0)
+OPTIONS = dict(perturbation=BLUR, mask_size=8, steps=6, jitter=0)
 SHARES = [0.5, 0.25, 0.75, 0.5]  # the checkerboard's box
 MASK = np.zeros((32, 32), np.uint8)
 MASK[8:16, 16:24] = 7
@@ -55,7 +56,8 @@ def test_objects_of_the_dataset_are_boxes_in_the_units_of_the_output(network):
     torch.testing.assert_close(objects[0].place, predicted.place)
     double = replace(context, size=(64, 64), preprocess=Preprocess((32, 32), 32))
     doubled = {1: Region(boxes=tuple(tuple(2 * x for x in box) for box in board.boxes[:1]))}
-    torch.testing.assert_close(Detection().resolve("label", output, replace(double, regions=doubled))[0].place, objects[0].place)
+    large = Detection().resolve("label", output, replace(double, regions=doubled))[0]
+    torch.testing.assert_close(large.place, objects[0].place)
 
 
 def test_a_mask_file_is_a_region(tmp_path):
@@ -139,7 +141,8 @@ def test_a_run_explains_all_objects_of_the_dataset(run):
 
 
 def test_a_run_takes_regions_from_mask_files_and_skips_images_without_one(run):
-    rows, out = run("model.network=net.py:Segments", "model.categories=null", "task=segmentation", "task.region=masks", "target=1")
+    network = ("model.network=net.py:Segments", "model.categories=null", "target=1")
+    rows, out = run(*network, "task=segmentation", "task.region=masks")
     assert [row["image"] for row in rows] == ["p0", "p1"], out
     skipped = Path("outputs/a/skipped.csv").read_text()
     assert "'masks' has no mask of p2.png: expected p2.png or p2.npy there" in skipped

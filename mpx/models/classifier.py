@@ -7,6 +7,7 @@ as it is: construction moves and changes nothing, `frozen()` restores every mode
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,8 +80,7 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B,C,H,W) in [0,1] to the output of the task, (B, classes) in a classification."""
-        raw = self.network(torch.addcmul(self.shift, x, self.scale))  # a new tensor: in-place first layers are harmless
-        out = self.task.output(raw, len(x))
+        out = self.task.output(self.raw_output(x), len(x))
         for other in self.compared:
             out = self.task.join(out, other(x))
         classes = self.task.class_count(out)
@@ -88,11 +88,15 @@ class Classifier(nn.Module):
             raise ValueError(f"{len(self.categories)} category names do not fit a model of {classes} classes")
         return out
 
+    def raw_output(self, x: Tensor) -> Any:
+        """Return what the network gives for images (B,C,H,W) in [0,1]."""
+        return self.network(torch.addcmul(self.shift, x, self.scale))  # a new tensor: in-place first layers are harmless
+
     def with_task(self, task: Task) -> "Classifier":
         """Return this classifier of the same network with another task, whose outputs may have names of their own."""
         twin = copy.copy(self)
         with self.frozen():
-            twin.task, twin._folded = task.for_model(self.embed_texts), {}
+            twin.task, twin._folded = task.for_model(self), {}
         twin.categories = task.categories or self.categories
         twin.compared = task.compared_models()
         return twin

@@ -17,7 +17,7 @@ RESUMABLE_KEYS = ("name", "force", "limit", "trainer.devices", "share", "log_ima
                   "metrics", "other_perturbations", "objective")  # keys that may change when a run is resumed # fmt: skip
 RESUMABLE_WITHOUT_DETERMINISM = ("batch_size", "device", "threads", "parallel", "compile")  # these may change bits
 METRIC_KEYS = ("metrics", "other_perturbations")  # equal in processes that work at the same time
-MODEL_FILES = ("weights", "network")  # keys of the model that may name a file
+FILE_KEYS = {"model": ("weights", "network"), "task": ("embeddings", "images", "region")}  # that may name a file
 DIGEST = "_sha256"
 ABSENT = "absent"
 
@@ -48,15 +48,17 @@ def check_config(plan: "RunPlan", joins: bool) -> None:
 
 
 def stored_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration as a folder stores it: with digests of the model's files, which may change in place."""
-    model = dict(config["model"])
-    for key in MODEL_FILES:
-        value = model.get(key)
-        if isinstance(value, str):
+    """Return a configuration as a folder stores it: with digests of the files it names, which may change in place."""
+    stored = dict(config)
+    for group, keys in FILE_KEYS.items():
+        for key in keys:
+            value = config[group].get(key)
+            if not isinstance(value, str):
+                continue
             file = Path(value.rpartition(":")[0] if key == "network" else value).expanduser()
             if file.is_file():
-                model[f"{key}{DIGEST}"] = sha256(file.read_bytes()).hexdigest()
-    return {**config, "model": model}
+                stored[group] = {**stored[group], f"{key}{DIGEST}": sha256(file.read_bytes()).hexdigest()}
+    return stored
 
 
 def to_yaml(values: dict[str, Any] | list[Any]) -> str:

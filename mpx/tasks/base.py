@@ -6,13 +6,16 @@ has no alternatives, such as a predicted value, is the logit of the only answer 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from mpx.data.targets import Categories, TargetContext, resolve_targets
+
+if TYPE_CHECKING:
+    from mpx.models.classifier import Classifier
 
 # computations that only move numbers, by the names of their nodes in autograd's graph
 MOVES = ("Cat", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "ToCopy", "Transpose", "Permute", "Clone",
@@ -64,11 +67,11 @@ class Task:
             raise ValueError(f"model output must be (B, classes), got {actual} for B={count}{hint}")
         return output
 
-    def for_model(self, embed_texts: Callable[[list[str]], Tensor] | None) -> "Task":
-        """Return this task for a model; embed_texts: its function from texts to embeddings (N,D), where it has one."""
+    def for_model(self, model: "Classifier") -> "Task":
+        """Return this task for a model, which is frozen meanwhile."""
         return self
 
-    def compared_models(self) -> tuple:
+    def compared_models(self) -> tuple["Classifier", ...]:
         """Return the Classifier that the model is compared with, as the only one; none by default."""
         return ()
 

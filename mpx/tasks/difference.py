@@ -4,7 +4,6 @@ People read the probability of A if it is one of the two; or that the class is t
 """
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -75,7 +74,7 @@ class ModelDifference(Classification):
         named = model.name if isinstance(model, Classifier) else model
         self.other_name = named if isinstance(named, str) else type(named).__name__
 
-    def for_model(self, embed_texts: Callable[[list[str]], Tensor] | None) -> "ModelDifference":
+    def for_model(self, model: Classifier) -> "ModelDifference":
         """Return the task without the other model, which the Classifier holds."""
         task = copy.copy(self)
         task.model = None

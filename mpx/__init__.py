@@ -13,13 +13,13 @@ if "OMP_WAIT_POLICY" not in os.environ:  # torch reads it at import: idle thread
 if TYPE_CHECKING:
     from mpx.api import explain
     from mpx.captum_api import MeaningfulPerturbation
-    from mpx.config import method
+    from mpx.config import method, task
     from mpx.explanation import Explanation
     from mpx.learning.learner import MaskLearner
     from mpx.models.classifier import Classifier
     from mpx.tasks.base import Task
 
-__all__ = ["Classifier", "Explanation", "MaskLearner", "MeaningfulPerturbation", "Task", "explain", "method"]
+__all__ = ["Classifier", "Explanation", "MaskLearner", "MeaningfulPerturbation", "Task", "explain", "method", "task"]
 __version__ = "0.1.0"
 
 _MODULES = {
@@ -30,6 +30,7 @@ _MODULES = {
     "Task": "mpx.tasks.base",
     "explain": "mpx.api",
     "method": "mpx.config",
+    "task": "mpx.config",
 }
 
 

@@ -22,14 +22,13 @@ from mpx import config
 from mpx.explanation import Explanation, join
 from mpx.learning.batch_position import batch_position_matters
 from mpx.learning.batching import RowSolver, prepare_batch
-from mpx.learning.inputs import as_images, make_rows
+from mpx.learning.inputs import as_images, make_rows, with_task
 from mpx.learning.loop import optimize
 from mpx.learning.method import Method
 from mpx.models.bare import as_classifier
 from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
 from mpx.tasks.base import Task
-from mpx.tasks.regression import Regression
 
 # arguments of explain() that are not part of a method
 OUTSIDE_A_METHOD = ("model", "images", "target", "task", "method", "batch_size", "deterministic", "frames", "on_step")
@@ -103,8 +102,8 @@ def explain(
     target: None for each image's top class; an index, a name, "top2", or a list of these, which gives a mask for each
         target and image; or a tensor or array (B,) of indices, one for each image. Or a function from whatever the network
         returns for B images to the number (B,) that is explained: task=Regression(function=target).
-    task: what of the network's output is explained: an option's name in configs/task/ or an mpx.Task; None: the
-        Classifier's.
+    task: what of the network's output is explained: an option's name in configs/task/ or an mpx.Task, e.g.
+        mpx.task("segmentation", "task.region=image"); None: the Classifier's.
     perturbation, mask, score, optimizer, scheduler, stop: an option's name in configs/, or a function of the same contract.
     regularizers: further terms, name -> (weight, an option's name or a function as in mpx.regularizers).
     explainer: a baseline in the place of the learnt mask, e.g. "gradcam"; the optimization's options have no effect then.
@@ -123,22 +122,9 @@ def explain(
         Method.check(method)
         _refuse_arguments_of_a_method(arguments)
     method = method or _method_of(arguments)
-    classifier, target = with_task(as_classifier(model), task, target)
+    chosen = config.task(task) if isinstance(task, str) else task
+    classifier, target = with_task(as_classifier(model), chosen, target)
     return _explain(method, classifier, images, target, batch_size, deterministic, frames, on_step)
-
-
-def with_task(classifier: Classifier, task: str | Task | None, target: Any) -> tuple[Classifier, Any]:
-    """Return the classifier with the task that the user chose, and the target; a function as target is a task."""
-    if callable(target):
-        if task is not None:
-            raise ValueError("target is a function, which is a task of its own: leave task= out")
-        return classifier.with_task(Regression(function=target)), None
-    if task is None:
-        return classifier, target
-    chosen = config.option("task", task) if isinstance(task, str) else task
-    if not isinstance(chosen, Task):
-        raise ValueError(f"task of type {type(task).__name__} must be an option's name or an mpx.Task")
-    return classifier.with_task(chosen), target
 
 
 def _explain(

@@ -23,6 +23,7 @@ from mpx.config_errors import error_sentence, missing_target, unknown_key, unuse
 from mpx.config_schema import CONFIGS, SCHEMA, compose, groups, options
 from mpx.errors import first_line, near
 from mpx.learning.method import Method
+from mpx.tasks.base import Task
 
 CALLED_AT_ONCE = ("task", "dataset", "model")  # mpx calls the functions of all other nodes itself, with tensors or a context
 GLOBAL_GROUPS = ("regularizer", "augment", "metric")  # options of these write to root keys of other names
@@ -169,6 +170,27 @@ def method(experiment: str, *overrides: str) -> Method:
         return build_method(compose(f"experiment={experiment}", *overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(error_sentence(error)) from error
+
+
+def task(name: str, *overrides: str) -> Task:
+    """Return a task (`task=`) for explain() and MaskLearner, with overrides as on the command line: "task.region=image"."""
+    if name not in options("task"):
+        raise ValueError(f"task={name!r} is not an option: choose one of {', '.join(options('task'))}, or pass an mpx.Task")
+    for override in overrides:
+        if not override.lstrip("+~").startswith("task."):
+            raise ValueError(f"{override} is not an option of the task: write e.g. task.region=image")
+    try:
+        return build_task(compose(f"task={name}", *overrides).task)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(error_sentence(error)) from error
+
+
+def build_task(node: Node) -> Task:
+    """Return what of the network's output is explained."""
+    built = build(node, "task")
+    if not isinstance(built, Task):
+        raise ValueError(f"task: {type(built).__name__} must be an mpx.Task")
+    return built
 
 
 def number(cfg: Node, key: str) -> float:

@@ -21,7 +21,6 @@ from mpx.report import html
 from mpx.runs.plan import RunPlan
 from mpx.runs.resume import RESUMABLE_KEYS, RESUMABLE_WITHOUT_DETERMINISM, to_command
 from mpx.runs.tables import parse_number
-from mpx.tasks.base import Task
 
 # Trainer arguments that would average the gradients of different rows, or that device= and precision= set
 MIXING_ARGUMENTS = ("accelerator", "strategy", "num_nodes", "plugins", "precision", "gradient_clip_val",
@@ -59,7 +58,7 @@ def build_plan(
         callbacks=_build_group(cfg, "callbacks", pl.Callback),
         loggers=_build_group(cfg, "logger", Logger),
         write_report=html.write_report,
-        task=build_task(cfg),
+        task=config.build_task(cfg.task),
         target=plain_config["target"],
         device=cfg.device,
         trainer_devices=plain_config["trainer"]["devices"],
@@ -129,18 +128,10 @@ def build_classifier(cfg: DictConfig, device: torch.device) -> Classifier:
         classifier = config.build(cfg.model, "model")
         if not isinstance(classifier, Classifier):
             raise ValueError(f"model: {cfg.model._target_} returned {describe(classifier)}: it must return a Classifier")
-        classifier = classifier.to(device).with_task(build_task(cfg))
+        classifier = classifier.to(device).with_task(config.build_task(cfg.task))
     if cfg.bands is not None:
         classifier.bands = check_bands(to_plain(cfg)["bands"], classifier.channels)
     return classifier
-
-
-def build_task(cfg: DictConfig) -> Task:
-    """Return what of the network's output is explained."""
-    task = config.build(cfg.task, "task")
-    if not isinstance(task, Task):
-        raise ValueError(f"task: {type(task).__name__} must be an mpx.Task")
-    return task
 
 
 def build_metrics(cfg: DictConfig) -> dict[str, Metric]:

@@ -19,6 +19,21 @@ from mpx.data.preprocessing import Preprocess
 from mpx.data.targets import TargetContext
 from mpx.learning.rows import Row, rows_of_image
 from mpx.models.classifier import Classifier
+from mpx.tasks.base import Task
+from mpx.tasks.regression import Regression
+
+
+def with_task(classifier: Classifier, task: Task | None, target: Any) -> tuple[Classifier, Any]:
+    """Return the classifier with the task that the user chose, and the target; a function as target is a task."""
+    if callable(target):
+        if task is not None:
+            raise ValueError("target is a function, which is a task of its own: leave task= out")
+        return classifier.with_task(Regression(function=target)), None
+    if task is None:
+        return classifier, target
+    if not isinstance(task, Task):
+        raise ValueError(f'task of type {type(task).__name__} must be an mpx.Task, e.g. mpx.task("multilabel")')
+    return classifier.with_task(task), target
 
 
 def make_rows(

@@ -28,7 +28,7 @@ from torch.optim import Optimizer
 from mpx.explanation import Explanation
 from mpx.learning.batch import RowBatch
 from mpx.learning.batching import prepare_batch
-from mpx.learning.inputs import as_images, make_rows
+from mpx.learning.inputs import as_images, make_rows, with_task
 from mpx.learning.log_names import log_name
 from mpx.learning.method import Method
 from mpx.learning.outcome import to_explanation
@@ -36,6 +36,7 @@ from mpx.learning.rows import Row
 from mpx.learning.trainer_keys import check_trainer
 from mpx.models.bare import as_classifier
 from mpx.models.classifier import Classifier
+from mpx.tasks.base import Task
 
 
 class BatchLearner(pl.LightningModule):
@@ -161,7 +162,8 @@ class MaskLearner(BatchLearner):
     """Learns the masks of images under a frozen model, which is restored at the end.
 
     model: an mpx.Classifier, or any nn.Module from images in [0,1] to logits (B,K). images: (B,C,H,W) in [0,1], or files
-    as in `mpx.explain`. target: as in `mpx.explain`; a list gives a mask for each of its targets and each image.
+    as in `mpx.explain`. target: as in `mpx.explain`; a list gives a mask for each of its targets and each image. task: what
+    is explained, e.g. mpx.task("multilabel"); None: the Classifier's.
     method: e.g. mpx.method("fong2017"). snapshots: most snapshots of each mask, from the first to the last iteration.
     """
 
@@ -171,6 +173,7 @@ class MaskLearner(BatchLearner):
         images: Any,
         target: Any = None,
         *,
+        task: Task | None = None,
         method: Method,
         snapshots: int = 24,
     ):
@@ -180,10 +183,11 @@ class MaskLearner(BatchLearner):
         self.method = method
         self.snapshots = snapshots
         # in a tuple, so that the network is no submodule: no checkpoint, optimizer or process group sees it
-        self._network = (as_classifier(model),)
+        classifier, target = with_task(as_classifier(model), task, target)
+        self._network = (classifier,)
         self._frozen = ExitStack()  # the model, during a fit
         pixels, names, contexts = as_images(images, self.classifier)
-        with self.classifier.frozen():
+        with self.classifier.frozen_and_folded(pixels.shape[2:]):
             self.rows: list[Row] = make_rows(self.classifier, pixels, names, contexts, target, method.areas)
 
     @property

@@ -13,8 +13,9 @@ from mpx.runs.files import write_file
 if TYPE_CHECKING:
     from mpx.runs.plan import RunPlan
 
-RESUMABLE_KEYS = ("name", "force", "limit", "trainer.devices", "share", "log_images", "logger", "sufficient_share",
-                  "metrics", "other_perturbations", "objective")  # keys that may change when a run is resumed # fmt: skip
+RESUMABLE_KEYS = ("name", "force", "limit", "dataset.limit", "trainer.devices", "share", "log_images", "logger",
+                  "sufficient_share", "metrics", "other_perturbations",
+                  "objective")  # keys that may change when a run is resumed # fmt: skip
 RESUMABLE_WITHOUT_DETERMINISM = ("batch_size", "device", "threads", "parallel", "compile")  # these may change bits
 METRIC_KEYS = ("metrics", "other_perturbations")  # equal in processes that work at the same time
 FILE_KEYS = {"model": ("weights", "network"), "task": ("embeddings", "images", "region")}  # that may name a file

@@ -9,7 +9,7 @@ from planted import SquareNet, square_photo
 from task_networks import EYE, TASKS, Binary, Boxes, Multi, Queries, Segments, network
 from torch import nn
 
-from mpx import config, config_plan, explain
+from mpx import config, explain
 from mpx.data.targets import TargetContext
 from mpx.metrics.base import MetricContext, as_metric
 from mpx.models import Classifier
@@ -73,7 +73,7 @@ def contrast(explanation):
 def test_every_option_is_a_task(name, tmp_path):
     np.save(tmp_path / "texts.npy", EYE)
     more = [f"task.embeddings={tmp_path}/texts.npy"] if name == "similarity" else []
-    task = config_plan.build_task(config.compose(f"task={name}", *more))
+    task = config.task(name, *more)
     output = torch.rand(2, 3, 4, 4) if name == "segmentation" else torch.rand(2, 5, 6).round(decimals=1)
     output = output if name in ("segmentation", "detection") else torch.rand(2, 3)
     targets = torch.tensor([0, 2])

@@ -186,13 +186,15 @@ def first_tensor(raw: Any) -> Tensor | None:
 def fitting_task(raw: Any) -> str:
     """Return which task fits a network's output, as the end of a sentence."""
     output = first_tensor(raw)
+    dimensions = 0 if output is None else output.ndim
     if hasattr(raw, "image_embeds"):  # foreign: CLIP of Hugging Face
         return ": set task=similarity"
-    if isinstance(raw, list) and raw and isinstance(raw[0], Mapping) or hasattr(raw, "pred_boxes"):  # foreign: DETR
+    is_list = isinstance(raw, list) and bool(raw) and isinstance(raw[0], Mapping)
+    if is_list or hasattr(raw, "pred_boxes") or isinstance(raw, (list, tuple)) and dimensions == 3:  # foreign: DETR
         return ": set task=detection"
-    if isinstance(raw, Mapping) and isinstance(raw.get("out"), Tensor) or output is not None and output.ndim == 4:
+    if isinstance(raw, Mapping) and isinstance(raw.get("out"), Tensor) or dimensions == 4:
         return ": set task=segmentation"
-    return ": set task=classification" if output is not None and output.ndim == 2 else ""
+    return {1: ": set task=regression", 2: ": set task=classification"}.get(dimensions, "")
 
 
 def are_shares(values: Any, counts: Sequence[int]) -> bool:

@@ -29,7 +29,7 @@ class Regression(Task):
 
         up  (y - y(perturbed)) / d      down  (y(perturbed) - y) / d      stay  1 - |y - y(image)| / d
 
-    function: maps whatever the network returns to the value (B,) or the values (B,K); None: the output is the values.
+    function: maps whatever the network returns for B images to the value (B,); None: the output is the values (B,) or (B,K).
     """
 
     quantity = "predicted value"
@@ -48,8 +48,14 @@ class Regression(Task):
 
     def output(self, raw: Any, count: int) -> Tensor:
         """Return the predicted values (count,K)."""
-        output = first_tensor(raw) if self.function is None else self.function(raw)
-        return super().output(output[:, None] if isinstance(output, Tensor) and output.ndim == 1 else output, count)
+        if self.function is not None:
+            raw = self.function(raw)
+            if not isinstance(raw, Tensor) or raw.shape not in ((count,), (count, 1)):
+                actual = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+                name = first_name(self.function)
+                raise ValueError(f"the function {name} must return (B,) numbers, got {actual} for B={count}")
+        output = first_tensor(raw)
+        return super().output(output[:, None] if output is not None and output.ndim == 1 else raw, count)
 
     def resolve(self, target: Any, output: Tensor, context: TargetContext) -> list[Target]:
         """Return the indices of the outputs to explain; a network with one output needs no target."""

@@ -147,8 +147,8 @@ function label(j) {
 }
 
 function meter(cell) {
+  if (!bounded) return ""; // a bar needs a range
   const bar = make("div", { class: "meter", title: `${quantity} before (light) and after (dark)` });
-  if (!bounded) return bar;
   for (const name of ["value_before", "value_after"]) {
     const part = make("i");
     part.style.width = `${100 * (number(cell, name) ?? 0)}%`;
@@ -166,8 +166,9 @@ function facts(r, j) {
   const cell = rows[r].cells[j];
   const line = (left, right, kind = "") =>
     make("div", { class: `line ${kind}`, title: left }, make("span", {}, left), typeof right === "string" ? make("span", {}, right) : right);
+  const change = `${value(number(cell, "value_before"))} → ${value(number(cell, "value_after"))}`;
   return [
-    line(`${word} ${value(number(cell, "value_before"))} → ${value(number(cell, "value_after"))}`, verdict(cell)),
+    ...(word === "p" ? [line(`p ${change}`, verdict(cell))] : [line(word, verdict(cell)), line(change, "")]), // a long word fills a line
     line("area", percent(number(cell, "area"))),
     ...metrics.filter((name) => number(cell, name) !== null).map((name) => line(name, short(number(cell, name)), "small")),
   ];

@@ -28,7 +28,9 @@ from mpx.learning.method import Method
 from mpx.models.bare import as_classifier
 from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
+from mpx.runs.tables import table_rows
 from mpx.tasks.base import Task
+from mpx.tasks.normalised import nothing_to_lose
 
 # arguments of explain() that are not part of a method
 OUTSIDE_A_METHOD = ("model", "images", "target", "task", "method", "batch_size", "deterministic", "frames", "on_step")
@@ -155,7 +157,10 @@ def _explain(
             for sentence in solution.failures.values():
                 raise ValueError(sentence)
             parts.append((solution.rows[0].image_index, solution.explanation))
-    return join([explanation for _, explanation in sorted(parts, key=lambda part: part[0])])
+    explanation = join([explanation for _, explanation in sorted(parts, key=lambda part: part[0])])
+    if warning := nothing_to_lose(table_rows(explanation), explanation.task):
+        warnings.warn(warning, stacklevel=2)
+    return explanation
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager:

@@ -1,10 +1,13 @@
 """The normalised support p' of Fong & Vedaldi 2017, footnote 4."""
 
 import math
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # tables of numbers need no torch
     from torch import Tensor
+
+    from mpx.tasks.base import Task
 
 MIN_DROP = 0.01  # support that full perturbation must cost for p' to have a value
 Number = TypeVar("Number", float, "Tensor")
@@ -19,3 +22,19 @@ def normalise(p: Number, p_before: Number, p_reference: Number, min_drop: float 
     if isinstance(drop, float):
         return (p - p_reference) / drop if drop >= min_drop else math.nan
     return ((p - p_reference) / drop).where(drop >= min_drop, math.nan)
+
+
+def nothing_to_lose(rows: Sequence[Mapping[str, Any]], task: "Task") -> str | None:
+    """Return a sentence about the rows (of results.csv) that full perturbation costs next to nothing; None without any."""
+    found = [row for row in rows if math.isnan(row["value_normalised"])]
+    if not found:
+        return None
+    row = found[0]
+    before, reference = task.format(row["value_before"]), task.format(row["value_reference"])
+    is_weak = task.is_bounded and row["value_before"] < 2 * MIN_DROP  # else the perturbation does not reach it
+    remedy = "another target or score=log_odds" if is_weak else "another target or a stronger perturbation"
+    verb = "has" if len(found) == 1 else "have"
+    return (
+        f"{len(found)} of {len(rows)} rows {verb} next to nothing to lose ({row['image']}, {row['class']}: {before}, fully "
+        f"perturbed {reference}), so the mask may be empty and value_normalised has no value: try {remedy}"
+    )

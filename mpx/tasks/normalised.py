@@ -31,8 +31,9 @@ def nothing_to_lose(rows: Sequence[Mapping[str, Any]], task: "Task") -> str | No
         return None
     row = found[0]
     before, reference = task.format(row["value_before"]), task.format(row["value_reference"])
-    is_weak = task.is_bounded and row["value_before"] < 2 * MIN_DROP  # else the perturbation does not reach it
-    remedy = "another target or score=log_odds" if is_weak else "another target or a stronger perturbation"
+    remedy = "another target or a stronger perturbation"
+    if task.is_bounded and row["value_before"] < 2 * MIN_DROP:
+        remedy = "another target or score=log_odds" if task.quantity == "probability" else "another target"
     verb = "has" if len(found) == 1 else "have"
     return (
         f"{len(found)} of {len(rows)} rows {verb} next to nothing to lose ({row['image']}, {row['class']}: {before}, fully "

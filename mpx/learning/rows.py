@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +28,7 @@ class Row:
     area: float | None = None  # requested share of the image
     place: Tensor | None = None  # of the target, as its task found it
     number: int = 1  # of the target among those of its class in the image
+    region: Region | None = None  # of the object alone, where the target is one of the dataset's
     image_index: int = 0  # of the image in its dataset
     annotation: Annotation | None = None  # where the target is, where the dataset says so
     regions: dict[int | str, Region] = field(default_factory=dict)  # label -> Region, all of the image
@@ -51,8 +52,13 @@ def rows_of_image(
     rows = []
     for one in classifier.task.resolve(target, output, context):
         place = None if one.place is None else one.place.cpu()
-        rows += [Row(image, one.index, name, area, place, one.number) for area in areas]
+        rows += [Row(image, one.index, name, area, place, one.number, one.region) for area in areas]
     return rows
+
+
+def annotated(row: Row, context: TargetContext) -> Row:
+    """Return the row with where its target is in the image, where the dataset says so."""
+    return replace(row, annotation=context.annotate(row.region) if row.region else context.annotation(row.target))
 
 
 def stacked_places(rows: Sequence[Row]) -> Tensor | None:

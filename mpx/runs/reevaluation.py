@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mpx.learning.rows import Row, rows_of_image
+from mpx.learning.rows import Row, annotated, rows_of_image
 from mpx.metrics.areas import group_rows, sum_of_areas
 from mpx.models.classifier import Classifier
 from mpx.runs import store, tables
@@ -133,11 +133,11 @@ def _load_rows(
             if classifier.task.has_places:
                 rows = rows_of_image(classifier, image, row["image"], plan.target, [area], context)
                 loaded = _row_of_key(rows, row["row_key"])
-            annotation = context.annotation(row["target"]) if with_annotations else None
+            loaded = annotated(loaded, context) if with_annotations else loaded
         except ValueError as error:
             unreadable[row["image"]] = str(error)
             continue
-        loaded_rows.append(LoadedRow(row, replace(loaded, annotation=annotation, regions=item.regions)))
+        loaded_rows.append(LoadedRow(row, replace(loaded, regions=item.regions)))
     return loaded_rows
 
 

@@ -14,7 +14,7 @@ from mpx.data.images import image_size, read_image
 from mpx.data.items import Item
 from mpx.data.preprocessing import Preprocess
 from mpx.data.targets import TargetContext
-from mpx.learning.rows import Row, rows_of_image
+from mpx.learning.rows import Row, annotated, rows_of_image
 from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
 from mpx.runs.base import ClaimedImage, Coordinator
@@ -96,9 +96,8 @@ class RowSource:
         item = image.item
         rows = [
             replace(
-                row,
+                annotated(row, context) if self._with_annotations else row,
                 image_index=image.image_index,
-                annotation=context.annotation(row.target) if self._with_annotations else None,
                 regions=item.regions,
             )
             for row in rows_of_image(self._classifier, x, item.name, self._target, self._areas, context)

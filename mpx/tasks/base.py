@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from mpx.data.annotations import Region
 from mpx.data.targets import Categories, TargetContext, resolve_targets
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ class Target:
     """What is explained of one image.
 
     index: of the class. place: what `prepare` needs to know of where it is, of one shape for all images; None: nothing.
-    number: of the object among those of its class in the image, from 1.
+    number: of the object among those of its class in the image, from 1. region: of the object in the dataset, for metrics;
+    None: that of all objects of the class.
     """
 
     index: int
     place: Tensor | None = None
     number: int = 1
+    region: Region | None = None
 
     @property
     def key(self) -> str:

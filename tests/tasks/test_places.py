@@ -52,6 +52,7 @@ def test_objects_of_the_dataset_are_boxes_in_the_units_of_the_output(network):
     output = output_of(network(), Detection())
     objects = Detection().resolve("label", output, context)
     assert [one.key for one in objects] == ["1", "1#2", "2"]  # the third box lies outside
+    assert [one.region.boxes for one in objects] == [(box,) for box in (*board.boxes[:2], *context.regions[2].boxes)]
     predicted = Detection().resolve(1, output, context)[0]
     torch.testing.assert_close(objects[0].place, predicted.place)
     double = replace(context, size=(64, 64), preprocess=Preprocess((32, 32), 32))
@@ -127,7 +128,7 @@ def run(folder, mpx):
 
 def test_a_run_explains_all_objects_of_the_dataset(run):
     arguments = ["model.network=net.py:Boxes", "task=detection", "target=label"]
-    rows, out = run(*arguments, "metric=[deletion,pointing]")
+    rows, out = run(*arguments, "metric=[deletion,mass]")
     assert [(row["image"], row["target"], row["class"]) for row in rows[:3]] == [
         ("p0", "1", "board"), ("p0", "1", "board 2"), ("p0", "2", "other")
     ] and len(rows) == 9, out  # fmt: skip
@@ -136,8 +137,19 @@ def test_a_run_explains_all_objects_of_the_dataset(run):
     deletion = [row["deletion"] for row in rows]
     again, out = run(*arguments, "metric=[complexity]")
     assert "3 of 3 images are done" in out and "evaluating 9 masks" in out
-    again, out = run(*arguments, "metric=[deletion,pointing]")
+    again, out = run(*arguments, "metric=[deletion,mass]")
     assert [row["deletion"] for row in again] == deletion and "9 masks" in out
+    assert [row["mass"] for row in again] == [row["mass"] for row in rows]
+    assert float(rows[0]["mass"]) < 0.98 * float(rows[1]["mass"])  # each object's metrics are of its own box
+
+
+def test_a_batch_of_places_is_its_single_rows(run):
+    arguments = ["model.network=net.py:Boxes", "task=detection", "target=label", "limit=2"]
+    together, _ = run(*arguments)
+    alone, _ = run(*arguments, "batch_size=1", "force=true")
+    columns = ("value_before", "value_after", "area")
+    numbers = [[float(row[column]) for row in rows for column in columns] for rows in (together, alone)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=1e-5) and len(together) == 6
 
 
 def test_a_run_takes_regions_from_mask_files_and_skips_images_without_one(run):

@@ -13,10 +13,13 @@ from PIL import Image
 from planted import SQUARE, SquareNet, square_photo
 from task_networks import BOX, Boxes, Queries, Segments
 
-from mpx import config, explain
+from mpx import config, explain, method
 from mpx.data.annotations import Region
 from mpx.data.preprocessing import Preprocess
 from mpx.data.targets import TargetContext
+from mpx.learning.batching import solve
+from mpx.learning.loop import optimize
+from mpx.learning.rows import rows_of_image
 from mpx.models import Classifier
 from mpx.tasks.base import NotInImageError
 from mpx.tasks.detection import Detection
@@ -98,6 +101,20 @@ def test_a_place_that_this_image_lacks_is_one_sentence(task, regions, words):
         task.resolve(target, output_of(network, task), replace(CONTEXT, label=1, regions=regions))
 
 
+def test_a_batch_of_places_is_its_single_rows():
+    regions = {1: Region(boxes=(tuple(BOX.tolist()), (15.0, 8.0, 24.0, 16.0)))}
+    classifier, context = Classifier(Boxes(), task=Detection()), replace(CONTEXT, label=1, regions=regions)
+    photos = [square_photo(SquareNet(), seed) for seed in range(2)]
+    rows = [row for photo in photos for row in rows_of_image(classifier, photo, "photo", "label", [None], context)]
+    quick = method("quick", "mask_size=8", "steps=4", "perturbation.sigma=3")
+    with classifier.frozen():
+        together, _ = solve(quick, classifier, rows, optimize)
+        alone = [solve(quick, classifier, [row], optimize)[0] for row in rows]
+    assert together.classes == ["class 1", "class 1 2"] * 2 and len(set(together.names)) == 2
+    for field in ("saliency", "value_before", "value_after", "region"):
+        torch.testing.assert_close(vars(together)[field], torch.cat([vars(e)[field] for e in alone]))
+
+
 # ---- in a run
 
 
@@ -141,15 +158,6 @@ def test_a_run_explains_all_objects_of_the_dataset(run):
     assert [row["deletion"] for row in again] == deletion and "9 masks" in out
     assert [row["mass"] for row in again] == [row["mass"] for row in rows]
     assert float(rows[0]["mass"]) < 0.98 * float(rows[1]["mass"])  # each object's metrics are of its own box
-
-
-def test_a_batch_of_places_is_its_single_rows(run):
-    arguments = ["model.network=net.py:Boxes", "task=detection", "target=label", "limit=2"]
-    together, _ = run(*arguments)
-    alone, _ = run(*arguments, "batch_size=1", "force=true")
-    columns = ("value_before", "value_after", "area")
-    numbers = [[float(row[column]) for row in rows for column in columns] for rows in (together, alone)]
-    assert numbers[0] == pytest.approx(numbers[1], abs=1e-5) and len(together) == 6
 
 
 def test_a_run_takes_regions_from_mask_files_and_skips_images_without_one(run):

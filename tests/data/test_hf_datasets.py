@@ -1,6 +1,7 @@
 """Hugging Face's datasets: columns by their types, class names as labels, images as files, and a run that resumes."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -108,6 +109,12 @@ def test_a_dataset_without_images_or_with_two_columns_of_them(saved, tmp_path, m
     with pytest.raises(ValueError, match="dataset.name='.*nowhere' cannot be loaded") as error:
         hf(tmp_path / "nowhere", root=tmp_path / "images")
     assert "\n" not in str(error.value)
+
+
+def test_without_the_package_a_sentence_says_how_to_install_it(saved, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ValueError, match=r'needs datasets: pip install "mpx\[hf\]"'):
+        hf("saved")
 
 
 def test_a_run_resumes(folder, mpx):

@@ -77,6 +77,7 @@ class Detection(Task):
         top1, top2, ... are predicted objects by score; a class is its best predicted object, or the class of `box`; label:
         all objects of the dataset, where it has boxes.
         """
+        output = output.cpu()  # its rows are read one by one
         words = list(target) if isinstance(target, (list, tuple)) else [target]
         if self.is_empty(output):
             raise NotInImageError("the model detects nothing in this image")
@@ -87,9 +88,8 @@ class Detection(Task):
             if len(words) > 1:
                 raise ValueError(f"target={target} mixes the dataset's objects with predicted ones: give one kind")
             return self._annotated(output, context)
-        found: dict[str, Target] = {}
-        for word in words:
-            found |= {one.key: one for one in self._named(word, self._predicted(output), context)}
+        objects = self._predicted(output)
+        found = {one.key: one for word in words for one in self._named(word, objects, context)}
         return list(found.values())
 
     def _classes_of_box(self, words: list, context: TargetContext) -> list[int]:

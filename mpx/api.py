@@ -153,7 +153,7 @@ def _explain(
 ) -> Explanation:
     batch, names = as_images(images, classifier)
     parts = []
-    with classifier.frozen_and_folded(batch.shape[2:]), _without_autocast(classifier.device.type):
+    with classifier.frozen_and_folded(batch), _without_autocast(classifier.device.type):
         check_classifier(classifier, batch[:1])
         rows = iter(make_rows(classifier, batch, names, target, method.areas))
         solver = RowSolver(

@@ -1,4 +1,4 @@
-"""Checks of a network before masks are learnt through it: shapes, finite logits and gradients, independent images."""
+"""Checks of a network before masks are learnt through it: shapes, finite logits, right gradients, independent images."""
 
 import torch
 from torch import Tensor
@@ -7,17 +7,20 @@ from mpx.data.arrays import count_channels
 from mpx.errors import first_line
 from mpx.models.classifier import Classifier
 
+OUTPUT_TOLERANCE = 1e-2  # of the largest number of an output
+GRADIENT_TOLERANCE = 0.2  # of a gradient's norm: rounding changes less, a wrong backward about 1
+
 
 def check_classifier(classifier: Classifier, images: Tensor) -> Tensor:
-    """Run one forward and backward of the first of images (B,C,H,W) and return its output (1,...).
+    """Run the first of images (B,C,H,W) alone and beside another, forward and backward; return its output (1,...).
 
     Raises ValueError that says why no mask can be learnt through this network.
     """
     with classifier.frozen(), torch.enable_grad():
         image = images[:1].detach().to(classifier.device, copy=True).requires_grad_()
         output = _output(classifier, image)
-        _check_gradient(classifier, image, output)
-        _check_output(classifier, image.detach(), output)
+        gradient = _check_gradient(classifier, image, output)
+        _check_beside_another(classifier, image, output, gradient)
     return output.detach()
 
 
@@ -39,47 +42,70 @@ def _output(classifier: Classifier, image: Tensor) -> Tensor:
         ) from error
 
 
-def _check_gradient(classifier: Classifier, image: Tensor, output: Tensor) -> None:
+def _check_gradient(classifier: Classifier, image: Tensor, output: Tensor) -> Tensor | None:
+    """Return the gradient (1,C,H,W) of an output with its graph, or None where the output says nothing about the image."""
     if not output.isfinite().all():
         raise ValueError(
             f"model {classifier.name} gives a NaN or infinite output for this image: check its weights, mean, std and "
             "precision"
         )
     if classifier.task.is_empty(output):  # the choice of targets says so, image by image
-        return
-    # unequal weights of all numbers: one alone may be constant, and so is a plain sum of probabilities
-    weights = torch.linspace(1, 2, output[0].numel(), device=image.device, dtype=output.dtype)
-    weighted = output.flatten(1) @ weights
-    grad = torch.autograd.grad(weighted, image, allow_unused=True, retain_graph=True)[0] if output.requires_grad else None
-    if grad is None or not grad.any():
+        return None
+    gradient = _gradient(classifier, image, output) if output.requires_grad else None
+    if gradient is None or not gradient.any():
         raise ValueError(
             f"{classifier.name} is a model without gradient to its input, so no mask can be learnt: look for no_grad, "
             "detach, numpy or argmax inside its forward"
         )
-    if not grad.isfinite().all():
+    if not gradient.isfinite().all():
         raise ValueError(
             f"the gradient of model {classifier.name} to its input is NaN or infinite: check its precision, and square "
             "roots or logarithms of 0"
         )
+    return gradient
 
 
-@torch.no_grad()
-def _check_output(classifier: Classifier, image: Tensor, output: Tensor) -> None:
-    """Refuse an output of another task, and one that depends on the other images of the batch."""
+def _gradient(classifier: Classifier, images: Tensor, output: Tensor) -> Tensor | None:
+    """Return the gradient (1,C,H,W) of the first image's output to it."""
+    numbers = classifier.task.comparable(output)[0].flatten()
+    # unequal weights of all numbers: one alone may be constant, and so is a plain sum of probabilities
+    weights = torch.linspace(1, 2, numbers.numel(), device=images.device, dtype=numbers.dtype)
+    gradient = torch.autograd.grad(numbers @ weights, images, allow_unused=True, retain_graph=True)[0]
+    return None if gradient is None else gradient[:1]
+
+
+def _check_beside_another(classifier: Classifier, image: Tensor, output: Tensor, gradient: Tensor | None) -> None:
+    """Refuse an output of another task, and an output or gradient that depends on the other images of the batch.
+
+    image: (1,C,H,W), with its output's graph; gradient: (1,C,H,W), or None where the output says nothing about the image.
+    """
     random = torch.Generator().manual_seed(0)
     neighbour = torch.rand(image.shape, generator=random).to(image)
+    images = torch.cat([image.detach(), neighbour]).requires_grad_()
     try:
-        pair = classifier(torch.cat([image, neighbour]))
+        pair = classifier(images)
+        gradient_beside = None if gradient is None else _gradient(classifier, images, pair)
     except (RuntimeError, AssertionError):  # the network takes one image at a time, or memory holds only one
         pair = None
     classifier.task.check(output, pair, classifier.name)
     if pair is None:
         return
-    alone, beside, repeated = (classifier.task.comparable(x) for x in (output, pair[:1], classifier(image)))
-    tolerance = 1e-2 * alone.abs().max()
-    depends_on_neighbour = (beside - alone).abs().max() > tolerance
-    if depends_on_neighbour and (repeated - alone).abs().max() <= tolerance:  # else the network is random
+    with torch.no_grad():
+        alone, beside, repeated = (classifier.task.comparable(x) for x in (output, pair[:1], classifier(image)))
+        tolerance = OUTPUT_TOLERANCE * alone.abs().max()
+        if (repeated - alone).abs().max() > tolerance:  # the network is random
+            return
+        if (beside - alone).abs().max() > tolerance:
+            raise ValueError(
+                f"model {classifier.name} gives an image another output when another image is in its batch, so masks would "
+                "depend on each other: look for batch norms without running statistics (track_running_stats=False)"
+            )
+    if gradient is None or gradient_beside is None:
+        return
+    difference = ((gradient_beside - gradient).norm() / gradient.norm()).item()
+    if not difference <= GRADIENT_TOLERANCE:
         raise ValueError(
-            f"model {classifier.name} gives an image another output when another image is in its batch, so masks would "
-            "depend on each other: look for batch norms without running statistics (track_running_stats=False)"
+            f"the gradient of model {classifier.name} for an image alone differs by {difference:.0%} from that beside another "
+            "image, so one is wrong: torch's batch_norm has a wrong gradient for one image before a transposition; use the "
+            "modules nn.BatchNorm2d and nn.InstanceNorm2d, which mpx computes otherwise"
         )

@@ -95,7 +95,8 @@ class Evaluator:
     ) -> Tensor:
         """Return the saliency of other images, targets, parameters or seeds, for metrics of a method."""
         rows = [Row(x, t, f"row {i}", a) for i, (x, t, a) in enumerate(zip(images, targets.tolist(), areas))]
-        explanation, failures = solve(replace(self._method, seed=seed, compile=False), classifier, rows, optimize, 2)
+        with classifier.frozen_and_folded(images):  # random parameters have not been folded yet
+            explanation, failures = solve(replace(self._method, seed=seed, compile=False), classifier, rows, optimize, 2)
         for reason in failures.values():
             raise ValueError(reason)
         return explanation.saliency.to(images)

@@ -108,7 +108,7 @@ def _sum_of_masks(stored: Sequence[dict[str, Any]]) -> Tensor:
 @contextmanager
 def _evaluator(plan: RunPlan, device: torch.device) -> Iterator[tuple[Evaluator, Classifier]]:
     classifier = plan.build_classifier(device)
-    with classifier.frozen_and_folded():
+    with classifier.frozen():
         yield Evaluator(plan.metrics, plan.other_perturbations, plan.method, classifier), classifier
 
 
@@ -133,6 +133,8 @@ def _load_rows(
             continue
         loaded = Row(image, row["target"], row["image"], area, annotation=annotation, regions=item.regions)
         loaded_rows.append(LoadedRow(row, loaded))
+    if loaded_rows:
+        classifier.fold(loaded_rows[0].row.image[None])
     return loaded_rows
 
 

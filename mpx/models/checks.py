@@ -19,8 +19,8 @@ def check_classifier(classifier: Classifier, images: Tensor) -> Tensor:
     with classifier.frozen(), torch.enable_grad():
         image = images[:1].detach().to(classifier.device, copy=True).requires_grad_()
         output = _output(classifier, image)
-        gradient = _check_gradient(classifier, image, output)
-        _check_beside_another(classifier, image, output, gradient)
+        _check_gradient(classifier, image, output)
+        _check_beside_another(classifier, image, output)
     return output.detach()
 
 
@@ -42,70 +42,76 @@ def _output(classifier: Classifier, image: Tensor) -> Tensor:
         ) from error
 
 
-def _check_gradient(classifier: Classifier, image: Tensor, output: Tensor) -> Tensor | None:
-    """Return the gradient (1,C,H,W) of an output with its graph, or None where the output says nothing about the image."""
+def _check_gradient(classifier: Classifier, image: Tensor, output: Tensor) -> None:
     if not output.isfinite().all():
         raise ValueError(
             f"model {classifier.name} gives a NaN or infinite output for this image: check its weights, mean, std and "
             "precision"
         )
     if classifier.task.is_empty(output):  # the choice of targets says so, image by image
-        return None
-    gradient = _gradient(classifier, image, output) if output.requires_grad else None
-    if gradient is None or not gradient.any():
+        return
+    grad = _gradient(output, image)
+    if grad is None or not grad.any():
         raise ValueError(
             f"{classifier.name} is a model without gradient to its input, so no mask can be learnt: look for no_grad, "
             "detach, numpy or argmax inside its forward"
         )
-    if not gradient.isfinite().all():
+    if not grad.isfinite().all():
         raise ValueError(
             f"the gradient of model {classifier.name} to its input is NaN or infinite: check its precision, and square "
             "roots or logarithms of 0"
         )
-    return gradient
 
 
-def _gradient(classifier: Classifier, images: Tensor, output: Tensor) -> Tensor | None:
-    """Return the gradient (1,C,H,W) of the first image's output to it."""
-    numbers = classifier.task.comparable(output)[0].flatten()
+def _gradient(output: Tensor, images: Tensor) -> Tensor | None:
+    """Return the gradient (1,C,H,W) of the first output to the first of images, or None where it has none."""
+    if not output.requires_grad:
+        return None
+    numbers = output[0].flatten()
     # unequal weights of all numbers: one alone may be constant, and so is a plain sum of probabilities
     weights = torch.linspace(1, 2, numbers.numel(), device=images.device, dtype=numbers.dtype)
     gradient = torch.autograd.grad(numbers @ weights, images, allow_unused=True, retain_graph=True)[0]
     return None if gradient is None else gradient[:1]
 
 
-def _check_beside_another(classifier: Classifier, image: Tensor, output: Tensor, gradient: Tensor | None) -> None:
+def _check_beside_another(classifier: Classifier, image: Tensor, output: Tensor) -> None:
     """Refuse an output of another task, and an output or gradient that depends on the other images of the batch.
 
-    image: (1,C,H,W), with its output's graph; gradient: (1,C,H,W), or None where the output says nothing about the image.
+    image: (1,C,H,W), with the graph of its output.
     """
     random = torch.Generator().manual_seed(0)
     neighbour = torch.rand(image.shape, generator=random).to(image)
     images = torch.cat([image.detach(), neighbour]).requires_grad_()
+    comparable = classifier.task.comparable
     try:
         pair = classifier(images)
-        gradient_beside = None if gradient is None else _gradient(classifier, images, pair)
+        gradient = _gradient(comparable(pair), images)
     except (RuntimeError, AssertionError):  # the network takes one image at a time, or memory holds only one
-        pair = None
+        pair = gradient = None
     classifier.task.check(output, pair, classifier.name)
     if pair is None:
         return
     with torch.no_grad():
-        alone, beside, repeated = (classifier.task.comparable(x) for x in (output, pair[:1], classifier(image)))
-        tolerance = OUTPUT_TOLERANCE * alone.abs().max()
-        if (repeated - alone).abs().max() > tolerance:  # the network is random
-            return
-        if (beside - alone).abs().max() > tolerance:
-            raise ValueError(
-                f"model {classifier.name} gives an image another output when another image is in its batch, so masks would "
-                "depend on each other: look for batch norms without running statistics (track_running_stats=False)"
-            )
-    if gradient is None or gradient_beside is None:
+        alone, beside, repeated = (comparable(x) for x in (output, pair[:1], classifier(image)))
+    tolerance = OUTPUT_TOLERANCE * alone.abs().max()
+    if (repeated - alone).abs().max() > tolerance:  # the network is random
         return
-    difference = ((gradient_beside - gradient).norm() / gradient.norm()).item()
-    if not difference <= GRADIENT_TOLERANCE:
+    if (beside - alone).abs().max() > tolerance:
         raise ValueError(
-            f"the gradient of model {classifier.name} for an image alone differs by {difference:.0%} from that beside another "
-            "image, so one is wrong: torch's batch_norm has a wrong gradient for one image before a transposition; use the "
-            "modules nn.BatchNorm2d and nn.InstanceNorm2d, which mpx computes otherwise"
+            f"model {classifier.name} gives an image another output when another image is in its batch, so masks would "
+            "depend on each other: look for batch norms without running statistics (track_running_stats=False)"
+        )
+    _compare_gradients(classifier, _gradient(comparable(output), image), gradient)
+
+
+def _compare_gradients(classifier: Classifier, alone: Tensor | None, beside: Tensor | None) -> None:
+    """Refuse a gradient (1,C,H,W) of an image alone that is not the one beside another image."""
+    if alone is None or beside is None:
+        return
+    difference, norm = (beside - alone).norm().item(), alone.norm().item()
+    if not difference <= GRADIENT_TOLERANCE * norm:
+        raise ValueError(
+            f"model {classifier.name} has another gradient for an image alone than beside another image (they differ by "
+            f"{difference / max(norm, 1e-30):.0%}), so masks are wrong: torch's batch_norm has a wrong gradient for one "
+            "image before a transposition; mpx avoids it in nn.BatchNorm2d and nn.InstanceNorm2d, so use these modules"
         )

@@ -113,9 +113,9 @@ class Classifier(nn.Module):
                 self._freezings -= 1
                 if not self._freezings:
                     self.unfold()
-                if self._compiled and not self._freezings:
-                    self._compiled = ()
-                    torch._dynamo.reset()  # compiled code holds the folded network
+                    if self._compiled:
+                        self._compiled = ()
+                        torch._dynamo.reset()  # compiled code holds the folded network
 
     @contextmanager
     def frozen_and_folded(self, images: Tensor) -> Iterator["Classifier"]:
@@ -138,8 +138,8 @@ class Classifier(nn.Module):
         if not change:
             return ""
         return (
-            f"the batch norms of model {self.name} are not folded into its convolutions, so passes take longer: with them "
-            f"folded, the output for this image differs by {change:.2g} of its largest number"
+            f"the batch norms of model {self.name} are not folded into its convolutions, so each pass takes longer: folding "
+            f"changes the output for this image by {change:.2%} of its largest number"
         )
 
     def unfold(self, modules: Iterable[nn.Module] | None = None) -> None:

@@ -1,10 +1,10 @@
 """Batch norms folded into the convolutions before them, or computed as scale and shift, while a frozen network computes.
 
 In eval mode a batch norm scales and shifts each channel. The weights of the convolution before it can do that: a pass costs
-two thirds (efficientnet_lite0, 16 photos on a CPU) and gives the same output up to rounding. All other norms are computed
-with right gradients: torch's batch norm (2.14 on a CPU), on which its instance norm is built, has a wrong backward for a
-single image where a transposed tensor follows, as before the tokens of a hybrid. Modules, parameters and hooks stay in place:
-`forward` methods shadow those of the classes until `restore`.
+two thirds (efficientnet_lite0, 16 photos on a CPU) and gives the same output up to rounding. The other norms are computed
+without torch's batch norm, which has a wrong backward (2.14, CPU) for a single image before a transposition, as in hybrids
+with tokens; torch's instance norm calls it, too. Modules, parameters and hooks stay in place: `forward` methods shadow those
+of the classes until `restore`.
 """
 
 import copy
@@ -84,7 +84,8 @@ def fold_pair(conv: nn.Module, norm: nn.Module) -> None:
 def replace_norm(norm: nn.Module) -> None:
     """Let a norm compute the same with right gradients."""
     if isinstance(norm, REPLACED):  # torchvision's frozen norm is a scale and shift already
-        norm.forward = (GroupNormOfChannels if norm.running_var is None else ScaleAndShift)(norm).forward
+        substitute = GroupNormOfChannels(norm) if norm.running_var is None else ScaleAndShift(norm)
+        vars(norm)["forward"] = substitute.forward
 
 
 def restore(replaced: Replaced) -> None:

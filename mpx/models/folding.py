@@ -191,9 +191,9 @@ def _uses(root: Any) -> Counter[Any]:
     uses: Counter[Any] = Counter()
     waiting = [root]
     while waiting:
-        for node, _ in getattr(waiting.pop(), "next_functions", ()):  # None, where there is no gradient, has none
-            if node not in uses:
-                waiting.append(node)
-            uses[node] += 1
+        node = waiting.pop()
+        nodes = [used for used, _ in node.next_functions] if node else []  # None: no gradient is needed there
+        waiting += {used for used in nodes if used not in uses}
+        uses.update(nodes)
     del uses[None]
     return uses

@@ -2,8 +2,8 @@
 it was.
 
 Random weights and statistics, two steps and the smallest input that the architecture takes. Left out, to end within two
-minutes on two cores: torchvision's networks of more than 60 million parameters, and timm's families of which every member has
-more than 6 million.
+minutes on two cores: torchvision's networks of more than 60 million parameters, and timm's families of which every member
+has more than 6 million.
 """
 
 import copy

@@ -19,8 +19,8 @@ def check_classifier(classifier: Classifier, images: Tensor) -> Tensor:
     with classifier.frozen(), torch.enable_grad():
         image = images[:1].detach().to(classifier.device, copy=True).requires_grad_()
         output = _output(classifier, image)
-        _check_gradient(classifier, image, output)
-        _check_beside_another(classifier, image, output)
+        gradient = _check_gradient(classifier, image, output)
+        _check_beside_another(classifier, image, output, gradient)
     return output.detach()
 
 
@@ -42,25 +42,27 @@ def _output(classifier: Classifier, image: Tensor) -> Tensor:
         ) from error
 
 
-def _check_gradient(classifier: Classifier, image: Tensor, output: Tensor) -> None:
+def _check_gradient(classifier: Classifier, image: Tensor, output: Tensor) -> Tensor | None:
+    """Return the gradient (1,C,H,W) of an output with its graph, or None where the output says nothing about the image."""
     if not output.isfinite().all():
         raise ValueError(
             f"model {classifier.name} gives a NaN or infinite output for this image: check its weights, mean, std and "
             "precision"
         )
     if classifier.task.is_empty(output):  # the choice of targets says so, image by image
-        return
-    grad = _gradient(output, image)
-    if grad is None or not grad.any():
+        return None
+    gradient = _gradient(output, image)
+    if gradient is None or not gradient.any():
         raise ValueError(
             f"{classifier.name} is a model without gradient to its input, so no mask can be learnt: look for no_grad, "
             "detach, numpy or argmax inside its forward"
         )
-    if not grad.isfinite().all():
+    if not gradient.isfinite().all():
         raise ValueError(
             f"the gradient of model {classifier.name} to its input is NaN or infinite: check its precision, and square "
             "roots or logarithms of 0"
         )
+    return gradient
 
 
 def _gradient(output: Tensor, images: Tensor) -> Tensor | None:
@@ -74,10 +76,10 @@ def _gradient(output: Tensor, images: Tensor) -> Tensor | None:
     return None if gradient is None else gradient[:1]
 
 
-def _check_beside_another(classifier: Classifier, image: Tensor, output: Tensor) -> None:
+def _check_beside_another(classifier: Classifier, image: Tensor, output: Tensor, gradient: Tensor | None) -> None:
     """Refuse an output of another task, and an output or gradient that depends on the other images of the batch.
 
-    image: (1,C,H,W), with the graph of its output.
+    image: (1,C,H,W), with the graph of its output; gradient: of this output.
     """
     random = torch.Generator().manual_seed(0)
     neighbour = torch.rand(image.shape, generator=random).to(image)
@@ -85,9 +87,9 @@ def _check_beside_another(classifier: Classifier, image: Tensor, output: Tensor)
     comparable = classifier.task.comparable
     try:
         pair = classifier(images)
-        gradient = _gradient(comparable(pair), images)
+        gradient_beside = _gradient(comparable(pair), images)
     except (RuntimeError, AssertionError):  # the network takes one image at a time, or memory holds only one
-        pair = gradient = None
+        pair = None
     classifier.task.check(output, pair, classifier.name)
     if pair is None:
         return
@@ -101,7 +103,9 @@ def _check_beside_another(classifier: Classifier, image: Tensor, output: Tensor)
             f"model {classifier.name} gives an image another output when another image is in its batch, so masks would "
             "depend on each other: look for batch norms without running statistics (track_running_stats=False)"
         )
-    _compare_gradients(classifier, _gradient(comparable(output), image), gradient)
+    if comparable(output) is not output:
+        gradient = _gradient(comparable(output), image)
+    _compare_gradients(classifier, gradient, gradient_beside)
 
 
 def _compare_gradients(classifier: Classifier, alone: Tensor | None, beside: Tensor | None) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from mpx import explain
 from mpx.models import Classifier
 from mpx.models.checks import check_classifier
 
@@ -76,6 +77,15 @@ def test_gradient_equals_finite_differences(name, adjacent, order):
             torch.testing.assert_close(classifier(X), logits, atol=1e-5, rtol=1e-4)
         found = torch.einsum("bchw,nchw->bn", gradient.double(), directions)
         torch.testing.assert_close(found, expected[rows], atol=1e-4 * expected.abs().max().item(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["batch", "instance"])
+def test_an_image_alone_has_the_mask_that_it_has_beside_another(name):
+    classifier = Classifier(Hybrid(NORMS[name], False).eval(), 0.5, 0.5)
+    options = dict(target=0, score="logit", steps=20, mask_size=4, lambda_l1=0.0, perturbation="mean_color", lr=0.2)
+    alone, beside = explain(classifier, X[:1], **options), explain(classifier, X, **options)
+    assert alone.saliency.std() > 0.1
+    torch.testing.assert_close(alone.saliency, beside.saliency[:1], atol=1e-3, rtol=0)
 
 
 def test_the_norm_of_an_unfolded_convolution_has_right_gradients_too():

@@ -153,7 +153,7 @@ def _explain(
 ) -> Explanation:
     batch, names = as_images(images, classifier)
     parts = []
-    with classifier.frozen_and_folded(batch), _without_autocast(classifier.device.type):
+    with _without_autocast(classifier.device.type), classifier.frozen_and_folded(batch):
         check_classifier(classifier, batch[:1])
         rows = iter(make_rows(classifier, batch, names, target, method.areas))
         solver = RowSolver(

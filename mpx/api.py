@@ -141,7 +141,7 @@ def _explain(
 ) -> Explanation:
     batch, names, contexts = as_images(images, classifier)
     parts = []
-    with classifier.frozen_and_folded(batch.shape[2:]), _without_autocast(classifier.device.type):
+    with _without_autocast(classifier.device.type), classifier.frozen_and_folded(batch):
         check_classifier(classifier, batch[:1])
         rows = iter(make_rows(classifier, batch, names, contexts, target, method.areas))
         solver = RowSolver(

@@ -97,7 +97,7 @@ def iteration(overrides: list[str]) -> None:
     plan = compose_plan(f"steps={STEPS}", *overrides)
     device = find_device(plan.device)
     classifier = plan.build_classifier(device)
-    with classifier.frozen_and_folded():
+    with classifier.frozen():
         objective = random_rows(plan, classifier)
         pairs = [(iteration_seconds(objective, plan), pass_seconds(objective)) for _ in range(PAIRS)]
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -111,7 +111,7 @@ def predecessor(overrides: list[str]) -> None:
         device = find_device(plan.device)
         folded, unfolded = (plan.build_classifier(device) for _ in range(2))
         unfolded.network.to(memory_format=torch.contiguous_format)
-        with folded.frozen_and_folded(), unfolded.frozen():
+        with folded.frozen(), unfolded.frozen():
             objective = random_rows(plan, folded)
             size, image = len(objective.images), objective.images[:1]
             pairs = [(iteration_seconds(objective, plan) / size, predecessor_seconds(unfolded, image)) for _ in range(PAIRS)]
@@ -120,10 +120,11 @@ def predecessor(overrides: list[str]) -> None:
 
 
 def random_rows(plan: RunPlan, classifier: Classifier) -> Objective:
-    """Return a batch of random images, prepared for the plan's method."""
+    """Fold the classifier, and return a batch of random images, prepared for the plan's method."""
     device, size = classifier.device, plan.batch_size_on(classifier.device.type)
     images = torch.rand(size, 3, *classifier.preprocess.crop, device=device)
     targets = torch.zeros(size, dtype=torch.long, device=device)
+    classifier.fold(images[:1])
     return Objective(plan.method, classifier, images, targets, [""] * size)
 
 
@@ -191,10 +192,10 @@ def stop(overrides: list[str]) -> None:
     device = find_device(default.device)
     classifier = default.build_classifier(device)
     images = [classifier.preprocess(read_image(item.path)) for item in default.list_items()]
-    with classifier.frozen_and_folded(), torch.no_grad():
+    with classifier.frozen(), torch.no_grad():
         targets = [int(classifier(image[None].to(device)).argmax()) for image in images]
     rows = [Row(image, target, f"{i}") for i, (image, target) in enumerate(zip(images, targets))]
-    with classifier.frozen_and_folded():
+    with classifier.frozen_and_folded(images[0][None]):
         halves = (rows[::2], rows[1::2])
         pairs = [(solve_rows(quick, half, classifier), solve_rows(default, half, classifier)) for half in halves]
     print(f"{classifier.name}, {len(rows)} photos in two halves: {' '.join(overrides)}")
@@ -238,7 +239,7 @@ def solve_rows(plan: RunPlan, rows: Sequence[Row], classifier: Classifier) -> So
 def run(overrides: list[str]) -> None:
     plan = compose_plan("limit=100", *overrides)
     classifier = plan.build_classifier(find_device(plan.device))
-    with tempfile.TemporaryDirectory() as folder, classifier.frozen_and_folded():
+    with tempfile.TemporaryDirectory() as folder, classifier.frozen():
         objective = random_rows(plan, classifier)
         seconds_before = pass_seconds(objective, 30)
         start = time.perf_counter()
@@ -320,7 +321,7 @@ def metrics(overrides: list[str]) -> None:
     def run_metrics() -> None:
         measure(plan.metrics, saliency, MetricContext(classifier, image, target))
 
-    with classifier.frozen_and_folded(size):
+    with classifier.frozen_and_folded(image):
         run_forwards()
         pairs = [(call_seconds(run_metrics), call_seconds(run_forwards)) for _ in range(REPETITIONS)]
     print(f"{classifier.name}, {2 * count} pictures, {device}")
@@ -392,7 +393,7 @@ def extremal_programs(
     normalised = classifier.scale * x[:1].to(device) + classifier.shift
 
     def explain_with_mpx() -> None:
-        with classifier.frozen_and_folded(x.shape[2:]):
+        with classifier.frozen_and_folded(x):
             solve(plan.method, classifier, rows, lambda batch: fit(batch, plan.build_trainer(**single_device(device))), 2)
 
     def explain_with_torchray() -> None:

@@ -187,7 +187,7 @@ class MaskLearner(BatchLearner):
         self._network = (classifier,)
         self._frozen = ExitStack()  # the model, during a fit
         pixels, names, contexts = as_images(images, self.classifier)
-        with self.classifier.frozen_and_folded(pixels.shape[2:]):
+        with self.classifier.frozen_and_folded(pixels):
             self.rows: list[Row] = make_rows(self.classifier, pixels, names, contexts, target, method.areas)
 
     @property
@@ -200,7 +200,7 @@ class MaskLearner(BatchLearner):
         super().setup(stage)
         self._frozen.callback(self.classifier.to, self.classifier.device)
         self.classifier.to(self.trainer.strategy.root_device)
-        self._frozen.enter_context(self.classifier.frozen_and_folded(self.rows[0].image.shape[1:]))
+        self._frozen.enter_context(self.classifier.frozen_and_folded(self.rows[0].image[None]))
         if self.batch is None:
             batch = prepare_batch(self.method, self.classifier, self.rows, self.snapshots, keep_together=True)
             assert isinstance(batch, RowBatch)

@@ -1,4 +1,4 @@
-"""Checks of a network before masks are learnt through it: shapes, finite logits and gradients, independent images."""
+"""Checks of a network before masks are learnt through it: shapes, finite logits, right gradients, independent images."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,12 @@ from mpx.data.arrays import count_channels
 from mpx.errors import first_line
 from mpx.models.classifier import Classifier
 
+OUTPUT_TOLERANCE = 1e-2  # of the largest number of an output
+GRADIENT_TOLERANCE = 0.2  # of a gradient's norm: rounding changes less, a wrong backward about 1
+
 
 def check_classifier(classifier: Classifier, images: Tensor) -> Tensor:
-    """Run one forward and backward of the first of images (B,C,H,W) and return its output (1,...).
+    """Run the first of images (B,C,H,W) alone and beside another, forward and backward; return its output (1,...).
 
     Raises ValueError that says why no mask can be learnt through this network.
     """
@@ -18,8 +21,8 @@ def check_classifier(classifier: Classifier, images: Tensor) -> Tensor:
             check_classifier(other, images)
         image = images[:1].detach().to(classifier.device, copy=True).requires_grad_()
         output = _output(classifier, image)
-        _check_gradient(classifier, image, output)
-        _check_output(classifier, image.detach(), output)
+        gradient = _check_gradient(classifier, image, output)
+        _check_beside_another(classifier, image, output, gradient)
     return output.detach()
 
 
@@ -41,47 +44,80 @@ def _output(classifier: Classifier, image: Tensor) -> Tensor:
         ) from error
 
 
-def _check_gradient(classifier: Classifier, image: Tensor, output: Tensor) -> None:
+def _check_gradient(classifier: Classifier, image: Tensor, output: Tensor) -> Tensor | None:
+    """Return the gradient (1,C,H,W) of an output with its graph, or None where the output says nothing about the image."""
     if not output.isfinite().all():
         raise ValueError(
             f"model {classifier.name} gives a NaN or infinite output for this image: check its weights, mean, std and "
             "precision"
         )
     if classifier.task.is_empty(output):  # the choice of targets says so, image by image
-        return
-    # unequal weights of all numbers: one alone may be constant, and so is a plain sum of probabilities
-    weights = torch.linspace(1, 2, output[0].numel(), device=image.device, dtype=output.dtype)
-    weighted = output.flatten(1) @ weights
-    grad = torch.autograd.grad(weighted, image, allow_unused=True, retain_graph=True)[0] if output.requires_grad else None
-    if grad is None or not grad.any():
+        return None
+    gradient = _gradient(output, image)
+    if gradient is None or not gradient.any():
         raise ValueError(
             f"{classifier.name} is a model without gradient to its input, so no mask can be learnt: look for no_grad, "
             "detach, numpy or argmax inside its forward"
         )
-    if not grad.isfinite().all():
+    if not gradient.isfinite().all():
         raise ValueError(
             f"the gradient of model {classifier.name} to its input is NaN or infinite: check its precision, and square "
             "roots or logarithms of 0"
         )
+    return gradient
 
 
-@torch.no_grad()
-def _check_output(classifier: Classifier, image: Tensor, output: Tensor) -> None:
-    """Refuse an output of another task, and one that depends on the other images of the batch."""
+def _gradient(output: Tensor, images: Tensor) -> Tensor | None:
+    """Return the gradient (1,C,H,W) of the first output to the first of images, or None where it has none."""
+    if not output.requires_grad:
+        return None
+    numbers = output[0].flatten()
+    # unequal weights of all numbers: one alone may be constant, and so is a plain sum of probabilities
+    weights = torch.linspace(1, 2, numbers.numel(), device=images.device, dtype=numbers.dtype)
+    gradient = torch.autograd.grad(numbers @ weights, images, allow_unused=True, retain_graph=True)[0]
+    return None if gradient is None else gradient[:1]
+
+
+def _check_beside_another(classifier: Classifier, image: Tensor, output: Tensor, gradient: Tensor | None) -> None:
+    """Refuse an output of another task, and an output or gradient that depends on the other images of the batch.
+
+    image: (1,C,H,W), with the graph of its output; gradient: of this output.
+    """
     random = torch.Generator().manual_seed(0)
     neighbour = torch.rand(image.shape, generator=random).to(image)
+    images = torch.cat([image.detach(), neighbour]).requires_grad_()
+    comparable = classifier.task.comparable
     try:
-        pair = classifier(torch.cat([image, neighbour]))
+        pair = classifier(images)
+        gradient_beside = _gradient(comparable(pair), images)
     except (RuntimeError, AssertionError):  # the network takes one image at a time, or memory holds only one
         pair = None
     classifier.task.check(output, pair, classifier.name)
     if pair is None:
         return
-    alone, beside, repeated = (classifier.task.comparable(x) for x in (output, pair[:1], classifier(image)))
-    tolerance = 1e-2 * alone.abs().max()
-    depends_on_neighbour = (beside - alone).abs().max() > tolerance
-    if depends_on_neighbour and (repeated - alone).abs().max() <= tolerance:  # else the network is random
+    with torch.no_grad():
+        alone, beside, repeated = (comparable(x) for x in (output, pair[:1], classifier(image)))
+    tolerance = OUTPUT_TOLERANCE * alone.abs().max()
+    if (repeated - alone).abs().max() > tolerance:  # the network is random
+        return
+    if (beside - alone).abs().max() > tolerance:
         raise ValueError(
             f"model {classifier.name} gives an image another output when another image is in its batch, so masks would "
             "depend on each other: look for batch norms without running statistics (track_running_stats=False)"
+        )
+    if comparable(output) is not output:
+        gradient = _gradient(comparable(output), image)
+    _compare_gradients(classifier, gradient, gradient_beside)
+
+
+def _compare_gradients(classifier: Classifier, alone: Tensor | None, beside: Tensor | None) -> None:
+    """Refuse a gradient (1,C,H,W) of an image alone that is not the one beside another image."""
+    if alone is None or beside is None:
+        return
+    difference, norm = (beside - alone).norm().item(), alone.norm().item()
+    if not difference <= GRADIENT_TOLERANCE * norm:
+        raise ValueError(
+            f"model {classifier.name} has another gradient for an image alone than beside another image (they differ by "
+            f"{difference / max(norm, 1e-30):.0%}), so masks are wrong: torch's batch_norm has a wrong gradient for one "
+            "image before a transposition; mpx avoids it in nn.BatchNorm2d and nn.InstanceNorm2d, so use these modules"
         )

@@ -5,6 +5,7 @@ as it is: construction moves and changes nothing, `frozen()` restores every mode
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from mpx.data.images import GREY, RGB
 from mpx.data.preprocessing import Preprocess
 from mpx.errors import first_line
-from mpx.models.folding import fold, fold_pair, unfold_pair
+from mpx.models.folding import Replaced, fold, fold_pair, replace_norm, restore
 from mpx.models.freezing import exclusive_access, frozen_parameters
 from mpx.tasks.base import Task
 from mpx.tasks.classification import CLASSIFICATION
@@ -55,7 +56,7 @@ class Classifier(nn.Module):
         self.task = task
         self.embed_texts = embed_texts
         self.name = name or type(network).__name__
-        self._folded: dict[nn.Module, nn.Module] = {}  # convolution -> its batch norm
+        self._replaced: Replaced = {}  # modules that compute otherwise at present
         self._compiled: tuple[Callable[[Tensor], Tensor], ...] = ()  # a tuple: a module cannot be its own submodule
         self._freezings = 0  # `frozen` contexts that are open
         self.compared: tuple[Classifier, ...] = task.compared_models()  # in a tuple: its layers are none of this model's
@@ -76,7 +77,7 @@ class Classifier(nn.Module):
     @property
     def folded(self) -> dict[nn.Module, nn.Module]:
         """The convolutions that compute their batch norm at present, with it: see mpx.models.folding."""
-        return dict(self._folded)
+        return {conv: norm for conv, norm in self._replaced.items() if norm is not None}
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B,C,H,W) in [0,1] to the output of the task, (B, classes) in a classification."""
@@ -96,7 +97,7 @@ class Classifier(nn.Module):
         """Return this classifier of the same network with another task, whose outputs may have names of their own."""
         twin = copy.copy(self)
         with self.frozen():
-            twin.task, twin._folded = task.for_model(self), {}
+            twin.task, twin._replaced, twin._freezings = task.for_model(self), {}, 0
         twin.categories = task.categories or self.categories
         twin.compared = task.compared_models()
         return twin
@@ -128,44 +129,62 @@ class Classifier(nn.Module):
                 yield self
             finally:
                 self._freezings -= 1
-                if self._compiled and not self._freezings:
-                    self._compiled = ()
-                    torch._dynamo.reset()  # compiled code holds the folded network
+                if not self._freezings:
+                    self.unfold()
+                    if self._compiled:
+                        self._compiled = ()
+                        torch._dynamo.reset()  # compiled code holds the folded network
 
     @contextmanager
-    def frozen_and_folded(self, size: Sequence[int] | None = None) -> Iterator["Classifier"]:
-        """As `frozen`, with batch norms folded into convolutions: for many images of one size (H,W).
-
-        size: by default the size that the preprocessing gives; nothing is folded where that is unknown.
-        """
-        if size is None and self.preprocess is not None:
-            size = self.preprocess.crop
+    def frozen_and_folded(self, images: Tensor) -> Iterator["Classifier"]:
+        """As `frozen`, with batch norms folded into convolutions: for many images of the size of images (B,C,H,W)."""
         with self.frozen():
-            pairs = {} if size is None else fold(self, self.device, (self.channels, *size), self.task.comparable)
-            self._folded |= pairs
-            with ExitStack() as compared:
-                compared.callback(self.unfold, pairs)
-                for other in self.compared:
-                    compared.enter_context(other.frozen_and_folded(size))
-                yield self
+            if sentence := self.fold(images[:1]):
+                warnings.warn(sentence, stacklevel=3)
+            yield self
+
+    def fold(self, image: Tensor) -> str:
+        """Fold batch norms, and replace other norms, until the outermost `frozen` ends: see mpx.models.folding.
+
+        image: (1,C,H,W), whose output must stay the same. Nothing happens where norms are folded or replaced already.
+        Return a sentence that says why none are folded, or an empty string.
+        """
+        assert self._freezings, "only a frozen network can be folded"
+        for other in self.compared:
+            other.fold(image)
+        if self._replaced:
+            return ""
+        self._replaced, change = fold(self, image.to(self.device), self.task.comparable)
+        if not change:
+            return ""
+        return (
+            f"the batch norms of model {self.name} are not folded into its convolutions, so each pass takes longer: folding "
+            f"changes the output for this image by {change:.2%} of its largest number"
+        )
 
     def unfold(self, modules: Iterable[nn.Module] | None = None) -> None:
-        """Undo the folding of these modules, by default of all; modules that are not folded stay as they are."""
-        for module in tuple(self._folded if modules is None else modules):
-            if norm := self._folded.pop(module, None):
-                unfold_pair(module, norm)
+        """Undo the folding of these modules, whose norms get right gradients; by default undo all that `fold` has done."""
+        if modules is None:
+            restore(self._replaced)
+            self._replaced = {}
+            return
+        for module in modules:
+            if norm := self._replaced.get(module):
+                restore({module: self._replaced.pop(module)})
+                self._replaced[norm] = None
+                replace_norm(norm)
 
     @contextmanager
-    def unfolded(self, modules: Iterable[nn.Module] | None = None) -> Iterator[None]:
-        """Undo the folding of these modules, by default of all, and fold them again on leaving."""
-        pairs = {m: self._folded[m] for m in (self._folded if modules is None else modules) if m in self._folded}
-        self.unfold(pairs)
+    def unfolded(self) -> Iterator[None]:
+        """Let all modules compute as their classes do, and fold and replace them again on leaving."""
+        replaced = self._replaced
+        self.unfold()
         try:
             yield
         finally:
-            for conv, norm in pairs.items():
-                fold_pair(conv, norm)
-            self._folded |= pairs
+            self._replaced = replaced
+            for module, norm in replaced.items():
+                fold_pair(module, norm) if norm else replace_norm(module)
 
     def compiled(self) -> Callable[[Tensor], Tensor]:
         """Return the classifier, compiled at the first call of each shape; valid until the outermost `frozen` ends."""

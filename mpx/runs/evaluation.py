@@ -99,7 +99,8 @@ class Evaluator:
             Row(x, target, f"row {i}", row.area, row.place)
             for i, (x, target, row) in enumerate(zip(images, targets.tolist(), batch))
         ]
-        explanation, failures = solve(replace(self._method, seed=seed, compile=False), classifier, rows, optimize, 2)
+        with classifier.frozen_and_folded(images):  # random parameters have not been folded yet
+            explanation, failures = solve(replace(self._method, seed=seed, compile=False), classifier, rows, optimize, 2)
         for reason in failures.values():
             raise ValueError(reason)
         return explanation.saliency.to(images)

@@ -110,7 +110,7 @@ def _sum_of_masks(stored: Sequence[dict[str, Any]]) -> Tensor:
 @contextmanager
 def _evaluator(plan: RunPlan, device: torch.device) -> Iterator[tuple[Evaluator, Classifier]]:
     classifier = plan.build_classifier(device)
-    with classifier.frozen_and_folded():
+    with classifier.frozen():
         yield Evaluator(plan.metrics, plan.other_perturbations, plan.method, classifier), classifier
 
 
@@ -129,6 +129,7 @@ def _load_rows(
         area = None if math.isnan(row["requested_area"]) else row["requested_area"]
         try:
             image, context = load_image(classifier, item)
+            classifier.fold(image[None])
             loaded = Row(image, row["target"], row["image"], area)
             if classifier.task.has_places:
                 rows = rows_of_image(classifier, image, row["image"], plan.target, [area], context)

@@ -74,23 +74,32 @@ class RowSource:
             self._coordinator.skip(item.name, str(error))
 
     def _check_model(self, x: Tensor, context: TargetContext) -> str | None:
-        """Check model and target on the first image (C,H,W): return why this image cannot be explained, if others could be.
+        """Fold the model on the first image (C,H,W), and check it and the target there.
 
+        Return why this image cannot be explained, if others could be.
         Raises ValueError for an error that every image would cause.
         """
         if self._model_checked:
             return None
         try:
-            output = check_classifier(self._classifier, x[None])[0]
+            output, warning = self._fold_and_check(x)
         except ValueError as error:
-            check_classifier(self._classifier, torch.rand(x[None].shape, generator=torch.Generator().manual_seed(0)))
+            self._fold_and_check(torch.rand(x.shape, generator=torch.Generator().manual_seed(0)))
             return str(error)
+        if warning:
+            self._coordinator.warn(warning)
         targets = self._target if isinstance(self._target, list) else [self._target]
         if "label" not in targets:
             with suppress(NotInImageError):
                 self._classifier.task.resolve(self._target, output, context)
         self._model_checked = True
         return None
+
+    def _fold_and_check(self, x: Tensor) -> tuple[Tensor, str]:
+        """Fold the model's batch norms, checked on an image (C,H,W); return its output, and why none are folded."""
+        self._classifier.unfold()
+        warning = self._classifier.fold(x[None])
+        return check_classifier(self._classifier, x[None])[0], warning
 
     def _unfinished_rows(self, image: ClaimedImage, x: Tensor, context: TargetContext, file_bytes: int) -> list[Row]:
         item = image.item

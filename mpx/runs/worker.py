@@ -43,7 +43,7 @@ def work(coordinator: Coordinator | None, plan: RunPlan, device: torch.device, g
     if group:
         group.join()
     classifier = plan.build_classifier(device)
-    with deterministic_algorithms(plan.deterministic), classifier.frozen_and_folded():
+    with deterministic_algorithms(plan.deterministic), classifier.frozen():  # and folded, once there is an image
         Worker(plan, classifier, coordinator if not group or group.rank == 0 else None, group).run()
 
 
@@ -97,10 +97,18 @@ class Worker:
             with_annotations = bool(needs_annotations(self._plan.metrics))
             areas = self._plan.method.areas
             source = RowSource(self._coordinator, self._classifier, self._plan.target, areas, with_annotations)
-        if self._group:
-            return self._group.broadcast_rows(source)
-        assert source is not None
-        return source
+        if not self._group:
+            assert source is not None
+            return source
+        same_rows = self._group.broadcast_rows(source)
+
+        def next_rows(count: int) -> list[Row]:
+            rows = same_rows(count)
+            if rows:
+                self._classifier.fold(rows[0].image[None])  # rank 0 has done so as it read the image
+            return rows
+
+        return next_rows
 
     def _prepare(self, rows: list[Row], padded_size: int) -> Batch:
         """Prepare a batch, with snapshots of the mask's evolution only where they are shown."""

@@ -116,7 +116,7 @@ def test_the_network_stays_as_it_was(name, left, folded):
     classifier = frozen(Failing())
     photos, copied = IMAGES.clone(), IMAGES.clone()
     classifier.network.first.register_forward_hook(lambda *hooked: None) if not folded else None  # the user's own stays
-    with classifier.frozen_and_folded((32, 32)) if folded else classifier.frozen():
+    with classifier.frozen_and_folded(IMAGES) if folded else classifier.frozen():
         explain("gradcam", classifier)  # what a layer unfolds stays unfolded
         explain("excitation_backprop", classifier)
         before = state(classifier)
@@ -134,7 +134,7 @@ def test_the_network_stays_as_it_was(name, left, folded):
 def test_folded_batch_norms_change_nothing(name):
     classifier = frozen(Checkers())
     plain = explain(name, classifier)
-    with classifier.frozen_and_folded((32, 32)):
+    with classifier.frozen_and_folded(IMAGES):
         assert classifier.folded
         folded = explain(name, classifier)
     torch.testing.assert_close(folded, plain, atol=1e-4 * plain.abs().max().item(), rtol=1e-3)

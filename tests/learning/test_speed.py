@@ -33,14 +33,14 @@ class Conv(torch.nn.Sequential):
             norm.running_var.uniform_(0.05, 0.2)
 
 
-def slope(precision="32", compile=False, order=torch.contiguous_format, size=None) -> tuple[torch.Tensor, torch.Tensor]:
+def slope(precision="32", compile=False, order=torch.contiguous_format, folded=False) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the objective at a random mask: value (B,) and gradient (B,1,h,w)."""
     classifier = Classifier(Conv().eval().to(memory_format=order))
     method = Method(
         partial(blur_gaussian, sigma=3.0), config.option("mask", "grid", mask_size=8), config.option("score", "probability"),
         precision=precision, compile=compile,
     )  # fmt: skip
-    with classifier.frozen_and_folded(size):
+    with classifier.frozen_and_folded(PHOTOS) if folded else classifier.frozen():
         problem = Objective(method, classifier, PHOTOS, torch.tensor([1, 0, 4]), ["a", "b", "c"])
         parameter = problem.rng.at("test").uniform(1, 8, 8).requires_grad_()
         total = problem.terms(parameter, 3)["total"]
@@ -51,9 +51,9 @@ def slope(precision="32", compile=False, order=torch.contiguous_format, size=Non
 @pytest.mark.parametrize(
     "options, tolerance",
     [
-        ({"size": (32, 32)}, 1e-5),  # folded
+        ({"folded": True}, 1e-5),  # folded
         ({"order": torch.channels_last}, 1e-5),
-        ({"order": torch.channels_last, "size": (32, 32)}, 1e-5),
+        ({"order": torch.channels_last, "folded": True}, 1e-5),
         ({"precision": "bf16"}, 0.1),
         ({"precision": "16"}, 0.01),
     ],
@@ -70,7 +70,7 @@ NEEDS_COMPILER = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compi
 
 @NEEDS_COMPILER
 def test_a_compiled_objective_equals_the_eager_one():
-    (value, gradient), (plain, expected) = slope(compile=True, size=(32, 32)), slope(size=(32, 32))
+    (value, gradient), (plain, expected) = slope(compile=True, folded=True), slope(folded=True)
     torch.testing.assert_close(value, plain, atol=1e-5, rtol=0)
     torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-3)
 

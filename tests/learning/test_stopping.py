@@ -116,7 +116,7 @@ def test_lightning_gives_the_same_bits():
         first, rows[:] = rows[:number], rows[number:]
         return first
 
-    with classifier.frozen_and_folded(PHOTOS.shape[2:]):
+    with classifier.frozen_and_folded(PHOTOS):
         solver = RowSolver(
             prepare=partial(prepare_batch, method, classifier), optimize=lambda batch: fit(batch, cpu_trainer()),
             next_rows=next_rows, batch_size=3, warn=print,

@@ -63,7 +63,7 @@ def test_a_folded_classifier_is_randomised_too():
     with torch.no_grad():
         with result.frozen():
             plain = randomised(result, 1.0)(images)
-        with result.frozen_and_folded((32, 32)):
+        with result.frozen_and_folded(images):
             assert result.folded
             before = result(images)
             other = randomised(result, 1.0)

@@ -15,9 +15,22 @@ class NoGrad(Wrap):
         return super().forward(x)
 
 
+class WrongAlone(torch.autograd.Function):
+    """The identity, whose gradient is wrong for one image, as that of torch's batch_norm may be."""
+
+    @staticmethod
+    def forward(ctx, out):
+        return out.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.flip(1) if len(gradient) == 1 else gradient
+
+
 @pytest.mark.parametrize(
     "network, words",
     [
+        (Wrap(WrongAlone.apply), "another gradient for an image alone than beside another image .*differ by [0-9]+%"),
         (Wrap(lambda out: out * float("nan")), "infinite output"),
         (Wrap(lambda out: out / 0), "infinite output"),
         (NoGrad(), "without gradient"),

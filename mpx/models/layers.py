@@ -185,7 +185,7 @@ def _is_on_every_path(classifier: Classifier, images: Tensor, name: str) -> bool
     """Return whether the output no longer depends on the image once the module's output is detached."""
     image = torch.full_like(images[:1], 0.5).requires_grad_()
     with _hooked(classifier.get_submodule(name), lambda _, args, out: out.detach().clone()):
-        logits = classifier(image)
+        logits = classifier.task.output(classifier.raw_output(image), 1)  # without a model that the task compares with
     return not logits.requires_grad or torch.autograd.grad(logits.sum(), image, allow_unused=True)[0] is None
 
 

@@ -79,6 +79,14 @@ def test_layers_are_those_of_the_model_itself():
     assert classifier.to(torch.device("meta"))(PHOTOS.to("meta")).shape == (3, 2, 2)  # both have moved
 
 
+def test_gradcam_takes_the_layers_of_the_model():
+    torch.manual_seed(0)
+    networks = [nn.Sequential(nn.Conv2d(3, 4, 5, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+                for _ in range(2)]  # fmt: skip
+    e = explained(*networks, explainer="gradcam")
+    assert e.saliency.isfinite().all() and e.saliency.any()
+
+
 @pytest.mark.parametrize(
     "make, words",
     [

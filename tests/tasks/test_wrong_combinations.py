@@ -8,7 +8,7 @@ from square_networks import EYE, Boxes, Embedding, Multi, Queries, Segments, Val
 from mpx import Classifier, explain
 from mpx.tasks.classification import CLASSIFICATION
 from mpx.tasks.detection import Detection
-from mpx.tasks.difference import Difference, ModelDifference
+from mpx.tasks.difference import ModelDifference
 from mpx.tasks.multilabel import Multilabel
 from mpx.tasks.regression import Regression
 from mpx.tasks.segmentation import Segmentation

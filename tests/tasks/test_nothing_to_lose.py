@@ -4,7 +4,7 @@ import warnings
 
 import torch
 from planted import SQUARE, SquareNet, square_photo
-from task_networks import Value
+from square_networks import Value
 
 from mpx import Classifier, explain, task
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from planted import SQUARE, SquareNet, square_photo
-from task_networks import BOX, Boxes, Queries, Segments
+from square_networks import BOX, Boxes, Queries, Segments
 
 from mpx import config, explain, method
 from mpx.data.annotations import Region
@@ -122,7 +122,7 @@ def test_a_batch_of_places_is_its_single_rows():
 def run(folder, mpx):
     """run(arguments...) -> (the lines of results.csv, stdout and stderr) of a run on photos with two boxes each."""
     here = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    (folder / "net.py").write_text(f"import sys\nsys.path[:0] = {here!r}\nfrom task_networks import *\n")
+    (folder / "net.py").write_text(f"import sys\nsys.path[:0] = {here!r}\nfrom square_networks import *\n")
     (folder / "names.txt").write_text("nothing\nboard\nother\n")
     lines = [f"photos/p{i}.png,{box}" for i in range(3) for box in ("board,16,8,24,16", "board,15,8,24,16", "other,0,0,9,9")]
     (folder / "boxes.csv").write_text("\n".join(["image,label,x0,y0,x1,y1", *lines]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from planted import SQUARE, SquareNet, square_photo
-from task_networks import EYE, Embedding
+from square_networks import EYE, Embedding
 from torch import nn
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
@@ -71,7 +71,7 @@ def test_what_cannot_be_compared_is_one_sentence(make, words, files):
 def test_a_run_compares_with_an_image_and_notices_another(folder, mpx):
     here = str(folder)
     net = (folder / "net.py").read_text() + f"sys.path.append({str(__file__).rsplit('/', 1)[0]!r})\n"
-    (folder / "net.py").write_text(net + "from task_networks import Embedding\n")
+    (folder / "net.py").write_text(net + "from square_networks import Embedding\n")
     to_pil_image(PHOTOS[2]).save("other.png")
     network = ["model.network=net.py:Embedding", "model.categories=null", "task=similarity", "task.images=other.png"]
     plain = [*SQUARE, *network, "images=photos", "pictures=none", "name=a", "threads=1", "steps=2"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from planted import SquareNet, square_photo
-from task_networks import TASKS, network
+from square_networks import TASKS, network
 from torch import nn
 from trainers import cpu_trainer
 

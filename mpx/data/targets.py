@@ -50,6 +50,30 @@ class TargetContext:
         return Annotation(region, self.size, self.preprocess)
 
 
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is explained of one image.
+
+    index: of the class. place: what `prepare` needs to know of where it is, of one shape for all images; None: nothing.
+    number: of the object among those of its class in the image, from 1. region: of the object in the dataset, for metrics;
+    None: that of all objects of the class.
+    """
+
+    index: int
+    place: Tensor | None = None
+    number: int = 1
+    region: Region | None = None
+
+    @property
+    def key(self) -> str:
+        """The target's name among those of its image."""
+        return f"{self.index}" if self.number == 1 else f"{self.index}#{self.number}"
+
+
+class NotInImageError(ValueError):
+    """An image lacks the target, which other images may have: a run skips the image."""
+
+
 def resolve_targets(
     targets: Any, logits: Tensor, label: Label | tuple[Label, ...] | None = None, categories: Categories = None
 ) -> list[int]:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from mpx.data.annotations import Annotation, Region
-from mpx.data.targets import TargetContext
+from mpx.data.targets import Target, TargetContext
 from mpx.models.classifier import Classifier
-from mpx.tasks.base import Target
 
 if TYPE_CHECKING:
     from mpx.learning.objective import Objective

@@ -131,7 +131,7 @@ def _load_rows(
             image, context = load_image(classifier, item)
             classifier.fold(image[None])
             loaded = Row(image, row["target"], row["image"], area)
-            if classifier.task.has_places:
+            if classifier.task.is_placed:
                 rows = rows_of_image(classifier, image, row["image"], plan.target, [area], context)
                 loaded = _row_of_key(rows, row["row_key"])
             loaded = annotated(loaded, context) if with_annotations else loaded

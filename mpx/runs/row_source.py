@@ -13,12 +13,11 @@ from torch import Tensor
 from mpx.data.images import image_size, read_image
 from mpx.data.items import Item
 from mpx.data.preprocessing import Preprocess
-from mpx.data.targets import TargetContext
+from mpx.data.targets import NotInImageError, TargetContext
 from mpx.learning.rows import Row, annotated, rows_of_image
 from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
 from mpx.runs.base import ClaimedImage, Coordinator
-from mpx.tasks.base import NotInImageError
 
 
 class RowSource:

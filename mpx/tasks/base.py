@@ -7,13 +7,11 @@ has no alternatives, such as a predicted value, is the logit of the only answer 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mpx.data.annotations import Region
-from mpx.data.targets import Categories, TargetContext, resolve_targets
+from mpx.data.targets import Categories, Target, TargetContext, resolve_targets
 
 if TYPE_CHECKING:
     from mpx.models.classifier import Classifier
@@ -21,30 +19,6 @@ if TYPE_CHECKING:
 # computations that only move numbers, by the names of their nodes in autograd's graph
 MOVES = ("Cat", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "ToCopy", "Transpose", "Permute", "Clone",
          "Stack", "Select")  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """What is explained of one image.
-
-    index: of the class. place: what `prepare` needs to know of where it is, of one shape for all images; None: nothing.
-    number: of the object among those of its class in the image, from 1. region: of the object in the dataset, for metrics;
-    None: that of all objects of the class.
-    """
-
-    index: int
-    place: Tensor | None = None
-    number: int = 1
-    region: Region | None = None
-
-    @property
-    def key(self) -> str:
-        """The target's name among those of its image."""
-        return f"{self.index}" if self.number == 1 else f"{self.index}#{self.number}"
-
-
-class NotInImageError(ValueError):
-    """An image lacks the target, which other images may have: a run skips the image."""
 
 
 class Task:
@@ -59,7 +33,7 @@ class Task:
     support_unit = "softmax probability of the target"
     categories: tuple[str, ...] | None = None  # names of the outputs, where they are not the model's categories
     prepares = False  # whether `prepare` reads the outputs
-    has_places = False  # whether `resolve` finds where its targets are
+    is_placed = False  # whether `resolve` finds where its targets are
 
     def output(self, raw: Any, count: int) -> Tensor:
         """Return what a network gave for `count` images as one tensor (count, classes); ValueError where it does not fit."""

@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision.ops import box_convert
 
 from mpx.data.annotations import Region
-from mpx.data.targets import ANY_CLASS, TargetContext, resolve_targets
-from mpx.tasks.base import NotInImageError, Target, Task, are_shares, fitting_task
+from mpx.data.targets import ANY_CLASS, NotInImageError, Target, TargetContext, resolve_targets
+from mpx.tasks.base import Task, are_shares, fitting_task
 
 MAX_SHARE = 1.5  # of corners in shares of the sides, for centres and sides of boxes are at most 1; pixels go beyond
 
@@ -32,7 +32,7 @@ class Detection(Task):
     quantity = "score of the box"
     support_unit = "the best detection's IoU with the object's box times its score for the class"
     prepares = True
-    has_places = True
+    is_placed = True
 
     def __init__(self, min_score: float = 0.3, box: Sequence[float] | None = None):
         if not 0 <= min_score <= 1:

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpx.data.targets import Categories, TargetContext
+from mpx.data.targets import Categories, Target, TargetContext
 from mpx.models.bare import as_classifier
 from mpx.models.classifier import Classifier
-from mpx.tasks.base import Target
 from mpx.tasks.classification import CLASSIFICATION, Classification
 
 

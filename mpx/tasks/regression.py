@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpx.data.targets import TargetContext
+from mpx.data.targets import Target, TargetContext
 from mpx.operators import unwrap
-from mpx.tasks.base import Target, Task, first_tensor
+from mpx.tasks.base import Task, first_tensor
 
 DIRECTIONS = ("up", "down", "stay")
 LEAST_CHANGE = 1e-4  # of a value by full perturbation, as a share of the value: below it, rounding would be explained

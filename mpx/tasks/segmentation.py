@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mpx.data.annotations import Region
 from mpx.data.mask_files import mask_file_of, read_mask
-from mpx.data.targets import TargetContext
-from mpx.tasks.base import NotInImageError, Target, Task, are_shares, first_tensor, fitting_task
+from mpx.data.targets import NotInImageError, Target, TargetContext
+from mpx.tasks.base import Task, are_shares, first_tensor, fitting_task
 
 NAMED_REGIONS = ("predicted", "image", "dataset")
 
@@ -30,7 +30,7 @@ class Segmentation(Task):
 
     support_unit = "mean softmax probability of the target class over the region"
     prepares = True
-    has_places = True
+    is_placed = True
 
     def __init__(self, region: str | Sequence[float] = "predicted", background: int | None = None):
         self.region = region

@@ -16,12 +16,11 @@ from square_networks import BOX, Boxes, Queries, Segments
 from mpx import config, explain, method
 from mpx.data.annotations import Region
 from mpx.data.preprocessing import Preprocess
-from mpx.data.targets import TargetContext
+from mpx.data.targets import NotInImageError, TargetContext
 from mpx.learning.batching import solve
 from mpx.learning.loop import optimize
 from mpx.learning.rows import rows_of_image
 from mpx.models import Classifier
-from mpx.tasks.base import NotInImageError
 from mpx.tasks.detection import Detection
 from mpx.tasks.segmentation import Segmentation
 

@@ -1,8 +1,8 @@
 """Images whose evidence is known: a textured shape of one of four classes on noise; in half of them a second, smaller one.
 
 A texture is a cell of 8x8 pixels, random signs around grey, repeated: every blur, constant or inpainting removes it. It is
-its own mirror image. mpx.models.synthetic has the networks that respond to these textures and to nothing else. Images of 1 or
-3 channels are PNGs, those of 6 channels arrays (.npy).
+its own mirror image. mpx.models.synthetic has the networks that respond to these textures and to nothing else. Images of
+1 or 3 channels are PNGs, those of 6 channels arrays (.npy).
 """
 
 import os

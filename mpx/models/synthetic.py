@@ -39,8 +39,8 @@ class Textures(nn.Module):
     def __init__(self, gain: float, channels: int):
         super().__init__()
         self.gain = gain
-        self.filters = nn.Conv2d(channels, len(NAMES), CELL, bias=False)
         weight = torch.tensor(textures(channels).copy(), dtype=torch.float32)
+        self.filters = nn.utils.skip_init(nn.Conv2d, channels, len(NAMES), CELL, bias=False)  # draws no random numbers
         self.filters.weight.data = weight / weight[0].numel()
 
     def corners(self, x: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class Textures(nn.Module):
     def pixels(self, x: Tensor) -> Tensor:
         """Return (B,4,H,W): how much of a class's cell covers a pixel."""
         corners = functional.pad(self.corners(x), [CELL - 1] * 4)
-        return functional.max_pool2d(corners, CELL, 1)
+        return functional.max_pool2d(functional.max_pool2d(corners, (CELL, 1), 1), (1, CELL), 1)
 
     def shapes(self, x: Tensor) -> Tensor:
         """Return (B,4): how much of a shape there is of each class, 1 for a complete one."""

@@ -15,6 +15,7 @@ from mpx.data.annotations import Label
 from mpx.data.targets import Categories, resolve_targets
 
 Labels = Label | tuple[Label, ...] | None  # of an image in its dataset
+FROM_0_TO_1 = ("probability", "score of the box")  # quantities
 # computations that only move numbers, by the names of their nodes in autograd's graph
 MOVES = ("Cat", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "ToCopy", "Transpose", "Permute", "Clone")
 
@@ -31,6 +32,7 @@ class Task:
     support_unit = "softmax probability of the target"
     categories: tuple[str, ...] | None = None  # names of the outputs, where they are not the model's categories
     prepares = False  # whether `prepare` reads the outputs
+    is_placed = False  # whether a target lies at a place in the image, which a crop moves and where another class may not be
 
     def output(self, raw: Any, count: int) -> Tensor:
         """Return what a network gave for `count` images as one tensor (count, classes); ValueError where it does not fit."""
@@ -126,8 +128,8 @@ def caption(quantity: str) -> str:
 
 
 def format_value(quantity: str, value: float) -> str:
-    """Return a value of a quantity: a probability with three decimals, in which a very small one is not 0."""
-    if quantity == "probability":
+    """Return a value of a quantity: one from 0 to 1 with three decimals, in which a very small one is not 0."""
+    if quantity in FROM_0_TO_1:
         return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
     return f"{value:.4g}"
 

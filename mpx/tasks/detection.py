@@ -29,6 +29,7 @@ class Detection(Task):
     quantity = "score of the box"
     support_unit = "the best detection's IoU with the object's box times its score for the class"
     prepares = True
+    is_placed = True
 
     def __init__(self, min_score: float = 0.3):
         if not 0 <= min_score <= 1:

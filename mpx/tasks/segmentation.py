@@ -22,6 +22,7 @@ class Segmentation(Task):
 
     support_unit = "mean softmax probability of the target class over the region"
     prepares = True
+    is_placed = True
 
     def __init__(self, region: str | Sequence[float] = "predicted", background: int | None = None):
         is_place = not isinstance(region, str) and len(region) in (2, 4) and all(0 <= share <= 1 for share in region)

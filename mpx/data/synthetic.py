@@ -37,8 +37,8 @@ def textures(channels: int = RGB) -> np.ndarray:
         raise ValueError(f"channels={channels} must be {', '.join(map(str, SEEDS))}: there are textures of as many")
     random = np.random.RandomState(SEEDS[channels])  # unlike default_rng, the same in every version
     signs = np.repeat([1, -1], CELL * CELL // 4)
-    half = [random.permutation(signs) for _ in range(len(NAMES) * channels)]
-    half = np.stack(half).reshape(len(NAMES), channels, CELL, CELL // 2)
+    drawn = [random.permutation(signs) for _ in range(len(NAMES) * channels)]
+    half = np.stack(drawn).reshape(len(NAMES), channels, CELL, CELL // 2)
     return np.concatenate([half, half[..., ::-1]], -1)
 
 

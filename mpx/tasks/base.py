@@ -15,7 +15,7 @@ from mpx.data.annotations import Label
 from mpx.data.targets import Categories, resolve_targets
 
 Labels = Label | tuple[Label, ...] | None  # of an image in its dataset
-FROM_0_TO_1 = ("probability", "score of the box")  # quantities
+THREE_DECIMALS = ("probability", "score of the box", "similarity")  # quantities with a range
 # computations that only move numbers, by the names of their nodes in autograd's graph
 MOVES = ("Cat", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "ToCopy", "Transpose", "Permute", "Clone")
 
@@ -128,8 +128,8 @@ def caption(quantity: str) -> str:
 
 
 def format_value(quantity: str, value: float) -> str:
-    """Return a value of a quantity: one from 0 to 1 with three decimals, in which a very small one is not 0."""
-    if quantity in FROM_0_TO_1:
+    """Return a value of a quantity: with three decimals where it has a range, in which a very small one is not 0."""
+    if quantity in THREE_DECIMALS:
         return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
     return f"{value:.4g}"
 

@@ -7,8 +7,9 @@ has no alternatives, such as a predicted value, is the logit of the only answer 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from mpx.data.annotations import Label
@@ -18,6 +19,14 @@ Labels = Label | tuple[Label, ...] | None  # of an image in its dataset
 THREE_DECIMALS = ("probability", "score of the box", "similarity")  # quantities with a range
 # computations that only move numbers, by the names of their nodes in autograd's graph
 MOVES = ("Cat", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "ToCopy", "Transpose", "Permute", "Clone")
+
+
+class Answer(NamedTuple):
+    """One of the answers of a network, such as a class, and the number that people read."""
+
+    name: str
+    value: float
+    is_target: bool
 
 
 class Task:
@@ -76,7 +85,7 @@ class Task:
 
     def name(self, target: int, categories: Categories) -> str:
         """Return a target's readable name: that of its class, or "class <index>" where the model has no names."""
-        return categories[target] if categories else f"class {target}"
+        return class_name(target, categories)
 
     def prepare(self, targets: Tensor, output: Tensor, reference: Tensor | None = None) -> Tensor:
         """Return what the methods below take as targets, (B,) or (B,T).
@@ -105,6 +114,23 @@ class Task:
         """Return the number (B,) that people read."""
         return self.support(output, targets)
 
+    def answers(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the values (B,K) of all answers and their classes (B,K); None where the target has no alternatives."""
+        return None
+
+    def top_answers(self, output: Tensor, targets: Tensor, categories: Categories, count: int = 5) -> list[list[Answer]]:
+        """Return the answers with the highest values of each row, at most `count`. Pictures show them."""
+        answers = self.answers(output, targets)
+        if answers is None:
+            return [[] for _ in targets]
+        values, ranks = answers[0].topk(min(count, answers[0].shape[1]))
+        indices = answers[1].gather(1, ranks)
+        is_target = indices == targets.view(len(targets), -1)[:, :1]
+        return [
+            [Answer(class_name(index, categories), *numbers) for index, *numbers in zip(*row)]
+            for row in zip(indices.tolist(), values.tolist(), is_target.tolist())
+        ]
+
     def region_of(self, targets: Tensor, size: Sequence[int]) -> Tensor | None:
         """Return where the targets are in images of `size` (H,W), (B,1,H,W) of True and False; None: nowhere in particular.
 
@@ -120,6 +146,16 @@ class Task:
     def format(self, value: float) -> str:
         """Return a value as a caption, e.g. "p 0.931"."""
         return f"{caption(self.quantity)} {format_value(self.quantity, value)}"
+
+
+def class_name(index: int, categories: Categories) -> str:
+    """Return the name of a class, or "class <index>" where the model has no names."""
+    return categories[index] if categories else f"class {index}"
+
+
+def all_classes(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values (B,K) of all classes and the indices (B,K) from 0 to K-1."""
+    return values, torch.arange(values.shape[1], device=values.device).expand_as(values)
 
 
 def caption(quantity: str) -> str:

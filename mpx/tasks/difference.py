@@ -40,6 +40,10 @@ class Difference(Classification):
         """Return the logits (B,2) of the two classes; the answer is the first."""
         return output.gather(1, targets), torch.zeros_like(targets[:, 0])
 
+    def answers(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the probabilities (B,2) of the two classes."""
+        return output.gather(1, targets).softmax(1), targets
+
     def logit(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return the target's logit minus the other class's, (B,)."""
         first, second = output.gather(1, targets).unbind(1)

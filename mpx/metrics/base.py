@@ -83,8 +83,8 @@ def check_task(name: str, needs: Sequence[Need], task: Task) -> None:
     is_probability = task.is_bounded and task.low == 0
     if "probability" in needs and not (is_probability and not task.is_placed):
         raise ValueError(
-            f"metric {name} needs a probability of a whole image, and this task's number is the {task.support_unit}: leave "
-            "it out"
+            f"metric {name} needs a probability of a whole image, and this task has another number ({task.support_unit}): "
+            "leave it out"
         )
     if "classes" in needs and task.is_placed:
         raise ValueError(f"metric {name} explains another class, which may not be at the target's place: leave it out")

@@ -166,6 +166,18 @@ def test_explainers_ask_the_task(name, explainer):
     assert (contrast(e, TASKS[name].evidence[alone]) > (1.2 if explainer == "rise" else 3)).all()
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_the_highest_answers_are_listed_with_the_target_s_value(name):
+    e = explained(name, steps=1)
+    for answers, value in ((e.answers_before, e.value_before), (e.answers_after, e.value_after)):
+        for row, of_row in enumerate(answers):
+            values = [answer.value for answer in of_row]
+            assert values == sorted(values, reverse=True) and len(values) <= 5
+            assert [a.value for a in of_row if a.is_target] == ([pytest.approx(value[row].item())] if of_row else [])
+    has_answers = not name.startswith(("regression", "segmentation", "detection")) and name != "similarity"
+    assert all(map(bool, e.answers_before)) == has_answers
+
+
 def test_yes_and_no_are_one():
     output = Multilabel().output(torch.tensor([[0.3], [-2.0]]), 2)
     both = [Multilabel().support(output, torch.tensor([answer] * 2)) for answer in (0, 1)]

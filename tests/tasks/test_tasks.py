@@ -37,10 +37,9 @@ def explained(name, rows=slice(None), **options):
 
 METRIC_OPTIONS = {  # fewer images than by default, or what a small image needs
     "pointing": {"tolerance": 5.0},
-    "deletion": {"step": 512},
-    "insertion": {"step": 512},
-    "road": {"percentiles": [30, 70]},
-    "representativeness": {"max_batch": 256},
+    "deletion": {"step": 1024},
+    "insertion": {"step": 1024},
+    "road": {"percentiles": [50]},
 }
 RANKED = [  # metrics of single maps whose values are of single rows
     "average_drop", "complexity", "cross_perturbation", "deletion", "insertion", "iou", "mass", "minimality",
@@ -121,14 +120,14 @@ GAMES = ("deletion", "preservation", "dual")
     "name, game", [*((name, game) for name in MAIN for game in GAMES), *((name, "deletion") for name in VARIANTS)]
 )
 def test_the_evidence_is_found(name, game):
-    e = explained(name, game=game)
-    assert (contrast(e, TASKS[name].evidence) > 4).all() and (e.area < 0.35).all()
+    e = explained(name, slice(0, 1), game=game)
+    assert (contrast(e, TASKS[name].evidence[:1]) > 4).all() and (e.area < 0.35).all()
     assert (e.value_normalised < 0.2).all() if game != "preservation" else (e.value_normalised > 0.8).all()
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_batch_is_its_single_runs(name):
-    together, singles = explained(name, steps=10), [explained(name, slice(i, i + 1), steps=10) for i in range(2)]
+    together, singles = explained(name, steps=5), [explained(name, slice(i, i + 1), steps=5) for i in range(2)]
     torch.testing.assert_close(together.saliency, torch.cat([e.saliency for e in singles]), atol=1e-4, rtol=0)
     torch.testing.assert_close(together.value_before, torch.cat([e.value_before for e in singles]))
 
@@ -168,7 +167,7 @@ def test_explainers_ask_the_task(name, explainer):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_highest_answers_are_listed_with_the_target_s_value(name):
-    e = explained(name, steps=1)
+    e = explained(name, slice(0, 1), steps=1)
     for answers, value in ((e.answers_before, e.value_before), (e.answers_after, e.value_after)):
         for row, of_row in enumerate(answers):
             values = [answer.value for answer in of_row]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mpx.tasks.base import Task
+from mpx.tasks.base import Answer, Task
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -39,6 +39,8 @@ class Explanation:
     value_reference: Tensor  # (B,) and on the fully perturbed image
     value_normalised: Tensor  # (B,) 1 at the image's support and 0 at the fully perturbed image's, Fong & Vedaldi 2017,
     # footnote 4; NaN where perturbing everything costs next to nothing (`mpx.tasks.normalised`)
+    answers_before: list[list[Answer]]  # the five highest values of each row, e.g. classes, on the image,
+    answers_after: list[list[Answer]]  # and on `perturbed`; empty where the target has no alternatives
     curves: dict[str, Tensor]  # term -> (steps,B): "total" and its weighted parts, "value" and "area"
     steps: Tensor  # (B,) iterations of each row, fewer than the method's where the row stopped
     iterations: list[int]  # of the F snapshots: 0 is the start, the last one the result
@@ -69,10 +71,16 @@ class Explanation:
         return _at(explanation, [i for i in self.iterations if i < end] + [end])
 
     def panel(self, row: int = 0) -> "Image.Image":
-        """Draw image | saliency over it | perturbed image, with class, values and area."""
+        """Draw image | saliency over it | perturbed image, with class, values, area, and the highest classes."""
         from mpx.pictures.panel import draw_panel
 
         return draw_panel(self, row)
+
+    def pair(self, first: int = 0, second: int = 1) -> "Image.Image":
+        """Draw the evidence of two rows of one image in two colours, e.g. for either class of task=difference."""
+        from mpx.pictures.pair import draw_pair
+
+        return draw_pair(self, first, second)
 
     def smallest_areas(self, sufficient_share: float = 0.9) -> list[int]:
         """Return the row of the smallest sufficient area of each image and class (`smallest_area_rows`)."""

@@ -1,6 +1,9 @@
-"""The README's figures: python scripts/figure.py [key=value ...], or python scripts/figure.py presets [key=value ...]
+"""The README's figures: python scripts/figure.py, python scripts/figure.py tasks or ... presets [key=value ...]
 
 By default, panels and an animation of the bundled photos with the default configuration.
+
+tasks: a photo, its evidence and the photo without it, for every task. EfficientNet-Lite0 where it can be asked, else the
+synthetic networks, whose evidence is known.
 
 presets: a contact sheet of every published method on every photo. Each method is a run, outputs/presets/<name>, so the same
 command continues where it stopped. key=value holds for all runs, e.g. images=photos limit=20. sheet=sheet.png is the file,
@@ -20,14 +23,20 @@ from PIL import Image
 from mpx import explain
 from mpx.config_schema import options as config_options
 from mpx.data.datasets import sample
+from mpx.data.synthetic import NAMES, synthetic
+from mpx.explanation import Explanation
+from mpx.models.synthetic import Synthetic
 from mpx.models.zoo import efficientnet_lite0
 from mpx.pictures.animation import animation_gif
-from mpx.pictures.colours import overlay
+from mpx.pictures.colours import as_rgb, outlined, overlay
 from mpx.pictures.encoding import to_image
+from mpx.pictures.pair import two_colours
 from mpx.pictures.panel import draw_sheet, panel_layout
 from mpx.pictures.text import FAINT_INK, PAPER, draw_text, format_percent
 from mpx.runs import files, store
-from mpx.tasks.base import format_value
+from mpx.tasks.base import Task, format_value
+from mpx.tasks.segmentation import Segmentation
+from mpx.tasks.similarity import Similarity
 
 README = Path(__file__).parent / "readme"
 LIGHTER = {
@@ -36,17 +45,73 @@ LIGHTER = {
     "fido2019_ssr": ["samples=2"],
     "rde2019": ["samples=4"],
 }
-SIDE, NAMES, LINE = 132, 190, 18  # px: of a picture, of the column of names, of a line of text
+SIDE, NAME_COLUMN, LINE = 132, 190, 18  # px: of a picture, of the column of names, of a line of text
+TILE, GAP = 192, 8  # px: of a picture of tasks.jpg, and between them
 
 
 def main() -> None:
     if sys.argv[1:2] == ["presets"]:
         presets(sys.argv[2:])
         return
+    if sys.argv[1:] == ["tasks"]:
+        tasks().save(README / "tasks.jpg", quality=66)
+        return
     e = explain(efficientnet_lite0(), [item.path for item in sample()], frames=8)
     draw_sheet(e, range(len(e))).save(README / "sheet.jpg", quality=90)
     files.write_file(README / "espresso.gif", animation_gif(e, e.classes.index("espresso")))
     print(e)
+
+
+def tasks() -> Image.Image:
+    """Draw a block for each task, two beside each other."""
+    photos = {item.name: item.path for item in sample()}
+    similarity = Similarity(texts=[*NAMES, "nothing"])
+    blocks = [
+        on_photo("classification", "why espresso?", photos["coffee"]),
+        on_photo("difference", "why tiger cat (orange), why Egyptian cat (blue)?", photos["chelsea"], ["top1", "top2"]),
+        on_photo("regression", "what raises the output for missile?", photos["rocket"], "missile", lambda_l1=1.0),
+        on_textures("multilabel", "which pixels are cedar, which are delft?", 11, ["cedar", "delft"]),
+        on_textures("segmentation", "why is the outlined region delft?", 3, task=Segmentation(background=4)),
+        on_textures("detection", "why is there a box of cedar?", 2),
+        on_textures("similarity", 'why is it near the text "amber"?', 8, task=similarity),
+        on_textures("classification", "why basalt? (6 channels, 3 are shown)", 1, channels=6),
+    ]
+    width, height = blocks[0].size
+    page = Image.new("RGB", (2 * width + 3 * GAP, -(-len(blocks) // 2) * height), PAPER)
+    for k, picture in enumerate(blocks):
+        page.paste(picture, (k % 2 * (width + 3 * GAP), k // 2 * height))
+    return page
+
+
+def on_photo(task: str, question: str, photo: Path, target: str | list[str] = "top1", **options: float) -> Image.Image:
+    e = explain(efficientnet_lite0(), photo, target, task=task, **options)
+    return block(task, question, "EfficientNet-Lite0", e)
+
+
+def on_textures(
+    name: str, question: str, number: int, target: str | list[str] = "top1", task: Task | None = None, channels: int = 3
+) -> Image.Image:
+    """Explain a synthetic image."""
+    item = synthetic("outputs/synthetic", number + 1, 96, channels=channels)[number]
+    e = explain(Synthetic(96, channels=channels), item.path, target, task=task or name, mask_size=24)
+    return block(name, question, "synthetic network", e)
+
+
+def block(task: str, question: str, network: str, e: Explanation) -> Image.Image:
+    """Draw the photo, where the target is in it, the evidence of one target or of two, and the photo without the first."""
+    photo, deleted = as_rgb(e.images[0]), as_rgb(e.perturbed[0])
+    evidence = overlay(photo, e.saliency[0]) if len(e) == 1 else two_colours(e, 0, 1)
+    before, after = (format_value(e.task.quantity, float(x[0])) for x in (e.value_before, e.value_after))
+    pictures = (photo if e.region is None else outlined(photo, e.region[0], 1), evidence, deleted)
+    shown = "orange deleted" if len(e) > 1 else "deleted"
+    texts = ((e.task.quantity, before), ("evidence", " / ".join(map(format_percent, e.area.tolist()))), (shown, after))
+    page = Image.new("RGB", (3 * TILE + 2 * GAP, TILE + 2 * LINE + 3 * GAP), PAPER)
+    draw_text(page, (0, 2, page.width), f"task={task}: {question}", network, 14)
+    for k, (picture, (left, right)) in enumerate(zip(pictures, texts)):
+        x = k * (TILE + GAP)
+        draw_text(page, (x, LINE + 4, TILE), left, right, 12, FAINT_INK)
+        page.paste(to_image(picture).resize((TILE, TILE), Image.Resampling.LANCZOS), (x, 2 * LINE + 6))
+    return page
 
 
 def presets(overrides: list[str]) -> None:
@@ -72,9 +137,9 @@ def sheet(rows: list[tuple[str, Path]], columns: int | None) -> Image.Image:
     names = sorted(set.intersection(*map(set, runs)))[:columns]
     photos = {name: _photo(rows[0][1], runs[0][name]) for name in names}
     height = SIDE + 2 * LINE
-    page = Image.new("RGB", (NAMES + len(names) * (SIDE + 8), (len(rows) + 1) * height), PAPER)
+    page = Image.new("RGB", (NAME_COLUMN + len(names) * (SIDE + 8), (len(rows) + 1) * height), PAPER)
     for k, name in enumerate(names):
-        x, row = NAMES + k * (SIDE + 8), runs[0][name]
+        x, row = NAME_COLUMN + k * (SIDE + 8), runs[0][name]
         page.paste(_small(photos[name]), (x, LINE))
         draw_text(page, (x, 2, SIDE), row["class"], f"p {format_value(row['quantity'], row['value_before'])}", 12)
         for j, run in enumerate(runs):
@@ -86,7 +151,7 @@ def sheet(rows: list[tuple[str, Path]], columns: int | None) -> Image.Image:
         row = next(iter(run.values()))
         spent = f"{row['passes']:.0f} passes" + (f" + {row['forwards']:.0f}" if row["forwards"] else "")
         for line, text in enumerate((name, row["game"], spent)):
-            draw_text(page, (4, (j + 1) * height + LINE * (line + 1), NAMES - 10), text, "", 14 - 2 * bool(line))
+            draw_text(page, (4, (j + 1) * height + LINE * (line + 1), NAME_COLUMN - 10), text, "", 14 - 2 * bool(line))
     return page
 
 

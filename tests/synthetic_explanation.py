@@ -3,6 +3,7 @@
 import torch
 
 from mpx.explanation import Explanation
+from mpx.tasks.base import Answer
 from mpx.tasks.classification import CLASSIFICATION
 from mpx.tasks.normalised import normalise
 
@@ -44,6 +45,8 @@ def make_explanation(
         value_after=torch.full((B,), 0.2),
         value_reference=torch.full((B,), 0.1),
         value_normalised=torch.full((B,), 0.125),
+        answers_before=[[Answer(name, 0.9, True), Answer("bowl", 0.06, False)] for name in classes],
+        answers_after=[[Answer("bowl", 0.7, False), Answer(name, 0.2, True)] for name in classes],
         task=CLASSIFICATION,
         curves=curves,
         iterations=iterations,

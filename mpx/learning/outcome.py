@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from mpx.explanation import Explanation, slug
 from mpx.learning.batch import failures
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row, RowState
+from mpx.tasks.base import Answer
 from mpx.tasks.normalised import normalise
 
 
@@ -36,12 +37,9 @@ def to_explanation(
     normalised = normalise(last.support, objective.support_before, objective.support_reference)
     region = objective.task.region_of(objective.prepared_targets, objective.images.shape[2:])
     complement = objective.complement(objective.evaluated_mask(parameters[-1]))
-    names = [_row_name(rows[i], objective) for i in indices]
     valid_states = [states[i] for i in indices]
     explanation = Explanation(
-        names=names,
-        image_names=[rows[i].image_name for i in indices],
-        classes=[_target_name(rows[i], objective) for i in indices],
+        **_row_names(objective, [rows[i] for i in indices]),
         targets=select(objective.targets),
         areas=select(_requested_areas(objective)),
         images=select(objective.images),
@@ -55,6 +53,8 @@ def to_explanation(
         value_after=select(last.value),
         value_reference=select(objective.value_reference),
         value_normalised=select(normalised),
+        answers_before=[objective.answers_before[i] for i in indices],
+        answers_after=[last.answers[i] for i in indices],
         curves=_curves(valid_states, end),
         steps=torch.tensor([state.iteration for state in valid_states]),
         iterations=iterations,
@@ -76,7 +76,7 @@ def _requested_areas(objective: Objective) -> Tensor:
     return torch.full(objective.targets.shape, torch.nan) if objective.areas is None else objective.areas
 
 
-def _cost(states: Sequence[RowState], evaluation_seconds: float) -> dict[str, Tensor]:
+def _cost(states: Sequence[RowState], evaluation_seconds: float) -> dict[str, Any]:
     """Return what each row took; evaluation_seconds: of its evaluation here."""
     return {
         "seconds": torch.tensor([state.seconds for state in states]) + evaluation_seconds,
@@ -100,6 +100,7 @@ class Frame(NamedTuple):
     saliency: Tensor  # (B,1,H,W) in [0,1]
     value: Tensor  # (B,) that people read
     support: Tensor  # (B,)
+    answers: list[list[Answer]]  # of each row, the highest values first
 
 
 def _evaluated(objective: Objective, parameter: Tensor) -> Frame:
@@ -107,7 +108,8 @@ def _evaluated(objective: Objective, parameter: Tensor) -> Frame:
     saliency = objective.perturbation.to_image(objective.evidence(objective.mask(parameter)))
     task, targets = objective.task, objective.prepared_targets
     saliency = saliency.clamp(0, 1)  # rounding may leave [0,1]
-    return Frame(perturbed, saliency, task.value(output, targets), task.support(output, targets))
+    value, support = task.value(output, targets), task.support(output, targets)
+    return Frame(perturbed, saliency, value, support, objective.top_answers(output))
 
 
 def _to_bytes(x: Tensor) -> Tensor:
@@ -118,6 +120,15 @@ def _target_name(row: Row, objective: Objective) -> str:
     """Return the name of the row's class, with a number where the image has another object of the class before it."""
     number = f" {row.number}" if row.number > 1 else ""
     return objective.task.name(row.target, objective.classifier.categories) + number
+
+
+def _row_names(objective: Objective, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the names of rows, of their images and of their targets."""
+    return {
+        "names": [_row_name(row, objective) for row in rows],
+        "image_names": [row.image_name for row in rows],
+        "classes": [_target_name(row, objective) for row in rows],
+    }
 
 
 def _row_name(row: Row, objective: Objective) -> str:

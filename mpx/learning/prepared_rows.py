@@ -18,6 +18,7 @@ from mpx.models.classifier import Classifier
 from mpx.operators import check_range, check_shape, describe, dotted_name
 from mpx.perturbations.base import PerturbationContext, PreparedPerturbation, prepare
 from mpx.randomness import RowRandom, key
+from mpx.tasks.base import Answer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -63,7 +64,12 @@ class PreparedRows:
             self.original_logits = self.task.logits(output, self.prepared_targets)[0]  # (B,K)
             self.value_before, self.value_reference = (self._value(x) for x in (output, reference))
             self.support_before, self.support_reference = (self._support(x) for x in (output, reference))
+            self.answers_before = self.top_answers(output)
             self._check_network_mask(zeros)
+
+    def top_answers(self, output: Tensor) -> list[list[Answer]]:
+        """Return the answers with the highest values in an output (B,...) for the rows, see `Task.top_answers`."""
+        return self.task.top_answers(output, self.prepared_targets, self.classifier.categories)
 
     def _value(self, output: Tensor) -> Tensor:
         return self.task.value(output, self.prepared_targets)
@@ -123,6 +129,7 @@ class PreparedRows:
         gathered.support_reference = torch.stack([batch.support_reference[i] for batch, i in rows])
         gathered.value_before = torch.stack([batch.value_before[i] for batch, i in rows])
         gathered.value_reference = torch.stack([batch.value_reference[i] for batch, i in rows])
+        gathered.answers_before = [batch.answers_before[i] for batch, i in rows]
         areas = [batch.areas[i] for batch, i in rows if batch.areas is not None]
         gathered.areas = torch.stack(areas) if areas else None
         gathered.passes = gathered.forwards = 0.0

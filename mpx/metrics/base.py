@@ -30,7 +30,7 @@ from mpx.tasks.base import Task
 from mpx.tasks.classification import CLASSIFICATION
 
 Direction = Literal["higher", "lower", "near 0", "none"]  # which values are better
-Need = Literal["annotations", "perturbations", "explain"]
+Need = Literal["annotations", "perturbations", "explain", "probability", "classes"]
 Summary = Callable[..., dict[str, RowValues]]  # (columns: suffix -> (N,), context: SummaryContext, **the metric's options)
 Function = TypeVar("Function", bound=Callable)
 
@@ -80,12 +80,25 @@ class MetricContext:
         return self.task.support(self.classifier(images).float(), self.prepared_targets[rows])
 
 
+def check_task(name: str, needs: Sequence[Need], task: Task) -> None:
+    """Raise ValueError where a metric does not apply to a task."""
+    is_probability = task.is_bounded and task.low == 0
+    if "probability" in needs and not (is_probability and not task.is_placed):
+        raise ValueError(
+            f"metric {name} needs a probability of a whole image, and this task has another number ({task.support_unit}): "
+            "leave it out"
+        )
+    if "classes" in needs and task.is_placed:
+        raise ValueError(f"metric {name} explains another class, which may not be at the target's place: leave it out")
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric's function with its options bound, and the meaning of its numbers.
 
     direction: which values are better; a dict has one for each suffix, and its "" holds for the suffixes that it lacks.
-    needs: the optional parts of the context that the function uses.
+    needs: the optional parts of the context that the function uses; probability: a task whose number is one of the whole
+        image; classes: a task of which any class can be explained.
     notes: how the number is computed, beside the options; stored with every result.
     summary: how rows become a summary, where that is more than the mean over rows.
     """
@@ -109,7 +122,8 @@ class Metric:
             "perturbations": len(context.perturbations) > 0,
             "explain": context.explain is not unavailable,
         }
-        if missing := [need for need in self.needs if not available[need]]:
+        check_task(self.name, self.needs, context.task)
+        if missing := [need for need in self.needs if not available.get(need, True)]:
             raise ValueError(f"metric {self.name} needs {' and '.join(missing)}, which is missing here: leave it out")
         with _evaluating(context.classifier):
             values = self.function(saliency, context)

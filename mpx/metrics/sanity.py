@@ -16,7 +16,7 @@ from mpx.models.classifier import Classifier
 from mpx.randomness import key
 
 
-@metric(direction={"": "near 0", "ssim": "lower", "other_class": "near 0"}, needs=("explain",))
+@metric(direction={"": "near 0", "ssim": "lower", "other_class": "near 0"}, needs=("explain", "classes"))
 def sanity(
     saliency: Tensor, context: MetricContext, stages: int = 4, randomisation: str = "shuffle", seed: int = 0
 ) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ def minimality(
     return {"": areas_of_levels[str(level)], **areas_of_levels}
 
 
-@metric(direction="lower", notes={"resize": "bilinear, antialiased"})
+@metric(direction="lower", needs=("probability",), notes={"resize": "bilinear, antialiased"})
 def saliency_metric(
     saliency: Tensor, context: MetricContext, threshold: float = 0.5, max_batch: int = 64
 ) -> dict[str, Tensor]:

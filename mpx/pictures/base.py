@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from mpx.tasks.base import Task
+from mpx.tasks.base import Answer, Task
 
 
 class PicturedExplanation(Protocol):
@@ -22,6 +22,8 @@ class PicturedExplanation(Protocol):
     value_before: Tensor  # (B,) the task's value of the target on the image,
     value_after: Tensor  # (B,) on `perturbed`,
     value_reference: Tensor  # (B,) and on the fully perturbed image
+    answers_before: list[list[Answer]]  # the highest values of each row on the image and on `perturbed`; may be empty
+    answers_after: list[list[Answer]]
     iterations: list[int]  # F, the first is 0
     frames: Tensor  # (F,B,C,H,W) uint8, the perturbed image
     frame_saliency: Tensor  # (F,B,1,H,W) uint8

@@ -55,5 +55,21 @@ def overlay(images: Tensor, saliency: Tensor) -> Tensor:
     A screen blend, 1-(1-image)(1-light). Magma starts at black, so no light is added where the saliency is 0. The light is
     stronger on bright pixels, so that the texture of the image stays visible at the highest saliency.
     """
+    return _lit(images, heatmap(saliency))
+
+
+def overlay_two(images: Tensor, first: Tensor, second: Tensor, colours: tuple[str, str]) -> Tensor:
+    """Blend two saliencies (...,1,H,W) over darkened grey images (...,3,H,W), each as light of its colour (#rrggbb)."""
+    lights = (s.nan_to_num().clamp(0, 1) * _colour(c).to(s) for s, c in zip((first, second), colours))
+    return _lit(images, sum(lights, torch.zeros_like(images)).clamp(max=1))
+
+
+def _colour(code: str) -> Tensor:
+    """Return #rrggbb as (3,1,1) in [0,1]."""
+    return torch.tensor(list(bytes.fromhex(code.removeprefix("#")))).view(3, 1, 1) / 255
+
+
+def _lit(images: Tensor, light: Tensor) -> Tensor:
+    """Shed light (...,3,H,W) on darkened grey images (...,3,H,W)."""
     grey = (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(-3, keepdim=True)
-    return 1 - (1 - 0.5 * grey) * (1 - heatmap(saliency) * (0.45 + 0.55 * grey))
+    return 1 - (1 - 0.5 * grey) * (1 - light * (0.45 + 0.55 * grey))

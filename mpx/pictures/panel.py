@@ -9,11 +9,12 @@ from PIL import Image
 from mpx.pictures.base import PicturedExplanation, evidence_state
 from mpx.pictures.colours import as_rgb, outlined, overlay
 from mpx.pictures.encoding import TILE, to_image, to_tile
-from mpx.pictures.text import FAINT_INK, INK, MARK, PAPER, RULE, draw_text, format_percent
+from mpx.pictures.text import FAINT_INK, INK, MARK, PAPER, RULE, TARGET_BAR, draw_text, format_percent
+from mpx.tasks.base import Answer, format_value
 
 
 def draw_panel(explanation: PicturedExplanation, row: int) -> Image.Image:
-    """Draw a row as image | saliency over image | perturbed image, with class, values and area."""
+    """Draw a row as image | saliency over image | perturbed image, with class, values, area, and the highest answers."""
     reference = "nothing kept" if explanation.game == "preservation" else "all deleted"
     tiles = _tiles(explanation, row)
     value_reference = float(explanation.value_reference[row])
@@ -29,8 +30,11 @@ def draw_panel(explanation: PicturedExplanation, row: int) -> Image.Image:
     line = round(1.5 * size)
     before, after, tick = _bar_positions(explanation, row)
     bars = draw_bar(cell, bar, before), draw_scale(cell, bar), draw_bar(cell, bar, after, tick)
-    page = Image.new("RGB", (3 * cell + 4 * gap, height + bar + 2 * line + 2 * gap), PAPER)
-    for k, (tile, strip, (name, number), (left, right)) in enumerate(zip(tiles, bars, _captions(explanation, row), below)):
+    answers: list[list[Answer]] = [explanation.answers_before[row], [], explanation.answers_after[row]]
+    listed = len(answers[0]) * line + (gap // 2 if answers[0] else 0)
+    page = Image.new("RGB", (3 * cell + 4 * gap, height + bar + 2 * line + 2 * gap + listed), PAPER)
+    columns = zip(tiles, bars, _captions(explanation, row), below, answers)
+    for k, (tile, strip, (name, number), (left, right), ranking) in enumerate(columns):
         x = gap + k * (cell + gap)
         y = gap // 2 + line
         draw_text(page, (x, gap // 2, cell), name, number, size)
@@ -38,7 +42,19 @@ def draw_panel(explanation: PicturedExplanation, row: int) -> Image.Image:
         y += height + gap // 2
         page.paste(strip, (x, y))
         draw_text(page, (x, y + bar + gap // 4, cell), left, right, size - 2, FAINT_INK)
+        for rank, answer in enumerate(ranking, 1):
+            place = x, y + bar + gap // 2 + rank * line, cell
+            _draw_answer(page, place, answer, explanation.task.quantity, size - 2)
     return page
+
+
+def _draw_answer(page: Image.Image, place: tuple[int, int, int], answer: Answer, quantity: str, size: int) -> None:
+    """Draw a name and a value from 0 to 1 at (x, y, width) over a bar of this length, in another colour for the target."""
+    x, y, width = place
+    length = round(min(1.0, max(0.0, answer.value)) * width)
+    if length:
+        page.paste(TARGET_BAR if answer.is_target else RULE, (x, y, x + length, y + round(1.4 * size)))
+    draw_text(page, (x + size // 3, y, width - 2 * (size // 3)), answer.name, format_value(quantity, answer.value), size)
 
 
 def _bar_positions(explanation: PicturedExplanation, row: int) -> tuple[float, float, float]:

@@ -10,6 +10,7 @@ INK = "#1c1c22"
 FAINT_INK = "#5c5c66"
 RULE = "#e4e4e8"
 MARK = "#d9466a"
+TARGET_BAR = "#f6cbd6"
 PAPER = "#ffffff"
 
 

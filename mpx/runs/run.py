@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mpx.data.items import Item, fingerprint
+from mpx.metrics.base import check_task
 from mpx.runs import terminal
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.devices import single_worker, thread_count, worker_devices
@@ -64,7 +65,7 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
         return None
     index, count = (0, 1) if group else (share.index, share.count)
     items = plan.list_items()
-    _check_annotations(plan, items)
+    _check_metrics(plan, items)
     if plan.force and count > 1:
         raise ValueError("force=true would remove the rows of other shares: give another name=, or remove the folder")
     with claim_folder(plan.folder, index, count, partial(_prepare_folder, plan)):
@@ -106,8 +107,10 @@ def _prepare_folder(plan: RunPlan, joins: bool) -> None:
     check_config(plan, joins)
 
 
-def _check_annotations(plan: RunPlan, items: list[Item]) -> None:
-    """Refuse metrics that need annotations where no image has any."""
+def _check_metrics(plan: RunPlan, items: list[Item]) -> None:
+    """Refuse metrics that do not apply to the task, and those that need annotations where no image has any."""
+    for name, metric in plan.metrics.items():
+        check_task(name, metric.needs, plan.task)
     if (needing := needs_annotations(plan.metrics)) and not any(item.regions for item in items):
         raise ValueError(
             f"metric={needing[0]} compares with where the class is, and dataset={plan.choices['dataset']} does not say: "

@@ -7,8 +7,9 @@ has no alternatives, such as a predicted value, is the logit of the only answer 
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from mpx.data.targets import Categories, Target, TargetContext, resolve_targets
@@ -16,9 +17,18 @@ from mpx.data.targets import Categories, Target, TargetContext, resolve_targets
 if TYPE_CHECKING:
     from mpx.models.classifier import Classifier
 
+THREE_DECIMALS = ("probability", "score of the box", "similarity")  # quantities with a range
 # computations that only move numbers, by the names of their nodes in autograd's graph
 MOVES = ("Cat", "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Alias", "ToCopy", "Transpose", "Permute", "Clone",
          "Stack", "Select")  # fmt: skip
+
+
+class Answer(NamedTuple):
+    """One of the answers of a network, such as a class, and the number that people read."""
+
+    name: str
+    value: float
+    is_target: bool
 
 
 class Task:
@@ -33,7 +43,7 @@ class Task:
     support_unit = "softmax probability of the target"
     categories: tuple[str, ...] | None = None  # names of the outputs, where they are not the model's categories
     prepares = False  # whether `prepare` reads the outputs
-    is_placed = False  # whether `resolve` finds where its targets are
+    is_placed = False  # whether a target lies at a place in the image, which a crop moves and where another class may not be
 
     def output(self, raw: Any, count: int) -> Tensor:
         """Return what a network gave for `count` images as one tensor (count, classes); ValueError where it does not fit."""
@@ -84,7 +94,7 @@ class Task:
 
     def name(self, target: int, categories: Categories) -> str:
         """Return the readable name of a class, "class <index>" where the model has no names."""
-        return categories[target] if categories else f"class {target}"
+        return class_name(target, categories)
 
     def prepare(
         self, targets: Tensor, output: Tensor, reference: Tensor | None = None, places: Tensor | None = None
@@ -116,6 +126,23 @@ class Task:
         """Return the number (B,) that people read."""
         return self.support(output, targets)
 
+    def answers(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the values (B,K) of all answers and their classes (B,K); None where the target has no alternatives."""
+        return None
+
+    def top_answers(self, output: Tensor, targets: Tensor, categories: Categories, count: int = 5) -> list[list[Answer]]:
+        """Return the answers with the highest values of each row, at most `count`. Pictures show them."""
+        answers = self.answers(output, targets)
+        if answers is None:
+            return [[] for _ in targets]
+        values, ranks = answers[0].topk(min(count, answers[0].shape[1]))
+        indices = answers[1].gather(1, ranks)
+        is_target = indices == targets.view(len(targets), -1)[:, :1]
+        return [
+            [Answer(class_name(index, categories), *numbers) for index, *numbers in zip(*row)]
+            for row in zip(indices.tolist(), values.tolist(), is_target.tolist())
+        ]
+
     def region_of(self, targets: Tensor, size: Sequence[int]) -> Tensor | None:
         """Return where the targets are in images of `size` (H,W), (B,1,H,W) of True and False; None: nowhere in particular.
 
@@ -133,14 +160,24 @@ class Task:
         return f"{caption(self.quantity)} {format_value(self.quantity, value)}"
 
 
+def class_name(index: int, categories: Categories) -> str:
+    """Return the name of a class, or "class <index>" where the model has no names."""
+    return categories[index] if categories else f"class {index}"
+
+
+def all_classes(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values (B,K) of all classes and the indices (B,K) from 0 to K-1."""
+    return values, torch.arange(values.shape[1], device=values.device).expand_as(values)
+
+
 def caption(quantity: str) -> str:
     """Return the short word for a quantity in pictures."""
     return "p" if quantity == "probability" else quantity
 
 
 def format_value(quantity: str, value: float) -> str:
-    """Return a value of a quantity: a probability with three decimals, in which a very small one is not 0."""
-    if quantity == "probability":
+    """Return a value of a quantity: with three decimals where it has a range, in which a very small one is not 0."""
+    if quantity in THREE_DECIMALS:
         return "<0.001" if 0 < value < 0.0005 else f"{value:.3f}"
     return f"{value:.4g}"
 

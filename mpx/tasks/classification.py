@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from mpx.tasks.base import Task, ends_with
+from mpx.tasks.base import Task, all_classes, ends_with
 
 
 class Classification(Task):
@@ -28,6 +28,10 @@ class Classification(Task):
     def logits(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits (B,K) and the target classes (B,), as they are."""
         return output, targets
+
+    def answers(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the softmax probabilities of all classes."""
+        return all_classes(output.softmax(1))
 
 
 CLASSIFICATION = Classification()

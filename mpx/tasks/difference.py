@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mpx.data.targets import Categories, Target, TargetContext
 from mpx.models.bare import as_classifier
 from mpx.models.classifier import Classifier
+from mpx.tasks.base import Answer
 from mpx.tasks.classification import CLASSIFICATION, Classification
 
 
@@ -48,6 +49,10 @@ class Difference(Classification):
     def logits(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits (B,2) of the two classes; the answer is the first."""
         return output.gather(1, targets), torch.zeros_like(targets[:, 0])
+
+    def answers(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the probabilities (B,2) of the two classes."""
+        return output.gather(1, targets).softmax(1), targets
 
     def logit(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return the target's logit minus the other class's, (B,)."""
@@ -115,6 +120,10 @@ class ModelDifference(Classification):
         index = targets[:, None, None].expand(-1, 2, 1)
         others = output.scatter(2, index, -torch.inf).logsumexp(2)
         return output.gather(2, index)[..., 0] - others, torch.ones_like(targets)
+
+    def top_answers(self, output: Tensor, targets: Tensor, categories: Categories, count: int = 5) -> list[list[Answer]]:
+        """Return none: the alternative is the other model, not another class."""
+        return [[] for _ in targets]
 
     def logit(self, output: Tensor, targets: Tensor) -> Tensor:
         """Return the log-odds of the target in the model minus those in the other one, (B,)."""

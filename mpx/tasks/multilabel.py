@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpx.tasks.base import Task, ends_with
+from mpx.tasks.base import Task, all_classes, ends_with
 
 
 class Multilabel(Task):
@@ -38,3 +38,7 @@ class Multilabel(Task):
         """Return the logits (B,2) of the label's absence and presence; the answer of the target is presence."""
         logit = output.gather(1, targets[:, None])
         return torch.cat([torch.zeros_like(logit), logit], 1), torch.ones_like(targets)
+
+    def answers(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sigmoids of all labels."""
+        return all_classes(output.sigmoid())

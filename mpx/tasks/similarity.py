@@ -14,7 +14,7 @@ from mpx.data.datasets import images as list_images
 from mpx.data.images import read_image
 from mpx.errors import first_line
 from mpx.models.classifier import Classifier
-from mpx.tasks.base import Task, first_tensor
+from mpx.tasks.base import Task, all_classes, first_tensor
 
 
 class Similarity(Task):
@@ -84,6 +84,10 @@ class Similarity(Task):
     def logits(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scaled similarities (B,N) and the targets; of one embedding its similarity (B,1), unscaled."""
         return (output if output.shape[1] == 1 else self.scale * output), targets
+
+    def answers(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the softmax over the embeddings; None of one."""
+        return None if output.shape[1] == 1 else all_classes((self.scale * output).softmax(1))
 
 
 def from_file(

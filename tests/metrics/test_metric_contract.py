@@ -14,7 +14,7 @@ from mpx.data.annotations import Annotation
 from mpx.data.images import read_image
 from mpx.data.synthetic import NAMES, synthetic
 from mpx.metrics.base import Metric, MetricContext, as_metric
-from mpx.models.synthetic import synthetic as network
+from mpx.models.synthetic import Synthetic
 
 ROWS = 6
 CAPTUM = ("infidelity", "max_sensitivity")
@@ -61,7 +61,7 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    model = network(gain=4.0).eval().requires_grad_(False)  # not saturated
+    model = Synthetic(gain=4.0).eval().requires_grad_(False)  # not saturated
     images, targets, annotations = [], [], []
     for item in synthetic(tmp_path_factory.mktemp("synthetic"), count=ROWS):
         region = item.regions[item.label]

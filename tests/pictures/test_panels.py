@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from mpx.pictures.animation import animation_gif
 from mpx.pictures.colours import COLOUR_TABLE, heatmap, overlay
 from mpx.pictures.encoding import TILE, to_tile, to_uint8
-from mpx.pictures.panel import draw_panel, draw_sheet, draw_thumbnail_panel
+from mpx.pictures.pair import two_colours
+from mpx.pictures.panel import draw_panel, draw_sheet, draw_thumbnail_panel, panel_layout
 from mpx.pictures.text import drawable, shorten
 
 LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
@@ -130,3 +131,30 @@ def test_a_thumbnail_panel_has_larger_text_and_the_same_pictures(explanation, mo
     small, large = ({text: size for name, number, size, *_ in texts for text in (name, number)} for texts in drawn.values())
     for text in ("mug", "p 0.900", "evidence", "deleted", "p 0.200"):
         assert large[text] >= 1.8 * small[text]
+
+
+def test_two_rows_of_an_image_have_a_colour_each(explanation):
+    e = explanation((64, 64))
+    e.images[1] = e.images[0]
+    e.saliency = torch.zeros(2, 1, 64, 64)
+    grey = two_colours(e, 0, 1)
+    e.saliency[0, :, :32], e.saliency[1, :, 16:48] = 1, 1
+    image = two_colours(e, 0, 1)
+    red_over_blue = (image[0] - image[2]) - (grey[0] - grey[2])
+    assert (red_over_blue[:16] > 0).all() and (red_over_blue[32:48] < 0).all() and torch.equal(image[:, 48:], grey[:, 48:])
+    assert (image[:, 16:32] >= image.new_tensor(0.45)).all()  # both: the light of one adds to that of the other
+    _, size = panel_layout(to_tile(image).width)
+    corner = size, size // 2 + round(1.5 * size)
+    assert torch.equal(to_uint8(e.images[0])[:, 0, 0], torch.tensor(e.pair(0, 1).getpixel(corner)))
+    with pytest.raises(ValueError, match="different images"):
+        explanation().pair(0, 1)
+
+
+def test_a_panel_lists_the_highest_answers_before_and_after(explanation, monkeypatch):
+    e, drawn = explanation((64, 64)), []
+    monkeypatch.setattr("mpx.pictures.panel.draw_text", lambda page, place, *text: drawn.append((place[1], *text[:2])))
+    with_answers = draw_panel(e, 0).height
+    listed = [text for text in sorted(drawn) if text[0] > 64 * 4]
+    assert [text[1:] for text in listed[-4:]] == [("bowl", "0.700"), ("mug", "0.900"), ("bowl", "0.060"), ("mug", "0.200")]
+    e.answers_before[0] = e.answers_after[0] = []
+    assert draw_panel(e, 0).height < with_answers

@@ -98,9 +98,11 @@ def test_regions_that_have_changed_are_measured_again(folder, mpx):
     assert mpx(*given, "name=fresh")[0] == 0 and np.array_equal(numbers("a", "mass"), numbers("fresh", "mass"))
 
 
-def test_metrics_that_need_regions_say_so_before_anything_is_done(folder, mpx):
+def test_metrics_that_do_not_apply_say_so_before_anything_is_done(folder, mpx):
     code, _, err = mpx(*GIVEN, "metric=[mass]", "name=a")
     assert code == 1 and err.startswith("mpx: metric=mass compares with where the class is") and not rows_exist(folder)
+    code, _, err = mpx(*GIVEN, "task=regression", "target=1", "metric=[saliency_metric]", "name=a")
+    assert code == 1 and "saliency_metric needs a probability of a whole image" in err and not rows_exist(folder)
 
 
 def rows_exist(folder) -> bool:

@@ -1,9 +1,20 @@
-"""A network of each task whose evidence is the checkerboard of planted.SquareNet, and what explains it."""
+"""A network of each task, and photos of dataset=synthetic in which the shape of amber, or every cell, is its evidence."""
 
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import torch
-from planted import SquareNet
-from torch import nn
+from torch import Tensor
+from torchvision.ops import box_convert
 
+from mpx.data.annotations import Annotation, Region
+from mpx.data.preprocessing import Preprocess
+from mpx.data.synthetic import NAMES, choose_shapes, draw, paint
+from mpx.models.classifier import Classifier
+from mpx.models.synthetic import Boxes, Classes, Labels, Segments, Synthetic, embed_texts
+from mpx.tasks.base import Task
+from mpx.tasks.classification import CLASSIFICATION
 from mpx.tasks.detection import Detection
 from mpx.tasks.difference import Difference
 from mpx.tasks.multilabel import Multilabel
@@ -11,89 +22,100 @@ from mpx.tasks.regression import Regression
 from mpx.tasks.segmentation import Segmentation
 from mpx.tasks.similarity import Similarity
 
-BOX = torch.tensor([16.0, 8.0, 24.0, 16.0])  # of the checkerboard: x0 y0 x1 y1
+SIDE, GAIN = 96, 8.0
+NUMBERS = (0, 24)  # of the photos: the larger shape is of amber in both, and the first has another one
+AMBER = 0
 
 
-class Multi(SquareNet):
-    """Three labels; the second is the checkerboard's."""
+class Binary(Labels):
+    """A single logit (B,1): is there amber?"""
 
-    def forward(self, x):
-        logit = super().forward(x)[:, 1]
-        return torch.stack([x.mean((1, 2, 3)), logit, -logit], 1)
-
-
-class Binary(SquareNet):
-    """A single logit: is there a checkerboard?"""
+    categories = ("no amber", "amber")
 
     def forward(self, x):
-        return super().forward(x)[:, 1:]
+        return super().forward(x)[:, :1]
 
 
-class Value(SquareNet):
-    """A predicted value, 35 on average, that a checkerboard raises."""
-
-    def forward(self, x):
-        return 35 + 3 * super().forward(x)[:, 1]
-
-
-class Segments(SquareNet):
-    """Logits of two classes for 8 x 8 patches: the patch of the checkerboard is of class 1, the others of class 0."""
+class SegmentDict(Segments):
+    """torchvision's dict of a segmenter."""
 
     def forward(self, x):
-        logit = super().forward(x)[:, 1]
-        output = torch.zeros(len(x), 2, 4, 4, device=x.device)
-        output[:, 0] = 3.0
-        place = torch.zeros(4, 4)
-        place[1, 2] = 1.0
-        return {"out": torch.stack([output[:, 0], place * (3 + logit)[:, None, None]], 1)}
+        return {"out": super().forward(x)}
 
 
-class Boxes(SquareNet):
-    """torchvision's list of dicts: the checkerboard's box, and another one that is always there."""
+class Queries(Boxes):
+    """DETR's logits (B,Q,K+1), the last of no object, and boxes (B,Q,4), of the same objects."""
 
     def forward(self, x):
-        scores = super().forward(x)[:, 1].sigmoid()
-        boxes = torch.stack([BOX, torch.tensor([0.0, 0.0, 9.0, 9.0])])
-        labels = torch.tensor([1, 2])
-        return [{"boxes": boxes, "labels": labels, "scores": torch.stack([s, 0.9 + 0 * s])} for s in scores]
+        detections = super().forward(x)
+        scores = torch.stack([d["scores"] for d in detections])
+        logits = torch.cat([scores.logit().diag_embed() - 50 * (1 - torch.eye(4)), torch.zeros(len(x), 4, 1)], 2)
+        boxes = torch.stack([d["boxes"] for d in detections]) / SIDE
+        return logits, box_convert(boxes, "xyxy", "cxcywh")
 
 
-class Queries(SquareNet):
-    """DETR's logits (B,Q,K+1) and boxes (B,Q,4) of the same two objects."""
-
-    def forward(self, x):
-        logit = super().forward(x)[:, 1]
-        zero = torch.zeros_like(logit)
-        board, other = [zero - 9, logit, zero - 9, zero], [zero, zero, zero + 3, zero]
-        logits = torch.stack([torch.stack(board, 1), torch.stack(other, 1)], 1)
-        boxes = torch.tensor([[20.0, 12.0, 8.0, 8.0], [4.5, 4.5, 9.0, 9.0]]) / 32
-        return logits, boxes.expand(len(x), 2, 4)
+def alone(kind, task: Task) -> Classifier:
+    """A network of these that is no synthetic() one."""
+    return Classifier(kind(GAIN, 3), task=task, categories=kind.categories)
 
 
-class Embedding(SquareNet):
-    """An embedding in three dimensions; the second is the checkerboard's."""
-
-    def forward(self, x):
-        logit = super().forward(x)[:, 1]
-        return torch.stack([torch.ones_like(logit), logit.clamp(min=0), 0.1 * x.mean((1, 2, 3))], 1)
+def photos(channels: int = 3) -> Tensor:
+    """(2,C,H,W) in [0,1]."""
+    images = [paint(choose_shapes(n, SIDE, 0), n, SIDE, 0, channels) for n in NUMBERS]
+    return torch.from_numpy(np.stack(images)).movedim(-1, 1) / 255
 
 
-EYE = torch.eye(3)
-# name -> (network, task, target): each is explained by the checkerboard
+def regions(every: bool = False) -> list[Annotation]:
+    """Where amber is in the photos, or every cell."""
+    chosen = [choose_shapes(n, SIDE, 0)[: None if every else 1] for n in NUMBERS]
+    cells = [sum((cells for _, cells in shapes), ()) for shapes in chosen]
+    return [Annotation(Region(draw=lambda c=c: draw(c, SIDE)), (SIDE, SIDE), Preprocess((SIDE, SIDE))) for c in cells]
+
+
+@dataclass
+class Explained:
+    """A network, its photos (2,C,H,W), the target, and where its evidence is."""
+
+    classifier: Classifier
+    target: Any = "amber"
+    channels: int = 3
+    every: bool = False  # whether every cell is evidence
+
+    @property
+    def photos(self) -> Tensor:
+        return photos(self.channels)
+
+    @property
+    def annotations(self) -> list[Annotation]:
+        return regions(self.every)
+
+    @property
+    def evidence(self) -> Tensor:
+        """(2,1,H,W) of True and False."""
+        return torch.stack([annotation.mask()[None] for annotation in self.annotations])
+
+
+def synthetic(task: Task = CLASSIFICATION, **options) -> Classifier:
+    return Synthetic(SIDE, GAIN, task=task, **options)
+
+
 TASKS = {
-    "multilabel": (Multi, Multilabel(), 1),
-    "binary": (Binary, Multilabel(), 1),
-    "regression": (Value, Regression("up"), 0),
-    "regression_stay": (Value, Regression("stay"), 0),
-    "segmentation": (Segments, Segmentation(background=0), "top1"),
-    "segmentation_box": (Segments, Segmentation([0.5, 0.25, 0.75, 0.5]), 1),
-    "detection": (Boxes, Detection(), 1),
-    "detection_queries": (Queries, Detection(), 1),
-    "similarity": (Embedding, Similarity(EYE[1]), 0),
-    "similarity_texts": (Embedding, Similarity(EYE, ["thing", "board", "light"], scale=4.0), "board"),
-    "difference": (SquareNet, Difference(), 1),
+    "classification": Explained(synthetic()),
+    "grey": Explained(synthetic(channels=1), channels=1),
+    "six_channels": Explained(synthetic(channels=6), channels=6),
+    "multilabel": Explained(synthetic(Multilabel())),
+    "binary": Explained(alone(Binary, Multilabel())),
+    "regression": Explained(synthetic(Regression("up")), None, every=True),
+    "regression_stay": Explained(synthetic(Regression("stay")), None, every=True),
+    "segmentation": Explained(synthetic(Segmentation(background=4)), "top1"),
+    "segmentation_dict": Explained(alone(SegmentDict, Segmentation())),
+    "detection": Explained(synthetic(Detection()), "top1"),
+    "detection_queries": Explained(alone(Queries, Detection())),
+    "similarity": Explained(synthetic(Similarity(embed_texts(["amber"]))), None),
+    "similarity_texts": Explained(synthetic(Similarity(texts=["an amber shape", *NAMES[1:], "nothing"])), "an amber shape"),
+    "difference": Explained(synthetic(Difference())),
+    "difference_other": Explained(alone(Classes, Difference(other=4))),
 }
-
-
-def network(name: str) -> nn.Module:
-    return TASKS[name][0]().eval()
+# other outputs and options of the same tasks, which need not be tested in every game and under every metric
+VARIANTS = ("binary", "regression_stay", "segmentation_dict", "detection_queries", "difference_other")
+MAIN = [name for name in TASKS if name not in VARIANTS]

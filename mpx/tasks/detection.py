@@ -84,10 +84,12 @@ class Detection(Task):
         if self.box is not None:
             box = _in_units_of(output, torch.tensor([*self.box]), context)
             return [Target(index, box) for index in self._classes_of_box(words, context)]
-        if "label" in words and context.regions:
+        labels = context.label if isinstance(context.label, tuple) else (context.label,)
+        regions = {one: context.regions[one] for one in labels if one is not None and one in context.regions}
+        if "label" in words and regions:
             if len(words) > 1:
                 raise ValueError(f"target={target} mixes the dataset's objects with predicted ones: give one kind")
-            return self._annotated(output, context)
+            return self._annotated(output, replace(context, regions=regions))
         objects = self._predicted(output)
         found = {one.key: one for word in words for one in self._named(word, objects, context)}
         return list(found.values())

@@ -55,6 +55,8 @@ def test_objects_of_the_dataset_are_boxes_in_the_units_of_the_output(network):
     objects = Detection().resolve("label", output, context)
     assert [one.key for one in objects] == ["1", "1#2", "2"]  # the third box lies outside
     assert [one.region.boxes for one in objects] == [(box,) for box in (*board.boxes[:2], *context.regions[2].boxes)]
+    others = replace(context, label=1, regions=context.regions | {"cells": board})  # a region that is no label of the image
+    assert [one.key for one in Detection().resolve("label", output, others)] == ["1", "1#2"]
     predicted = Detection().resolve(1, output, context)[0]
     torch.testing.assert_close(objects[0].place, predicted.place)
     double = replace(context, size=(64, 64), preprocess=Preprocess((32, 32), 32))

@@ -70,6 +70,7 @@ def explain(
     mask: str | Callable = "grid",
     mask_size: int | Sequence[int] = 28,
     score: str | Callable = "probability",
+    ranking: str | Callable = "prior",
     lambda_l1: float = 0.3,
     lambda_tv: float = 0.2,
     regularizers: dict[str, tuple[float, str | Callable]] | None = None,
@@ -106,7 +107,8 @@ def explain(
         returns for B images to the number (B,) that is explained: task=Regression(function=target).
     task: what of the network's output is explained: an option's name in configs/task/ or an mpx.Task, e.g.
         mpx.task("segmentation", "task.region=image"); None: the Classifier's.
-    perturbation, mask, score, optimizer, scheduler, stop: an option's name in configs/, or a function of the same contract.
+    perturbation, mask, score, ranking, optimizer, scheduler, stop: an option's name in configs/, or a function of the same
+        contract.
     regularizers: further terms, name -> (weight, an option's name or a function as in mpx.regularizers).
     explainer: a baseline in the place of the learnt mask, e.g. "gradcam"; the optimization's options have no effect then.
     method: all of these at once, e.g. a published method: method=mpx.method("extremal2019").
@@ -178,7 +180,7 @@ def _method_of(arguments: dict[str, Any]) -> Method:
 
     terms = {"l1": (arguments["lambda_l1"], "l1"), "tv": (arguments["lambda_tv"], "tv")}
     terms |= _checked_regularizers(arguments["regularizers"] or {})
-    groups = ("perturbation", "mask", "score", "optimizer", "explainer", "gradient", "scheduler", "stop")
+    groups = ("perturbation", "mask", "score", "ranking", "optimizer", "explainer", "gradient", "scheduler", "stop")
     values = {key: arguments[key] for key in ("game", "dual_weight", "samples", "steps", "precision", "compile", "seed")}
     values |= {group: option(group, arguments[group]) for group in groups if arguments[group]}
     area = arguments["area"]

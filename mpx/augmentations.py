@@ -52,12 +52,14 @@ def jitter(x: Tensor, context: AugmentationContext, pixels: int) -> Tensor:
         raise ValueError(f"jitter={pixels} px must be at least 0 and less than the image's side ({min(x.shape[-2:])} px)")
     h, w = x.shape[-2:]
     moved = torch.empty_like(x)
-    for source, result, (dy, dx) in zip(x, moved, context.rng.integers(-pixels, pixels, 2).tolist()):
+    offsets = context.rng.integers(-pixels, pixels, 2).tolist()
+    shared = len(set(map(tuple, offsets))) == 1  # rows of one seed move alike, all at once
+    for source, result, (dy, dx) in [(x, moved, offsets[0])] if shared else zip(x, moved, offsets):
         top, bottom, left, right = max(0, -dy), h - max(0, dy), max(0, -dx), w - max(0, dx)
-        result[:, top:bottom, left:right] = source[:, top + dy : bottom + dy, left + dx : right + dx]
-        result[:, top:bottom, :left] = result[:, top:bottom, left, None]
-        result[:, top:bottom, right:] = result[:, top:bottom, right - 1, None]
-        result[:, :top], result[:, bottom:] = result[:, top, None], result[:, bottom - 1, None]
+        result[..., top:bottom, left:right] = source[..., top + dy : bottom + dy, left + dx : right + dx]
+        result[..., top:bottom, :left] = result[..., top:bottom, left, None]
+        result[..., top:bottom, right:] = result[..., top:bottom, right - 1, None]
+        result[..., :top, :], result[..., bottom:, :] = result[..., top, None, :], result[..., bottom - 1, None, :]
     return moved
 
 

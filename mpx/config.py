@@ -129,6 +129,7 @@ def build_method(cfg: DictConfig) -> Method:
         perturbation=build(cfg.perturbation, "perturbation"),
         mask=build(cfg.mask, "mask"),
         score=build(cfg.score, "score"),
+        ranking=build(cfg.ranking, "ranking"),
         regularizers=regularizers,
         image_augmentations=_augmentations(cfg, "image_augmentations"),
         input_augmentations=_augmentations(cfg, "input_augmentations"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mpx.masks.evidence import evidence_of
 from mpx.tasks.base import Answer, Task
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Explanation:
     complement: Tensor | None  # (B,C,H,W) the image under 1 - mask; None where the mask acts inside the network
     parameter: Tensor  # (B,...) the learnt parameter; for most masks the cells (B,1,h,w)
     mask: Tensor  # (B,1,H,W) 1 keeps a pixel, 0 perturbs it; of features, tokens or coefficients, a picture of it
-    saliency: Tensor  # (B,1,H,W) in [0,1], high where the evidence is: 1 - mask, or the mask in a preservation
+    saliency: Tensor  # (B,1,H,W) in [0,1], high where the evidence is: the mask's, ranked by `ranking=` (mpx.rankings)
     value_before: Tensor  # (B,) the task's value of the target, e.g. its softmax probability, on the image,
     value_after: Tensor  # (B,) on `perturbed`, without augmentation,
     value_reference: Tensor  # (B,) and on the fully perturbed image
@@ -45,7 +46,7 @@ class Explanation:
     steps: Tensor  # (B,) iterations of each row, fewer than the method's where the row stopped
     iterations: list[int]  # of the F snapshots: 0 is the start, the last one the result
     frames: Tensor  # (F,B,C,H,W) uint8, the perturbed image at each snapshot
-    frame_saliency: Tensor  # (F,B,1,H,W) uint8
+    frame_evidence: Tensor  # (F,B,1,H,W) uint8
     frame_parameters: Tensor  # (F,B,...)
     frame_values: Tensor  # (F,B) the value on each frame
     game: str
@@ -60,8 +61,13 @@ class Explanation:
 
     @property
     def area(self) -> Tensor:
-        """(B,) mean saliency: the share of the image that is evidence."""
-        return self.saliency.mean((1, 2, 3))
+        """(B,) mean evidence of the mask: the share of the image that is evidence."""
+        return self.evidence.mean((1, 2, 3))
+
+    @property
+    def evidence(self) -> Tensor:
+        """(B,1,H,W) in [0,1]: 1 - mask, or the mask in a preservation."""
+        return evidence_of(self.mask, self.game)
 
     def select(self, rows: list[int]) -> "Explanation":
         """Return the explanation of these rows."""
@@ -150,7 +156,7 @@ def _at(explanation: Explanation, iterations: list[int]) -> Explanation:
     nearest = [next((k for k, iteration in enumerate(recorded) if iteration >= i), -1) for i in iterations]
     until = torch.arange(iterations[-1]).clamp(max=recorded[-1] - 1)
     frames = {
-        name: vars(explanation)[name][nearest] for name in ("frames", "frame_saliency", "frame_parameters", "frame_values")
+        name: vars(explanation)[name][nearest] for name in ("frames", "frame_evidence", "frame_parameters", "frame_values")
     }
     curves = {term: values[until] for term, values in explanation.curves.items()}
     return replace(explanation, iterations=iterations, curves=curves, **frames)

@@ -1,7 +1,8 @@
-"""Random numbers that belong to a row.
+"""Random numbers that do not depend on the batch.
 
-Every draw of row b at an iteration comes from a generator keyed by (that row's seed, iteration, sample). It depends neither
-on the batch size, nor on the row's position in the batch, nor on the order of the images.
+Every draw of a row comes from a generator keyed by (seed, moment, sample), e.g. a moment is an iteration. Rows of one seed at
+one moment get the same numbers, drawn once: a photo that changes by a grey level keeps its draws, so masks of two photos,
+targets or networks differ by these and not by chance. Another seed gives other draws.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ class RowRandom:
         self.seeds = seeds
         self.device = torch.device(device)
         self._moments = [("setup", 0)] * len(seeds) if moments is None else moments
-        self._generators: dict[torch.device, list[torch.Generator]] = {}
+        self._generators: dict[torch.device, dict[tuple, torch.Generator]] = {}
 
     @property
     def batch_size(self) -> int:
@@ -51,11 +52,13 @@ class RowRandom:
         return low + (self._draw(torch.device("cpu"), shape, Tensor.uniform_) * (high - low + 1)).long()
 
     def _draw(self, device: torch.device, shape: tuple[int, ...], fill: Callable) -> Tensor:
-        numbers = torch.empty(len(self.seeds), *shape, device=device, dtype=torch.float32)
-        if device not in self._generators:  # created at the first draw, because most steps draw little
-            self._generators[device] = [
-                torch.Generator(device).manual_seed(key(seed, *moment)) for seed, moment in zip(self.seeds, self._moments)
-            ]
-        for row, generator in zip(numbers, self._generators[device]):
-            fill(row, generator=generator)
-        return numbers
+        keys = [(seed, *moment) for seed, moment in zip(self.seeds, self._moments)]
+        generators = self._generators.setdefault(device, {})
+        draws: dict[tuple, Tensor] = {}
+        for row_key in dict.fromkeys(keys):
+            if row_key not in generators:  # created at the first draw, because most steps draw little
+                generators[row_key] = torch.Generator(device).manual_seed(key(*row_key))
+            draws[row_key] = fill(torch.empty(shape, device=device), generator=generators[row_key])
+        if len(draws) == 1:
+            return draws[keys[0]].expand(len(keys), *shape)
+        return torch.stack([draws[row_key] for row_key in keys])

@@ -8,6 +8,7 @@ output into the logits of exclusive answers, of which the target is one (mpx.tas
 from dataclasses import dataclass
 
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from mpx.tasks import base as tasks
 
@@ -29,6 +30,19 @@ def probability(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tenso
     if logits.shape[1] > 1:
         return tasks.probability(logits, targets)
     return logits[:, 0].clamp(min=0) if context.sign > 0 else logits[:, 0].clamp(max=1)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
+    """-log(1-p) where it is minimised, log p where it is maximised: the cross entropy to the answer that is wanted.
+
+    Near the wanted answer it is the probability, up to a constant. Far from it, its derivative by the log-odds is 1 where that
+    of the probability is next to 0, so that a mask also leaves a network that is sure. Of a task with a single answer it is
+    `probability`.
+    """
+    if logits.shape[1] == 1:
+        return probability(logits, targets, context)
+    odds = log_odds(logits, targets, context)
+    return softplus(odds) if context.sign > 0 else -softplus(-odds)
 
 
 def log_probability(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:

@@ -51,7 +51,7 @@ def make_explanation(
         curves=curves,
         iterations=iterations,
         frames=(photos * masks * 255).byte(),
-        frame_saliency=(growth * disc * 255).byte(),
+        frame_evidence=(growth * disc * 255).byte(),
         frame_values=torch.rand(frames, B, generator=draw),
         frame_parameters=masks[..., ::8, ::8],
         steps=torch.full((B,), steps),

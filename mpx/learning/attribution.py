@@ -4,10 +4,6 @@ So a baseline (mpx.explainers) goes through the same batches, pictures, tables a
 """
 
 import time
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from mpx.explainers.base import ExplainerContext, to_saliency
 from mpx.learning.objective import Objective
@@ -24,25 +20,19 @@ class Attribution:
         assert objective.method.explainer is not None
         self.objective = objective
         started = time.time()
-        counter = objective.classifier.register_forward_hook(self._count)
-        try:
+        with objective.counting():
             context = ExplainerContext(objective.rng.at("setup"), objective.image_names)
             relevance = objective.method.explainer(
                 objective.images, objective.classifier, objective.prepared_targets, context
             )
-        finally:
-            counter.remove()
         expected = (len(objective.targets), 1, *objective.images.shape[2:])
         check_shape("explainer", objective.method.explainer, relevance, "(B,1,H,W)", expected)
         masks = objective.evidence(to_saliency(relevance.detach().float().nan_to_num(0))).split(1)[:row_count]
         is_finite = relevance.flatten(1).isfinite().all(1).tolist()
         self.rows = [
-            RowState(objective, i, mask, [0], [mask], finished=True, is_finite=is_finite[i], started=started)
+            RowState(objective, i, mask, [0], [mask], mask, finished=True, is_finite=is_finite[i], started=started)
             for i, mask in enumerate(masks)
         ]
         cost = objective.take_cost()
         for row in self.rows:
             row.add_cost(*cost)
-
-    def _count(self, module: torch.nn.Module, inputs: Any, logits: Tensor) -> None:
-        self.objective.count_images(len(logits), with_gradient=logits.requires_grad and torch.is_grad_enabled())

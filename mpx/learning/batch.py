@@ -33,7 +33,7 @@ class RowBatch:
         iterations, started = snapshot_iterations(objective.method.steps, snapshots), time.time()
         initial = objective.initial().detach()
         rows = [
-            RowState(objective, i, parameter, iterations, [parameter.clone()], started=started)
+            RowState(objective, i, parameter, iterations, [parameter.clone()], torch.zeros_like(parameter), started=started)
             for i, parameter in enumerate(initial.split(1)[:row_count])
         ]
         cost = objective.take_cost()  # of the initial parameter
@@ -50,8 +50,9 @@ class RowBatch:
         missing = parameter.new_full((self.steps,), math.nan)
         names = dict.fromkeys(name for row in rows for name in row.history)
         self.history = {name: torch.stack([row.history.get(name, missing) for row in rows], 1) for name in names}
-        for row, view in zip(rows, self.parameter.detach().split(1)):
-            row.parameter = view  # of `parameter`, so that a step changes both
+        self.parameter_sum = torch.cat([row.parameter_sum for row in rows])  # (R,...) of the real rows
+        for row, view, sum_view in zip(rows, self.parameter.detach().split(1), self.parameter_sum.split(1)):
+            row.parameter, row.parameter_sum = view, sum_view  # of the batch's, so that a step changes both
 
     @property
     def finished(self) -> bool:
@@ -101,6 +102,7 @@ class RowBatch:
     def after_step(self) -> None:
         """Project the parameter, count the iteration, take the snapshots that are due, and mark rows that have finished."""
         self.objective.mask.project_(self.parameter)
+        self.parameter_sum += self.parameter[: len(self.rows)]
         active = [row for row in self.rows if not row.finished]
         for row in active:
             row.iteration += 1
@@ -121,6 +123,7 @@ class RowBatch:
 
     def _finish_row(self, row: RowState) -> None:
         row.finished = True
+        row.mean_parameter = row.parameter_sum / row.iteration
         row.add_cost(self.objective.passes, self.objective.forwards)
         if row.iteration not in row.snapshot_iterations:
             row.snapshots.append(row.parameter.clone())
@@ -156,12 +159,14 @@ class RowBatch:
             "iteration": self.rows[0].iteration,
             "history": self.history,
             "snapshots": [row.snapshots for row in self.rows],
+            "parameter_sum": self.parameter_sum,
             "cost": [self.objective.passes, self.objective.forwards],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` returned."""
         device = self.parameter.device
+        self.parameter_sum.copy_(state["parameter_sum"])
         self.history = {name: values.to(device) for name, values in state["history"].items()}
         for images, with_gradient in zip(state["cost"], (True, False)):
             self.objective.count_images(images * len(self.objective.targets), with_gradient)

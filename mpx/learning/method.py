@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from mpx import rankings
 from mpx.operators import requires_area
 
 
@@ -50,6 +51,7 @@ class Method:
     precision: str = "32"  # 32, bf16 or 16: of the network's forward and backward
     compile: bool = False  # whether the optimization runs the network through torch.compile
     seed: int = 0
+    ranking: Callable = rankings.mask  # mpx.rankings: the saliency of a finished mask
     explainer: Callable | None = None  # mpx.explainers, in the place of a learnt mask
 
     def __post_init__(self) -> None:

@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mpx.explainers.base import ExplainerContext
 from mpx.explanation import Explanation, slug
 from mpx.learning.batch import failures
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row, RowState
+from mpx.operators import check_shape
+from mpx.rankings import RankingContext
 from mpx.tasks.base import Answer
 from mpx.tasks.normalised import normalise
 
@@ -34,6 +37,7 @@ def to_explanation(
     parameters = [_snapshot(objective, states, k, iteration) for k, iteration in enumerate(iterations)]
     frames = [_evaluated(objective, parameter) for parameter in parameters]
     last = frames[-1]  # the reported result
+    saliency = _ranked(objective, last.evidence, states)
     normalised = normalise(last.support, objective.support_before, objective.support_reference)
     region = objective.task.region_of(objective.prepared_targets, objective.images.shape[2:])
     complement = objective.complement(objective.evaluated_mask(parameters[-1]))
@@ -47,8 +51,8 @@ def to_explanation(
         region=None if region is None else select(region),
         complement=None if complement is None else select(complement),
         parameter=select(parameters[-1]),
-        mask=objective.evidence(select(last.saliency)),
-        saliency=select(last.saliency),
+        mask=objective.evidence(select(last.evidence)),
+        saliency=select(saliency),
         value_before=select(objective.value_before),
         value_after=select(last.value),
         value_reference=select(objective.value_reference),
@@ -59,7 +63,7 @@ def to_explanation(
         steps=torch.tensor([state.iteration for state in valid_states]),
         iterations=iterations,
         frames=torch.stack([select(_to_bytes(frame.perturbed)) for frame in frames]),
-        frame_saliency=torch.stack([select(_to_bytes(frame.saliency)) for frame in frames]),
+        frame_evidence=torch.stack([select(_to_bytes(frame.evidence)) for frame in frames]),
         frame_parameters=torch.stack([select(parameter) for parameter in parameters]),
         frame_values=torch.stack([select(frame.value) for frame in frames]),
         game=objective.method.game,
@@ -97,7 +101,7 @@ class Frame(NamedTuple):
     """A snapshot, evaluated."""
 
     perturbed: Tensor  # (B,C,H,W)
-    saliency: Tensor  # (B,1,H,W) in [0,1]
+    evidence: Tensor  # (B,1,H,W) in [0,1]
     value: Tensor  # (B,) that people read
     support: Tensor  # (B,)
     answers: list[list[Answer]]  # of each row, the highest values first
@@ -105,11 +109,40 @@ class Frame(NamedTuple):
 
 def _evaluated(objective: Objective, parameter: Tensor) -> Frame:
     perturbed, output = objective.evaluate(objective.evaluated_mask(parameter))
-    saliency = objective.perturbation.to_image(objective.evidence(objective.mask(parameter)))
+    evidence = objective.perturbation.to_image(objective.evidence(objective.mask(parameter)))
     task, targets = objective.task, objective.prepared_targets
-    saliency = saliency.clamp(0, 1)  # rounding may leave [0,1]
+    evidence = evidence.clamp(0, 1)  # rounding may leave [0,1]
     value, support = task.value(output, targets), task.support(output, targets)
-    return Frame(perturbed, saliency, value, support, objective.top_answers(output))
+    return Frame(perturbed, evidence, value, support, objective.top_answers(output))
+
+
+def _ranked(objective: Objective, evidence: Tensor, states: Sequence[RowState]) -> Tensor:
+    """Return the saliency (B,1,H,W) of finished rows; an explainer's map is one already."""
+    method = objective.method
+    if method.explainer:
+        return evidence
+    explainer_context = ExplainerContext(objective.rng.at("ranking"), objective.image_names)
+    context = RankingContext(
+        trajectory=_trajectory(objective, states),
+        images=objective.images,
+        classifier=objective.classifier,
+        targets=objective.prepared_targets,
+        explainer_context=explainer_context,
+    )
+    with objective.counting():
+        saliency = method.ranking(evidence, context)
+    check_shape("ranking", method.ranking, saliency, "(B,1,H,W)", tuple(evidence.shape))
+    cost = objective.take_cost()
+    for state in states:
+        state.add_cost(*cost)
+    return saliency
+
+
+def _trajectory(objective: Objective, states: Sequence[RowState]) -> Tensor:
+    """Return the evidence (B,1,H,W) of each row's mean parameter over its iterations."""
+    means = [state.snapshots[-1] if state.mean_parameter is None else state.mean_parameter for state in states]
+    parameter = torch.cat(means + means[-1:] * (len(objective.targets) - len(means)))
+    return objective.perturbation.to_image(objective.evidence(objective.mask(parameter))).clamp(0, 1)
 
 
 def _to_bytes(x: Tensor) -> Tensor:

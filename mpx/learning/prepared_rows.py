@@ -2,9 +2,10 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,12 +13,12 @@ from torch import Tensor
 from mpx.augmentations import moves_pixels
 from mpx.learning.method import Method
 from mpx.masks.base import Mask, MaskContext, check_mask
-from mpx.masks.evidence import saliency_of
+from mpx.masks.evidence import evidence_of
 from mpx.masks.grid import Grid
 from mpx.models.classifier import Classifier
 from mpx.operators import check_range, check_shape, describe, dotted_name
 from mpx.perturbations.base import PerturbationContext, PreparedPerturbation, prepare
-from mpx.randomness import RowRandom, key
+from mpx.randomness import RowRandom
 from mpx.tasks.base import Answer
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class PreparedRows:
         self.task = classifier.task
         self.passes = 0.0  # forward and backward of each row since `take_cost`
         self.forwards = 0.0  # forward alone
-        self.rng = row_random(method.seed, images, targets)
+        self.rng = RowRandom([method.seed] * len(images), images.device)
         with torch.no_grad():
             output = classifier(images).float()
             self.prepared_targets = self.task.prepare(targets, output, places=places)  # (B,) or (B,T)
@@ -142,6 +143,16 @@ class PreparedRows:
         else:
             self.forwards += images / len(self.targets)
 
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count the images that go through the classifier within this context, for code that does not count them itself."""
+
+        def count(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
+            self.count_images(len(output), with_gradient=output.requires_grad and torch.is_grad_enabled())
+
+        with self.classifier.register_forward_hook(count):
+            yield
+
     def take_cost(self) -> tuple[float, float]:
         """Return the passes and forwards of each row since the last call."""
         cost = self.passes, self.forwards
@@ -204,10 +215,4 @@ class PreparedRows:
 
     def evidence(self, mask: Tensor) -> Tensor:
         """Return the evidence of a mask or of its cells: m in a preservation, else 1 - m."""
-        return saliency_of(mask, self.method.game)
-
-
-def row_random(seed: int, images: Tensor, targets: Tensor) -> RowRandom:
-    """Return the random numbers of rows, keyed by their images (B,C,H,W) and targets (B,)."""
-    pixels = (images.detach().cpu() * 255).round().byte().numpy()
-    return RowRandom([key(seed, p.tobytes(), t) for p, t in zip(pixels, targets.tolist())], images.device)
+        return evidence_of(mask, self.method.game)

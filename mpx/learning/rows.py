@@ -75,11 +75,13 @@ class RowState:
     parameter: Tensor  # (1,...)
     snapshot_iterations: Sequence[int]  # at which snapshots are taken
     snapshots: list[Tensor]  # (1,...) parameters; the last one is the result
+    parameter_sum: Tensor  # (1,...) over its iterations
     iteration: int = 0  # completed
     finished: bool = False
     is_finite: bool = True  # whether an explainer's relevance is
     history: dict[str, Tensor] = field(default_factory=dict)  # term -> (steps,)
     objective_means: list[float] = field(default_factory=list)  # between two checks of the stopping rule
+    mean_parameter: Tensor | None = None  # (1,...) over all iterations, once the row has finished
     step_scale: float = 1.0  # share of the optimizer's step that is taken
     optimizer_state: dict[str, Any] = field(default_factory=dict)
     passes: float = 0.0  # forward and backward through the network

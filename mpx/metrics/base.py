@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from mpx.data.annotations import Annotation
+from mpx.masks.evidence import mask_of
 from mpx.metrics.summary import RowValues, SummaryContext, mean_with_interval
 from mpx.models.classifier import Classifier
 from mpx.operators import check_shape, dotted_name, unwrap
@@ -55,7 +56,8 @@ class MetricContext:
     classifier: Callable[[Tensor], Tensor]  # images (N,C,H,W) in [0,1] -> output (N,...); a Classifier is frozen meanwhile
     images: Tensor  # (B,C,H,W) in [0,1]
     targets: Tensor  # (B,) the class index, or that of another task, that each row explains
-    game: str = "deletion"  # the game that the mask was learnt for; `mask_of(saliency, game)` is the mask
+    game: str = "deletion"  # the game that the mask was learnt for
+    mask: Tensor | None = None  # (B,1,H,W) that was learnt, whose order the saliency refines; None: that of the saliency
     annotations: Sequence[Annotation | None] = ()  # of each row; None where the dataset has none for the class
     perturbations: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     # name -> (images -> fully perturbed images); the first is the one that the mask was learnt with
@@ -74,6 +76,10 @@ class MetricContext:
         output = self.classifier(self.images).float()
         reference = None if perturb is None else self.classifier(perturb(self.images)).float()
         return self.task.prepare(self.targets, output, reference, self.places)
+
+    def mask_for(self, saliency: Tensor) -> Tensor:
+        """Return the mask (B,1,H,W) that was learnt; of a saliency map alone, the mask whose evidence it is."""
+        return mask_of(saliency, self.game) if self.mask is None else self.mask
 
     def support(self, images: Tensor, rows: Tensor) -> Tensor:
         """Return how strongly the network's output for images (N,C,H,W) supports the targets of rows (N,): (N,)."""

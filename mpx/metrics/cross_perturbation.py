@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from mpx.masks.evidence import mask_of
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.normalised_drop import normalised_probabilities
 from mpx.tasks.normalised import MIN_DROP
@@ -26,8 +25,7 @@ def cross_perturbation(
     success is at least `success_share` under its own perturbation and below `failure_share` under every other: such a mask
     shows traces of the perturbation rather than evidence.
     """
-    mask = mask_of(saliency, context.game)
-    p = normalised_probabilities(context, mask, context.perturbations, min_drop, max_batch)
+    p = normalised_probabilities(context, context.mask_for(saliency), context.perturbations, min_drop, max_batch)
     if context.value_normalised is not None:  # as optimized: its own perturbation need not be a blend of two images
         p[next(iter(p))] = context.value_normalised
     success = {name: values if context.game == "preservation" else 1 - values for name, values in p.items()}

@@ -28,7 +28,7 @@ def animation_gif(explanation: PicturedExplanation, row: int, max_side: int = 32
     The value is that of the frame itself, without augmentations. Pictures are reduced to `max_side` pixels, which
     keeps 24 frames near a megabyte.
     """
-    saliency = explanation.frame_saliency[:, row] / 255
+    saliency = explanation.frame_evidence[:, row] / 255
     overlays = to_uint8(overlay(as_rgb(explanation.images[row], explanation.bands), saliency))
     frames = as_rgb(explanation.frames[:, row], explanation.bands)
     areas = saliency.mean((1, 2, 3)).tolist()

@@ -26,7 +26,7 @@ class PicturedExplanation(Protocol):
     answers_after: list[list[Answer]]
     iterations: list[int]  # F, the first is 0
     frames: Tensor  # (F,B,C,H,W) uint8, the perturbed image
-    frame_saliency: Tensor  # (F,B,1,H,W) uint8
+    frame_evidence: Tensor  # (F,B,1,H,W) uint8
     frame_values: Tensor  # (F,B) the value
     bands: tuple[int, ...] | None  # channels that are shown as red, green and blue
 

@@ -32,7 +32,7 @@ def snapshots(
     frames = torch.linspace(0, len(explanation.iterations) - 1, min(len(explanation.iterations), MAX_FRAMES)).round().long()
     longer = max(explanation.images.shape[2:])
     h, w = (8 * max(1, round(side * frame_side / longer / 8)) for side in explanation.images.shape[2:])
-    strip = F.interpolate(explanation.frame_saliency[frames, row].float(), (h, w), mode="area").round().byte()  # (F,1,h,w)
+    strip = F.interpolate(explanation.frame_evidence[frames, row].float(), (h, w), mode="area").round().byte()  # (F,1,h,w)
     encoded["frames"] = encode_jpeg(Image.fromarray(strip.reshape(-1, w).numpy()))
     arrays = {name: np.frombuffer(data, np.uint8) for name, data in encoded.items()}
     return arrays | {
@@ -45,6 +45,6 @@ def evolution_strips(explanation: PicturedExplanation, row: int, frames: Sequenc
     """Return (len(frames),3,H,3W) uint8: image | saliency over image | perturbed image at these frames, without captions."""
     index = list(frames)
     image = as_rgb(explanation.images[row], explanation.bands)
-    overlays = to_uint8(overlay(image, explanation.frame_saliency[index, row] / 255))
+    overlays = to_uint8(overlay(image, explanation.frame_evidence[index, row] / 255))
     perturbed = as_rgb(explanation.frames[index, row], explanation.bands)
     return torch.cat([to_uint8(image).expand(len(index), -1, -1, -1), overlays, perturbed], -1)

@@ -19,13 +19,13 @@ from mpx.data.annotations import Region, regions_digest
 from mpx.learning.batching import solve
 from mpx.learning.loop import optimize
 from mpx.learning.method import Method
-from mpx.learning.prepared_rows import row_random
 from mpx.learning.rows import Row, stacked_places
 from mpx.metrics.base import Metric, MetricContext, column_name
 from mpx.metrics.summary import SummaryContext
 from mpx.models.classifier import Classifier
 from mpx.operators import unwrap
 from mpx.perturbations.base import PerturbationContext, fully_perturbed
+from mpx.randomness import RowRandom
 
 OWN = "own"  # name of the perturbation that the masks are learnt with, among those of metrics
 
@@ -52,16 +52,17 @@ class Evaluator:
         self,
         batch: Sequence[Row],
         saliency: Tensor,
+        mask: Tensor | None,
         value_normalised: Tensor | None,
         metrics: Mapping[str, Metric] | None = None,
     ) -> list[str]:
         """Return the metrics of each row as JSON.
 
-        saliency: (B,1,H,W) in [0,1]; value_normalised: (B,) of the masks as optimized, if known; metrics:
-        a part of the evaluator's.
+        saliency: (B,1,H,W) in [0,1]; mask: (B,1,H,W) and value_normalised: (B,) of the masks as optimized, None where there
+        is no mask but the saliency; metrics: a part of the evaluator's.
         """
-        saliency = saliency.half().float().to(self._classifier.device)  # as it is stored
-        context = self._context(batch, value_normalised)
+        saliency, mask = (x if x is None else x.half().float().to(self._classifier.device) for x in (saliency, mask))
+        context = self._context(batch, mask, value_normalised)  # both as they are stored
         columns = {}
         for name, metric in (self.metrics if metrics is None else metrics).items():
             columns[name] = {suffix: _json_numbers(column) for suffix, column in metric(saliency, context).items()}
@@ -70,7 +71,7 @@ class Evaluator:
             for i in range(len(batch))
         ]
 
-    def _context(self, batch: Sequence[Row], value_normalised: Tensor | None) -> MetricContext:
+    def _context(self, batch: Sequence[Row], mask: Tensor | None, value_normalised: Tensor | None) -> MetricContext:
         device = self._classifier.device
         targets = torch.tensor([row.target for row in batch], device=device)
         return MetricContext(
@@ -78,6 +79,7 @@ class Evaluator:
             images=torch.stack([row.image for row in batch]).to(device),
             targets=targets,
             game=self._method.game,
+            mask=mask,
             annotations=[row.annotation for row in batch],
             perturbations={name: partial(self._perturb_fully, f, targets) for name, f in self._perturbations.items()},
             value_normalised=None if value_normalised is None else value_normalised.to(device),
@@ -88,7 +90,7 @@ class Evaluator:
 
     def _perturb_fully(self, perturbation: Callable[..., Any], targets: Tensor, images: Tensor) -> Tensor:
         """Return the images (B,C,H,W) with every pixel perturbed."""
-        context = PerturbationContext(self._classifier, targets, row_random(self._method.seed, images, targets))
+        context = PerturbationContext(self._classifier, targets, RowRandom([self._method.seed] * len(images), images.device))
         return fully_perturbed(perturbation, images, context)
 
     def _explain_again(

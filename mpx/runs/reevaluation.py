@@ -22,6 +22,7 @@ from mpx.runs.plan import RunPlan
 from mpx.runs.row_source import load_image
 
 log = logging.getLogger("mpx")
+MAPS = ("saliency", "mask")  # of a stored row, (H,W)
 
 
 class LoadedRow(NamedTuple):
@@ -61,9 +62,9 @@ def _evaluate_stored(
     pairs = list(zip(present, map(json.loads, expected)))
     valid = {name for name in evaluator.metrics if all(old.get(name) == new[name] for old, new in pairs)}
     missing = {name: metric for name, metric in evaluator.metrics.items() if name not in valid}
-    saliency = torch.stack([torch.from_numpy(stored["saliency"])[None] for stored, _ in loaded_rows])
+    saliency, mask = (torch.stack([torch.from_numpy(stored[key])[None] for stored, _ in loaded_rows]) for key in MAPS)
     value_normalised = torch.tensor([stored["value_normalised"] for stored, _ in loaded_rows])
-    values = evaluator.evaluate([row for _, row in loaded_rows], saliency, value_normalised, missing)
+    values = evaluator.evaluate([row for _, row in loaded_rows], saliency, mask, value_normalised, missing)
     for (stored, _), protocol, new in zip(loaded_rows, expected, values):
         metrics = json.loads(stored.get("metrics", "{}")) | json.loads(new)
         stored["metrics"] = json.dumps({name: metrics[name] for name in evaluator.metrics})
@@ -94,7 +95,7 @@ def evaluate_area_sums(plan: RunPlan, coordinator: RunCoordinator, device: torch
             if not loaded_rows:
                 continue
             saliency = torch.stack([sums[stored["name"]] for stored, _ in loaded_rows])
-            values = evaluator.evaluate([row for _, row in loaded_rows], saliency, None, metrics)
+            values = evaluator.evaluate([row for _, row in loaded_rows], saliency, None, None, metrics)
             for (stored, _), metrics_json in zip(loaded_rows, values):
                 names = {key: stored[key] for key in ("image", "target", "class")}
                 lines.append(names | tables.metric_columns(metrics_json))

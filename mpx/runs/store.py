@@ -37,6 +37,7 @@ def save_row(folder: str | Path, explanation: "Explanation", row: int, pictures:
         write_file(folder / "evolution" / f"{name}.gif", animation_gif(explanation, row))
     values = {
         "parameter": explanation.parameter[row].float().squeeze(0).numpy(),  # (h,w), other shapes for masks that are no grid
+        "mask": explanation.mask[row, 0].half().numpy(),  # (H,W)
         "saliency": explanation.saliency[row, 0].half().numpy(),  # (H,W)
         "terms": np.array(list(explanation.curves), np.str_),
         "curves": np.array([curve[:, row].tolist() for curve in explanation.curves.values()], np.float32),  # (terms, steps)
@@ -66,7 +67,7 @@ def load_row(path: Path, includes: Callable[[str], bool] = lambda image: True) -
             if not includes(file["image"].item()):
                 return None
             row = {key: file[key] if file[key].ndim else file[key].item() for key in file.files}
-        valid = row["name"] == path.stem and row["saliency"].ndim == 2
+        valid = row["name"] == path.stem and row["saliency"].ndim == row["mask"].ndim == 2
         valid = valid and len(row["curves"]) == len(row["terms"]) and row["row_key"] in row["row_keys"]
         return row if valid and PROVENANCE <= row.keys() and table_row(row) else None
     except Exception:  # a damaged zip raises OSError, ValueError, zlib.error, NotImplementedError, RuntimeError, ...

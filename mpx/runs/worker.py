@@ -149,7 +149,7 @@ class Worker:
             raise error
 
     def _evaluate(self, rows: list[Row], explanation: Explanation) -> list[str]:
-        return self._evaluator.evaluate(rows, explanation.saliency, explanation.value_normalised)
+        return self._evaluator.evaluate(rows, explanation.saliency, explanation.mask, explanation.value_normalised)
 
     def _store_row(
         self, coordinator: Coordinator, row: Row, explanation: Explanation, batch_size: int, evaluation: dict[str, str]

@@ -71,7 +71,6 @@ def test_the_returned_mask_is_the_one_that_was_evaluated():
         torch.testing.assert_close(e.value_reference, NET(blurred).softmax(1)[:, 1])
     assert torch.equal(e.frame_values[-1], e.value_after) and torch.allclose(e.frame_values[0], e.value_before)
     assert torch.equal(e.frame_parameters[-1], e.parameter) and e.iterations[-1] == 40
-    assert torch.equal(e.saliency, 1 - e.mask)
 
 
 def test_the_seed_decides():

@@ -95,7 +95,7 @@ def test_an_animation_has_every_frame_loops_and_holds_the_last(explanation, game
 
 def test_what_does_not_change_does_not_flicker(explanation):
     e = explanation((64, 64), frames=6)
-    e.frame_saliency[:], e.frames[:] = 0, e.frames[:1]
+    e.frame_evidence[:], e.frames[:] = 0, e.frames[:1]
     gif = Image.open(io.BytesIO(animation_gif(e, 0)))
     pages = []
     for k in range(6):

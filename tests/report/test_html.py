@@ -71,7 +71,7 @@ def test_the_pieces_are_what_was_stored(tmp_path, explanation):
         assert (image(result).movedim(-1, 0) / 255 - given[1]).abs().max() < 0.03
     assert (image(block["final"]) / 255 - e.saliency[1, 0]).abs().max() < 0.03
     strip = image(block["frames"]).view(6, 40, 56) / 255
-    whole = torch.nn.functional.interpolate(e.frame_saliency[:, 1].float() / 255, (40, 56), mode="area")[:, 0]
+    whole = torch.nn.functional.interpolate(e.frame_evidence[:, 1].float() / 255, (40, 56), mode="area")[:, 0]
     assert (strip - whole).abs().max() < 0.05
     assert block["iterations"] == e.iterations and block["values"] == pytest.approx(e.frame_values[:, 1].tolist(), rel=1e-3)
     assert list(block["curves"]) == list(e.curves) and block["at"] == list(range(30))

@@ -95,7 +95,7 @@ def test_images_are_few_and_start_and_end_right(tmp_path, explanation, frames):
             assert images[0].encoded_image_string.startswith(b"GIF8") and picture.n_frames == frames
     histograms = row.Histograms("mask/saliency")
     assert [h.step for h in histograms] == e.iterations
-    assert histograms[0].histogram_value.num == e.frame_saliency[0, 0].numel()
+    assert histograms[0].histogram_value.num == e.frame_evidence[0, 0].numel()
 
 
 @pytest.mark.parametrize("iterations", [[0], [0, 1], list(range(301)), [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233]])

@@ -74,7 +74,7 @@ def test_sliders_and_views(tmp_path, explanation, browse):
     assert captions[2:] == ["evidence deleted at the end · p 0.200", "evidence kept at the end"]
     page.evaluate(MOVE, ["iteration", 2])
     moved = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
-    assert (moved - overlay(e.images[1], e.frame_saliency[2, 1] / 255)).abs().mean() < 0.01 < (moved - picture).abs().mean()
+    assert (moved - overlay(e.images[1], e.frame_evidence[2, 1] / 255)).abs().mean() < 0.01 < (moved - picture).abs().mean()
     assert page.inner_text("#iterated") == f"{e.iterations[2]} of 30"
     assert format_value("probability", float(e.frame_values[2, 1])) in page.inner_text("figure:nth-child(2) figcaption")
     page.evaluate(MOVE, ["opacity", 0])

@@ -71,7 +71,7 @@ def row_entry(explanation: Explanation, row: int) -> RowEntry:
         name=printable(explanation.names[row]),
         curves=_curves({term: values[:, row] for term, values in explanation.curves.items()}, start, seconds),
         saliency=[
-            (k, time_of(k), explanation.frame_saliency[frame, row] / 255) for frame, k in enumerate(explanation.iterations)
+            (k, time_of(k), explanation.frame_evidence[frame, row] / 255) for frame, k in enumerate(explanation.iterations)
         ],
         evolution=[
             (explanation.iterations[f], time_of(explanation.iterations[f]), strip) for f, strip in zip(frames, strips)

@@ -66,7 +66,7 @@ def test_a_prior_orders_ties_as_far_as_it_agrees_with_the_evidence():
 
 def test_the_prior_leaves_no_ties_and_the_network_as_it_was():
     classifier = Classifier(NET, 0, 1)
-    with classifier.frozen_and_folded(PHOTOS.shape[2:]):
+    with classifier.frozen_and_folded(PHOTOS):
         before = classifier(PHOTOS).clone()
         saliency = rankings.prior(torch.zeros(len(PHOTOS), 1, 32, 32), context(torch.zeros(len(PHOTOS), 1, 32, 32), classifier))
         assert torch.equal(classifier(PHOTOS), before)

@@ -37,6 +37,7 @@ class Explanation:
     saliency: Tensor  # (B,1,H,W) in [0,1], high where the evidence is: the mask's, ranked by `ranking=` (mpx.rankings)
     value_before: Tensor  # (B,) the task's value of the target, e.g. its softmax probability, on the image,
     value_after: Tensor  # (B,) on `perturbed`, without augmentation,
+    value_complement: Tensor  # (B,) on `complement`, NaN without one,
     value_reference: Tensor  # (B,) and on the fully perturbed image
     value_normalised: Tensor  # (B,) 1 at the image's support and 0 at the fully perturbed image's, Fong & Vedaldi 2017,
     # footnote 4; NaN where perturbing everything costs next to nothing (`mpx.tasks.normalised`)

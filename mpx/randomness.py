@@ -1,8 +1,8 @@
 """Random numbers that do not depend on the batch.
 
-Every draw of a row comes from a generator keyed by (seed, moment, sample), e.g. a moment is an iteration. Rows of one seed at
-one moment get the same numbers, drawn once: a photo that changes by a grey level keeps its draws, so masks of two photos,
-targets or networks differ by these and not by chance. Another seed gives other draws.
+Every draw of a row comes from a generator keyed by (seed, moment, sample); a moment is e.g. an iteration. Rows of one seed
+at one moment get the same numbers, drawn once: a photo that changes by a grey level keeps its draws, so that masks of two
+photos, targets or networks differ by these and not by chance.
 """
 
 import hashlib

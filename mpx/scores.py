@@ -35,9 +35,9 @@ def probability(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tenso
 def cross_entropy(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
     """-log(1-p) where it is minimised, log p where it is maximised: the cross entropy to the answer that is wanted.
 
-    Near the wanted answer it is the probability, up to a constant. Far from it, its derivative by the log-odds is 1 where that
-    of the probability is next to 0, so that a mask also leaves a network that is sure. Of a task with a single answer it is
-    `probability`.
+    Near the wanted answer it is the probability, up to a constant. Far from it, its derivative by the log-odds is 1 where
+    that of the probability is next to 0, so that a mask also leaves a network that is sure. Of a task with a single answer
+    it is `probability`.
     """
     if logits.shape[1] == 1:
         return probability(logits, targets, context)

@@ -43,6 +43,7 @@ def make_explanation(
         saliency=disc,
         value_before=torch.full((B,), 0.9),
         value_after=torch.full((B,), 0.2),
+        value_complement=torch.full((B,), 0.7),
         value_reference=torch.full((B,), 0.1),
         value_normalised=torch.full((B,), 0.125),
         answers_before=[[Answer(name, 0.9, True), Answer("bowl", 0.06, False)] for name in classes],

@@ -20,7 +20,7 @@ LAYERS = (  # when imported, a module imports modules of its own layer and of th
     ("models", "tasks"),
     ("masks", "perturbations", "scores", "regularizers", "augmentations"),
     ("explanation",),  # its methods import pictures and files when they are called
-    ("learning", "explainers"),
+    ("learning", "explainers", "rankings"),
     ("metrics",),
     ("pictures",),
     ("runs",),

@@ -25,7 +25,8 @@ def context(trajectory, classifier=None):
     photos = PHOTOS[: len(trajectory)]
     explainer_context = ExplainerContext(RowRandom([0] * len(photos)), ["a"] * len(photos))
     classifier = classifier or Classifier(NET, 0, 1)
-    return rankings.RankingContext(trajectory, photos, classifier, torch.ones(len(photos), dtype=torch.long), explainer_context)
+    targets = torch.ones(len(photos), dtype=torch.long)
+    return rankings.RankingContext(trajectory, photos, classifier, targets, explainer_context)
 
 
 @pytest.mark.parametrize("ranking", RANKINGS)
@@ -68,7 +69,8 @@ def test_the_prior_leaves_no_ties_and_the_network_as_it_was():
     classifier = Classifier(NET, 0, 1)
     with classifier.frozen_and_folded(PHOTOS):
         before = classifier(PHOTOS).clone()
-        saliency = rankings.prior(torch.zeros(len(PHOTOS), 1, 32, 32), context(torch.zeros(len(PHOTOS), 1, 32, 32), classifier))
+        nothing = torch.zeros(len(PHOTOS), 1, 32, 32)
+        saliency = rankings.prior(nothing, context(nothing, classifier))
         assert torch.equal(classifier(PHOTOS), before)
     assert saliency.isfinite().all()
 

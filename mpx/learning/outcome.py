@@ -38,9 +38,8 @@ def to_explanation(
     frames = [_evaluated(objective, parameter) for parameter in parameters]
     last = frames[-1]  # the reported result
     saliency = _ranked(objective, last.evidence, states)
-    normalised = normalise(last.support, objective.support_before, objective.support_reference)
     region = objective.task.region_of(objective.prepared_targets, objective.images.shape[2:])
-    complement = objective.complement(objective.evaluated_mask(parameters[-1]))
+    complement, value_complement = objective.complement(objective.evaluated_mask(parameters[-1]))
     valid_states = [states[i] for i in indices]
     explanation = Explanation(
         **_row_names(objective, [rows[i] for i in indices]),
@@ -55,8 +54,9 @@ def to_explanation(
         saliency=select(saliency),
         value_before=select(objective.value_before),
         value_after=select(last.value),
+        value_complement=select(value_complement),
         value_reference=select(objective.value_reference),
-        value_normalised=select(normalised),
+        value_normalised=select(normalise(last.support, objective.support_before, objective.support_reference)),
         answers_before=[objective.answers_before[i] for i in indices],
         answers_after=[last.answers[i] for i in indices],
         curves=_curves(valid_states, end),

@@ -206,12 +206,16 @@ class PreparedRows:
             return perturbed, self.classifier(perturbed).float()
 
     @torch.no_grad()
-    def complement(self, mask: Tensor) -> Tensor | None:
-        """Return the images (B,C,H,W) perturbed under 1 - mask, as `evaluate`; None where masks act inside the network."""
+    def complement(self, mask: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Return the images (B,C,H,W) perturbed under 1 - mask, as `evaluate`, and the value (B,) on them.
+
+        None and NaN where masks act inside the network.
+        """
         sample = self.perturbation.fixed_sample(self.rng.at("evaluation"))
         if self.perturbation.network_inputs(sample, 1 - mask):
-            return None
-        return self.perturbation.apply(sample, 1 - mask)
+            return None, torch.full_like(self.value_before, torch.nan)
+        images = self.perturbation.apply(sample, 1 - mask)
+        return images, self._value(self.classifier(images).float())
 
     def evidence(self, mask: Tensor) -> Tensor:
         """Return the evidence of a mask or of its cells: m in a preservation, else 1 - m."""

@@ -21,6 +21,7 @@ class PicturedExplanation(Protocol):
     task: Task
     value_before: Tensor  # (B,) the task's value of the target on the image,
     value_after: Tensor  # (B,) on `perturbed`,
+    value_complement: Tensor  # (B,) on `complement`; NaN without one,
     value_reference: Tensor  # (B,) and on the fully perturbed image
     answers_before: list[list[Answer]]  # the highest values of each row on the image and on `perturbed`; may be empty
     answers_after: list[list[Answer]]
@@ -31,7 +32,7 @@ class PicturedExplanation(Protocol):
     bands: tuple[int, ...] | None  # channels that are shown as red, green and blue
 
     @property
-    def area(self) -> Tensor: ...  # (B,) mean saliency
+    def area(self) -> Tensor: ...  # (B,) share of the image that is the mask's evidence
 
 
 def evidence_state(explanation: PicturedExplanation) -> str:

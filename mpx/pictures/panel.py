@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -12,40 +13,73 @@ from mpx.pictures.encoding import TILE, to_image, to_tile
 from mpx.pictures.text import FAINT_INK, INK, MARK, PAPER, RULE, TARGET_BAR, draw_text, format_percent
 from mpx.tasks.base import Answer, format_value
 
+SALIENCY = "saliency"  # name of the column with the scale
+
+
+class Column(NamedTuple):
+    """One picture of a panel and what is written with it."""
+
+    picture: Image.Image
+    name: str
+    number: str
+    values: tuple[float, float]  # of the bar below, and of the tick for comparison; NaN: none
+    note: str  # below the bar
+    answers: list[Answer]
+
 
 def draw_panel(explanation: PicturedExplanation, row: int) -> Image.Image:
-    """Draw a row as image | saliency over image | perturbed image, with class, values, area, and the highest answers."""
-    reference = "nothing kept" if explanation.game == "preservation" else "all deleted"
-    tiles = _tiles(explanation, row)
-    value_reference = float(explanation.value_reference[row])
-    below = [
-        (explanation.image_names[row], ""),
-        ("0", "1"),
-        (f"{reference}: {explanation.task.format(value_reference)}", ""),
-    ]  # left, right
-    height = tiles[0].height
-    cell, size = panel_layout(tiles[0].width)
+    """Draw a row as image | saliency over image | perturbed image, with class, values, area, and the highest answers.
+
+    In a dual, the image with nothing but its evidence follows.
+    """
+    columns = _columns(explanation, row)
+    height = columns[0].picture.height
+    cell, size = panel_layout(columns[0].picture.width)
     gap = size
     bar = max(6, size // 2)
     line = round(1.5 * size)
-    before, after, tick = _bar_positions(explanation, row)
-    bars = draw_bar(cell, bar, before), draw_scale(cell, bar), draw_bar(cell, bar, after, tick)
-    answers: list[list[Answer]] = [explanation.answers_before[row], [], explanation.answers_after[row]]
-    listed = len(answers[0]) * line + (gap // 2 if answers[0] else 0)
-    page = Image.new("RGB", (3 * cell + 4 * gap, height + bar + 2 * line + 2 * gap + listed), PAPER)
-    columns = zip(tiles, bars, _captions(explanation, row), below, answers)
-    for k, (tile, strip, (name, number), (left, right), ranking) in enumerate(columns):
+    most_answers = max(len(column.answers) for column in columns)
+    listed = most_answers * line + (gap // 2 if most_answers else 0)
+    page = Image.new("RGB", (len(columns) * (cell + gap) + gap, height + bar + 2 * line + 2 * gap + listed), PAPER)
+    for k, column in enumerate(columns):
         x = gap + k * (cell + gap)
         y = gap // 2 + line
-        draw_text(page, (x, gap // 2, cell), name, number, size)
-        page.paste(tile, (x, y))
+        draw_text(page, (x, gap // 2, cell), column.name, column.number, size)
+        page.paste(column.picture, (x, y))
         y += height + gap // 2
-        page.paste(strip, (x, y))
+        is_scale = column.name == SALIENCY
+        page.paste(draw_scale(cell, bar) if is_scale else draw_bar(cell, bar, *column.values), (x, y))
+        left, right = ("0", "1") if is_scale else (column.note, "")
         draw_text(page, (x, y + bar + gap // 4, cell), left, right, size - 2, FAINT_INK)
-        for rank, answer in enumerate(ranking, 1):
+        for rank, answer in enumerate(column.answers, 1):
             place = x, y + bar + gap // 2 + rank * line, cell
             _draw_answer(page, place, answer, explanation.task.quantity, size - 2)
     return page
+
+
+def _columns(explanation: PicturedExplanation, row: int) -> list[Column]:
+    """Return the columns of a panel, from the left."""
+    e, text = explanation, explanation.task.format
+    before, after, complement, reference = _bar_positions(e, row)
+    images = [e.images, e.perturbed]
+    if e.complement is not None and e.game in ("dual", "product"):  # the mask was learnt for this image too
+        images.append(e.complement)
+    image, *perturbed = [as_rgb(x[row], e.bands) for x in images]
+    first = image if e.region is None else outlined(image, e.region[row])
+    note = "nothing kept" if e.game == "preservation" else "all deleted"
+    states = [
+        (evidence_state(e), e.value_after, after, f"{note}: {text(float(e.value_reference[row]))}", e.answers_after[row]),
+        ("kept alone", e.value_complement, complement, "", []),
+    ]
+    columns = [
+        Column(to_tile(first), e.classes[row], text(float(e.value_before[row])), (before, math.nan), e.image_names[row],
+               e.answers_before[row]),
+        Column(to_tile(overlay(image, e.saliency[row])), SALIENCY, f"mask {format_percent(float(e.area[row]))}",
+               (math.nan, math.nan), "", []),
+    ]  # fmt: skip
+    for picture, (name, values, position, below, answers) in zip(perturbed, states):
+        columns.append(Column(to_tile(picture), name, text(float(values[row])), (position, reference), below, answers))
+    return columns
 
 
 def _draw_answer(page: Image.Image, place: tuple[int, int, int], answer: Answer, quantity: str, size: int) -> None:
@@ -57,49 +91,36 @@ def _draw_answer(page: Image.Image, place: tuple[int, int, int], answer: Answer,
     draw_text(page, (x + size // 3, y, width - 2 * (size // 3)), answer.name, format_value(quantity, answer.value), size)
 
 
-def _bar_positions(explanation: PicturedExplanation, row: int) -> tuple[float, float, float]:
-    """Return where the value before, after and on the fully perturbed image is in its range, from 0 to 1.
+def _bar_positions(explanation: PicturedExplanation, row: int) -> tuple[float, ...]:
+    """Return where the value before, after, on the complement and on the fully perturbed image is in its range, 0 to 1.
 
     Where the task has no range, it goes from the lowest to the highest value of the row.
     """
-    fields = (explanation.value_before, explanation.value_after, explanation.value_reference)
+    e = explanation
+    fields = (e.value_before, e.value_after, e.value_complement, e.value_reference)
     values = torch.stack([x[row] for x in fields]).double()
-    low, high = explanation.task.low, explanation.task.high
-    if not explanation.task.is_bounded:
-        low, high = float(values.min()), float(values.max())
-    before, after, reference = ((values - low) / max(high - low, 1e-12)).tolist()
-    return before, after, reference
+    low, high = e.task.low, e.task.high
+    if not e.task.is_bounded:
+        known = values[values.isfinite()]
+        low, high = float(known.min()), float(known.max())
+    return tuple(((values - low) / max(high - low, 1e-12)).tolist())
 
 
 def draw_thumbnail_panel(explanation: PicturedExplanation, row: int) -> Image.Image:
     """Draw a row like `draw_panel`, legible at half its size, as loggers show it: large text, names and numbers alone."""
-    tiles = _tiles(explanation, row)
-    cell = max(TILE, tiles[0].width)
+    columns = _columns(explanation, row)
+    height = columns[0].picture.height
+    cell = max(TILE, columns[0].picture.width)
     size = cell // 8
     gap = size // 2
     line = round(1.2 * size)
-    page = Image.new("RGB", (3 * cell + 4 * gap, tiles[0].height + 2 * line + 2 * gap), PAPER)
-    for k, (tile, (name, number)) in enumerate(zip(tiles, _captions(explanation, row))):
+    page = Image.new("RGB", (len(columns) * (cell + gap) + gap, height + 2 * line + 2 * gap), PAPER)
+    for k, column in enumerate(columns):
         x = gap + k * (cell + gap)
-        draw_text(page, (x, gap // 2, cell), name, "", size)
-        draw_text(page, (x, gap // 2 + line, cell), number, "", size)
-        page.paste(tile, (x, gap + 2 * line))
+        draw_text(page, (x, gap // 2, cell), column.name, "", size)
+        draw_text(page, (x, gap // 2 + line, cell), column.number, "", size)
+        page.paste(column.picture, (x, gap + 2 * line))
     return page
-
-
-def _tiles(explanation: PicturedExplanation, row: int) -> list[Image.Image]:
-    image, perturbed = (as_rgb(x[row], explanation.bands) for x in (explanation.images, explanation.perturbed))
-    first = image if explanation.region is None else outlined(image, explanation.region[row])
-    return [to_tile(x) for x in (first, overlay(image, explanation.saliency[row]), perturbed)]
-
-
-def _captions(explanation: PicturedExplanation, row: int) -> list[tuple[str, str]]:
-    """Return the name and the number of each picture."""
-    return [
-        (explanation.classes[row], explanation.task.format(float(explanation.value_before[row]))),
-        ("evidence", f"area {format_percent(float(explanation.area[row]))}"),
-        (evidence_state(explanation), explanation.task.format(float(explanation.value_after[row]))),
-    ]
 
 
 def panel_layout(width: int) -> tuple[int, int]:

@@ -61,8 +61,8 @@ class Evaluator:
         saliency: (B,1,H,W) in [0,1]; mask: (B,1,H,W) and value_normalised: (B,) of the masks as optimized, None where there
         is no mask but the saliency; metrics: a part of the evaluator's.
         """
-        saliency, mask = (x if x is None else x.half().float().to(self._classifier.device) for x in (saliency, mask))
-        context = self._context(batch, mask, value_normalised)  # both as they are stored
+        saliency = self._as_stored(saliency)
+        context = self._context(batch, None if mask is None else self._as_stored(mask), value_normalised)
         columns = {}
         for name, metric in (self.metrics if metrics is None else metrics).items():
             columns[name] = {suffix: _json_numbers(column) for suffix, column in metric(saliency, context).items()}
@@ -70,6 +70,9 @@ class Evaluator:
             json.dumps({name: {suffix: column[i] for suffix, column in values.items()} for name, values in columns.items()})
             for i in range(len(batch))
         ]
+
+    def _as_stored(self, x: Tensor) -> Tensor:
+        return x.half().float().to(self._classifier.device)
 
     def _context(self, batch: Sequence[Row], mask: Tensor | None, value_normalised: Tensor | None) -> MetricContext:
         device = self._classifier.device

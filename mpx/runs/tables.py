@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mpx.explanation import Explanation
 
 FILE_COLUMNS = ("path", "file_bytes")  # of the image's file
-VALUE_COLUMNS = ("value_before", "value_after", "value_reference", "value_normalised")
+VALUE_COLUMNS = ("value_before", "value_after", "value_complement", "value_reference", "value_normalised")
 NUMBER_COLUMNS = (*VALUE_COLUMNS, "area", "passes", "forwards", "seconds")
 RESULT_COLUMNS = ("image", "target", "class", "requested_area", *NUMBER_COLUMNS, "mask", *FILE_COLUMNS)
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -30,7 +30,8 @@ TableRow = dict[str, Any]  # column -> value
 def row_values(explanation: "Explanation", row: int) -> TableRow:
     """Return the texts and numbers of a row (its index), without its arrays."""
     e = explanation
-    numbers = (e.value_before, e.value_after, e.value_reference, e.value_normalised, e.area, e.passes, e.forwards, e.seconds)
+    values = (e.value_before, e.value_after, e.value_complement, e.value_reference, e.value_normalised)
+    numbers = (*values, e.area, e.passes, e.forwards, e.seconds)
     return {
         "name": explanation.names[row],
         "image": explanation.image_names[row],

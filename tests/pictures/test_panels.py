@@ -129,7 +129,7 @@ def test_a_thumbnail_panel_has_larger_text_and_the_same_pictures(explanation, mo
         page = draw(e, 0)
         assert page.width > 3 * to_tile(e.images[0]).width
     small, large = ({text: size for name, number, size, *_ in texts for text in (name, number)} for texts in drawn.values())
-    for text in ("mug", "p 0.900", "evidence", "deleted", "p 0.200"):
+    for text in ("mug", "p 0.900", "saliency", "deleted", "p 0.200"):
         assert large[text] >= 1.8 * small[text]
 
 

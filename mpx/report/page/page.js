@@ -6,7 +6,7 @@ const $ = (id) => document.getElementById(id);
 const { jobs, rows, columns, colours, aspect } = JSON.parse($("page").textContent);
 const place = Object.fromEntries(columns.map((name, k) => [name, k]));
 const number = (cell, name) => cell.values[place[name]] ?? null;
-const FIXED = ["target", "requested_area", "value_before", "value_after", "value_reference", "value_normalised", "area", "passes", "forwards", "seconds"];
+const FIXED = ["target", "requested_area", "value_before", "value_after", "value_complement", "value_reference", "value_normalised", "area", "passes", "forwards", "seconds"];
 const metrics = columns.filter((name) => !FIXED.includes(name));
 
 function make(tag, attributes = {}, ...children) {
@@ -27,7 +27,7 @@ function short(x) {
   if (Number.isInteger(x) || Math.abs(x) >= 100) return x.toFixed(0);
   return x !== 0 && Math.abs(x) < 0.0005 ? x.toExponential(1) : Math.abs(x) >= 1 ? x.toPrecision(3) : x.toFixed(3);
 }
-const written = { area: percent, requested_area: percent, value_before: value, value_after: value, value_reference: value };
+const written = { area: percent, requested_area: percent, value_before: value, value_after: value, value_complement: value, value_reference: value };
 const kept = (j) => (jobs[j].game === "preservation" ? ["kept", "deleted"] : ["deleted", "kept"]);
 
 // ---- pictures: a block of JSON for each cell, read when it is looked at and forgotten after

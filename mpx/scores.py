@@ -32,17 +32,15 @@ def probability(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tenso
     return logits[:, 0].clamp(min=0) if context.sign > 0 else logits[:, 0].clamp(max=1)
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
-    """-log(1-p) where it is minimised, log p where it is maximised: the cross entropy to the answer that is wanted.
+def steep_probability(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
+    """`probability`; where it is minimised, -log(1-p), which is p near 0 and has a slope where p is next to 1.
 
-    Near the wanted answer it is the probability, up to a constant. Far from it, its derivative by the log-odds is 1 where
-    that of the probability is next to 0, so that a mask also leaves a network that is sure. Of a task with a single answer
-    it is `probability`.
+    The derivative of p by the log-odds is p(1-p): on an image of which the network is sure it is weaker than the weakest
+    regularizer, and the mask stays empty. That of -log(1-p) is p.
     """
-    if logits.shape[1] == 1:
+    if context.sign < 0 or logits.shape[1] == 1:
         return probability(logits, targets, context)
-    odds = log_odds(logits, targets, context)
-    return softplus(odds) if context.sign > 0 else -softplus(-odds)
+    return softplus(log_odds(logits, targets, context))
 
 
 def log_probability(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:

@@ -42,7 +42,8 @@ class Explanation:
     value_normalised: Tensor  # (B,) 1 at the image's support and 0 at the fully perturbed image's, Fong & Vedaldi 2017,
     # footnote 4; NaN where perturbing everything costs next to nothing (`mpx.tasks.normalised`)
     answers_before: list[list[Answer]]  # the five highest values of each row, e.g. classes, on the image,
-    answers_after: list[list[Answer]]  # and on `perturbed`; empty where the target has no alternatives
+    answers_after: list[list[Answer]]  # on `perturbed`
+    answers_complement: list[list[Answer]]  # and on `complement`; empty where the target has no alternatives
     curves: dict[str, Tensor]  # term -> (steps,B): "total" and its weighted parts, "value" and "area"
     steps: Tensor  # (B,) iterations of each row, fewer than the method's where the row stopped
     iterations: list[int]  # of the F snapshots: 0 is the start, the last one the result

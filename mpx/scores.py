@@ -5,10 +5,11 @@ output into the logits of exclusive answers, of which the target is one (mpx.tas
 `probability`, whose range is 1. Logits and log-odds range over tens: their weights are some ten times larger.
 """
 
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from mpx.tasks import base as tasks
 
@@ -32,15 +33,19 @@ def probability(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tenso
     return logits[:, 0].clamp(min=0) if context.sign > 0 else logits[:, 0].clamp(max=1)
 
 
-def steep_probability(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:
-    """`probability`; where it is minimised, -log(1-p), which is p near 0 and has a slope where p is next to 1.
+def steep_probability(logits: Tensor, targets: Tensor, context: ScoreContext, knee: float = 0.9) -> Tensor:
+    """`probability`; where it is minimised and above `knee`, its tangent there as a function of the log-odds.
 
-    The derivative of p by the log-odds is p(1-p): on an image of which the network is sure it is weaker than the weakest
-    regularizer, and the mask stays empty. That of -log(1-p) is p.
+    The derivative of p by the log-odds is p(1-p). On an image of which the network is sure it is weaker than the weakest
+    regularizer, and the mask stays empty. Above the knee, it stays knee (1 - knee).
     """
+    if not 0.5 <= knee < 1:
+        raise ValueError(f"score.knee={knee} must be at least 0.5 and below 1")
+    p = probability(logits, targets, context)
     if context.sign < 0 or logits.shape[1] == 1:
-        return probability(logits, targets, context)
-    return softplus(log_odds(logits, targets, context))
+        return p
+    tangent = knee + knee * (1 - knee) * (log_odds(logits, targets, context) - math.log(knee / (1 - knee)))
+    return torch.where(p > knee, tangent, p)
 
 
 def log_probability(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 SQUARE = [
     *("model=custom", "model.network=net.py:SquareNet", "model.mean=0", "model.std=1", "model.size=32"),
     *("model.categories=names.txt", "perturbation.sigma=3", "mask_size=8", "steps=12", "jitter=1", "device=cpu"),
+    "ranking=trajectory",  # it has no layer for the prior of the default
 ]
 
 

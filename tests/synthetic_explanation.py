@@ -48,6 +48,7 @@ def make_explanation(
         value_normalised=torch.full((B,), 0.125),
         answers_before=[[Answer(name, 0.9, True), Answer("bowl", 0.06, False)] for name in classes],
         answers_after=[[Answer("bowl", 0.7, False), Answer(name, 0.2, True)] for name in classes],
+        answers_complement=[[Answer(name, 0.7, True), Answer("bowl", 0.2, False)] for name in classes],
         task=CLASSIFICATION,
         curves=curves,
         iterations=iterations,

@@ -46,7 +46,7 @@ def test_every_option_builds(override):
 
 def test_library_defaults_are_the_manuals():
     cfg = config.compose()
-    choices = {"explainer", "perturbation", "mask", "score", "gradient", "optimizer", "scheduler", "stop"}
+    choices = {"explainer", "perturbation", "mask", "score", "ranking", "gradient", "optimizer", "scheduler", "stop"}
     others = {"model", "images", "target", "task", "regularizers", "method", "on_step"}
     manual = OmegaConf.to_container(cfg, resolve=True)
     for key, parameter in inspect.signature(explain).parameters.items():
@@ -121,7 +121,7 @@ def test_a_strength_of_zero_turns_an_augment_off():
         ("perturbation._target_=mpx.perturbations.blur", "this is no function or class"),
         ("~perturbation._target_", "perturbation has no _target_: its YAML must name"),
         ("perturbation._partial_=false", "blur_gaussian: add the line _partial_: true"),
-        ("+score.foo=1", "score.foo is not an option of probability, which has none"),
+        ("+score.foo=1", "score.foo is not an option of steep_probability; near it: knee"),
         ("+metric={_target_: mine.coverage}", "a YAML that metric= chooses adds nothing: its first line must be # @package"),
         ("+regularizers._target_=mine.binary", "regularizers._target_='mine.binary' is no part: write the part's name"),
         ("~lambda_tv", "lambda_tv is missing: the YAML of this part must set it at the root"),

@@ -1,7 +1,7 @@
 """From finished rows to an Explanation: every snapshot is evaluated once more, as it is shown and reported."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -39,7 +39,7 @@ def to_explanation(
     last = frames[-1]  # the reported result
     saliency = _ranked(objective, last.evidence, states)
     region = objective.task.region_of(objective.prepared_targets, objective.images.shape[2:])
-    complement, value_complement = objective.complement(objective.evaluated_mask(parameters[-1]))
+    complement, value_complement, answers_complement = objective.complement(objective.evaluated_mask(parameters[-1]))
     valid_states = [states[i] for i in indices]
     explanation = Explanation(
         **_row_names(objective, [rows[i] for i in indices]),
@@ -59,13 +59,12 @@ def to_explanation(
         value_normalised=select(normalise(last.support, objective.support_before, objective.support_reference)),
         answers_before=[objective.answers_before[i] for i in indices],
         answers_after=[last.answers[i] for i in indices],
+        answers_complement=[answers_complement[i] for i in indices],
         curves=_curves(valid_states, end),
         steps=torch.tensor([state.iteration for state in valid_states]),
         iterations=iterations,
-        frames=torch.stack([select(_to_bytes(frame.perturbed)) for frame in frames]),
-        frame_evidence=torch.stack([select(_to_bytes(frame.evidence)) for frame in frames]),
         frame_parameters=torch.stack([select(parameter) for parameter in parameters]),
-        frame_values=torch.stack([select(frame.value) for frame in frames]),
+        **_stacked(frames, select),
         game=objective.method.game,
         task=objective.task,
         batch_size=len(objective.targets),
@@ -105,6 +104,15 @@ class Frame(NamedTuple):
     value: Tensor  # (B,) that people read
     support: Tensor  # (B,)
     answers: list[list[Answer]]  # of each row, the highest values first
+
+
+def _stacked(frames: Sequence[Frame], select: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """Return the fields of an explanation (F,B,...) that show its F snapshots."""
+    return {
+        "frames": torch.stack([select(_to_bytes(frame.perturbed)) for frame in frames]),
+        "frame_evidence": torch.stack([select(_to_bytes(frame.evidence)) for frame in frames]),
+        "frame_values": torch.stack([select(frame.value) for frame in frames]),
+    }
 
 
 def _evaluated(objective: Objective, parameter: Tensor) -> Frame:

@@ -163,7 +163,7 @@ class PreparedRows:
 
     def initial(self) -> Tensor:
         """Return the initial parameter (B,*mask.shape)."""
-        parameter = self.mask.initial(self.rng.at("start"))
+        parameter = self.mask.initial(self.rng.at("start")).contiguous()  # rows that share a draw get memory of their own
         check_shape("mask", self.mask.initial, parameter, "(B,*self.shape)", (len(self.targets), *self.mask.shape))
         check_mask(self.mask, parameter, self.perturbation.mask_shape)
         if not self.mask.starts_from_disc:
@@ -206,16 +206,17 @@ class PreparedRows:
             return perturbed, self.classifier(perturbed).float()
 
     @torch.no_grad()
-    def complement(self, mask: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Return the images (B,C,H,W) perturbed under 1 - mask, as `evaluate`, and the value (B,) on them.
+    def complement(self, mask: Tensor) -> tuple[Tensor | None, Tensor, list[list[Answer]]]:
+        """Return the images (B,C,H,W) perturbed under 1 - mask, as `evaluate`, and the value (B,) and answers on them.
 
-        None and NaN where masks act inside the network.
+        None, NaN and no answers where masks act inside the network.
         """
         sample = self.perturbation.fixed_sample(self.rng.at("evaluation"))
         if self.perturbation.network_inputs(sample, 1 - mask):
-            return None, torch.full_like(self.value_before, torch.nan)
+            return None, torch.full_like(self.value_before, torch.nan), [[] for _ in self.image_names]
         images = self.perturbation.apply(sample, 1 - mask)
-        return images, self._value(self.classifier(images).float())
+        output = self.classifier(images).float()
+        return images, self._value(output), self.top_answers(output)
 
     def evidence(self, mask: Tensor) -> Tensor:
         """Return the evidence of a mask or of its cells: m in a preservation, else 1 - m."""

@@ -25,6 +25,7 @@ class PicturedExplanation(Protocol):
     value_reference: Tensor  # (B,) and on the fully perturbed image
     answers_before: list[list[Answer]]  # the highest values of each row on the image and on `perturbed`; may be empty
     answers_after: list[list[Answer]]
+    answers_complement: list[list[Answer]]
     iterations: list[int]  # F, the first is 0
     frames: Tensor  # (F,B,C,H,W) uint8, the perturbed image
     frame_evidence: Tensor  # (F,B,1,H,W) uint8

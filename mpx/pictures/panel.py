@@ -69,7 +69,7 @@ def _columns(explanation: PicturedExplanation, row: int) -> list[Column]:
     note = "nothing kept" if e.game == "preservation" else "all deleted"
     states = [
         (evidence_state(e), e.value_after, after, f"{note}: {text(float(e.value_reference[row]))}", e.answers_after[row]),
-        ("kept alone", e.value_complement, complement, "", []),
+        ("kept alone", e.value_complement, complement, "", e.answers_complement[row]),
     ]
     columns = [
         Column(to_tile(first), e.classes[row], text(float(e.value_before[row])), (before, math.nan), e.image_names[row],

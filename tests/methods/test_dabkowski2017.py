@@ -51,7 +51,7 @@ def test_objective_and_gradient(iteration):
 def test_both_references_are_drawn_and_both_margins_are_cut():
     p = problem("dabkowski2017", *SMALL)
     blurred = blur(photos()[0], 3.0)
-    assert {bool(np.allclose(draws(p, i)[0], blurred, atol=1e-6)) for i in range(4)} == {True, False}
+    assert {bool(np.allclose(draws(p, i)[0], blurred, atol=1e-6)) for i in range(12)} == {True, False}
     score = p.method.score
     z = p.original_logits * 100  # margins far beyond both ends
     for target in range(z.shape[1]):

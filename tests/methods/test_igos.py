@@ -138,7 +138,7 @@ def test_objective_and_gradient(experiment):
     same(p.terms(torch.from_numpy(start).float()[None], 7, exact=True)["total"].item(), itself(start))
 
 
-@pytest.mark.parametrize("experiment, tv, lr", [("igos2020", "tv", 100), ("igospp2021", "bilateral_tv", 60)])
+@pytest.mark.parametrize("experiment, tv, lr", [("igos2020", "tv", 100), ("igospp2021", "bilateral_tv", 300)])
 def test_twenty_steps_of_line_search(experiment, tv, lr):
     """The first of lr, lr/5, lr/25, ... that lowers the objective itself enough; weights that let the masks move."""
     overrides, method, itself = METHODS[experiment]
@@ -209,7 +209,7 @@ def test_planted_answer_is_found_and_a_batch_of_three_is_three_single_runs(exper
     method = config.method(experiment, "mask_size=16", f"lr={lr}", "lambda_l1=0.3", "gradient.ig_steps=5")
     together = explain(NET, PHOTOS, 1, method=method)
     singles = torch.cat([explain(NET, photo, 1, method=method).parameter for photo in PHOTOS])
-    torch.testing.assert_close(together.parameter, singles, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.parameter, singles, atol=1e-4, rtol=0)
     inside, outside = together.saliency[:, 0, INSIDE].mean(1), together.saliency[:, 0, ~INSIDE].mean(1)
     assert (inside > 5 * outside).all() and (together.value_after < 0.5).all() and (together.value_before > 0.99).all()
 

@@ -144,7 +144,7 @@ def test_the_decisive_patch_is_found(case):
     """It is the one whose removal, one after the other by hand, costs the class most."""
     net = planted(case, 9)
     left = [without(net, X[:1], torch.arange(16) != k).softmax(1)[0, 1].item() for k in range(16)]
-    e = explain(net, X[:1], 1, method=config.method("token_drop", "lambda_l1=2"))
+    e = explain(net, X[:1], 1, method=config.method("token_drop", "lambda_l1=2", "ranking=mask"))
     assert e.parameter.shape == (1, 1, 4, 4) and e.parameter.flatten().argmin() == left.index(min(left))
     assert (e.parameter < 0.9).sum() == 1 and e.value_after < 0.1 < 0.9 < e.value_before
     patch = e.saliency[0, 0].unflatten(0, (4, 8)).unflatten(2, (4, 8))  # (4,8,4,8)

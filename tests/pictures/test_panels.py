@@ -156,5 +156,5 @@ def test_a_panel_lists_the_highest_answers_before_and_after(explanation, monkeyp
     with_answers = draw_panel(e, 0).height
     listed = [text for text in sorted(drawn) if text[0] > 64 * 4]
     assert [text[1:] for text in listed[-4:]] == [("bowl", "0.700"), ("mug", "0.900"), ("bowl", "0.060"), ("mug", "0.200")]
-    e.answers_before[0] = e.answers_after[0] = []
+    e.answers_before[0] = e.answers_after[0] = e.answers_complement[0] = []
     assert draw_panel(e, 0).height < with_answers

@@ -163,7 +163,7 @@ def test_ctrl_c_stops_a_sweep_that_continues_where_it_was(home):
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(home):
     """The rows are those of a run whose batches fit from the start."""
     write_hungry_network(home, 3, CUDA)
-    some = [*LONG, "limit=5", "steps=4", "pictures=none", "log_images=0", "metric=[]"]
+    some = [*LONG, "limit=5", "steps=4", "game=deletion", "pictures=none", "log_images=0", "metric=[]"]
     command = done(home, *some, "model.network=hungry.py:Hungry", "batch_size=8", "name=hungry")
     sizes = [int(line) for line in (home / "sizes.txt").read_text().split()]
     sizes = sizes[sizes.index(8) :]  # before, the model is checked
@@ -212,7 +212,7 @@ def test_a_table_on_a_full_disk_has_complete_lines(tmp_path):
     tables.write_csv(tmp_path / "results.csv", lines)
     size = (tmp_path / "results.csv").stat().st_size
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 30, before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 2 * len(lines[0]) + 4, before[1]))
         with pytest.raises(OSError, match="results.csv"):
             for _ in range(2):
                 tables.append_csv(tmp_path / "results.csv", lines)

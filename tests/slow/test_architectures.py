@@ -62,7 +62,7 @@ def gradients(classifier: Classifier, images: torch.Tensor) -> torch.Tensor:
 def assert_right_gradients(classifier: Classifier, side: tuple[int, int]) -> None:
     """Assert that gradients alone and beside another image are those of two images in float64 through torch's own norms.
 
-    torch's batch norm is wrong for one image only, and tests/models/test_gradients.py compares with finite differences.
+    torch's batch norm is wrong for one image only, and tests/models/test_norm_gradients.py compares with finite differences.
     """
     images = torch.rand(2, 3, *side, generator=torch.Generator().manual_seed(1))
     with classifier.frozen():

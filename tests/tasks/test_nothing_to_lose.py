@@ -9,7 +9,7 @@ from square_networks import Value
 from mpx import Classifier, explain, task
 
 PHOTOS = torch.stack([square_photo(SquareNet(), seed) for seed in range(3)])
-OPTIONS = dict(mask_size=8, steps=2, jitter=0)
+OPTIONS = dict(mask_size=8, steps=2, jitter=0, ranking="trajectory")
 ABSENT = 0  # the class of photos without a checkerboard
 
 

@@ -134,7 +134,7 @@ def run(folder, mpx):
     data = ["dataset=images", "dataset.files=photos", "dataset.boxes=boxes.csv", "pictures=none", "log_images=0", "name=a"]
 
     def call(*arguments):
-        code, out, err = mpx(*plain, *data, "steps=4", "threads=1", *arguments)
+        code, out, err = mpx(*plain, *data, "game=deletion", "threads=1", *arguments)
         with open("outputs/a/results.csv", newline="") as file:
             return list(csv.DictReader(file)), out + err
 

@@ -173,7 +173,9 @@ def test_explainers_ask_the_task(name, explainer):
 @pytest.mark.parametrize("name", TASKS)
 def test_the_highest_answers_are_listed_with_the_target_s_value(name):
     e = explained(name, slice(0, 1), steps=1)
-    for answers, value in ((e.answers_before, e.value_before), (e.answers_after, e.value_after)):
+    answers = e.answers_before, e.answers_after, e.answers_complement
+    values = zip(answers, (e.value_before, e.value_after, e.value_complement))
+    for answers, value in values:
         for row, of_row in enumerate(answers):
             values = [answer.value for answer in of_row]
             assert values == sorted(values, reverse=True) and len(values) <= 5

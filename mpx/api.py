@@ -30,7 +30,7 @@ from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
 from mpx.runs.tables import table_rows
 from mpx.tasks.base import Task
-from mpx.tasks.normalised import nothing_to_lose
+from mpx.tasks.normalised import doubtful_rows
 
 # arguments of explain() that are not part of a method
 OUTSIDE_A_METHOD = ("model", "images", "target", "task", "method", "batch_size", "deterministic", "frames", "on_step")
@@ -160,8 +160,8 @@ def _explain(
                 raise ValueError(sentence)
             parts.append((solution.rows[0].image_index, solution.explanation))
     explanation = join([explanation for _, explanation in sorted(parts, key=lambda part: part[0])])
-    if warning := nothing_to_lose(table_rows(explanation), explanation.task):
-        warnings.warn(warning, stacklevel=2)
+    for sentence in doubtful_rows(table_rows(explanation), explanation.task):
+        warnings.warn(sentence, stacklevel=2)
     return explanation
 
 

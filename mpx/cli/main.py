@@ -9,6 +9,7 @@ Nothing here imports torch before a run begins, so that --help, --version, --cfg
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,6 +41,7 @@ def _run(arguments: list[str]) -> int:
     """Run Hydra with these arguments; return the exit code."""
     sys.path.append(os.getcwd())  # model.network=my_module:build finds a module in the working folder
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every retry; mpx reports the failure once
+    warnings.formatwarning = lambda message, *_: f"mpx: {message}\n"  # a warning is a sentence, without the line of code
     job = Job(arguments, show_traceback=os.environ.get("HYDRA_FULL_ERROR") == "1")
     hydra_main = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
     try:

@@ -29,7 +29,7 @@ from mpx.runs.resume import check_config
 from mpx.runs.shares import Share, find_share
 from mpx.runs.signals import Stopped
 from mpx.runs.worker import work
-from mpx.tasks.normalised import nothing_to_lose
+from mpx.tasks.normalised import doubtful_rows
 
 log = logging.getLogger("mpx")
 PRINTED_ROWS = 20  # of the table at the end
@@ -214,7 +214,7 @@ def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any],
     table = merged.table()
     more = f"\n... {len(table) - PRINTED_ROWS} more" if len(table) > PRINTED_ROWS else ""
     log.info(terminal.format_rows(table[:PRINTED_ROWS], plan.task) + more)
-    if sentence := nothing_to_lose(table, plan.task):
+    for sentence in doubtful_rows(table, plan.task):
         log.warning(sentence)
     if plan.metrics:
         log.info("\n" + terminal.format_metrics(summary["metrics"]))

@@ -1,4 +1,4 @@
-"""A row whose target full perturbation costs next to nothing is named once, with what to try."""
+"""A row whose mask says nothing is named once, with what to try."""
 
 import warnings
 
@@ -38,3 +38,13 @@ def test_a_run_warns_once(folder, mpx):
     code, out, err = mpx(*SQUARE, "images=photos", "pictures=none", f"target={ABSENT}", "name=a", "threads=1", "steps=2")
     assert code == 0 and (out + err).count("next to nothing to lose") == 1
     assert "3 of 3 rows have next to nothing to lose (p0, nothing: p 0.0" in out + err
+
+
+def test_a_mask_that_stays_empty_is_named_and_the_default_score_leaves_a_network_that_is_sure():
+    sure = Classifier(SquareNet(gain=60.0), 0, 1)
+    options = dict(target=1, steps=40, lambda_l1=0.3)
+    (sentence,) = warned(sure, PHOTOS, **options, score="probability", game="deletion")
+    assert sentence.startswith("3 of 3 rows have an empty mask (image0, class 1: p 1.000, and p 1.000 under the mask)")
+    assert "score=steep_probability" in sentence and "\n" not in sentence
+    for game in ("deletion", "dual"):
+        assert warned(sure, PHOTOS, **options, game=game) == []

@@ -11,6 +11,7 @@ A row's saliency does not depend on the other rows.
 import warnings
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mpx.explainers.base import ExplainerContext, to_saliency
@@ -77,7 +78,7 @@ def class_activation(context: RankingContext) -> Tensor:
             relevance = gradcam(context.images, context.classifier, context.targets, context.explainer_context)
     except ValueError as error:
         warnings.warn(f"ranking=prior has no prior here, so the mask alone ranks the pixels: {error}", stacklevel=2)
-        return context.images.new_zeros(len(context.images), 1, *context.images.shape[2:])
+        return torch.zeros_like(context.images[:, :1])
     return to_saliency(relevance.detach().float().nan_to_num(0))
 
 

@@ -1,8 +1,8 @@
 """Regularizers: terms of the objective that make the evidence small and smooth.
 
-A regularizer is a function `(saliency (B,1,h,w) in [0,1], context: RegularizerContext, **options) -> (B,)`, zero on the
-mask that does nothing, with a finite derivative, also at 0 and 1. The saliency is the evidence at the
-mask's own resolution: 1-m in a deletion, m in a preservation.
+A regularizer is a function `(evidence (B,1,h,w) in [0,1], context: RegularizerContext, **options) -> (B,)`, zero on the
+mask that does nothing, with a finite derivative, also at 0 and 1. The evidence is 1-m of the mask's own cells, or m in a
+preservation.
 The YAML of a regularizer owns its weight, `lambda_<name>` at the root of the config.
 `reduction`: "mean" over cells, so that mask_size can be swept without changing the balance, or the papers' "sum".
 """
@@ -23,7 +23,7 @@ OFFSET = 0.0005  # keeps the derivative of l1 with power < 1 finite at 0
 
 @dataclass(frozen=True)
 class RegularizerContext:
-    """What a regularizer may use besides the saliency of its B rows."""
+    """What a regularizer may use besides the evidence of its B rows."""
 
     evidence: Tensor  # (B,*mask_shape) in [0,1], at full size
     padded_evidence: Tensor  # `evidence` with the frame of masks that reach beyond the image
@@ -36,7 +36,7 @@ class RegularizerContext:
 
 
 def l1(
-    saliency: Tensor, context: RegularizerContext, reduction: str = "mean", power: float = 1.0, warmup: int = 0
+    evidence: Tensor, context: RegularizerContext, reduction: str = "mean", power: float = 1.0, warmup: int = 0
 ) -> Tensor:
     """Area of the evidence, ||1-m||_1 of a deletion (Fong & Vedaldi 2017, equation 3).
 
@@ -45,19 +45,19 @@ def l1(
     """
     if warmup < 0 or not power > 0:
         raise ValueError(f"regularizers.l1: warmup={warmup} must be 0 or more iterations and power={power} above 0")
-    values = saliency.abs() if power == 1 else (saliency.abs() + OFFSET) ** power - OFFSET**power
+    values = evidence.abs() if power == 1 else (evidence.abs() + OFFSET) ** power - OFFSET**power
     total = _reduce(values, reduction)
     return total * (context.iteration.to(total) / warmup).clamp(max=1) if warmup else total
 
 
-def border(saliency: Tensor, context: RegularizerContext, power: float = 2.0, reduction: str = "mean") -> Tensor:
-    """saliency^power along the four edges, where a region ends without costing variation (Dabkowski & Gal 2017's code)."""
-    edges = [saliency[..., :1, :], saliency[..., -1:, :], saliency[..., :1], saliency[..., -1:]]
+def border(evidence: Tensor, context: RegularizerContext, power: float = 2.0, reduction: str = "mean") -> Tensor:
+    """evidence^power along the four edges, where a region ends without costing variation (Dabkowski & Gal 2017's code)."""
+    edges = [evidence[..., :1, :], evidence[..., -1:, :], evidence[..., :1], evidence[..., -1:]]
     return _reduce(torch.cat([edge.flatten(1) for edge in edges], 1) ** power, reduction)
 
 
 def tv(
-    saliency: Tensor,
+    evidence: Tensor,
     context: RegularizerContext,
     beta: float = 3.0,
     isotropic: bool = True,
@@ -72,18 +72,18 @@ def tv(
     """
     if not beta > 0:
         raise ValueError(f"regularizers.tv.beta={beta} must be above 0")
-    h, w = saliency.shape[-2:]
-    dy, dx = saliency.diff(dim=-2) * (h / cells if cells else 1), saliency.diff(dim=-1) * (w / cells if cells else 1)
+    h, w = evidence.shape[-2:]
+    dy, dx = evidence.diff(dim=-2) * (h / cells if cells else 1), evidence.diff(dim=-1) * (w / cells if cells else 1)
     if not isotropic:
         variations = [_reduce(d.abs() ** beta, reduction) for d in (dy, dx) if d.numel()]
-        return sum(variations, saliency.new_zeros(len(saliency)))
+        return sum(variations, evidence.new_zeros(len(evidence)))
     square = F.pad(dy, (0, 0, 0, 1)) ** 2 + F.pad(dx, (0, 1)) ** 2  # zero after the last row and column
     is_flat = square == 0  # excluded from the power, whose derivative at 0 is infinite for beta < 2
     return _reduce(square.masked_fill(is_flat, 1) ** (beta / 2) * ~is_flat, reduction)
 
 
 @needs_area
-def area(saliency: Tensor, context: RegularizerContext, growth: float = 1.0035, correction: float = 8.0) -> Tensor:
+def area(evidence: Tensor, context: RegularizerContext, growth: float = 1.0035, correction: float = 8.0) -> Tensor:
     """mean (sort(m) - r_a)^2, r_a zeros but for a share of `area` ones (Fong, Patrick & Vedaldi 2019, equation 4).
 
     m is the evidence, with a frame around the image where the mask has one; `area` is a share of the image. The weight
@@ -117,7 +117,7 @@ def _target_values(m: Tensor, ones: Tensor) -> Tensor:
 
 
 def bilateral_tv(
-    saliency: Tensor,
+    evidence: Tensor,
     context: RegularizerContext,
     sigma: float = 0.0226,
     reduction: str = "mean",
@@ -141,21 +141,21 @@ def bilateral_tv(
     return _reduce(total, reduction)
 
 
-def information(saliency: Tensor, context: RegularizerContext, reduction: str = "mean") -> Tensor:
+def information(evidence: Tensor, context: RegularizerContext, reduction: str = "mean") -> Tensor:
     """Nats that pass perturbation=bottleneck, over its features (Schulz et al. 2020)."""
     if not isinstance(context.perturbation, Bottleneck):
         raise ValueError("regularizer=information measures a bottleneck: choose perturbation=bottleneck")
     return _reduce(context.perturbation.information(context.evidence), reduction)
 
 
-def spatial_l1(saliency: Tensor, context: RegularizerContext, reduction: str = "mean") -> Tensor:
+def spatial_l1(evidence: Tensor, context: RegularizerContext, reduction: str = "mean") -> Tensor:
     """|W^-1(m h)| of perturbation=wavelets, so that no pixel is bright without need (Kolek et al. 2023, WaveletX)."""
     if not isinstance(context.perturbation, Wavelets):
         raise ValueError("regularizer=spatial_l1 measures the cartoon of kept coefficients: choose perturbation=wavelets")
     return _reduce(context.perturbation.cartoon(context.evidence).abs(), reduction)
 
 
-def spectrum(saliency: Tensor, context: RegularizerContext) -> Tensor:
+def spectrum(evidence: Tensor, context: RegularizerContext) -> Tensor:
     """sum_k a_k^2 + b_k^2 of mask=contour: the bending of log r, (1/pi) int (d^2 log r / dt^2)^2 dt. 0 for a circle."""
     parameter = context.parameter
     if parameter.ndim != 4 or parameter.shape[2] != 1 or parameter.shape[3] < 5 or parameter.shape[3] % 2 == 0:

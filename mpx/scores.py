@@ -33,7 +33,7 @@ def probability(logits: Tensor, targets: Tensor, context: ScoreContext) -> Tenso
     return logits[:, 0].clamp(min=0) if context.sign > 0 else logits[:, 0].clamp(max=1)
 
 
-def steep_probability(logits: Tensor, targets: Tensor, context: ScoreContext, knee: float = 0.9) -> Tensor:
+def steep_probability(logits: Tensor, targets: Tensor, context: ScoreContext, knee: float = 0.95) -> Tensor:
     """`probability`; where it is minimised and above `knee`, its tangent there as a function of the log-odds.
 
     The derivative of p by the log-odds is p(1-p). On an image of which the network is sure it is weaker than the weakest

@@ -332,7 +332,7 @@ function draw() {
   $("strength").textContent = `${$("opacity").value} %`;
   if (!view) return;
   const frame = Number($("iteration").value), { iterations } = view.data;
-  $("iterated").textContent = `${iterations[frame]} of ${iterations[view.last]}`;
+  $("iterated").textContent = `${iterations[frame]} of ${iterations[view.last]} (${frame === view.last ? "saliency" : "mask"})`;
   $("iteration").setAttribute("aria-valuetext", `iteration ${$("iterated").textContent}`);
   views.forEach((one, k) => {
     if (!one) return;

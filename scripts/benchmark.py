@@ -107,7 +107,7 @@ def iteration(overrides: list[str]) -> None:
 
 def predecessor(overrides: list[str]) -> None:
     for network in (overrides,) if overrides else (NETWORKS["lite0"], NETWORKS["resnet50"]):
-        plan = compose_plan(f"steps={STEPS}", *network)
+        plan = compose_plan(f"steps={STEPS}", "game=deletion", *network)
         device = find_device(plan.device)
         folded, unfolded = (plan.build_classifier(device) for _ in range(2))
         unfolded.network.to(memory_format=torch.contiguous_format)
@@ -139,8 +139,9 @@ def iteration_seconds(objective: Objective, plan: RunPlan) -> float:
 
 
 def pass_seconds(objective: Objective, steps: int = STEPS) -> float:
-    """Return the seconds of one forward and backward of as many images."""
-    x = objective.images.contiguous(memory_format=torch.channels_last).requires_grad_()
+    """Return the seconds of one forward and backward of as many images as an iteration shows the network."""
+    images = objective.images.repeat(len(objective.method.views), 1, 1, 1)
+    x = images.contiguous(memory_format=torch.channels_last).requires_grad_()
     ticks = []
     for _ in range(steps):
         x.grad = None

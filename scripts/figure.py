@@ -145,7 +145,7 @@ def sheet(rows: list[tuple[str, Path]], columns: int | None) -> Image.Image:
         for j, run in enumerate(runs):
             row, y = run[name], (j + 1) * height
             page.paste(_small(overlay(photos[name], torch.from_numpy(row["saliency"]).float()[None])), (x, y + LINE))
-            p, area = format_value(row["quantity"], row["value_after"]), format_percent(row["saliency"].mean())
+            p, area = format_value(row["quantity"], row["value_after"]), format_percent(row["area"])
             draw_text(page, (x, y + 2, SIDE), f"p {p}", area, 11, FAINT_INK)
     for j, ((name, _), run) in enumerate(zip(rows, runs)):
         row = next(iter(run.values()))

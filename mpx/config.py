@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mpx.config_errors import error_sentence, missing_target, unknown_key, unused_weight
-from mpx.config_schema import CONFIGS, SCHEMA, compose, groups, options
+from mpx.config_schema import CONFIGS, REQUIRED_GROUPS, SCHEMA, compose, groups, options
 from mpx.errors import first_line, near
 from mpx.learning.method import Method
 from mpx.tasks.base import Task
@@ -206,6 +206,9 @@ def number(cfg: Node, key: str) -> float:
 
 def check_keys(cfg: DictConfig) -> None:
     """Refuse root keys that nothing reads, which `+key=value` and YAML files without `# @package _global_` can add."""
+    for group in REQUIRED_GROUPS:
+        if cfg.get(group) is None:
+            raise ValueError(f"{group} cannot be left out: choose one of {', '.join(options(group))}")
     nodes = ("regularizers", "metrics", "image_augmentations", "input_augmentations")
     known = {*SCHEMA, *groups(), *nodes, *options("augment")}
     for key in map(str, cfg):

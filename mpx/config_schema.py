@@ -4,6 +4,7 @@ This module imports no torch, so that `mpx --help`, `mpx --cfg job` and tab comp
 a composed configuration into the parts of a run.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose as hydra_compose
@@ -25,6 +26,9 @@ SCHEMA = {
     **{key: FloatNode() for key in ("lr", "dual_weight", "sufficient_share")},
     **{key: BooleanNode() for key in ("deterministic", "force", "compile")},
 }
+# groups of which an option must be chosen; the others may be null
+REQUIRED_GROUPS = ("model", "task", "dataset", "perturbation", "mask", "score", "ranking", "optimizer", "trainer")
+LISTS = ("regularizer", "augment", "metric")  # groups whose default is a list of options
 ConfigStore.instance().store("mpx_schema", SCHEMA)
 
 
@@ -38,10 +42,16 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
+def without_null_groups(overrides: Sequence[str]) -> list[str]:
+    """Return overrides with `group=null` as Hydra leaves a group out: `~group`, or `group=[]` where it lists options."""
+    nulls = {f"{group}=null": f"{group}=[]" if group in LISTS else f"~{group}" for group in groups()}
+    return [nulls.get(override, override) for override in overrides]
+
+
 def compose(*overrides: str, choices: bool = False) -> DictConfig:
     """Return the configuration of these command line overrides; with `choices` it keeps the node `hydra`."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose("config", list(overrides), return_hydra_config=choices)
+        return hydra_compose("config", without_null_groups(overrides), return_hydra_config=choices)
 
 
 def _parallel_jobs() -> int:

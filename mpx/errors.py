@@ -17,9 +17,9 @@ def near(name: object, names: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the error's type where it has no message."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    """Return the first line of an error's message, and the next one where it ends with a colon; else the error's type."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -38,27 +38,29 @@ def mask(evidence: Tensor, context: RankingContext) -> Tensor:
 
 
 def trajectory(evidence: Tensor, context: RankingContext, weight: float = 0.05) -> Tensor:
-    """Return e^2 + weight t of the evidence e and its mean t over the search, scaled to a maximum of 1.
+    """Return e^2 + weight t of the evidence e and its mean t over the search, scaled to the maximum of e.
 
     The evidence leads. Where it is flat, pixels come first that were evidence early and long.
     """
     if not weight >= 0:
         raise ValueError(f"ranking.weight={weight} must be 0 or larger")
-    return _scaled(evidence**2 + weight * context.trajectory)
+    return _scaled(evidence**2 + weight * context.trajectory, evidence)
 
 
-def prior(evidence: Tensor, context: RankingContext, weight: float = 0.05, gain: float = 10.0) -> Tensor:
-    """Return (e^2 + weight t + FLOOR) (1 + gain a g), scaled to a maximum of 1: `trajectory` with the map g of Grad-CAM.
+def prior(
+    evidence: Tensor, context: RankingContext, weight: float = 0.05, gain: float = 10.0, layer: str | int | None = None
+) -> Tensor:
+    """Return (e^2 + weight t + FLOOR) (1 + gain a g), scaled to the maximum of e: `trajectory` with Grad-CAM's map g.
 
     The prior orders pixels that the search treats alike, inside the mask and outside of it. a in [0,1] is how far it agrees
     with the evidence (`agreement`): a map that says nothing about this image has no influence. gain: of a map that agrees;
-    its peak counts 1 + gain times as much as its zeros.
+    its peak counts 1 + gain times as much as its zeros. layer: of Grad-CAM; None chooses one.
     """
     if not weight >= 0 or not gain >= 0:
         raise ValueError(f"ranking.weight={weight} and ranking.gain={gain} must be 0 or larger")
-    map_of_class = class_activation(context)
+    map_of_class = class_activation(context, layer)
     factor = 1 + gain * agreement(evidence, map_of_class).view(-1, 1, 1, 1) * map_of_class
-    return _scaled((evidence**2 + weight * context.trajectory + FLOOR) * factor)
+    return _scaled((evidence**2 + weight * context.trajectory + FLOOR) * factor, evidence)
 
 
 def agreement(evidence: Tensor, prior_map: Tensor) -> Tensor:
@@ -71,16 +73,22 @@ def agreement(evidence: Tensor, prior_map: Tensor) -> Tensor:
     return (ratio - 1).clamp(0, 1)
 
 
-def class_activation(context: RankingContext) -> Tensor:
+def class_activation(context: RankingContext, layer: str | int | None = None) -> Tensor:
     """Return Grad-CAM's saliency (B,1,H,W) in [0,1]; zeros, with a warning, where the network has no layer for it."""
+    images, classifier, targets = context.images, context.classifier, context.targets
     try:
-        with context.classifier.unfolded():  # the layer is read as the user's network computes it
-            relevance = gradcam(context.images, context.classifier, context.targets, context.explainer_context)
+        with classifier.unfolded():  # the layer is read as the user's network computes it
+            relevance = gradcam(images, classifier, targets, context.explainer_context, layer=layer)
     except ValueError as error:
-        warnings.warn(f"ranking=prior has no prior here, so the mask alone ranks the pixels: {error}", stacklevel=2)
-        return torch.zeros_like(context.images[:, :1])
+        if layer is not None:
+            raise
+        reason = str(error).replace("explainer.layer=", "ranking.layer=, or set ranking=trajectory")
+        warnings.warn(f"ranking=prior has no prior here, so the mask alone ranks the pixels: {reason}", stacklevel=2)
+        return torch.zeros_like(images[:, :1])
     return to_saliency(relevance.detach().float().nan_to_num(0))
 
 
-def _scaled(saliency: Tensor) -> Tensor:
-    return saliency / saliency.amax((1, 2, 3), keepdim=True).clamp(min=1e-9)
+def _scaled(ranked: Tensor, evidence: Tensor) -> Tensor:
+    """Scale (B,1,H,W) to the maximum of the evidence, so that an empty mask has no saliency."""
+    largest, scale = (x.amax((1, 2, 3), keepdim=True) for x in (ranked, evidence))
+    return ranked * (scale / largest.clamp(min=1e-9))

@@ -108,6 +108,8 @@ def test_a_strength_of_zero_turns_an_augment_off():
     "override, names",
     [
         ("+foo=1", "there is no key foo"),
+        ("~perturbation", "perturbation cannot be left out: choose one of black, "),
+        ("score=null", "score cannot be left out: choose one of "),
         ("+lambda_foo=1", "there is no regularizer foo"),
         ("+perturbation.kernel=3", "perturbation.kernel is not an option of blur_gaussian; near it: kernel_size"),
         ("perturbation.sigma=abc", "perturbation.sigma='abc' must be of type float"),
@@ -176,3 +178,12 @@ def test_config_is_the_manual():
             assert name in text
             first = (config.CONFIGS / group / f"{name}.yaml").read_text().splitlines()[0]
             assert first.startswith("#"), f"{group}/{name}.yaml must open with what it is"
+
+
+@pytest.mark.parametrize("override", ["stop=null", "metric=null", "explainer=null", "augment=null"])
+def test_null_leaves_a_group_out_whatever_chose_it(override):
+    group = override.split("=")[0]
+    chosen = {"stop": ["experiment=quick"], "explainer": ["explainer=gradcam"]}.get(group, [])
+    cfg = config.compose(*chosen, override)
+    node = {"metric": "metrics", "augment": "image_augmentations"}.get(group, group)
+    assert not cfg.get(node)

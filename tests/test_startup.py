@@ -40,7 +40,7 @@ def loaded(code: str, *arguments: str, **environment: str) -> tuple[set[str], st
         (["--version"], "mpx 0.1.0"),
         (["--cfg", "job"], "lambda_tv: 0.2"),
         (["--cfg", "job", "experiment=fong2017", "metric=[road,insertion]"], "game: deletion"),
-        (["--cfg", "job", "sweep=blur"], "steps: 78"),
+        (["--cfg", "job", "sweep=blur"], "steps: 60"),
         (["--shell-completion", "query=bash"], "perturbation=blur_median"),
     ],
 )

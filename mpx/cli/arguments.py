@@ -5,6 +5,7 @@ import re
 
 from mpx.cli import sweeper
 from mpx.cli.folders import sweep_folder
+from mpx.config_schema import without_null_groups
 from mpx.runs.shares import launched_share
 
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
@@ -21,6 +22,7 @@ def order(arguments: list[str]) -> list[str]:
 def prepare(arguments: list[str]) -> list[str]:
     """Return the arguments for Hydra. Raises ValueError for those that would fail after Hydra has made a folder."""
     _refuse_dashes(arguments)
+    arguments = without_null_groups(arguments)
     sweeps = is_sweep(arguments)
     if sweeps:
         sweeper.register()

@@ -198,6 +198,8 @@ class MaskLearner(BatchLearner):
     def setup(self, stage: str) -> None:
         """Freeze the model on the trainer's device and, before the first fit, prepare the batch."""
         super().setup(stage)
+        if self.batch is not None and self.batch.finished:
+            raise ValueError("these masks are learnt already: explanation() returns them; another fit needs a new MaskLearner")
         self._frozen.callback(self.classifier.to, self.classifier.device)
         self.classifier.to(self.trainer.strategy.root_device)
         self._frozen.enter_context(self.classifier.frozen_and_folded(self.rows[0].image[None]))

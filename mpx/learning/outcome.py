@@ -12,7 +12,7 @@ from mpx.explanation import Explanation, slug
 from mpx.learning.batch import failures
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row, RowState
-from mpx.operators import check_shape
+from mpx.operators import check_range, check_shape
 from mpx.rankings import RankingContext
 from mpx.tasks.base import Answer
 from mpx.tasks.normalised import normalise
@@ -140,6 +140,7 @@ def _ranked(objective: Objective, evidence: Tensor, states: Sequence[RowState]) 
     with objective.counting():
         saliency = method.ranking(evidence, context)
     check_shape("ranking", method.ranking, saliency, "(B,1,H,W)", tuple(evidence.shape))
+    check_range("ranking", method.ranking, saliency)
     cost = objective.take_cost()
     for state in states:
         state.add_cost(*cost)

@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoa
 
 from mpx.learning.fitting import misfits_as_value_errors, quiet_lightning
 from mpx.learning.learner import SilentCallback
-from mpx.operators import unwrap
+from mpx.operators import describe, dotted_name, unwrap
 from mpx.runs.plan import RunPlan
 
 
@@ -23,16 +23,19 @@ def batch_trainer(plan: RunPlan, batch_name: str, progress: SilentCallback | Non
     """Return the Trainer of a batch. arguments: further arguments of the Trainer, such as its device."""
     folder = plan.folder / "batches" / batch_name
     with quiet_lightning(), misfits_as_value_errors():
-        callbacks = [_batch_callback(factory, folder) for factory in plan.callbacks.values()]
+        callbacks = [_batch_callback(name, factory, folder) for name, factory in plan.callbacks.items()]
         if callbacks:
             loggers = [logger for kind, make in plan.loggers.items() if (logger := _batch_logger(kind, make, folder))]
             arguments |= {"default_root_dir": str(folder), "logger": loggers or False, "log_every_n_steps": 1}
         return plan.build_trainer(**arguments, callbacks=[*callbacks, *([progress] if progress else [])])
 
 
-def _batch_callback(factory: Callable[..., pl.Callback], folder: Path) -> pl.Callback:
+def _batch_callback(name: str, factory: Callable[..., pl.Callback], folder: Path) -> pl.Callback:
     """Return a batch's callback. Its checkpoints lie in checkpoints/, whatever loggers there are."""
     callback = factory()
+    if not isinstance(callback, pl.Callback):
+        returned = f"{dotted_name(factory)} returned {describe(callback)}"
+        raise ValueError(f"callbacks.{name}: {returned}: it must return a Lightning Callback")
     if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
         callback.dirpath = str(folder / "checkpoints")
     return callback

@@ -50,7 +50,7 @@ def _empty_mask(found: Sequence[Mapping[str, Any]], count: int, task: "Task") ->
     before, after = task.format(row["value_before"]), task.format(row["value_after"])
     return (
         f"{_rows(found, count)} an empty mask ({row['image']}, {row['class']}: {before}, and {after} under the mask): try "
-        "a smaller lambda_l1, more steps or score=steep_probability"
+        "a smaller lambda_l1 or more steps"
     )
 
 

@@ -138,6 +138,14 @@ def test_the_model_comes_back_as_it_came(error):
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
 
 
+def test_a_second_fit_of_finished_masks_is_refused():
+    module = learner("steps=2")
+    cpu_trainer().fit(module)
+    with pytest.raises(ValueError, match="these masks are learnt already"):
+        cpu_trainer().fit(module)
+    assert len(module.explanation()) > 0
+
+
 def test_an_explanation_before_a_fit_is_refused():
     with pytest.raises(ValueError, match="fit it with a Trainer first"):
         learner("steps=2").explanation()

@@ -145,7 +145,7 @@ def run(folder, mpx):
 
 
 def test_a_run_explains_all_objects_of_the_dataset(run):
-    arguments = ["model.network=net.py:Boxes", "task=detection", "target=label"]
+    arguments = ["model.network=net.py:Boxes", "task=detection", "target=label", "explainer=center"]
     rows, out = run(*arguments, "metric=[deletion,mass]")
     assert [(row["image"], row["target"], row["class"]) for row in rows[:3]] == [
         ("p0", "1", "board"), ("p0", "1", "board 2"), ("p0", "2", "other")

@@ -174,7 +174,7 @@ def make_optimizer(method: Method, params: Sequence[Any], context: OptimizerCont
         raise ValueError("optimizer LBFGS couples the rows of a batch: choose one that works element by element")
     for group in optimizer.param_groups:
         if method.scheduler and "lr" not in group:
-            raise ValueError("this optimizer has no lr that a scheduler could change: scheduler=null")
+            raise ValueError("this optimizer has no lr that scheduler= could change: add scheduler=null")
         if not 0 < group.get("lr", 1) < math.inf:
             raise ValueError(f"lr={group['lr']} must be a number above 0")
     return optimizer

@@ -138,7 +138,7 @@ def test_another_configuration_is_refused_with_the_difference(mpx, folder):
     (sweep,) = _run(mpx, folder, *QUICK, "-m", "seed=0,1", "limit=1", "name=one")
     kept = masks(sweep / "seed=0")
     code, _, err = mpx(*QUICK, "-m", "seed=0,1", "limit=1", "name=one", "lr=0.5")
-    assert code == 1 and "lr was 0.1 and is 0.5" in err and "another name=" in err
+    assert code == 1 and "lr was 0.3 and is 0.5" in err and "another name=" in err
     assert masks(sweep / "seed=0") == kept
 
 

@@ -128,7 +128,7 @@ def options(**root):
 def test_planted_square_is_found_and_the_area_kept(game):
     blur = partial(config.option("perturbation", "blur_gaussian"), sigma=3.0)
     e = explain(
-        NET, PHOTO, 1, perturbation=blur, area=0.0625, steps=30, **options() | {"game": game}
+        NET, PHOTO, 1, perturbation=blur, area=0.0625, steps=30, scheduler=None, **options() | {"game": game}
     )  # as large as the square
     inside = torch.zeros(32, 32, dtype=torch.bool)
     inside[NET.box] = True
@@ -142,7 +142,7 @@ def test_planted_square_is_found_and_the_area_kept(game):
     [
         ({}, "optimizer needs area="),
         ({"area": 0.1, "mask": "bernoulli"}, "a mask whose parameter is limited to"),
-        ({"area": 0.1, "scheduler": "cosine"}, "no lr that a scheduler could change"),
+        ({"area": 0.1, "scheduler": "cosine"}, "no lr that scheduler= could change: add scheduler=null"),
         ({"area": 0.1, "optimizer": partial(config.option("optimizer", "frank_wolfe"), max_backtracks=0)}, "max_backtracks"),
     ],
 )

@@ -44,7 +44,7 @@ def uneven(means: list[float]) -> float:
 
 run = partial(
     explain, NET, target=1, perturbation=blur, game="deletion", ranking="trajectory", mask_size=8, steps=60, jitter=2,
-    noise=0.05, stop=uneven,
+    noise=0.05, optimizer="adam", lr=0.1, scheduler=None, stop=uneven,
 )  # fmt: skip
 
 

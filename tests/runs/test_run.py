@@ -236,7 +236,7 @@ def test_a_mistake_is_one_sentence(mpx, folder, arguments, names):
         (["regularizer=[l1]", "lambda_tv=0.1"], "lambda_tv weighs a term that is not chosen"),
         (["perturbation=black,noise"], "Ambiguous value for argument"),
         (["perturbation.color=red"], "there is no key perturbation.color"),
-        (["optimizer._target_=torch.optim.Adagrad", "+optimizer.foo=1"], "optimizer.foo"),
+        (["optimizer=adam", "optimizer._target_=torch.optim.Adagrad", "+optimizer.foo=1"], "optimizer.foo"),
         (["+trainer.gradient_clip_val=1"], "trainer.gradient_clip_val would mix rows"),
         (["trainer.max_epochs=2"], "trainer.max_epochs=2 must be 1"),
         (["game=remove"], "game='remove' must be one of"),

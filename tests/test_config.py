@@ -95,7 +95,8 @@ def test_predecessors_constants():
 
 
 def test_any_optimizer_by_its_path():
-    method = config.build_method(config.compose("optimizer=adam", "optimizer._target_=torch.optim.RMSprop", "+optimizer.momentum=0.5"))
+    overrides = "optimizer=adam", "optimizer._target_=torch.optim.RMSprop", "+optimizer.momentum=0.5"
+    method = config.build_method(config.compose(*overrides))
     assert isinstance(method.optimizer([torch.nn.Parameter(torch.zeros(1))]), torch.optim.RMSprop)
 
 

@@ -108,7 +108,8 @@ def test_rows_keep_their_order_whichever_finishes_first():
     def uneven(means):
         return float(not means or means[0] > 0.4 and len(means) < 4)
 
-    e = explain(net, PHOTOS[:2], [5, 0, 1, 2], stop=uneven, batch_size=2, **(OPTIONS | {"steps": 20, "score": "probability", "game": "deletion", "lr": 0.1}))
+    options = OPTIONS | {"steps": 20, "score": "probability", "game": "deletion", "lr": 0.1}
+    e = explain(net, PHOTOS[:2], [5, 0, 1, 2], stop=uneven, batch_size=2, **options)
     assert e.targets.tolist() == [5, 0, 1, 2] * 2 and e.steps.tolist() == [20, 5, 5, 5] * 2
 
 

@@ -41,9 +41,10 @@ def test_the_mask_and_its_values_are_those_of_every_ranking(ranking):
 @pytest.mark.parametrize("ranking", RANKINGS)
 def test_a_batch_is_its_single_rows(ranking):
     options = dict(SEARCH, ranking=ranking, deterministic=True)
-    together = mpx.explain(Classifier(NET, 0, 1), PHOTOS, **options).saliency
-    alone = torch.cat([mpx.explain(Classifier(NET, 0, 1), photo, **options).saliency for photo in PHOTOS])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    together = mpx.explain(Classifier(NET, 0, 1), PHOTOS, **options)
+    alone = [mpx.explain(Classifier(NET, 0, 1), photo, **options) for photo in PHOTOS]
+    torch.testing.assert_close(together.saliency, torch.cat([e.saliency for e in alone]), atol=1e-5, rtol=0)
+    assert [(e.passes, e.forwards) for e in alone] == list(zip(together.passes, together.forwards))
 
 
 @pytest.mark.parametrize("ranking", ["trajectory", "prior"])

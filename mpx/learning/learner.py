@@ -199,7 +199,7 @@ class MaskLearner(BatchLearner):
         """Freeze the model on the trainer's device and, before the first fit, prepare the batch."""
         super().setup(stage)
         if self.batch is not None and self.batch.finished:
-            raise ValueError("these masks are learnt already: explanation() returns them; another fit needs a new MaskLearner")
+            raise ValueError("these masks are learnt: explanation() returns them, and another fit needs a new MaskLearner")
         self._frozen.callback(self.classifier.to, self.classifier.device)
         self.classifier.to(self.trainer.strategy.root_device)
         self._frozen.enter_context(self.classifier.frozen_and_folded(self.rows[0].image[None]))

@@ -141,9 +141,9 @@ def _ranked(objective: Objective, evidence: Tensor, states: Sequence[RowState]) 
         saliency = method.ranking(evidence, context)
     check_shape("ranking", method.ranking, saliency, "(B,1,H,W)", tuple(evidence.shape))
     check_range("ranking", method.ranking, saliency)
-    cost = objective.take_cost()
+    passes, _ = objective.take_cost()  # forwards alone are of the search for a layer, once in a process
     for state in states:
-        state.add_cost(*cost)
+        state.add_cost(passes, 0.0)
     return saliency
 
 

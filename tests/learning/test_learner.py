@@ -141,7 +141,7 @@ def test_the_model_comes_back_as_it_came(error):
 def test_a_second_fit_of_finished_masks_is_refused():
     module = learner("steps=2")
     cpu_trainer().fit(module)
-    with pytest.raises(ValueError, match="these masks are learnt already"):
+    with pytest.raises(ValueError, match="these masks are learnt: explanation"):
         cpu_trainer().fit(module)
     assert len(module.explanation()) > 0
 

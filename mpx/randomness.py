@@ -59,6 +59,4 @@ class RowRandom:
             if row_key not in generators:  # created at the first draw, because most steps draw little
                 generators[row_key] = torch.Generator(device).manual_seed(key(*row_key))
             draws[row_key] = fill(torch.empty(shape, device=device, dtype=torch.float32), generator=generators[row_key])
-        if len(draws) == 1:
-            return draws[keys[0]].expand(len(keys), *shape)
-        return torch.stack([draws[row_key] for row_key in keys])
+        return torch.stack([draws[row_key] for row_key in keys])  # a copy for each row, in whatever batch it is

@@ -163,7 +163,7 @@ class PreparedRows:
 
     def initial(self) -> Tensor:
         """Return the initial parameter (B,*mask.shape)."""
-        parameter = self.mask.initial(self.rng.at("start")).contiguous()  # rows that share a draw get memory of their own
+        parameter = self.mask.initial(self.rng.at("start"))
         check_shape("mask", self.mask.initial, parameter, "(B,*self.shape)", (len(self.targets), *self.mask.shape))
         check_mask(self.mask, parameter, self.perturbation.mask_shape)
         if not self.mask.starts_from_disc:

@@ -179,7 +179,7 @@ def test_two_ranks_share_the_samples(tmp_path):
     shared, alone = torch.load(out, weights_only=True), library("steps=8", "samples=4")
     torch.testing.assert_close(shared["parameter"], alone.parameter, atol=1e-4, rtol=0)
     torch.testing.assert_close(shared["total"], alone.curves["total"], atol=1e-4, rtol=0)
-    assert shared["passes"].tolist() == [16, 16]  # of 32: each rank runs half of the samples
+    assert shared["passes"].tolist() == [32, 32]  # of 64, two in each step: each rank runs half of the samples
 
 
 def test_samples_that_do_not_divide_are_refused():

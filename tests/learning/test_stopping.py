@@ -73,7 +73,7 @@ def equal(a, b) -> None:
     pytest.param({"game": "dual"}, marks=pytest.mark.slow),
     {"game": "product", "mask": "pair"},
     {"mask": "superpixels", "target": [1, 0]},
-    pytest.param({"mask": "bernoulli"}, marks=pytest.mark.slow),
+    pytest.param({"mask": "bernoulli", "lr": 0.3}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_continuous_batches_equal_fixed_ones_to_the_bit(more):
     together, fixed = (run(PHOTOS, batch_size=3, deterministic=True, **more | {"perturbation": p}) for p in (blur, still))

@@ -71,18 +71,18 @@ def test_sliders_and_views(tmp_path, explanation, browse):
     last = format_value("probability", float(e.frame_values[-1, 1]))
     captions = page.eval_on_selector_all("figcaption", "all => all.map(e => e.textContent.replaceAll('\u00a0', ' '))")
     assert captions[0] == "photo · p 0.900" and captions[1].endswith(f"p {last}")
-    assert captions[2:] == ["evidence deleted at the end · p 0.200", "evidence kept at the end"]
+    assert captions[2:] == ["evidence deleted at the end · p 0.200", "evidence kept at the end · p 0.700"]
     page.evaluate(MOVE, ["iteration", 2])
     moved = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
     assert (moved - overlay(e.images[1], e.frame_evidence[2, 1] / 255)).abs().mean() < 0.01 < (moved - picture).abs().mean()
-    assert page.inner_text("#iterated") == f"{e.iterations[2]} of 30"
+    assert page.inner_text("#iterated") == f"{e.iterations[2]} of 30 (mask)"
     assert format_value("probability", float(e.frame_values[2, 1])) in page.inner_text("figure:nth-child(2) figcaption")
     page.evaluate(MOVE, ["opacity", 0])
     bare = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
     assert (bare - e.images[1]).abs().mean() < 0.01
     page.focus("#iteration")
     page.keyboard.press("ArrowRight")
-    assert page.inner_text("#iterated") == f"{e.iterations[3]} of 30"
+    assert page.inner_text("#iterated") == f"{e.iterations[3]} of 30 (mask)"
     assert page.locator(".chart path:not(.now)").count() == len(e.curves) + 1
     page.focus("#next")
     page.keyboard.press("Enter")
@@ -97,7 +97,7 @@ def test_filters_sorting_and_hostile_names(tmp_path, explanation, browse):
     e = explanation(names=names, classes=HOSTILE)
     e.image_names = ["b10", "b9", "c", "a", "<i>d"]
     set_values(e, [0.1, 0.5, 0.3, 0.15, 0.8])
-    e.saliency = e.saliency * torch.tensor([0.5, 0.1, 0.9, 0.2, 0.3]).view(-1, 1, 1, 1)
+    e.mask = 1 - e.saliency * torch.tensor([0.5, 0.1, 0.9, 0.2, 0.3]).view(-1, 1, 1, 1)
     page = browse(html.write_report(save(tmp_path, e, skipped=[("x.png", "is <b>no</b> image")])))
     assert page.evaluate(NAMES) == e.image_names and page.text_content("#skipped td") == "is <b>no</b> image"
     assert page.locator(".card b").all_text_contents() == HOSTILE

@@ -145,7 +145,8 @@ def test_ctrl_c_in_a_terminal_reaches_spawned_workers_too(home):
 @pytest.mark.parametrize("error, deterministic", [(CUDA, "false"), (CPU, "false"), (CPU, "true")])
 def test_a_batch_that_does_not_fit_is_halved_in_either_mode(home, error, deterministic):
     write_hungry_network(home, 3, error)
-    some = [*LONG, "limit=11", "steps=12", "pictures=none", "log_images=0", f"deterministic={deterministic}", "metric=[]"]
+    shared = ["limit=11", "steps=12", "game=deletion", "pictures=none", "log_images=0", "metric=[]"]
+    some = [*LONG, *shared, f"deterministic={deterministic}"]
     hungry, fits = f"hungry-{deterministic}{len(error)}", f"fits-{deterministic}"
     command = done(home, *some, "model.network=hungry.py:Hungry", "batch_size=8", f"name={hungry}")
     assert command.out.count("out of memory") == 2 and not command.err

@@ -94,7 +94,7 @@ function overlay(canvas, view, frame, strength) {
 }
 
 function paint(canvas, view, what) {
-  if (what === "evidence") return overlay(canvas, view, view.last, 1);
+  if (what === "saliency") return overlay(canvas, view, view.last, 1);
   canvas.width = view.width;
   canvas.height = view.height;
   if (view[what]) canvas.getContext("2d").drawImage(view[what], 0, 0);
@@ -191,7 +191,7 @@ async function show(canvas) {
   try {
     const view = await opened(data);
     if (!seen.has(canvas) || what !== $("picture").value) return; // it has left meanwhile
-    said.textContent = view[what] || what === "evidence" ? "" : "not a picture";
+    said.textContent = view[what] || what === "saliency" ? "" : "not a picture";
     paint(canvas, view, what);
     if (!performance.getEntriesByName("first picture").length) performance.mark("first picture");
   } catch {
@@ -323,7 +323,7 @@ function figures(visit) {
   });
   const [under, opposite] = kept(j);
   image("perturbed", `evidence ${under} at the end`, number(cell, "value_after"));
-  image("complement", `evidence ${opposite} at the end`);
+  image("complement", `evidence ${opposite} at the end`, number(cell, "value_complement"));
   $("views").replaceChildren(...new Set([first, rest]));
 }
 

@@ -123,7 +123,7 @@ class RowBatch:
 
     def _finish_row(self, row: RowState) -> None:
         row.finished = True
-        row.mean_parameter = row.parameter_sum / row.iteration
+        row.parameter_sum = row.parameter_sum.clone()  # the batch may go on
         row.add_cost(self.objective.passes, self.objective.forwards)
         if row.iteration not in row.snapshot_iterations:
             row.snapshots.append(row.parameter.clone())

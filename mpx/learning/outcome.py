@@ -149,7 +149,7 @@ def _ranked(objective: Objective, evidence: Tensor, states: Sequence[RowState]) 
 
 def _trajectory(objective: Objective, states: Sequence[RowState]) -> Tensor:
     """Return the evidence (B,1,H,W) of each row's mean parameter over its iterations."""
-    means = [state.snapshots[-1] if state.mean_parameter is None else state.mean_parameter for state in states]
+    means = [state.parameter_sum / max(1, state.iteration) for state in states]
     parameter = torch.cat(means + means[-1:] * (len(objective.targets) - len(means)))
     return objective.perturbation.to_image(objective.evidence(objective.mask(parameter))).clamp(0, 1)
 

@@ -81,7 +81,6 @@ class RowState:
     is_finite: bool = True  # whether an explainer's relevance is
     history: dict[str, Tensor] = field(default_factory=dict)  # term -> (steps,)
     objective_means: list[float] = field(default_factory=list)  # between two checks of the stopping rule
-    mean_parameter: Tensor | None = None  # (1,...) over all iterations, once the row has finished
     step_scale: float = 1.0  # share of the optimizer's step that is taken
     optimizer_state: dict[str, Any] = field(default_factory=dict)
     passes: float = 0.0  # forward and backward through the network

@@ -29,10 +29,12 @@ quick = partial(
 def test_planted_answer_is_found(game, name, mask):
     """The network looks at one square: the evidence is there, and nowhere else as much."""
     kind = partial(config.option("mask", mask, mask_size=16), **({"sigma": 1.0} if mask == "smooth" else {}))
-    e = explain(NET, PHOTOS[:2], 1, perturbation=small_perturbation(name), game=game, mask=kind, steps=60, jitter=0)
+    options = dict(perturbation=small_perturbation(name), game=game, mask=kind, steps=60, jitter=0, ranking="mask")
+    e = explain(NET, PHOTOS[:2], 1, **options)
     inside, outside = e.saliency[:, 0, INSIDE].mean(1), e.saliency[:, 0, ~INSIDE].mean(1)
     limit = 0.12 if mask == "grid" else 0.3  # other kinds of mask may reach beyond the square
-    assert (inside > 0.3).all() and (outside < limit).all(), (inside, outside)
+    least = 0.4 if name == "blur_pyramid" else 0.6  # half a pyramid blurs enough
+    assert (inside > least).all() and (outside < limit).all(), (inside, outside)
     assert torch.allclose(e.saliency[:, 0, INSIDE].amax(1), e.saliency.amax((1, 2, 3)), atol=5e-3)
     kept = game == "preservation"
     assert ((e.value_after > 0.9) if kept else (e.value_after < 0.3)).all() and (e.value_before > 0.99).all()

@@ -1,6 +1,6 @@
 """Weak localisation (Fong & Vedaldi 2017, section 5.6 and table 1): the box around the thresholded saliency.
 
-A row's columns are the IoU with the best of the class's boxes at each threshold of a grid; the summary chooses a threshold.
+A row's columns are the IoU with the best of the class's boxes at each threshold of a grid; the summary tunes the threshold.
 """
 
 from collections.abc import Mapping
@@ -17,30 +17,31 @@ def localisation_error(
     columns: Mapping[str, np.ndarray],
     context: SummaryContext,
     rule: str = "energy",
-    tuning_share: float = 0.5,
+    folds: int = 2,
     min_iou: float = 0.5,
 ) -> dict[str, RowValues]:
-    """Summarise as the share of rows with an IoU below `min_iou`, at the threshold that is best on other rows."""
-    errors = {name: _error_of_rule(columns, context, name, tuning_share, min_iou) for name in THRESHOLD_GRIDS}
+    """Summarise as the share of rows with an IoU below `min_iou`, each at the threshold that is best on other images."""
+    errors = {name: _error_of_rule(columns, context, name, folds, min_iou) for name in THRESHOLD_GRIDS}
     return {"": errors[rule], **errors}
 
 
 def _error_of_rule(
-    columns: Mapping[str, np.ndarray], context: SummaryContext, rule: str, tuning_share: float, min_iou: float
+    columns: Mapping[str, np.ndarray], context: SummaryContext, rule: str, folds: int, min_iou: float
 ) -> RowValues:
     grid = {suffix: values for suffix, values in columns.items() if suffix.startswith(f"{rule}@")}
     iou = np.stack(list(grid.values()))  # (thresholds, N)
     error = np.where(np.isfinite(iou), iou < min_iou, np.nan)
-    rows = np.flatnonzero(np.isfinite(error[0]))  # rows with a box
-    numbers = np.unique(context.image_indices[rows], return_inverse=True)[1]
-    tunes = numbers * tuning_share % 1 < tuning_share
-    tuning_rows, scored_rows = rows[tunes], rows[~tunes]
-    values = np.full(error.shape[1], np.nan)
-    if not len(scored_rows):  # a single row cannot both tune and count
-        return RowValues(values)
-    best = int(error[:, tuning_rows].mean(1).argmin())
-    values[scored_rows] = error[best, scored_rows]
-    return RowValues(values, notes={"threshold": float(list(grid)[best].split("@")[1]), "tuning_rows": len(tuning_rows)})
+    with_box = np.isfinite(error[0])
+    fold = np.full(error.shape[1], -1)
+    fold[with_box] = np.unique(context.image_indices[with_box], return_inverse=True)[1] % folds
+    values, tuned = np.full(error.shape[1], np.nan), []
+    for k in range(folds):
+        scored, tuning = fold == k, with_box & (fold != k)
+        if scored.any() and tuning.any():
+            best = int(error[:, tuning].mean(1).argmin())
+            values[scored] = error[best, scored]
+            tuned.append(float(list(grid)[best].split("@")[1]))
+    return RowValues(values, notes={"thresholds": tuned})
 
 
 @metric(
@@ -49,24 +50,23 @@ def _error_of_rule(
     notes={
         "pixels": "of the network's image",
         "box": "around all pixels at or above the threshold",
-        "threshold": "tuned on rows that do not count in the error; fixed in the interval",
+        "threshold": "of each fold of the images, the best on the other folds; fixed in the interval",
     },
     summary=localisation_error,
 )
 def localisation(
-    saliency: Tensor, context: MetricContext, rule: str = "energy", tuning_share: float = 0.5, min_iou: float = 0.5
+    saliency: Tensor, context: MetricContext, rule: str = "energy", folds: int = 2, min_iou: float = 0.5
 ) -> dict[str, Tensor]:
     """Return the IoU (B,) with the class's best box at each threshold of three rules: columns `rule@threshold`.
 
     The box lies around all pixels at or above the threshold, not the largest component of them; it is the whole image where
-    no pixel is. Summarised as the error at the threshold that is best for the rows of a share `tuning_share` of the images,
-    by default every other one. rule: value, energy or mean, of the main value. min_iou: smallest IoU of a correct box.
+    no pixel is. Summarised as an error at a threshold tuned on other images: these are dealt out to `folds` folds, and each
+    fold is scored at the threshold with the smallest error on all others. One image alone has no error. rule: value, energy
+    or mean, of the main value. min_iou: smallest IoU of a correct box.
     """
     if rule not in THRESHOLD_GRIDS:
         raise ValueError(f"rule={rule!r} must be one of {', '.join(THRESHOLD_GRIDS)}")
-    if not 0 < tuning_share < 1:
-        raise ValueError(
-            f"tuning_share={tuning_share} must be above 0 and below 1: it is the share of images that tune the threshold"
-        )
+    if not folds >= 2:
+        raise ValueError(f"folds={folds} must be at least 2: a threshold is tuned on images that it is not scored on")
     names = [f"{rule}@{alpha:g}" for rule, grid in THRESHOLD_GRIDS.items() for alpha in grid]
     return dict(zip(names, best_iou(tight_boxes(saliency, thresholds(saliency)), context.annotations).T))

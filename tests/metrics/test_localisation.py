@@ -64,30 +64,28 @@ def test_overlap_is_pycocotools():
     assert np.allclose(best_iou(boxes[None, :6], [where])[0].numpy(), theirs, atol=1e-6)
 
 
-def test_the_threshold_is_tuned_on_rows_that_do_not_count():
-    """Rows that tune want a low threshold and rows that count a high one: tuned on the latter, the error would be 0."""
+def test_the_threshold_is_tuned_on_images_that_do_not_count():
+    """One fold wants a low threshold and the other a high one: tuned on the fold itself, the error would be 0."""
     halo = (square() + 0.2 * gaussian_blur(square(), 4.0).gt(0.01)).clamp(0, 1)
     wide = around(halo[0, 0] > 0)
     maps = torch.cat([halo, halo] * 3)
     where = [annotation(tuple(wide)), annotation(BOX)] * 3
     result = summary(localisation, maps, context(6, annotations=where))["parts"]["value"]
-    assert result["value"] == 1 and result["n"] == 3 and result["tuning_rows"] == 3 and result["threshold"] <= 0.2
+    assert result["value"] == 1 and result["n"] == 6 and min(result["thresholds"]) <= 0.2 < max(result["thresholds"])
     equal = summary(localisation, torch.cat([halo] * 4), context(4, annotations=[annotation(BOX)] * 4))
     assert equal["parts"]["value"]["value"] == 0
 
 
-@pytest.mark.parametrize("tuning_share, on", [(0.5, 4), (0.25, 2), (0.75, 6), (0.1, 1)])
-def test_a_share_of_the_rows_tunes(tuning_share, on):
-    iou = columns(localisation, random_maps(8), context(8, annotations=[annotation()] * 8))
-    result = localisation_error(iou, SummaryContext(np.zeros(8, int), np.arange(8)), "mean", tuning_share)["mean"]
-    assert result.notes["tuning_rows"] == on and np.isfinite(result.values).sum() == 8 - on
-
-
-def test_an_image_does_not_tune_and_count():
-    """Two rows of each of four images, as two areas or classes give them."""
-    iou = columns(localisation, random_maps(8), context(8, annotations=[annotation()] * 8))
-    rows = SummaryContext(np.zeros(8, int), np.array([0, 0, 1, 1, 2, 2, 3, 3]))
-    assert np.isfinite(localisation_error(iou, rows)["energy"].values).tolist() == [False, False, True, True] * 2
+@pytest.mark.parametrize("folds", [2, 3, 8])
+def test_each_image_is_scored_at_the_threshold_of_the_other_folds(folds):
+    """Two rows of each image, as two areas or classes give them. Beside a plain loop over images."""
+    iou = columns(localisation, random_maps(16), context(16, annotations=[annotation()] * 16))
+    image = np.repeat(np.arange(8), 2)
+    result = localisation_error(iou, SummaryContext(np.zeros(16, int), image), "mean", folds)["mean"].values
+    wrong = np.stack([values < 0.5 for name, values in iou.items() if name.startswith("mean@")])
+    for row in range(16):
+        others = image % folds != image[row] % folds
+        assert result[row] == wrong[wrong[:, others].mean(1).argmin(), row]
 
 
 def test_rows_without_a_box_neither_tune_nor_count():
@@ -95,14 +93,14 @@ def test_rows_without_a_box_neither_tune_nor_count():
     rows = context(4, annotations=[annotation(), None, outside, annotation()])
     assert max_box_acc_v2(square(), context(1, annotations=[outside]))["@0.5"].isnan().all()
     result = summary(localisation, square().expand(4, -1, -1, -1), rows)
-    assert result["n"] == 1 and result["value"] == 0 and result["parts"]["energy"]["tuning_rows"] == 1
+    assert result["n"] == 2 and result["value"] == 0
     single = summary(localisation, square(), context(1, annotations=[annotation()]))
-    assert single["n"] == 0 and single["value"] is None  # one row cannot both tune and count
+    assert single["n"] == 0 and single["value"] is None  # one image cannot both tune and count
 
 
 @pytest.mark.parametrize(
     "wrong, match",
-    [({"rule": "top"}, "rule='top' must be one"), ({"tuning_share": 1.0}, "tuning_share=1.0 must be above 0 and below 1")],
+    [({"rule": "top"}, "rule='top' must be one"), ({"folds": 1}, "folds=1 must be at least 2")],
 )
 def test_wrong_options_are_one_sentence(wrong, match):
     with pytest.raises(ValueError, match=match):

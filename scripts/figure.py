@@ -5,7 +5,7 @@ By default, panels and an animation of the bundled photos with the default confi
 tasks: a photo, its evidence and the photo without it, for every task. EfficientNet-Lite0 where it can be asked, else the
 synthetic networks, whose evidence is known.
 
-presets: a contact sheet of every published method on every photo. Each method is a run, outputs/presets/<name>, so the same
+presets: a contact sheet of the default and every published method on every photo. Each method is a run, outputs/presets/<name>, so the same
 command continues where it stopped. key=value holds for all runs, e.g. images=photos limit=20. sheet=sheet.png is the file,
 only=[fong2017,igos2020] chooses methods, columns=8 limits the photos. Methods that take hours for a photo on a CPU get the
 fewer passes of LIGHTER; the sheet has the passes of each.
@@ -115,13 +115,14 @@ def block(task: str, question: str, network: str, e: Explanation) -> Image.Image
 
 
 def presets(overrides: list[str]) -> None:
-    """Run every published method and draw the contact sheet."""
+    """Run the default and every published method, and draw the contact sheet."""
     own_keys = ("sheet=", "only=", "columns=")
     options = OmegaConf.from_dotlist([o for o in overrides if o.startswith(own_keys)])
     shared = [o for o in overrides if not o.startswith(own_keys)]
     runs = []
-    for name in options.get("only") or config_options("experiment"):
-        arguments = [f"experiment={name}", "model=efficientnet_lite0", f"name=presets/{name}", "log_images=0"]
+    for name in options.get("only") or ["default", *config_options("experiment")]:
+        experiment = [] if name == "default" else [f"experiment={name}"]
+        arguments = [*experiment, "model=efficientnet_lite0", f"name=presets/{name}", "log_images=0"]
         arguments += [*LIGHTER.get(name, ()), *shared]
         process = subprocess.run([sys.executable, Path(__file__).with_name("run.py"), *arguments])
         if process.returncode not in (0, 3):  # 3: some images were skipped

@@ -5,10 +5,10 @@ By default, panels and an animation of the bundled photos with the default confi
 tasks: a photo, its evidence and the photo without it, for every task. EfficientNet-Lite0 where it can be asked, else the
 synthetic networks, whose evidence is known.
 
-presets: a contact sheet of the default and every published method on every photo. Each method is a run, outputs/presets/<name>, so the same
-command continues where it stopped. key=value holds for all runs, e.g. images=photos limit=20. sheet=sheet.png is the file,
-only=[fong2017,igos2020] chooses methods, columns=8 limits the photos. Methods that take hours for a photo on a CPU get the
-fewer passes of LIGHTER; the sheet has the passes of each.
+presets: a contact sheet of the default and every published method on every photo. Each method is a run,
+outputs/presets/<name>, so the same command continues where it stopped. key=value holds for all runs, e.g. images=photos
+limit=20. sheet=sheet.png is the file, only=[fong2017,igos2020] chooses methods, columns=8 limits the photos. Methods that
+take hours for a photo on a CPU get the fewer passes of LIGHTER; the sheet has the passes of each.
 """
 
 import subprocess

@@ -1,7 +1,7 @@
 """Explanations as sets: the smallest sufficient, necessary and complete region, and disjoint sufficient ones.
 
-The regions are sets of pixels, wholly kept or wholly perturbed, so that what is claimed of them is what one forward pass says.
-They are as Kelly et al. 2025 (arXiv 2507.23497) define them, with the normalised support p' in the place of the decision.
+The regions are sets of pixels, wholly kept or wholly perturbed, so that what is claimed of them is what one forward pass
+says. They follow Kelly & Chockler 2025 (arXiv 2507.23497), with the normalised support p' for the decision.
 """
 
 import torch
@@ -29,9 +29,10 @@ def sets(
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the areas (B,) of the smallest regions of the most salient pixels that are sufficient, necessary and both.
 
-    Sufficient: p' is at least `sufficient_share` with nothing but the region. Necessary: p' is at most 1 - `sufficient_share` without it. Complete,
-    the main value: both. `kept` and `left` are p' with nothing but the complete region and without it. `disjoint`: how many
-    regions of consecutive ranks are each sufficient alone, at most `max_disjoint`; the area of the k-th is `disjoint@k`.
+    Sufficient: p' is at least `sufficient_share` with nothing but the region. Necessary: p' is at most 1 minus that share
+    without it. Complete, the main value: both. `kept` and `left` are p' with nothing but the complete region and without it.
+    `disjoint`: how many regions of consecutive ranks are each sufficient alone, at most `max_disjoint`; the area of the k-th
+    is `disjoint@k`.
     levels: areas that are tried, evenly spaced up to the whole image. NaN where perturbing everything costs less than
     `min_drop`.
     """

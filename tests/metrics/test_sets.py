@@ -26,8 +26,8 @@ def either(images: torch.Tensor) -> torch.Tensor:
 
 
 def two_squares(saliency: torch.Tensor, **options) -> dict[str, torch.Tensor]:
-    count = len(saliency)
-    scene = context(count, classifier=either, images=torch.ones(count, 3, SIDE, SIDE), perturbations={"black": torch.zeros_like})
+    images = torch.ones(len(saliency), 3, SIDE, SIDE)
+    scene = context(len(saliency), classifier=either, images=images, perturbations={"black": torch.zeros_like})
     return sets(saliency, scene, levels=16, **options)
 
 

@@ -153,4 +153,3 @@ def test_the_evidence_of_every_task_comes_first(explainer, task, tmp_path):
         relevance = explainer(image, classifier, target, context, regions=16, color=0.5)
     cells = classifier.network.pixels(image).amax(1) > 0.5
     assert relevance[:, 0][cells].mean() > relevance[:, 0][~cells].mean() + 0.1
-

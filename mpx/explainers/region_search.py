@@ -186,6 +186,11 @@ def greedy_order(value: SetValue, count: int, pending: int | None = None) -> lis
     return first + last[::-1]
 
 
+def all_sets(count: int) -> Tensor:
+    """Return every set of regions (2^count,count); the k-th has the regions of the bits of k."""
+    return (torch.arange(2**count)[:, None] >> torch.arange(count) & 1).bool()
+
+
 def joined(members: list[int], candidates: list[int], count: int) -> Tensor:
     """Return the sets (N,count) of these members and one of the N candidates each."""
     sets = torch.zeros(len(candidates), count, dtype=torch.bool)

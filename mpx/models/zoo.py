@@ -7,7 +7,7 @@ Networks made here are in channels-last order, up to a third faster on a CPU; `c
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch

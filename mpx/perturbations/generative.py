@@ -16,7 +16,7 @@ from torch import Tensor
 from mpx.operators import check_shape, imported
 from mpx.perturbations.base import FixedPixelPerturbation, PerturbationContext
 
-Fill = Callable[[Tensor, Tensor], Tensor]  # (images (B,C,H,W) in [0,1], mask (B,1,H,W), 1 keeps) -> images (B,C,H,W) in [0,1]
+Fill = Callable[[Tensor, Tensor], Tensor]  # (images (B,C,H,W) in [0,1], mask (B,1,H,W), 1 keeps) -> painted images
 
 
 def generative(
@@ -50,7 +50,8 @@ class Generative(FixedPixelPerturbation):
         with torch.set_grad_enabled(self.through_fill and torch.is_grad_enabled()):
             filled = self.fill(visible, masks)
         check_shape("fill", self.fill, filled, "(B,C,H,W)", tuple(visible.shape))
-        return torch.lerp(torch.lerp(*filled.chunk(2), kept), images, mask)
+        from_kept, from_others = filled.chunk(2)
+        return torch.lerp(torch.lerp(from_kept, from_others, kept), images, mask)
 
 
 def push_pull(images: Tensor, mask: Tensor) -> Tensor:

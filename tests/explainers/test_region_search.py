@@ -7,7 +7,7 @@ from explainers.scene import IMAGES, Checkers, explain, frozen
 from mpx.data.images import read_image
 from mpx.data.synthetic import synthetic
 from mpx.explainers.base import ExplainerContext
-from mpx.explainers.region_search import RegionPictures, greedy_order, smdl, vps
+from mpx.explainers.region_search import RegionPictures, all_sets, greedy_order, smdl, vps
 from mpx.masks.superpixels import slic_labels
 from mpx.models.synthetic import Synthetic
 from mpx.randomness import RowRandom
@@ -16,11 +16,6 @@ from mpx.tasks.regression import Regression
 from mpx.tasks.similarity import Similarity
 
 SYNTHETIC = 96  # px, the side of the smallest images
-
-
-def all_sets(count: int) -> torch.Tensor:
-    """Every set of regions (2^count,count); the k-th has the regions of the bits of k."""
-    return (torch.arange(2**count)[:, None] >> torch.arange(count) & 1).bool()
 
 
 def is_monotone_and_submodular(values: torch.Tensor, count: int) -> bool:

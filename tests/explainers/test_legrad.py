@@ -8,6 +8,9 @@ from explainers.scene import IMAGES, Checkers, explain, frozen, vit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mpx.tasks.classification import CLASSIFICATION
+from mpx.tasks.similarity import Similarity
+
 TARGETS = torch.tensor([0, 1, 2])
 
 
@@ -88,9 +91,13 @@ def test_torchs_module_of_attention_gives_what_its_function_gives():
     torch.testing.assert_close(explain("legrad", frozen(AsFunctions(vit())), targets=TARGETS), ours, atol=1e-7, rtol=1e-4)
 
 
-@pytest.mark.parametrize("library", ["timm", pytest.param("transformers", marks=pytest.mark.slow)])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("transformers", "clip")]
+
+
+@pytest.mark.parametrize("library", ["timm", *SLOW])
 def test_networks_of_other_libraries(library):
     torch.manual_seed(0)
+    task = CLASSIFICATION
     if library == "timm":
         timm = pytest.importorskip("timm")
         options = {"embed_dim": 16, "depth": 2, "num_heads": 2, "init_values": 1.0, "reg_tokens": 2}
@@ -98,8 +105,12 @@ def test_networks_of_other_libraries(library):
     else:
         hf = pytest.importorskip("transformers")
         options = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-        network = hf.ViTForImageClassification(hf.ViTConfig(**options, image_size=32, patch_size=8, num_labels=3))
-    classifier = frozen(network)
+        options |= {"image_size": 32, "patch_size": 8}
+        network = hf.ViTForImageClassification(hf.ViTConfig(**options, num_labels=3))
+        if library == "clip":
+            network = hf.CLIPVisionModelWithProjection(hf.CLIPVisionConfig(**options, projection_dim=8))
+            task = Similarity(embeddings=torch.randn(3, 8))
+    classifier = frozen(network).with_task(task)
     relevance = explain("legrad", classifier, targets=TARGETS)
     assert relevance.shape == (3, 1, 32, 32) and relevance.isfinite().all() and relevance.amax((1, 2, 3)).min() > 0
     assert not any("forward" in vars(module) for module in classifier.modules())

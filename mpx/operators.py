@@ -8,11 +8,16 @@ regularizer   mpx.regularizers              augment    mpx.augmentations      ex
 optimizer     mpx.learning.optimizers       metric     mpx.metrics.base       task       mpx.tasks.base
 """
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+from mpx.errors import first_line
 
 Operator = TypeVar("Operator", bound=Callable)
 ROUNDING = 1e-3  # by which values may leave [0,1]
@@ -36,6 +41,25 @@ def dotted_name(operator: Callable) -> str:
 def describe(value: object) -> str:
     """Return the shape of a tensor, or the type of anything else, for error sentences."""
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def imported(path: str, option: str) -> Callable[..., Any]:
+    """Return the user's function at "package.module:function" or "path/file.py:function". option: its name, for messages."""
+    module_name, _, function_name = path.rpartition(":")
+    try:
+        if module_name.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(module_name).stem, Path(module_name).expanduser())
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(module_name)
+        return getattr(module, function_name)  # foreign: the user's module
+    except (ImportError, OSError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{option}={path!r} cannot be imported ({first_line(error).rstrip('.')}): expected package.module:function or "
+            "path/file.py:function"
+        ) from error
 
 
 def check_shape(kind: str, operator: Callable, value: object, axes: str, shape: tuple[int, ...]) -> None:

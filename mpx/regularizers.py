@@ -155,6 +155,11 @@ def spatial_l1(evidence: Tensor, context: RegularizerContext, reduction: str = "
     return _reduce(context.perturbation.cartoon(context.evidence).abs(), reduction)
 
 
+def binary(evidence: Tensor, context: RegularizerContext, reduction: str = "mean") -> Tensor:
+    """e(1-e), which favours values of 0 and 1: zero where all are, a quarter at 1/2."""
+    return _reduce(evidence * (1 - evidence), reduction)
+
+
 def spectrum(evidence: Tensor, context: RegularizerContext) -> Tensor:
     """sum_k a_k^2 + b_k^2 of mask=contour: the bending of log r, (1/pi) int (d^2 log r / dt^2)^2 dt. 0 for a circle."""
     parameter = context.parameter

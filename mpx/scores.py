@@ -91,14 +91,26 @@ def top(logits: Tensor, targets: Tensor, context: ScoreContext, classes: int = 5
     return logits.softmax(-1).gather(1, context.original_logits.topk(classes).indices).sum(1)
 
 
-def distortion(logits: Tensor, targets: Tensor, context: ScoreContext, outputs: str = "all", softmax: bool = True) -> Tensor:
+def distortion(
+    logits: Tensor,
+    targets: Tensor,
+    context: ScoreContext,
+    outputs: str = "all",
+    softmax: bool = True,
+    from_certainty: bool = False,
+) -> Tensor:
     """Minus the squared distance from the output for the unperturbed image, so 0 at most (Macdonald et al. 2019).
 
-    outputs: "all" for all classes, or "target". softmax: compare probabilities; otherwise logits.
+    outputs: "all" for all classes, or "target". softmax: compare probabilities; otherwise logits. from_certainty: the
+    distance from a probability of 1 for the target, instead of the unperturbed image's (Kolek et al. 2023).
     """
     if outputs not in ("all", "target"):
         raise ValueError(f"score.outputs={outputs!r} must be 'all' or 'target'")
+    if from_certainty and not softmax:
+        raise ValueError("score.from_certainty=true compares probabilities: set score.softmax=true")
     original, current = (z.softmax(-1) if softmax else z for z in (context.original_logits, logits))
+    if from_certainty:
+        original = torch.zeros_like(current).scatter(1, targets[:, None], 1)
     square = (current - original) ** 2
     return -(square.sum(1) if outputs == "all" else square.gather(1, targets[:, None])[:, 0])
 

@@ -18,6 +18,10 @@ torchray     experiment=extremal2019 and torchray's extremal_perturbation (pip i
              at equal iterations and areas (one and four), each in its own process: torchray takes one image at a
              time, mpx eight in a batch. Memory is the peak of explaining one image, without network and libraries.
 
+optimum      how near methods come to the best sets of regions. All sets of a photo's regions, at most 12, are evaluated, so
+             that the best set of each size is known: the one that keeps the class best alone, whose removal takes most
+             of it, or both. A method's regions are chosen in the order of its saliency's means. Needs photos.
+
 Machines are noisy: quote the median of the ratios, with the machine and the versions.
 """
 
@@ -39,18 +43,24 @@ import torch
 from torch import Tensor
 from torchvision.io import write_jpeg
 
+from mpx.api import explain
 from mpx.config_plan import compose_plan
 from mpx.data import datasets
 from mpx.data.images import read_image
+from mpx.explainers.region_search import RegionPictures, all_sets, greedy_order
 from mpx.learning.batch import RowBatch
 from mpx.learning.batching import RowSolver, prepare_batch, solve
 from mpx.learning.fitting import fit, quiet_lightning
 from mpx.learning.learner import SilentCallback
+from mpx.learning.method import Method
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row
+from mpx.masks.superpixels import slic_labels
 from mpx.metrics.base import MetricContext, measure
 from mpx.models.classifier import Classifier
+from mpx.perturbations.base import PerturbationContext, fully_perturbed
 from mpx.perturbations.blur import median_blur
+from mpx.randomness import RowRandom
 from mpx.runs.devices import find_device, keep_freed_memory
 from mpx.runs.launch import single_device
 from mpx.runs.plan import RunPlan
@@ -63,6 +73,14 @@ AREAS = (0.025, 0.05, 0.1, 0.2)  # of `torchray`
 TORCHRAY_IMAGES = 8  # in a batch of mpx
 TORCHRAY_STEPS = (2, 12)  # the difference of the two is timed
 REPETITIONS = 5  # of slow pairs
+MAX_REGIONS = 12  # of `optimum`: 4096 sets
+RANKED = {  # methods beside the greedy searches, whose saliency orders the regions of `optimum`
+    "default": [],
+    "quick": ["experiment=quick"],
+    "gradcam": ["explainer=gradcam"],
+    "rise": ["explainer=rise", "explainer.masks=500"],
+    "center": ["explainer=center"],
+}
 RUN_SCRIPT = Path(__file__).with_name("run.py")
 NETWORKS = {
     "lite0": [],
@@ -335,6 +353,68 @@ def call_seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+# ---- the optimum of regions
+
+
+def optimum(overrides: list[str]) -> None:
+    """Print each method's values, the mean over the sizes of sets from 1 to n-1, and over photos."""
+    plan = compose_plan(*overrides)
+    device = find_device(plan.device)
+    classifier = plan.build_classifier(device)
+    methods = {name: compose_plan(*chosen, *overrides).method for name, chosen in RANKED.items()}
+    values: dict[str, list[Tensor]] = {}
+    for item in plan.list_items():
+        image = classifier.preprocess(read_image(item.path)).to(device)
+        for name, of_photo in photo_values(plan.method.perturbation, classifier, image, methods).items():
+            values.setdefault(name, []).append(of_photo)
+    photos = len(values["optimum"])
+    print(f"{classifier.name}, top class of {photos} photos of at most {MAX_REGIONS} regions; mean over sizes")
+    print(f"{'':<20} {'keep':>8} {'delete':>8} {'both':>8}   share of the optimum's gain over a random order, in both")
+    best, chance = (torch.stack(values[name])[:, 2] for name in ("optimum", "random order"))
+    for name, rows in values.items():
+        table = torch.stack(rows)
+        shares = (table[:, 2] - chance) / (best - chance)
+        numbers = " ".join(f"{value:8.3f}" for value in table.mean(0).tolist())
+        print(f"{name:<20} {numbers}   {shares.mean():6.2f}  ({shares.min():.2f} to {shares.max():.2f})")
+
+
+def photo_values(
+    perturbation: Callable, classifier: Classifier, image: Tensor, methods: dict[str, Method]
+) -> dict[str, Tensor]:
+    """Return for each method the probability kept, 1 - the probability left, and the mean of both, (3,)."""
+    with classifier.frozen_and_folded(image[None]), torch.no_grad():
+        target = classifier(image[None]).argmax(1)
+        context = PerturbationContext(classifier, target, RowRandom([0], image.device))
+        fill = fully_perturbed(perturbation, image[None], context)[0]
+        labels = next(
+            labels for n in range(MAX_REGIONS, 1, -1)
+            if (labels := slic_labels(image, n, 10.0, 0.0, adaptive=True)).max() < MAX_REGIONS
+        )  # fmt: skip
+        pictures = RegionPictures(image, fill, labels.to(image.device), classifier, target[0])
+        n = pictures.count
+        sets = all_sets(n)
+        kept = pictures.support(pictures.outputs(sets)).cpu()  # of the k-th set, whose regions are the bits of k
+    table = torch.stack([kept, 1 - kept.flip(0), (kept + 1 - kept.flip(0)) / 2], 1)  # (2^n,3); flipped: of the complement
+
+    def value_of_order(order: Sequence[int]) -> Tensor:
+        return table[torch.tensor([2**i for i in order]).cumsum(0)[:-1]].mean(0)
+
+    def both(chosen: Tensor) -> Tensor:
+        return table[(chosen.long() * 2 ** torch.arange(n)).sum(1), 2]
+
+    sizes = [sets.sum(1) == k for k in range(1, n)]
+    values = {
+        "optimum": torch.stack([table[size].amax(0) for size in sizes]).mean(0),
+        "greedy": value_of_order(greedy_order(both, n)),
+        "greedy, pending=3": value_of_order(greedy_order(both, n, pending=3)),
+    }
+    for name, method in methods.items():
+        saliency = explain(classifier, image[None], target, method=method).saliency[0, 0].cpu()
+        means = torch.stack([saliency[labels == i].mean() for i in range(n)])
+        values[name] = value_of_order(means.argsort(descending=True).tolist())
+    return values | {"random order": torch.stack([table[size].mean(0) for size in sizes]).mean(0)}
+
+
 # ---- torchray
 
 
@@ -421,7 +501,7 @@ def report_pairs(
 
 
 ROWS = {"iteration": iteration, "predecessor": predecessor, "stop": stop, "run": run, "memory": memory, "workers": workers,
-        "metrics": metrics, "torchray": torchray}  # fmt: skip
+        "metrics": metrics, "torchray": torchray, "optimum": optimum}  # fmt: skip
 TORCHRAY_PROCESSES = {"torchray_seconds": torchray_seconds, "torchray_memory": torchray_memory}
 
 if __name__ == "__main__":

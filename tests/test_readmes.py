@@ -141,9 +141,10 @@ def extended(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_examples_of_parts_run(extended):
     text = run(
-        extended, *SMALL[:-1], "perturbation=pixelate", "mask=diamonds", "regularizer=[l1,tv,binary]", "score=centred_logit",
-        "augment=[jitter,brightness]", "brightness=0.2", "metric=[coverage]", "optimizer=sign_descent", "stop=patience",
-        "callbacks=[lowest_loss]", "callbacks.lowest_loss.every=2", "logger=[json_lines]", "name=parts",
+        extended, *SMALL[:-1], "perturbation=pixelate", "mask=diamonds", "regularizer=[l1,tv,off_centre]",
+        "score=centred_logit", "augment=[jitter,brightness]", "brightness=0.2", "metric=[coverage]",
+        "optimizer=sign_descent", "stop=patience", "callbacks=[lowest_loss]", "callbacks.lowest_loss.every=2",
+        "logger=[json_lines]", "name=parts",
     )  # fmt: skip
     assert "lowest loss" in text and "coverage" in text
     assert "score/value" in (extended / "outputs/parts/log.jsonl").read_text()

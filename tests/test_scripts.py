@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from mpx.config_plan import compose_plan
+from mpx.data.images import read_image
+from mpx.data.synthetic import synthetic
+from mpx.models.synthetic import Synthetic
+
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
@@ -61,3 +66,17 @@ def test_compare_names_a_folder_that_is_not_there(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"sweeps/mask_size,dataset=sampel"):
         monkeypatch.setattr(sys, "argv", ["compare.py", f"{tmp_path}/sweeps/mask_size,dataset=sampel"])
         runpy.run_path(str(SCRIPTS / "compare.py"), run_name="__main__")
+
+
+def test_no_method_comes_nearer_than_the_optimum_of_regions(tmp_path):
+    photo_values = runpy.run_path(str(SCRIPTS / "benchmark.py"))["photo_values"]
+    photo_values.__globals__["MAX_REGIONS"] = 7  # 128 sets
+    classifier, item = Synthetic(96), synthetic(tmp_path, count=1, size=96)[0]
+    image = classifier.preprocess(read_image(item.path, 3), 3)
+    center = compose_plan("explainer=center").method
+    values = photo_values(center.perturbation, classifier, image, {"center": center})
+    best, chance = values.pop("optimum"), values["random order"]
+    assert all((value <= best + 1e-6).all() for value in values.values())
+    assert values["greedy"][2] > chance[2] + 0.1 and best[2] < best[:2].mean() + 1e-6
+    for value in values.values():
+        assert value[2].item() == pytest.approx(value[:2].mean().item(), abs=1e-6)

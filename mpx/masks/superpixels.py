@@ -46,7 +46,7 @@ class Superpixels(Grid):
         if init == "disc":
             raise ValueError("mask.init='disc' is for grids: superpixels start from 'ones', 'random' or a number in [0,1]")
         super().__init__(context, mask_size, upsample="nearest", init=init)
-        labels = torch.stack([_slic(image, n_segments, compactness, denoise) for image in images])
+        labels = torch.stack([slic_labels(image, n_segments, compactness, denoise).flatten() for image in images])
         self.register_buffer("labels", labels.to(context.device), persistent=False)
         for name, matrix in ("pool_rows", self.row_matrix), ("pool_columns", self.column_matrix):
             self.register_buffer(name, (matrix / matrix.sum(0)).T, persistent=False)
@@ -65,12 +65,13 @@ class Superpixels(Grid):
         return self.pool_rows @ self(parameter) @ self.pool_columns.T
 
 
-def _slic(image: Tensor, n_segments: int, compactness: float, denoise: float) -> Tensor:
-    """Return the index (H*W,) of each pixel's segment, from 0."""
+def slic_labels(image: Tensor, n_segments: int, compactness: float, denoise: float, adaptive: bool = False) -> Tensor:
+    """Return the index (H,W) of each pixel's segment, from 0, on the CPU; adaptive: each adapts its compactness (SLICO)."""
     from skimage.segmentation import slic
 
     pixels = image.detach().cpu().permute(1, 2, 0).numpy()
-    return torch.from_numpy(slic(pixels, n_segments, compactness, sigma=denoise, start_label=0)).long().flatten()
+    labels = slic(pixels, n_segments, compactness, sigma=denoise, start_label=0, slic_zero=adaptive)
+    return torch.from_numpy(labels).long()
 
 
 def _max_segments(image_size: tuple[int, int], n_segments: int) -> int:

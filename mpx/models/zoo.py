@@ -6,10 +6,8 @@ named entry of the library, None for random weights (the network as built, for `
 Networks made here are in channels-last order, up to a third faster on a CPU; `custom` leaves the user's as it is.
 """
 
-import importlib
-import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +19,7 @@ from mpx.data.preprocessing import Preprocess
 from mpx.errors import first_line, near_matches
 from mpx.models.checkpoints import is_file, load_weights, read_categories, read_state
 from mpx.models.classifier import Classifier
+from mpx.operators import imported
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -162,7 +161,7 @@ def custom(
     file, or None for the network as built. trust: why code in that file may run; None: it does not. resize: shorter side
     before the centre crop of `size`; None takes the larger side of the crop. channels: see Classifier.
     """
-    built = _build(network) if isinstance(network, str) else network
+    built = imported(network, "model.network")() if isinstance(network, str) else network
     if not isinstance(built, nn.Module):
         raise ValueError(f"model.network must be a torch.nn.Module, got {type(built).__name__}")
     if weights is not None:
@@ -172,26 +171,6 @@ def custom(
     crop = _pair(size)
     preprocess = Preprocess(crop, max(crop) if resize is None else resize, interpolation)
     return Classifier(built, mean, std, preprocess, categories, name, channels=channels)
-
-
-def _build(path: str) -> object:
-    """Call the function that builds a network, from "package.module:function" or "path/file.py:function"."""
-    module_name, _, function_name = path.rpartition(":")
-    try:
-        if module_name.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(module_name).stem, Path(module_name).expanduser())
-            assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(module_name)
-        build: Callable[[], object] = getattr(module, function_name)  # foreign: the user's module
-    except (ImportError, OSError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"model.network={path!r} cannot be imported ({_reason(error)}): expected package.module:function or "
-            "path/file.py:function"
-        ) from error
-    return build()
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:

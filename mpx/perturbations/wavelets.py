@@ -2,6 +2,8 @@
 
     x' = W^-1(m h + (1-m) v),   h = W x,   v ~ N(mean_s, std_s^2), the mean and spread of the image's coefficients at scale s
 
+or v uniform from mean_s - std_s to mean_s + std_s (Kolek et al. 2023, WaveletX).
+
 W is the orthogonal wavelet transform of `levels` levels, periodic at the edges, so that h (B,C,H,W) is as large as the
 image: each level puts the low frequencies into the upper left quarter and the details into the others, and the next level
 transforms that quarter. One mask value per coefficient, shared by the colours. A level is a pair of small matrices made
@@ -20,20 +22,22 @@ TINY = 1e-12  # change of a coefficient of a scale that is the same everywhere
 
 
 def wavelets(
-    images: Tensor, context: PerturbationContext, wavelet: str = "db3", levels: int = 5, noisy: bool = False
-) -> "Wavelets":
+    images: Tensor, context: PerturbationContext, wavelet: str = "db3", levels: int = 5, noisy: bool = False,
+    noise: str = "gaussian",
+) -> "Wavelets":  # fmt: skip
     """Wavelet coefficients become noise with the mean and spread of their scale.
 
     wavelet: an orthogonal wavelet of PyWavelets. levels: the image's sides are multiples of 2^levels. noisy: evaluate and
     show masks with noise, as during the optimization; otherwise with the noise's mean, so that the picture is the cartoon.
+    noise: "gaussian" or "uniform".
     """
-    return Wavelets(images, wavelet, levels, noisy)
+    return Wavelets(images, wavelet, levels, noisy, noise)
 
 
 class Wavelets(PreparedPerturbation):
     """Images (B,C,H,W) and their coefficients h (B,C,H,W)."""
 
-    def __init__(self, images: Tensor, wavelet: str, levels: int, noisy: bool):
+    def __init__(self, images: Tensor, wavelet: str, levels: int, noisy: bool, noise: str):
         sides = images.shape[2:]
         max_levels = min(next(n for n in range(32) if side % 2 ** (n + 1)) for side in sides)
         if not 1 <= levels <= max_levels:
@@ -41,6 +45,9 @@ class Wavelets(PreparedPerturbation):
                 f"perturbation.levels={levels} needs sides that 2^levels divides, but the image is {sides[0]}x{sides[1]}: "
                 + (f"choose levels from 1 to {max_levels}" if max_levels else "choose a model.size of even numbers")
             )
+        if noise not in ("gaussian", "uniform"):
+            raise ValueError(f"perturbation.noise={noise!r} must be 'gaussian' or 'uniform'")
+        self.is_uniform = noise == "uniform"
         self.images = images
         self.mask_shape = (1, *sides)
         self.noisy = noisy
@@ -49,7 +56,8 @@ class Wavelets(PreparedPerturbation):
         self.energies = list(zip(*map(_energies, axes)))  # where a level's coefficients have their energy
         self.coefficients = self.analyse(images)
         self.mean, self.std = self._noise_statistics(levels)  # (B,1,H,W) each
-        spread = (self.coefficients - self.mean).square().sum(1, keepdim=True) + images.shape[1] * self.std**2
+        variance = self.std**2 / (3 if self.is_uniform else 1)
+        spread = (self.coefficients - self.mean).square().sum(1, keepdim=True) + images.shape[1] * variance
         self.expected_change = spread + TINY  # (B,1,H,W) E (h - v)^2
         self.max_change = self._change_per_scale(self.expected_change)
 
@@ -85,7 +93,8 @@ class Wavelets(PreparedPerturbation):
         return low
 
     def sample(self, rng: RowRandom) -> Tensor:
-        return self.mean + self.std * rng.normal(*self.images.shape[1:])
+        shape = self.images.shape[1:]
+        return self.mean + self.std * (2 * rng.uniform(*shape) - 1 if self.is_uniform else rng.normal(*shape))
 
     def fixed_sample(self, rng: RowRandom) -> Tensor:
         return self.sample(rng) if self.noisy else self.mean.expand_as(self.images)

@@ -13,6 +13,7 @@ from mpx.learning.method import GAMES
 
 SMALL = {  # changes for images of 32 px; None: the method needs a transformer
     "cartoonx2022": ["perturbation.levels=2"],
+    "waveletx2023": ["perturbation.levels=2"],
     "fong2017_loc": ["perturbation.sigma=3", "score.classes=2"],
     "token_drop": None,
 }

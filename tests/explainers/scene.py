@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from planted import SquareNet, square_photo
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
 from mpx import Classifier, config
@@ -24,6 +25,8 @@ CHEAP = {  # options that cost less than the defaults
     "rise": {"masks": 300},
     "group_cam": {"groups": 3, "sigma": 5.0, "kernel_size": None},
     "excitation_backprop": {"min_map_fraction": 0.5},
+    "smdl": {"regions": 24, "pending": 4, "effectiveness": 0.05},
+    "vps": {"regions": 24},
 }
 EXPLAINERS = config.options("explainer")
 OPTIONS = {name: config.option("explainer", name) for name in EXPLAINERS}
@@ -57,6 +60,32 @@ class Checkers(nn.Module):
         x = self.act1(self.norm(self.first(x)))
         x = self.act2(self.second(x) + x)
         return self.head(self.pool(x).mean((2, 3)))
+
+
+class Attending(Checkers):
+    """The same with two blocks of attention, whose values are the features: evidence is what a token is attended for."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(SelfAttention(), SelfAttention())
+
+    def forward(self, x):
+        tokens = self.act1(self.norm(self.first(x))).flatten(2).transpose(1, 2)
+        return self.head(4 * self.blocks(tokens).mean(1))
+
+
+class SelfAttention(nn.Module):
+    """Two heads that attend by brightness, with a residual sum."""
+
+    def forward(self, x):
+        q, v = (20 * x[..., 3:]).unflatten(2, (1, 3)).transpose(1, 2), x.unflatten(2, (2, 3)).transpose(1, 2)
+        attended = F.scaled_dot_product_attention(q.expand_as(v), q.expand_as(v), v)
+        return x + attended.transpose(1, 2).flatten(2)
+
+
+def network_for(name: str) -> nn.Module:
+    """A network that this explainer can explain and whose evidence is the square."""
+    return Attending() if name == "legrad" else Checkers()
 
 
 def frozen(network: nn.Module) -> Classifier:

@@ -1,4 +1,4 @@
-"""CartoonX (Kolek et al. 2022): masked coefficients of wavelets, noise of each scale, squared change of the probability."""
+"""CartoonX and WaveletX (Kolek et al. 2022, 2023): masked wavelet coefficients, noise of each scale, squared change."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,7 @@ from mpx import config
 
 LEVELS, SAMPLES = 3, 2
 SMALL = (f"samples={SAMPLES}", f"perturbation.levels={LEVELS}", "steps=20")
-LAMBDA = {"paper": (20.0, 0.0), "waveletx": (1.0, 10.0)}  # of the mask's mean, and of the picture's
-VARIANTS = {
-    "paper": (),
-    "waveletx": ("regularizer=[l1,spatial_l1]", "lambda_l1=1", "lambda_spatial_l1=10"),
-}
+LAMBDA = {"cartoonx2022": (20.0, 0.0), "waveletx2023": (2.0, 10.0)}  # of the mask's mean, and of the picture's
 # Daubechies 1988: six numbers with three vanishing moments
 ROOT = np.sqrt(5 + 2 * np.sqrt(10))
 LOW = np.array([
@@ -67,15 +63,18 @@ def statistics() -> tuple[np.ndarray, np.ndarray]:
     return mean, std
 
 
-def noise(p, iteration: int) -> list[np.ndarray]:
+def noise(p, iteration: int, variant: str) -> list[np.ndarray]:
     mean, std = statistics()
-    return [mean + std * p.rng.at(iteration, s).normal(3, SIDE, SIDE)[0].double().numpy() for s in range(SAMPLES)]
+    rngs = [p.rng.at(iteration, s) for s in range(SAMPLES)]
+    if variant == "waveletx2023":
+        return [mean + std * (2 * rng.uniform(3, SIDE, SIDE)[0].double().numpy() - 1) for rng in rngs]
+    return [mean + std * rng.normal(3, SIDE, SIDE)[0].double().numpy() for rng in rngs]
 
 
 def both(m: np.ndarray, draws: list[np.ndarray], variant: str) -> tuple[float, np.ndarray]:
     """Objective at m: (1,H,W), and its gradient, by hand: the transpose of the synthesis is the analysis."""
     h, (of_mask, of_picture) = analyse(photos()[0]), LAMBDA[variant]
-    before = softmax(logits(photos()[0]))[TARGET]
+    before = 1.0 if variant == "waveletx2023" else softmax(logits(photos()[0]))[TARGET]
     value, slope = of_mask * m.mean(), np.full(m.shape, of_mask / m.size)
     for v in draws:
         raw = synthesise(m * h + (1 - m) * v)
@@ -98,7 +97,7 @@ def test_the_derivation_is_sound():
     random = np.random.default_rng(0)
     m, (mean, std) = random.uniform(0.2, 0.9, (1, SIDE, SIDE)), statistics()
     draws, corner = [mean + std * random.normal(size=(3, SIDE, SIDE)) for _ in range(2)], np.s_[:, 2:6, 3:7]
-    for variant in VARIANTS:
+    for variant in LAMBDA:
 
         def value(part):
             moved = m.copy()
@@ -108,24 +107,24 @@ def test_the_derivation_is_sound():
         same(both(m, draws, variant)[1][corner], gradient(value, m[corner], 1e-7), 1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", LAMBDA)
 def test_objective_and_gradient(variant):
-    p = problem("cartoonx2022", *SMALL, *VARIANTS[variant])
+    p = problem(variant, *SMALL)
     m = np.random.default_rng(0).uniform(0.1, 0.9, (1, SIDE, SIDE)).astype(np.float32).astype(np.float64)
     for iteration in (0, 7):
         value, g = value_and_gradient(p, m, iteration)
-        expected, slope = both(m, noise(p, iteration), variant)
+        expected, slope = both(m, noise(p, iteration, variant), variant)
         same(value, expected)
         same(g, slope)
 
 
 @pytest.mark.parametrize("lr", [0.001, 0.02])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", LAMBDA)
 def test_twenty_steps(variant, lr):
-    p = problem("cartoonx2022", *SMALL, *VARIANTS[variant], f"lr={lr}")
+    p = problem(variant, *SMALL, f"lr={lr}")
     q, result, adam = np.ones((1, SIDE, SIDE)), trajectory(p), Adam(lr)
     for step, mine in enumerate(result[1:]):
-        q = np.clip(adam(q, both(q, noise(p, step), variant)[1]), 0, 1)
+        q = np.clip(adam(q, both(q, noise(p, step, variant), variant)[1]), 0, 1)
         assert np.abs(mine - q).max() < 1e-3, step
     assert q.min() < 1 - 10 * lr and q.std() > 0
 
@@ -133,21 +132,28 @@ def test_twenty_steps(variant, lr):
 def test_the_distortion_alone_moves_the_mask_as_derived():
     """With so strong an l1 all coefficients fall alike; without it, only the change of the probability moves them."""
     p = problem("cartoonx2022", *SMALL, "lambda_l1=0.01", "lr=0.02", "mask.init=0.5")
-    q, result, adam, kept = np.full((1, SIDE, SIDE), 0.5), trajectory(p), Adam(0.02), LAMBDA["paper"]
-    LAMBDA["paper"] = (0.01, 0.0)
+    q, result, adam, kept = np.full((1, SIDE, SIDE), 0.5), trajectory(p), Adam(0.02), LAMBDA["cartoonx2022"]
+    LAMBDA["cartoonx2022"] = (0.01, 0.0)
     try:
         for step, mine in enumerate(result[1:]):
-            q = np.clip(adam(q, both(q, noise(p, step), "paper")[1]), 0, 1)
+            q = np.clip(adam(q, both(q, noise(p, step, "cartoonx2022"), "cartoonx2022")[1]), 0, 1)
             assert np.abs(mine - q).max() < 1e-3, step
     finally:
-        LAMBDA["paper"] = kept
+        LAMBDA["cartoonx2022"] = kept
     assert q.max() > 0.6 and q.min() < 0.4
 
 
-def test_preset_is_the_papers():
-    cfg = config.compose("experiment=cartoonx2022")
+@pytest.mark.parametrize(
+    "preset, numbers, weights, noise, from_certainty",
+    [
+        ("cartoonx2022", (2000, 0.001, 64), {"l1": 20.0}, "gaussian", False),
+        ("waveletx2023", (300, 0.1, 16), {"l1": 2.0, "spatial_l1": 10.0}, "uniform", True),
+    ],
+)
+def test_preset_is_the_papers(preset, numbers, weights, noise, from_certainty):
+    cfg = config.compose(f"experiment={preset}")
     method = config.build_method(cfg)
-    assert (method.game, method.steps, cfg.lr, method.samples) == ("preservation", 2000, 0.001, 64)
-    assert method.perturbation.keywords == {"wavelet": "db3", "levels": 5, "noisy": False}
-    assert method.regularizers["l1"][0] == 20 and set(method.regularizers) == {"l1"}
-    assert method.score.keywords == {"outputs": "target", "softmax": True}
+    assert method.game == "preservation" and (method.steps, cfg.lr, method.samples) == numbers
+    assert method.perturbation.keywords == {"wavelet": "db3", "levels": 5, "noisy": False, "noise": noise}
+    assert {name: weight for name, (weight, _) in method.regularizers.items()} == weights
+    assert method.score.keywords == {"outputs": "target", "softmax": True, "from_certainty": from_certainty}

@@ -94,10 +94,8 @@ def test_preset_is_the_papers():
     method = config.build_method(cfg)
     assert (method.game, method.areas, method.steps) == ("preservation", (0.1,), 100)  # theirs: 2000, see the preset
     assert cfg.mask_size is None and not method.regularizers
-    assert method.score.keywords == {
-        "outputs": "target",
-        "softmax": False,
-    }  # its code: the class's activation before the softmax
+    # its code: the class's activation before the softmax
+    assert method.score.keywords == {"outputs": "target", "softmax": False, "from_certainty": False}
     assert method.optimizer.keywords["monotone"] and method.mask(mask_context((224, 224))).shape == (1, 224, 224)
 
 

@@ -142,6 +142,8 @@ def test_an_error_while_building_names_the_option(override, names):
         ({"_target_": "mpx.data.datasets.sample", "_partial_": True}, "leave out the line _partial_: true"),
         ({"_target_": "this.s"}, "dataset: _target_ this.s: importing this raised ZeroDivisionError: division by zero"),
         ({"_target_": "that.s"}, "dataset: _target_ that.s: importing that failed: No module named 'nosuch'"),
+        ({"_target_": "lost.s", "of": [{"_target_": "lost.t"}]}, "dataset.of.0: _target_ lost.t: lost has no t; near it: s"),
+        ({"_target_": "builtins.dict", "a": {"_target_": "lost.s", "b": 1}}, "dataset: lost.s raised TypeError: s() got an un"),
     ],
 )
 def test_an_error_of_a_dataset_names_its_function(node, names, tmp_path, monkeypatch):

@@ -4,11 +4,14 @@ import importlib
 from collections.abc import Iterable
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf import BooleanNode, FloatNode, IntegerNode, StringNode
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
+from mpx.cli.menu import root_keys
 from mpx.config_schema import ENGINES, options
 from mpx.errors import first_line, near
 
+KINDS = {IntegerNode: "a whole number", FloatNode: "a number", BooleanNode: "true or false", StringNode: "text"}
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra launcher -> extra of pyproject.toml
 
 
@@ -82,6 +85,10 @@ def _config_error(error: HydraException | OmegaConfBaseException) -> str:
         name = str(cause.full_key)
         siblings = [key for key in cause.parent_node or [] if key != "hydra"]
         return unused_weight(name) if name.startswith("lambda_") else unknown_key(name, siblings)
+    if isinstance(cause, ValidationError) and type(cause.child_node) in KINDS:
+        value = "null" if cause.value is None else repr(cause.value)
+        meaning = next((f": {meaning}" for key, _, meaning in root_keys() if key == cause.full_key), "")
+        return f"{cause.full_key}={value} must be {KINDS[type(cause.child_node)]}{meaning}"
     text = first_line(cause)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         text = f"{cause.full_key}: {text}"

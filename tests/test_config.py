@@ -6,9 +6,12 @@ import re
 import pytest
 import torch
 from contexts import regularizer_context
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from mpx import config, config_plan, explain
+from mpx.config_errors import error_sentence
+from mpx.config_schema import SCHEMA
 from mpx.learning.method import Method
 from mpx.operators import requires_area
 
@@ -153,6 +156,18 @@ def test_an_error_of_a_dataset_names_its_function(node, names, tmp_path, monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=re.escape(names)):
         config.build(node, "dataset")
+
+
+KINDS = {"StringNode": "text: ", "IntegerNode": "a whole number: ", "FloatNode": "a number: ", "BooleanNode": "true or false: "}
+
+
+@pytest.mark.parametrize("key, node", [pair for pair in SCHEMA.items() if type(pair[1]).__name__ in KINDS])
+def test_a_value_of_another_type_is_one_sentence(key, node):
+    for value in ["{a:five}", *([] if key in ("limit", "threads", "objective") else ["null"])]:
+        with pytest.raises(HydraException) as error:
+            config.compose(f"{key}={value}")
+        told = {"null": "null"}.get(value, "{'a': 'five'}")
+        assert error_sentence(error.value).startswith(f"{key}={told} must be {KINDS[type(node).__name__]}")
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
     "arguments, names",
     [
         (["stepz=3"], "there is no key stepz; near it: steps"),
-        (["lr=abc"], "lr: Value 'abc' of type 'str' could not be converted to Float"),
+        (["lr=abc"], "lr='abc' must be a number: learning rate"),
         (["lambda_tv=abc"], "lambda_tv='abc' must be a number"),
         (["perturbation=blur_medain"], "perturbation=blur_medain is not an option; near it: blur_median"),
         (["mask_size=[1"], "mask_size=[1: no viable alternative"),
@@ -231,7 +231,7 @@ def test_a_mistake_is_one_sentence(mpx, folder, arguments, names):
         (["lambda_tvv=0.2"], "no regularizer tvv; near it: tv"),
         (["+stepz=3"], "there is no key stepz; near it: steps"),
         (["perturbation.kernel=3"], "there is no key perturbation.kernel"),
-        (["steps=2.5"], "steps: Value '2.5' of type 'float' could not be converted to Integer"),
+        (["steps=2.5"], "steps=2.5 must be a whole number: optimizer steps"),
         (["model=resnet"], "model=resnet is not an option"),
         (["regularizer=[l1]", "lambda_tv=0.1"], "lambda_tv weighs a term that is not chosen"),
         (["perturbation=black,noise"], "Ambiguous value for argument"),

@@ -144,7 +144,7 @@ def _explain(
     batch, names, contexts = as_images(images, classifier)
     parts = []
     with _without_autocast(classifier.device.type), classifier.frozen_and_folded(batch):
-        check_classifier(classifier, batch[:1])
+        check_classifier(classifier, batch[:1], names[0])
         rows = iter(make_rows(classifier, batch, names, contexts, target, method.areas))
         solver = RowSolver(
             prepare=partial(prepare_batch, method, classifier, snapshots=frames),

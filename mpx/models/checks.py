@@ -11,17 +11,17 @@ OUTPUT_TOLERANCE = 1e-2  # of the largest number of an output
 GRADIENT_TOLERANCE = 0.2  # of a gradient's norm: rounding changes less, a wrong backward about 1
 
 
-def check_classifier(classifier: Classifier, images: Tensor) -> Tensor:
+def check_classifier(classifier: Classifier, images: Tensor, name: str = "this image") -> Tensor:
     """Run the first of images (B,C,H,W) alone and beside another, forward and backward; return its output (1,...).
 
-    Raises ValueError that says why no mask can be learnt through this network.
+    name: of the image. Raises ValueError that says why no mask can be learnt through this network.
     """
     with classifier.frozen(), torch.enable_grad():
         for other in classifier.compared:
-            check_classifier(other, images)
+            check_classifier(other, images, name)
         image = images[:1].detach().to(classifier.device, copy=True).requires_grad_()
         output = _output(classifier, image)
-        gradient = _check_gradient(classifier, image, output)
+        gradient = _check_gradient(classifier, image, output, name)
         _check_beside_another(classifier, image, output, gradient)
     return output.detach()
 
@@ -44,11 +44,11 @@ def _output(classifier: Classifier, image: Tensor) -> Tensor:
         ) from error
 
 
-def _check_gradient(classifier: Classifier, image: Tensor, output: Tensor) -> Tensor | None:
+def _check_gradient(classifier: Classifier, image: Tensor, output: Tensor, name: str) -> Tensor | None:
     """Return the gradient (1,C,H,W) of an output with its graph, or None where the output says nothing about the image."""
     if not output.isfinite().all():
         raise ValueError(
-            f"model {classifier.name} gives a NaN or infinite output for this image: check its weights, mean, std and "
+            f"model {classifier.name} gives a NaN or infinite output for {name}: check its weights, mean, std and "
             "precision"
         )
     if classifier.task.is_empty(output):  # the choice of targets says so, image by image

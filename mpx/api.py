@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from mpx import config
+from mpx.config_errors import unread
+from mpx.config_schema import INTERPOLATED, readers
 from mpx.explanation import Explanation, join
 from mpx.learning.batch_position import batch_position_matters
 from mpx.learning.batching import RowSolver, prepare_batch
@@ -173,6 +175,10 @@ def _without_autocast(device_type: str) -> AbstractContextManager:
 def _method_of(arguments: dict[str, Any]) -> Method:
     """Return the method that the arguments of explain() describe."""
     root = {key: arguments[key] for key in ("mask_size", "steps", "lr", "jitter", "noise", "flip")}
+    for key in INTERPOLATED:
+        read = any(arguments.get(group) in names for group, names in readers(key).items())
+        if not read and root[key] != inspect.signature(explain).parameters[key].default:
+            warnings.warn(unread(key, root[key]), stacklevel=4)
     config.number(root, "lr")  # torch.optim's annotations do not restrict it
 
     def option(group: str, choice: str | Callable) -> Callable:

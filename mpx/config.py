@@ -9,6 +9,7 @@ import inspect
 import re
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -19,8 +20,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from mpx.config_errors import error_sentence, missing_target, unknown_key, unused_weight
-from mpx.config_schema import CONFIGS, REQUIRED_GROUPS, SCHEMA, compose, groups, options
+from mpx.config_errors import error_sentence, missing_target, unknown_key, unread, unused_weight
+from mpx.config_schema import CONFIGS, INTERPOLATED, REQUIRED_GROUPS, SCHEMA, compose, groups, options
 from mpx.errors import first_line, near
 from mpx.learning.method import Method
 from mpx.tasks.base import Task
@@ -182,7 +183,9 @@ def method(experiment: str, *overrides: str) -> Method:
         if key in {*SCHEMA, *groups()} - method_keys:
             raise ValueError(f"{override}: {key} is not part of a method: pass it to explain()")
     try:
-        return build_method(compose(f"experiment={experiment}", *overrides))
+        cfg = compose(f"experiment={experiment}", *overrides)
+        warn_of_unread(cfg, overrides)
+        return build_method(cfg)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(error_sentence(error)) from error
 
@@ -216,6 +219,14 @@ def number(cfg: Node, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         raise ValueError(f"{key}={value!r} must be a number, 0 or larger")
     return value
+
+
+def warn_of_unread(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Warn of root keys on the command line that nothing of the composed configuration reads."""
+    text = OmegaConf.to_yaml(cfg)
+    for key, _, value in (override.lstrip("+").partition("=") for override in overrides):
+        if key in INTERPOLATED and f"${{{key}}}" not in text:
+            warnings.warn(unread(key, value), stacklevel=3)
 
 
 def check_keys(cfg: DictConfig) -> None:

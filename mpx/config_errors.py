@@ -8,7 +8,7 @@ from omegaconf import BooleanNode, FloatNode, IntegerNode, StringNode
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from mpx.cli.menu import root_keys
-from mpx.config_schema import ENGINES, options
+from mpx.config_schema import ENGINES, options, readers
 from mpx.errors import first_line, near
 
 KINDS = {IntegerNode: "a whole number", FloatNode: "a number", BooleanNode: "true or false", StringNode: "text"}
@@ -40,6 +40,12 @@ def unused_weight(key: str) -> str:
     if name in options("regularizer"):
         return f"{key} weighs a term that is not chosen: add it to regularizer=[...,{name}], or leave {key} out"
     return f"{key}: there is no regularizer {name}{near(name, options('regularizer'))}"
+
+
+def unread(key: str, value: object) -> str:
+    """Return the sentence for a root key whose value no chosen option reads."""
+    used = " or ".join(f"{group}={', '.join(names)}" for group, names in readers(key).items())
+    return f"{key}={value} has no effect: nothing that is chosen here reads it; {used} would"
 
 
 def missing_target(path: str) -> str:

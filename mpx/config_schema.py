@@ -30,6 +30,7 @@ SCHEMA = {
 # groups of which an option must be chosen; the others may be null
 REQUIRED_GROUPS = ("model", "task", "dataset", "perturbation", "mask", "score", "ranking", "optimizer", "trainer")
 LISTS = ("regularizer", "augment", "metric")  # groups whose default is a list of options
+INTERPOLATED = ("mask_size", "lr")  # root keys that only the YAML of some options reads, as ${lr}
 ConfigStore.instance().store("mpx_schema", SCHEMA)
 
 
@@ -41,6 +42,16 @@ def groups() -> list[str]:
 def options(group: str) -> list[str]:
     """Return the names of a group's options: the YAML files in its folder."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def readers(key: str) -> dict[str, list[str]]:
+    """Return group -> its options whose YAML reads a root key."""
+    found = {group: [name for name in options(group) if f"${{{key}}}" in _text(group, name)] for group in groups()}
+    return {group: names for group, names in found.items() if names}
+
+
+def _text(group: str, option: str) -> str:
+    return (CONFIGS / group / f"{option}.yaml").read_text("utf-8")
 
 
 def without_null_groups(overrides: Sequence[str]) -> list[str]:

@@ -60,6 +60,7 @@ class Job:
         return math.nan
 
     def _run(self, cfg: DictConfig, folder: Path, sweeps: bool) -> float | None:
+        from mpx.config import warn_of_unread
         from mpx.config_plan import build_plan
         from mpx.report.sweep import job_axes
         from mpx.runs import store
@@ -68,6 +69,7 @@ class Job:
         hydra = HydraConfig.get()
         (folder / store.FAILED).unlink(missing_ok=True)
         varied = job_axes(folder.name) if sweeps else {}
+        warn_of_unread(cfg, list(hydra.overrides.task))
         with claim_gpu(folder.parent):
             plan = build_plan(cfg, folder, dict(hydra.runtime.choices), list(hydra.overrides.task), varied)
             summary = run(plan)

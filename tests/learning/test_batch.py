@@ -67,7 +67,7 @@ def test_infinite_gradient_is_named():
     "options, names",
     [
         ({"score": lambda logits, *_: logits[:, 0] * torch.nan}, r"the score test_batch.<lambda> is NaN or infinite at it"),
-        ({"regularizers": {"mine": (1.0, lambda s, _: s.mean((1, 2, 3)) / 0)}}, "regularizer mine .test_batch.<lambda>. is NaN or inf"),
+        ({"regularizers": {"mine": (1.0, lambda s, _: s.mean((1, 2, 3)) / 0)}}, "mine .test_batch.<lambda>. is NaN or"),
         ({"perturbation": lambda x, _: x * torch.nan}, "perturbation test_batch.<lambda> returned NaN or infinite values"),
         ({"regularizers": {"mine": (1.0, lambda s, _: s.sqrt().mean((1, 2, 3)))}}, "check the derivatives of the score and"),
     ],

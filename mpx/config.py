@@ -10,7 +10,7 @@ import re
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -20,9 +20,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from mpx.config_errors import error_sentence, missing_target, unknown_key, unread, unused_weight
+from mpx.config_errors import error_sentence, missing_target, targets, unknown_key, unread, unused_weight
 from mpx.config_schema import CONFIGS, INTERPOLATED, REQUIRED_GROUPS, SCHEMA, compose, groups, options
-from mpx.errors import first_line, near
+from mpx.errors import near, with_place
 from mpx.learning.method import Method
 from mpx.tasks.base import Task
 
@@ -64,7 +64,7 @@ def build(node: Node, name: str) -> Any:
             raise ValueError(f"{cause.full_key} has no value: give {cause.full_key}=...") from None
         called = re.match("Error in call to target '(.+)':", str(error))  # perhaps that of a node below
         target = called[1] if called else target
-        raise ValueError(f"{name}: {target} raised {type(cause).__name__}: {first_line(cause)}") from error
+        raise ValueError(f"{name}: {target} raised {type(cause).__name__}: {with_place(cause)}") from error
     if not isinstance(part, partial):
         return part
     _check_options(part, name)
@@ -79,21 +79,13 @@ def _check_target(node: Node, name: str) -> str:
     target = node.get("_target_")
     if not isinstance(target, str):
         raise ValueError(f"{name} has no _target_: its YAML must name a function or class, _target_: module.function")
-    for key, path in _targets(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node, name):
+    for key, path in targets(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node, name):
         if sentence := missing_target(path):
             raise ValueError(f"{key}: _target_ {path}: {sentence}")
     if bool(node.get("_partial_")) == (name in CALLED_AT_ONCE):
         change = "leave out" if name in CALLED_AT_ONCE else "add"
         raise ValueError(f"{name}: _target_ {target}: {change} the line _partial_: true in its YAML")
     return target
-
-
-def _targets(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield (key, dotted path) of each _target_ in a plain node and in the nodes below it."""
-    if isinstance(value, Mapping) and isinstance(path := value.get("_target_"), str):
-        yield key, path
-    for name, item in value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ():
-        yield from _targets(item, f"{key}.{name}")
 
 
 def named_nodes(cfg: Node, group: str) -> dict[str, Node]:

@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mpx.cli.arguments import is_sweep, names_folder
 from mpx.cli.gpus import claim_gpu
-from mpx.config_errors import error_sentence
-from mpx.errors import first_line
+from mpx.config_errors import error_sentence, own_code_sentence
+from mpx.errors import first_line, own_code_error
 from mpx.runs.signals import Stopped
 
 log = logging.getLogger("mpx")
@@ -42,21 +42,24 @@ class Job:
             command = ["mpx", *self.arguments, *([] if names_folder(self.arguments) or sweeps else [f"name={cfg.name}"])]
             print(f"mpx: stopped; continue with: {shlex.join(command)}", file=sys.stderr)
             raise
-        except (ValueError, OSError, OmegaConfBaseException) as error:
+        except Exception as error:
             if self.show_traceback and not sweeps:
                 raise
-            sentence = error_sentence(error)
+            if own := own_code_error(error):
+                sentence = own_code_sentence(own, cfg)
+            elif isinstance(error, (ValueError, OSError, OmegaConfBaseException)):
+                sentence = error_sentence(error)
+            elif sweeps:
+                log.exception("this job failed")
+                sentence = f"{type(error).__name__}: {first_line(error)}"
+            else:
+                raise
             print(f"mpx: {sentence}", file=sys.stderr)
             self.exit_codes.append(FAILURE)
-        except Exception as error:
-            if not sweeps:
-                raise
-            log.exception("this job failed")
-            sentence = f"{type(error).__name__}: {first_line(error)}"
         if sweeps:
             from mpx.runs import files, store
 
-            files.write_file(folder / store.FAILED, f"{sentence}\n")
+            files.write_file(folder / store.FAILED, f"{sentence.splitlines()[0]}\n")
         return math.nan
 
     def _run(self, cfg: DictConfig, folder: Path, sweeps: bool) -> float | None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mpx.data.arrays import count_channels
-from mpx.errors import first_line
+from mpx.errors import with_place
 from mpx.models.classifier import Classifier
 
 OUTPUT_TOLERANCE = 1e-2  # of the largest number of an output
@@ -39,7 +39,7 @@ def _output(classifier: Classifier, image: Tensor) -> Tensor:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"model {classifier.name} fails for images of {count_channels(image.shape[1])} and "
-            f"{image.shape[2]}x{image.shape[3]} px ({first_line(error)}): set the input size and the channels it was made "
+            f"{image.shape[2]}x{image.shape[3]} px ({with_place(error)}): set the input size and the channels it was made "
             "for (model.size= and model.channels=, or the Classifier's preprocess and channels)"
         ) from error
 

@@ -27,7 +27,6 @@ from mpx.runs.reevaluation import evaluate_area_sums, reevaluate
 from mpx.runs.results import write_results
 from mpx.runs.resume import check_config
 from mpx.runs.shares import Share, find_share
-from mpx.runs.signals import Stopped
 from mpx.runs.worker import work
 from mpx.tasks.normalised import doubtful_rows
 
@@ -131,8 +130,8 @@ def _work_and_write_results(session: Session) -> tuple[RunCoordinator | None, di
             _explain(session)
         with _single_worker(session.plan, session.share):
             reevaluate(session.plan, coordinator, session.devices[0])
-    except (Stopped, ValueError):
-        if coordinator.table():
+    except BaseException as error:
+        if coordinator.table() and not isinstance(error, OSError):  # a full disk takes no results
             _write_results(session, stopped=True)
         raise
     return _write_results(session, stopped=False)

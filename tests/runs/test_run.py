@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -274,6 +276,46 @@ def test_a_model_that_cannot_be_explained_is_one_sentence(mpx, folder, body, nam
     arguments = [a for a in MODEL if "categories" not in a]
     code, out, err = mpx(*arguments, "model.network=bad.py:Net", "images=photos/p0.png")
     assert code == 1 and names in err and len(err.strip().splitlines()) == 1, err
+
+
+OWN = """
+import pytorch_lightning as pl, torch
+from net import SquareNet
+class Net(SquareNet):
+    def forward(self, x):
+        return self.missing(x)
+def black(images, context):
+    def draw(rng):
+        return images @ torch.zeros(7, 7)
+    return draw
+def cover(saliency, context):
+    raise ValueError("no cover")
+class Stop(pl.Callback):
+    def on_train_batch_end(self, *_):
+        1 / 0
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence, frames",
+    [
+        (["model.network=own.py:Net"], "model failed with AttributeError: 'Net' object has no attribute", [6]),
+        (["perturbation=black", "~perturbation.color", "perturbation._target_=own.black"], "perturbation failed", [9]),
+        (["+metrics.mine={_target_: own.cover, _partial_: true}"], "metrics.mine failed with ValueError: no cover", [12]),
+        (["+callbacks.mine={_target_: own.Stop, _partial_: true}"], "callbacks.mine failed with ZeroDivisionError", [15]),
+    ],
+)
+def test_an_error_in_the_users_code_names_the_part_and_shows_their_frames_only(
+    mpx, folder, monkeypatch, arguments, sentence, frames
+):
+    monkeypatch.syspath_prepend(folder)
+    (folder / "own.py").write_text(OWN)
+    sys.modules.pop("own", None)
+    given = [a for a in NO_PICTURES if "sigma" not in a or "black" not in arguments[0]]
+    code, out, err = mpx(*given, "images=photos/p0.png", "steps=2", *arguments)
+    assert code == 1 and err.startswith(f"mpx: {sentence}") and f" at own.py:{frames[-1]} (" in err.splitlines()[0], err
+    assert [int(line) for line in re.findall(r'File "own.py", line (\d+), in', err)] == frames
+    assert len(err.splitlines()) == 1 + 2 * len(frames) and "Traceback" not in out + err
 
 
 def test_the_main_job_on_a_real_photo_with_the_real_network(mpx, tmp_path, monkeypatch):

@@ -9,25 +9,25 @@ import inspect
 import re
 import types
 import typing
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
 
 from hydra.errors import HydraException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from mpx.config_errors import error_sentence, missing_target, targets, unknown_key, unread, unused_weight
-from mpx.config_schema import CONFIGS, INTERPOLATED, REQUIRED_GROUPS, SCHEMA, compose, groups, options
-from mpx.errors import near, with_place
+from mpx.config_errors import error_sentence, missing_target, targets, unknown_key, unused_weight, warn_of_unread
+from mpx.config_schema import CONFIGS, REQUIRED_GROUPS, SCHEMA, compose, groups, options
+from mpx.errors import names_unknown_arguments, near, with_place
 from mpx.learning.method import Method
 from mpx.tasks.base import Task
 
 CALLED_AT_ONCE = ("task", "dataset", "model")  # mpx calls the functions of all other nodes itself, with tensors or a context
 GLOBAL_GROUPS = ("regularizer", "augment", "metric")  # options of these write to root keys of other names
+HINT = ': write it as on the command line, e.g. "steps=30"'
 
 Node = DictConfig | Mapping[str, Any]
 
@@ -54,6 +54,8 @@ def option(group: str, choice: str | Callable[..., Any], **root: Any) -> Callabl
 def build(node: Node, name: str) -> Any:
     """Instantiate one part and check its options against its signature; name: of the node, for error sentences."""
     target = _check_target(node, name)
+    if not node.get("_partial_"):
+        _check_options(_bound(target, node), name)
     try:
         part = instantiate(node)
     except Exception as error:  # Hydra wraps whatever the target raised
@@ -97,8 +99,19 @@ def named_nodes(cfg: Node, group: str) -> dict[str, Node]:
     return dict(nodes)
 
 
+def _bound(target: str, node: Node) -> partial[Any]:
+    """Return the function or class of a node that is called at once, with the options that have a value."""
+    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    assert isinstance(plain, Mapping)
+    options = {str(key): value for key, value in plain.items() if str(key)[0] != "_" and value != "???"}
+    return partial(get_object(target), **options)
+
+
 def _check_options(part: partial[Any], name: str) -> None:
-    parameters = inspect.signature(part.func).parameters
+    try:
+        parameters = inspect.signature(part.func).parameters
+    except ValueError:  # of a builtin
+        return
     defaults = [key for key, p in parameters.items() if p.default is not p.empty or key in part.keywords]  # not the tensors
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key, value in part.keywords.items():
@@ -165,12 +178,15 @@ def _augmentations(cfg: DictConfig, group: str) -> list[Callable[..., Any]]:
     return [build(node, f"{group}.{name}") for name, node in named_nodes(cfg, group).items() if number(cfg, name)]
 
 
+@names_unknown_arguments(HINT)
 def method(experiment: str, *overrides: str) -> Method:
     """Return a published method (`experiment=`) for explain(), with overrides as on the command line."""
     if experiment not in options("experiment"):
         raise ValueError(f"experiment={experiment!r} is not an option: choose one of {', '.join(options('experiment'))}")
     method_keys = {field.name for field in fields(Method)} | {"area", "mask_size", "lr", "regularizer", "augment"}
     for override in overrides:
+        if not isinstance(override, str):
+            raise ValueError(f"the override {override!r} must be text{HINT}")
         key = re.split(r"[=.]", override.lstrip("+~"), maxsplit=1)[0]
         if key in {*SCHEMA, *groups()} - method_keys:
             raise ValueError(f"{override}: {key} is not part of a method: pass it to explain()")
@@ -182,11 +198,12 @@ def method(experiment: str, *overrides: str) -> Method:
         raise ValueError(error_sentence(error)) from error
 
 
+@names_unknown_arguments(HINT)
 def task(name: str, *overrides: str) -> Task:
     """Return a task (`task=`) for explain() and MaskLearner, with overrides as on the command line: "task.region=image"."""
     if name not in options("task"):
         raise ValueError(f"task={name!r} is not an option: choose one of {', '.join(options('task'))}, or pass an mpx.Task")
-    for override in overrides:
+    for override in map(str, overrides):
         if not override.lstrip("+~").startswith("task."):
             raise ValueError(f"{override} is not an option of the task: write e.g. task.region=image")
     try:
@@ -211,14 +228,6 @@ def number(cfg: Node, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         raise ValueError(f"{key}={value!r} must be a number, 0 or larger")
     return value
-
-
-def warn_of_unread(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Warn of root keys on the command line that nothing of the composed configuration reads."""
-    text = OmegaConf.to_yaml(cfg)
-    for key, _, value in (override.lstrip("+").partition("=") for override in overrides):
-        if key in INTERPOLATED and f"${{{key}}}" not in text:
-            warnings.warn(unread(key, value), stacklevel=3)
 
 
 def check_keys(cfg: DictConfig) -> None:

@@ -2,7 +2,8 @@
 
 import importlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from mpx.cli.menu import root_keys
-from mpx.config_schema import ENGINES, options, readers
+from mpx.config_schema import ENGINES, INTERPOLATED, options, readers
 from mpx.errors import OwnCodeError, first_line, near, place, with_place
 
 KINDS = {IntegerNode: "a whole number", FloatNode: "a number", BooleanNode: "true or false", StringNode: "text"}
@@ -43,6 +44,14 @@ def unused_weight(key: str) -> str:
     if name in options("regularizer"):
         return f"{key} weighs a term that is not chosen: add it to regularizer=[...,{name}], or leave {key} out"
     return f"{key}: there is no regularizer {name}{near(name, options('regularizer'))}"
+
+
+def warn_of_unread(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Warn of root keys on the command line that nothing of the composed configuration reads."""
+    text = OmegaConf.to_yaml(cfg)
+    for key, _, value in (override.lstrip("+").partition("=") for override in overrides):
+        if key in INTERPOLATED and f"${{{key}}}" not in text:
+            warnings.warn(unread(key, value), stacklevel=3)
 
 
 def unread(key: str, value: object) -> str:

@@ -3,11 +3,15 @@
 import os
 import sysconfig
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from functools import wraps
+from inspect import signature
 from pathlib import Path
+from typing import Any, TypeVar
 
 PACKAGE = str(Path(__file__).parent) + os.sep
+Function = TypeVar("Function", bound=Callable)
 INSTALLED = ("site-packages", "dist-packages")  # folders of packages
 
 
@@ -39,6 +43,25 @@ def near(name: object, names: Iterable[str]) -> str:
     names = sorted(names)
     close = near_matches(name, names) or (names if len(names) <= 12 else [])
     return f"; near it: {', '.join(close)}" if close else ""
+
+
+def names_unknown_arguments(hint: str = "") -> Callable[[Function], Function]:
+    """Return a decorator by which the TypeError for an unknown argument says what was meant. hint: in place of near names."""
+
+    def decorate(function: Function) -> Function:
+        names = signature(function).parameters
+        caller = function.__qualname__.removesuffix(".__init__")
+
+        @wraps(function)
+        def wrapper(*args: Any, **options: Any) -> Any:
+            for key in options:
+                if key not in names:
+                    raise TypeError(f"{caller}() has no argument {key}{hint or near(key, set(names) - {'self'})}")
+            return function(*args, **options)
+
+        return wrapper  # type: ignore[return-value]  # of the same signature
+
+    return decorate
 
 
 def first_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mpx.cli.arguments import is_sweep, names_folder
 from mpx.cli.gpus import claim_gpu
-from mpx.config_errors import error_sentence, own_code_sentence
+from mpx.config_errors import error_sentence, own_code_sentence, warn_of_unread
 from mpx.errors import first_line, own_code_error
 from mpx.runs.signals import Stopped
 
@@ -63,7 +63,6 @@ class Job:
         return math.nan
 
     def _run(self, cfg: DictConfig, folder: Path, sweeps: bool) -> float | None:
-        from mpx.config import warn_of_unread
         from mpx.config_plan import build_plan
         from mpx.report.sweep import job_axes
         from mpx.runs import store

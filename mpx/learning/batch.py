@@ -29,8 +29,8 @@ class RowBatch:
     """
 
     def __init__(self, objective: Objective, snapshots: int = 24, row_count: int | None = None):
-        if snapshots < 2:
-            raise ValueError(f"frames={snapshots} must be at least 2, the first and the last")
+        if not isinstance(snapshots, int) or snapshots < 2:
+            raise ValueError(f"frames={snapshots!r} must be a whole number, at least 2: the first and the last")
         iterations, started = snapshot_iterations(objective.method.steps, snapshots), time.time()
         initial = objective.initial().detach()
         rows = [

@@ -46,7 +46,7 @@ def near(name: object, names: Iterable[str]) -> str:
 
 
 def names_unknown_arguments(hint: str = "") -> Callable[[Function], Function]:
-    """Return a decorator by which the TypeError for an unknown argument says what was meant. hint: in place of near names."""
+    """Return a decorator by which the error for an unknown argument names those that are near. hint: in place of names."""
 
     def decorate(function: Function) -> Function:
         names = signature(function).parameters

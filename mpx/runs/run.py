@@ -71,8 +71,7 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
         loggers = RunLoggers(plan.folder, plan.loggers)
         coordinator = RunCoordinator(plan.folder, items, index, count, loggers)
         session = Session(plan, share, devices, group, coordinator, time.perf_counter())
-        done = coordinator.describe(len(coordinator.share) - len(coordinator.remaining))
-        log.info(f"{plan.command}\n{done} are done in {plan.folder}")
+        log.info(f"{plan.command}\n{_beginning(session)}")
         with closing(loggers):
             merged, summary = _work_and_write_results(session)
         report = _write_report(plan) if merged and merged.table() and plan.pictures else ""
@@ -82,6 +81,17 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
     _check_complete(plan, merged)
     _log_results(plan, merged, summary, report)
     return summary
+
+
+def _beginning(session: Session) -> str:
+    """Return what is done in this session on what, and how much of it is done already."""
+    coordinator, plan = session.coordinator, session.plan
+    total, remaining = len(coordinator.share), len(coordinator.remaining)
+    if remaining == total:
+        share = coordinator.describe(total).partition(" images")[2]
+        return f"explaining {total} {'image' if total == 1 else 'images'}{share} in {plan.folder}: {plan.subject}"
+    done = f"{coordinator.describe(total - remaining)} are done in {plan.folder}"
+    return f"{done}; explaining the other {remaining}: {plan.subject}" if remaining else done
 
 
 def objective(plan: RunPlan, summary: dict[str, Any] | None) -> float | None:

@@ -34,6 +34,8 @@ def test_a_run_leaves_its_folder(mpx, folder):
     code, out, err = mpx(*SQUARE, "images=photos")
     assert code == 0, err
     run = result(folder)
+    subject = "net.py:SquareNet, game=dual perturbation=blur_gaussian mask=grid, 12 steps"
+    assert f"explaining 3 images in {run}: {subject}\nSquareNet on cpu\n" in out
     rows = table(run)
     assert [row["image"] for row in rows] == ["p0", "p1", "p2"] and {row["class"] for row in rows} == {"checker board"}
     for row in rows:

@@ -191,6 +191,8 @@ def _check_trainer(cfg: DictConfig) -> None:
 
 
 def _check_settings(cfg: DictConfig) -> None:
+    if cfg.target == []:
+        raise ValueError('target=[] names no class: give "top1", "label", an index or a class name')
     for key, minimum in (("limit", 1), ("log_images", 0), ("frames", 2)):
         if cfg[key] is not None and cfg[key] < minimum:
             raise ValueError(f"{key}={cfg[key]} must be at least {minimum}")

@@ -114,8 +114,19 @@ def _seen(frame: traceback.FrameSummary) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def as_told(error: BaseException) -> BaseException:
+    """Return an error as a run tells it: a sentence where memory ran out, an error of the user's own code, or itself."""
+    if is_out_of_memory(error):
+        return ValueError(f"out of memory ({first_line(error)}): a smaller batch_size, model.size or network needs less")
+    return own_code_error(error) or error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether a device or the machine has run out of memory; torch has an error class of its own for CUDA only."""
+    if isinstance(error, MemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
     import torch  # errors of the command line are written before torch is imported
 
     return isinstance(error, torch.OutOfMemoryError) or any(

@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 from torchvision.io import write_jpeg
 
+from mpx.cli.arguments import answer_help
 from mpx.config_plan import compose_plan
 from mpx.data import datasets
 from mpx.data.images import read_image
@@ -425,4 +426,5 @@ ROWS = {"iteration": iteration, "predecessor": predecessor, "stop": stop, "run":
 TORCHRAY_PROCESSES = {"torchray_seconds": torchray_seconds, "torchray_memory": torchray_memory}
 
 if __name__ == "__main__":
+    answer_help(__doc__)
     main()

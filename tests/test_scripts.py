@@ -61,3 +61,11 @@ def test_compare_names_a_folder_that_is_not_there(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"sweeps/mask_size,dataset=sampel"):
         monkeypatch.setattr(sys, "argv", ["compare.py", f"{tmp_path}/sweeps/mask_size,dataset=sampel"])
         runpy.run_path(str(SCRIPTS / "compare.py"), run_name="__main__")
+
+
+@pytest.mark.parametrize("script", ["benchmark.py", "compare.py", "evaluate.py", "figure.py"])
+def test_each_script_has_a_help(script, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    assert not end.value.code and f"python scripts/{script}" in capfd.readouterr().out.splitlines()[0]

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mpx.cli.arguments import is_sweep, names_folder
 from mpx.cli.gpus import claim_gpu
 from mpx.config_errors import error_sentence, own_code_sentence, warn_of_unread
-from mpx.errors import first_line, own_code_error
+from mpx.errors import OwnCodeError, as_told, first_line
 from mpx.runs.signals import Stopped
 
 log = logging.getLogger("mpx")
@@ -42,13 +42,14 @@ class Job:
             command = ["mpx", *self.arguments, *([] if names_folder(self.arguments) or sweeps else [f"name={cfg.name}"])]
             print(f"mpx: stopped; continue with: {shlex.join(command)}", file=sys.stderr)
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a network may call sys.exit
             if self.show_traceback and not sweeps:
                 raise
-            if own := own_code_error(error):
-                sentence = own_code_sentence(own, cfg)
-            elif isinstance(error, (ValueError, OSError, OmegaConfBaseException)):
-                sentence = error_sentence(error)
+            told = as_told(error)
+            if isinstance(told, OwnCodeError):
+                sentence = own_code_sentence(told, cfg)
+            elif isinstance(told, (ValueError, OSError, OmegaConfBaseException)):
+                sentence = error_sentence(told)
             elif sweeps:
                 log.exception("this job failed")
                 sentence = f"{type(error).__name__}: {first_line(error)}"

@@ -27,7 +27,7 @@ import torch.multiprocessing as mp
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor
 
-from mpx.errors import OwnCodeError, own_code_error
+from mpx.errors import OwnCodeError, as_told
 from mpx.explanation import Explanation
 from mpx.runs.base import ClaimedImage, Coordinator
 from mpx.runs.signals import SIGNALS
@@ -151,8 +151,8 @@ def _run_worker(target: Callable[..., None], pipe: Connection, threads: int, arg
     coordinator = RemoteCoordinator(pipe)
     try:
         target(coordinator, *arguments)
-    except Exception as error:
-        told = own_code_error(error) or error
+    except (Exception, SystemExit) as error:  # a network may call sys.exit
+        told = as_told(error)
         if not isinstance(told, (OwnCodeError, ValueError, OSError)):
             raise
         with suppress(OSError):  # the parent may have ended, which caused the error

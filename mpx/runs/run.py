@@ -209,7 +209,7 @@ def _check_complete(plan: RunPlan, merged: RunCoordinator) -> None:
     for name, reason in merged.skipped.items():
         log.warning(f"skipped {name}: {reason}")
     images = len(merged.items)
-    if not merged.table():
+    if not merged.table() and merged.skipped:
         raise ValueError(
             f"no image could be explained: all {images} were skipped, see {plan.folder / 'skipped.csv'}; "
             f"the first: {next(iter(merged.skipped.values()))}"

@@ -334,7 +334,8 @@ def test_an_error_in_the_users_code_names_the_part_and_shows_their_frames_only(
 def test_a_network_that_memory_does_not_hold_is_one_sentence(mpx, folder):
     (folder / "own.py").write_text(OWN)
     code, out, err = mpx(*NO_PICTURES, "images=photos/p0.png", "model.network=own.py:Hungry")
-    assert code == 1 and err.startswith("mpx: out of memory with one image of 32x32 px") and len(err.splitlines()) == 1 and "Traceback" not in out
+    assert code == 1 and err.startswith("mpx: out of memory with one image of 32x32 px"), err
+    assert len(err.splitlines()) == 1 and "Traceback" not in out
 
 
 def test_a_reader_that_ends_stops_no_run(folder):

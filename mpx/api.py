@@ -19,12 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from mpx import config
+from mpx.config_errors import unread
+from mpx.config_schema import INTERPOLATED, readers
+from mpx.errors import names_unknown_arguments
 from mpx.explanation import Explanation, join
 from mpx.learning.batch_position import batch_position_matters
 from mpx.learning.batching import RowSolver, prepare_batch
 from mpx.learning.inputs import as_images, make_rows, with_task
 from mpx.learning.loop import optimize
-from mpx.learning.method import Method
+from mpx.learning.method import Method, check_regularizers
 from mpx.models.bare import as_classifier
 from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
@@ -58,6 +61,7 @@ def _accept_scalars(function: Callable) -> Callable:
 @torch.inference_mode(False)
 @torch.enable_grad()  # whatever the caller's mode: Captum's metrics call under no_grad
 @_accept_scalars
+@names_unknown_arguments()
 def explain(
     model: nn.Module | str,
     images: Any,
@@ -144,7 +148,7 @@ def _explain(
     batch, names, contexts = as_images(images, classifier)
     parts = []
     with _without_autocast(classifier.device.type), classifier.frozen_and_folded(batch):
-        check_classifier(classifier, batch[:1])
+        check_classifier(classifier, batch[:1], names[0])
         rows = iter(make_rows(classifier, batch, names, contexts, target, method.areas))
         solver = RowSolver(
             prepare=partial(prepare_batch, method, classifier, snapshots=frames),
@@ -173,13 +177,17 @@ def _without_autocast(device_type: str) -> AbstractContextManager:
 def _method_of(arguments: dict[str, Any]) -> Method:
     """Return the method that the arguments of explain() describe."""
     root = {key: arguments[key] for key in ("mask_size", "steps", "lr", "jitter", "noise", "flip")}
+    for key in INTERPOLATED:
+        read = any(arguments.get(group) in names for group, names in readers(key).items())
+        if not read and root[key] != inspect.signature(explain).parameters[key].default:
+            warnings.warn(unread(key, root[key]), stacklevel=4)
     config.number(root, "lr")  # torch.optim's annotations do not restrict it
 
     def option(group: str, choice: str | Callable) -> Callable:
         return config.option(group, choice, **root)
 
     terms = {"l1": (arguments["lambda_l1"], "l1"), "tv": (arguments["lambda_tv"], "tv")}
-    terms |= _checked_regularizers(arguments["regularizers"] or {})
+    terms |= check_regularizers({} if arguments["regularizers"] is None else arguments["regularizers"])
     groups = ("perturbation", "mask", "score", "ranking", "optimizer", "explainer", "gradient", "scheduler", "stop")
     values = {key: arguments[key] for key in ("game", "dual_weight", "samples", "steps", "precision", "compile", "seed")}
     values |= {group: option(group, arguments[group]) for group in groups if arguments[group]}
@@ -200,12 +208,3 @@ def _refuse_arguments_of_a_method(arguments: dict[str, Any]) -> None:
                 f"{name}={arguments[name]!r} and method= both choose {name}: write it into the method, "
                 f'e.g. mpx.method("fong2017", "{name}=...")'
             )
-
-
-def _checked_regularizers(regularizers: dict[str, Any]) -> dict[str, tuple[float, Any]]:
-    for name, term in regularizers.items():
-        if not isinstance(term, (tuple, list)) or len(term) != 2:
-            raise ValueError(
-                f"regularizers[{name!r}]={term!r} must be a weight and a term: (0.1, an option's name or a function)"
-            )
-    return regularizers

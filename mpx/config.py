@@ -15,18 +15,19 @@ from functools import partial
 from typing import Any
 
 from hydra.errors import HydraException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from mpx.config_errors import error_sentence, missing_target, unknown_key, unused_weight
+from mpx.config_errors import error_sentence, missing_target, targets, unknown_key, unused_weight, warn_of_unread
 from mpx.config_schema import CONFIGS, REQUIRED_GROUPS, SCHEMA, compose, groups, options
-from mpx.errors import first_line, near
+from mpx.errors import names_unknown_arguments, near, with_place
 from mpx.learning.method import Method
 from mpx.tasks.base import Task
 
 CALLED_AT_ONCE = ("task", "dataset", "model")  # mpx calls the functions of all other nodes itself, with tensors or a context
 GLOBAL_GROUPS = ("regularizer", "augment", "metric")  # options of these write to root keys of other names
+HINT = ': write it as on the command line, e.g. "steps=30"'
 
 Node = DictConfig | Mapping[str, Any]
 
@@ -53,6 +54,8 @@ def option(group: str, choice: str | Callable[..., Any], **root: Any) -> Callabl
 def build(node: Node, name: str) -> Any:
     """Instantiate one part and check its options against its signature; name: of the node, for error sentences."""
     target = _check_target(node, name)
+    if not node.get("_partial_"):
+        _check_options(_bound(target, node), name)
     try:
         part = instantiate(node)
     except Exception as error:  # Hydra wraps whatever the target raised
@@ -61,7 +64,9 @@ def build(node: Node, name: str) -> Any:
             raise cause from None
         if isinstance(cause, MissingMandatoryValue):
             raise ValueError(f"{cause.full_key} has no value: give {cause.full_key}=...") from None
-        raise ValueError(f"{name}: {target} raised {type(cause).__name__}: {first_line(cause)}") from error
+        called = re.match("Error in call to target '(.+)':", str(error))  # perhaps that of a node below
+        target = called[1] if called else target
+        raise ValueError(f"{name}: {target} raised {type(cause).__name__}: {with_place(cause)}") from error
     if not isinstance(part, partial):
         return part
     _check_options(part, name)
@@ -69,12 +74,16 @@ def build(node: Node, name: str) -> Any:
 
 
 def _check_target(node: Node, name: str) -> str:
-    """Return the dotted path of the function or class that a node names, or raise ValueError where it names none."""
+    """Return the dotted path of the function or class that a node names, or raise ValueError where it names none.
+
+    Those that nodes below it name are checked, too.
+    """
     target = node.get("_target_")
     if not isinstance(target, str):
         raise ValueError(f"{name} has no _target_: its YAML must name a function or class, _target_: module.function")
-    if sentence := missing_target(target):
-        raise ValueError(f"{name}: _target_ {target}: {sentence}")
+    for key, path in targets(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node, name):
+        if sentence := missing_target(path):
+            raise ValueError(f"{key}: _target_ {path}: {sentence}")
     if bool(node.get("_partial_")) == (name in CALLED_AT_ONCE):
         change = "leave out" if name in CALLED_AT_ONCE else "add"
         raise ValueError(f"{name}: _target_ {target}: {change} the line _partial_: true in its YAML")
@@ -90,8 +99,19 @@ def named_nodes(cfg: Node, group: str) -> dict[str, Node]:
     return dict(nodes)
 
 
+def _bound(target: str, node: Node) -> partial[Any]:
+    """Return the function or class of a node that is called at once, with the options that have a value."""
+    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node
+    assert isinstance(plain, Mapping)
+    options = {str(key): value for key, value in plain.items() if str(key)[0] != "_" and value != "???"}
+    return partial(get_object(target), **options)
+
+
 def _check_options(part: partial[Any], name: str) -> None:
-    parameters = inspect.signature(part.func).parameters
+    try:
+        parameters = inspect.signature(part.func).parameters
+    except ValueError:  # of a builtin
+        return
     defaults = [key for key, p in parameters.items() if p.default is not p.empty or key in part.keywords]  # not the tensors
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key, value in part.keywords.items():
@@ -158,26 +178,32 @@ def _augmentations(cfg: DictConfig, group: str) -> list[Callable[..., Any]]:
     return [build(node, f"{group}.{name}") for name, node in named_nodes(cfg, group).items() if number(cfg, name)]
 
 
+@names_unknown_arguments(HINT)
 def method(experiment: str, *overrides: str) -> Method:
     """Return a published method (`experiment=`) for explain(), with overrides as on the command line."""
     if experiment not in options("experiment"):
         raise ValueError(f"experiment={experiment!r} is not an option: choose one of {', '.join(options('experiment'))}")
     method_keys = {field.name for field in fields(Method)} | {"area", "mask_size", "lr", "regularizer", "augment"}
     for override in overrides:
+        if not isinstance(override, str):
+            raise ValueError(f"the override {override!r} must be text{HINT}")
         key = re.split(r"[=.]", override.lstrip("+~"), maxsplit=1)[0]
         if key in {*SCHEMA, *groups()} - method_keys:
             raise ValueError(f"{override}: {key} is not part of a method: pass it to explain()")
     try:
-        return build_method(compose(f"experiment={experiment}", *overrides))
+        cfg = compose(f"experiment={experiment}", *overrides)
+        warn_of_unread(cfg, overrides)
+        return build_method(cfg)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(error_sentence(error)) from error
 
 
+@names_unknown_arguments(HINT)
 def task(name: str, *overrides: str) -> Task:
     """Return a task (`task=`) for explain() and MaskLearner, with overrides as on the command line: "task.region=image"."""
     if name not in options("task"):
         raise ValueError(f"task={name!r} is not an option: choose one of {', '.join(options('task'))}, or pass an mpx.Task")
-    for override in overrides:
+    for override in map(str, overrides):
         if not override.lstrip("+~").startswith("task."):
             raise ValueError(f"{override} is not an option of the task: write e.g. task.region=image")
     try:

@@ -1,14 +1,21 @@
 """Sentences for errors in a configuration: each names the value, the allowed values and the next step. Imports no torch."""
 
 import importlib
-from collections.abc import Iterable
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from mpx.config_schema import ENGINES, options
-from mpx.errors import first_line, near
+from mpx.cli.menu import root_keys
+from mpx.config_schema import ENGINES, INTERPOLATED, options, readers
+from mpx.errors import OwnCodeError, first_line, near, place, with_place
 
+KINDS = {IntegerNode: "a whole number", FloatNode: "a number", BooleanNode: "true or false", StringNode: "text"}
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra launcher -> extra of pyproject.toml
 
 
@@ -39,6 +46,50 @@ def unused_weight(key: str) -> str:
     return f"{key}: there is no regularizer {name}{near(name, options('regularizer'))}"
 
 
+def warn_of_unread(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Warn of root keys on the command line that nothing of the composed configuration reads."""
+    text = OmegaConf.to_yaml(cfg)
+    for key, _, value in (override.lstrip("+").partition("=") for override in overrides):
+        if key in INTERPOLATED and f"${{{key}}}" not in text:
+            warnings.warn(unread(key, value), stacklevel=3)
+
+
+def unread(key: str, value: object) -> str:
+    """Return the sentence for a root key whose value no chosen option reads."""
+    used = " or ".join(f"{group}={', '.join(names)}" for group, names in readers(key).items())
+    return f"{key}={value} has no effect: nothing that is chosen here reads it; {used} would"
+
+
+def own_code_sentence(error: OwnCodeError, cfg: DictConfig) -> str:
+    """Return which part of a configuration failed in the user's own code, where, and the frames of that code."""
+    part = _failed_part(error, cfg)
+    where = f"in {error.frames[-1].name} at {place(error.frames[-1])}"
+    return f"{part} failed with {error.error}, {where} (HYDRA_FULL_ERROR=1 shows all frames)\n{error.lines}"
+
+
+def _failed_part(error: OwnCodeError, cfg: DictConfig) -> str:
+    """Return the key of the part whose function mpx called, as far as the file and the name of the function tell."""
+    first, candidates = error.frames[0], {}
+    for key, path in targets(OmegaConf.to_container(cfg), ""):
+        parts = path.split(".")
+        modules = (sys.modules.get(".".join(parts[:k])) for k in range(len(parts), 0, -1))
+        module = next((module for module in modules if module is not None), None)
+        if module is not None and module.__spec__ is not None and module.__spec__.origin == first.filename:
+            candidates[key] = path
+    named = [key for key, path in candidates.items() if path.endswith(f".{first.name}")] or list(candidates)
+    if "models" in Path(error.caller).parts:
+        return "model"
+    return named[0] if len(named) == 1 else "your own code"
+
+
+def targets(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield (key, dotted path) of each _target_ in a plain node and in the nodes below it."""
+    if isinstance(value, Mapping) and isinstance(path := value.get("_target_"), str):
+        yield key, path
+    for name, item in value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ():
+        yield from targets(item, f"{key}.{name}".lstrip("."))
+
+
 def missing_target(path: str) -> str:
     """Return which part of the dotted path of a function or class is missing; an empty string where none is."""
     found, depth, parts = None, 0, path.split(".")
@@ -48,10 +99,10 @@ def missing_target(path: str) -> str:
             found, depth = importlib.import_module(module), k
         except ModuleNotFoundError as error:
             if error.name != module:
-                return f"importing {module} failed: {first_line(error)}"
+                return f"importing {module} failed: {with_place(error)}"
             break
         except Exception as error:  # whatever a module of the user's raises
-            return f"importing {module} raised {type(error).__name__}: {first_line(error)}"
+            return f"importing {module} raised {type(error).__name__}: {with_place(error)}"
     if found is None:
         return f"there is no module {parts[0]}; a module of your own must lie in the working folder"
     for k in range(depth, len(parts)):
@@ -82,6 +133,10 @@ def _config_error(error: HydraException | OmegaConfBaseException) -> str:
         name = str(cause.full_key)
         siblings = [key for key in cause.parent_node or [] if key != "hydra"]
         return unused_weight(name) if name.startswith("lambda_") else unknown_key(name, siblings)
+    if isinstance(cause, ValidationError) and type(cause.child_node) in KINDS:
+        value = "null" if cause.value is None else repr(cause.value)
+        meaning = next((f": {meaning}" for key, _, meaning in root_keys() if key == cause.full_key), "")
+        return f"{cause.full_key}={value} must be {KINDS[type(cause.child_node)]}{meaning}"
     text = first_line(cause)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         text = f"{cause.full_key}: {text}"

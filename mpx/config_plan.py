@@ -191,12 +191,14 @@ def _check_trainer(cfg: DictConfig) -> None:
 
 
 def _check_settings(cfg: DictConfig) -> None:
+    if cfg.target == []:
+        raise ValueError('target=[] names no class: give "top1", "label", an index or a class name')
     for key, minimum in (("limit", 1), ("log_images", 0), ("frames", 2)):
-        if cfg[key] is None and key != "limit" or cfg[key] is not None and cfg[key] < minimum:
+        if cfg[key] is not None and cfg[key] < minimum:
             raise ValueError(f"{key}={cfg[key]} must be at least {minimum}")
-    if cfg.sufficient_share is None or not 0 <= cfg.sufficient_share <= 1:
+    if not 0 <= cfg.sufficient_share <= 1:
         raise ValueError(f"sufficient_share={cfg.sufficient_share} must be from 0 to 1")
-    parts = Path(cfg.name or "").parts
+    parts = Path(cfg.name).parts
     if not parts or ".." in parts or cfg.name.startswith("/"):
         raise ValueError(f"name={cfg.name!r} must be the name of a folder below outputs/")
     if cfg.parallel not in ("rows", "samples"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
-from omegaconf import AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
+from omegaconf import MISSING, AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
 
 _INSTALLED = Path(__file__).parent / "configs"  # a wheel has configs/ inside the package, a checkout beside it
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[1] / "configs"
@@ -21,14 +21,16 @@ ENGINES = ("joblib", "slurm", "ray", "optuna")  # extras of pyproject.toml, each
 SCHEMA = {
     **{key: AnyNode() for key in ("images", "target", "area", "mask_size", "pictures", "bands")},
     **{key: AnyNode() for key in ("other_perturbations", "batch_size")},
-    **{key: StringNode() for key in ("name", "game", "device", "precision", "parallel", "share", "objective")},
-    **{key: IntegerNode() for key in ("limit", "steps", "samples", "seed", "threads", "log_images", "frames")},
-    **{key: FloatNode() for key in ("lr", "dual_weight", "sufficient_share")},
-    **{key: BooleanNode() for key in ("deterministic", "force", "compile")},
+    **{key: StringNode(MISSING, is_optional=False) for key in ("name", "game", "device", "precision", "parallel", "share")},
+    **{key: IntegerNode(MISSING, is_optional=False) for key in ("steps", "samples", "seed", "log_images", "frames")},
+    **{key: FloatNode(MISSING, is_optional=False) for key in ("lr", "dual_weight", "sufficient_share")},
+    **{key: BooleanNode(MISSING, is_optional=False) for key in ("deterministic", "force", "compile")},
+    **{"objective": StringNode(), "limit": IntegerNode(), "threads": IntegerNode()},  # which may be null
 }
 # groups of which an option must be chosen; the others may be null
 REQUIRED_GROUPS = ("model", "task", "dataset", "perturbation", "mask", "score", "ranking", "optimizer", "trainer")
 LISTS = ("regularizer", "augment", "metric")  # groups whose default is a list of options
+INTERPOLATED = ("mask_size", "lr")  # root keys that only the YAML of some options reads, as ${lr}
 ConfigStore.instance().store("mpx_schema", SCHEMA)
 
 
@@ -40,6 +42,16 @@ def groups() -> list[str]:
 def options(group: str) -> list[str]:
     """Return the names of a group's options: the YAML files in its folder."""
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def readers(key: str) -> dict[str, list[str]]:
+    """Return group -> its options whose YAML reads a root key."""
+    found = {group: [name for name in options(group) if f"${{{key}}}" in _text(group, name)] for group in groups()}
+    return {group: names for group, names in found.items() if names}
+
+
+def _text(group: str, option: str) -> str:
+    return (CONFIGS / group / f"{option}.yaml").read_text("utf-8")
 
 
 def without_null_groups(overrides: Sequence[str]) -> list[str]:

@@ -44,6 +44,7 @@ from torch import Tensor
 from torchvision.io import write_jpeg
 
 from mpx.api import explain
+from mpx.cli.arguments import answer_help
 from mpx.config_plan import compose_plan
 from mpx.data import datasets
 from mpx.data.images import read_image
@@ -505,4 +506,5 @@ ROWS = {"iteration": iteration, "predecessor": predecessor, "stop": stop, "run":
 TORCHRAY_PROCESSES = {"torchray_seconds": torchray_seconds, "torchray_memory": torchray_memory}
 
 if __name__ == "__main__":
+    answer_help(__doc__)
     main()

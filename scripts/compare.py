@@ -11,6 +11,7 @@ import re
 import sys
 from pathlib import Path
 
+from mpx.cli.arguments import answer_help
 from mpx.report import compare, sweep
 
 
@@ -39,4 +40,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    answer_help(__doc__)
     main(sys.argv[1:])

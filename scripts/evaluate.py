@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from mpx.cli.arguments import answer_help
 from mpx.cli.main import main
 from mpx.config_schema import options
 
@@ -33,6 +34,7 @@ def command(run: Path, arguments: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    answer_help(__doc__)
     run = next((Path(a.removeprefix("run=")) for a in sys.argv[1:] if a.startswith("run=")), None)
     if run is None or not (run / ".hydra" / "overrides.yaml").is_file():
         sys.exit(f"run={run} is not the folder of a run, which holds .hydra/overrides.yaml: give run=outputs/<name>")

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mpx import explain
+from mpx.cli.arguments import answer_help
 from mpx.config_schema import options as config_options
 from mpx.data.datasets import sample
 from mpx.data.synthetic import NAMES, synthetic
@@ -170,4 +171,5 @@ def _small(x: torch.Tensor) -> Image.Image:
 
 
 if __name__ == "__main__":
+    answer_help(__doc__)
     main()

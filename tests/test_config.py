@@ -6,9 +6,12 @@ import re
 import pytest
 import torch
 from contexts import regularizer_context
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from mpx import config, config_plan, explain
+from mpx.config_errors import error_sentence
+from mpx.config_schema import INTERPOLATED, SCHEMA
 from mpx.learning.method import Method
 from mpx.operators import requires_area
 
@@ -142,6 +145,8 @@ def test_an_error_while_building_names_the_option(override, names):
         ({"_target_": "mpx.data.datasets.sample", "_partial_": True}, "leave out the line _partial_: true"),
         ({"_target_": "this.s"}, "dataset: _target_ this.s: importing this raised ZeroDivisionError: division by zero"),
         ({"_target_": "that.s"}, "dataset: _target_ that.s: importing that failed: No module named 'nosuch'"),
+        ({"_target_": "lost.s", "of": [{"_target_": "lost.t"}]}, "dataset.of.0: _target_ lost.t: lost has no t; near it: s"),
+        ({"_target_": "builtins.dict", "a": {"_target_": "lost.s", "b": 1}}, "dataset: lost.s raised TypeError: s() got"),
     ],
 )
 def test_an_error_of_a_dataset_names_its_function(node, names, tmp_path, monkeypatch):
@@ -151,6 +156,18 @@ def test_an_error_of_a_dataset_names_its_function(node, names, tmp_path, monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=re.escape(names)):
         config.build(node, "dataset")
+
+
+KINDS = {"StringNode": "text", "IntegerNode": "a whole number", "FloatNode": "a number", "BooleanNode": "true or false"}
+
+
+@pytest.mark.parametrize("key, node", [pair for pair in SCHEMA.items() if type(pair[1]).__name__ in KINDS])
+def test_a_value_of_another_type_is_one_sentence(key, node):
+    for value in ["{a:five}", *([] if key in ("limit", "threads", "objective") else ["null"])]:
+        with pytest.raises(HydraException) as error:
+            config.compose(f"{key}={value}")
+        told = {"null": "null"}.get(value, "{'a': 'five'}")
+        assert error_sentence(error.value).startswith(f"{key}={told} must be {KINDS[type(node).__name__]}: ")
 
 
 @pytest.mark.parametrize(
@@ -164,6 +181,18 @@ def test_an_error_of_a_dataset_names_its_function(node, names, tmp_path, monkeyp
 def test_a_class_of_another_kind_is_refused(override, names):
     with pytest.raises(ValueError, match=names):
         config_plan.compose_plan(override).build_classifier(torch.device("cpu"))
+
+
+def test_a_root_key_that_nothing_chosen_reads_is_told():
+    words = "mask_size=14 has no effect: nothing that is chosen here reads it; mask=.*grid.* would"
+    with pytest.warns(UserWarning, match=words):
+        config.method("quick", "mask=elements", "mask_size=14", "lr=0.5")
+    with pytest.warns(UserWarning, match=words):
+        config.warn_of_unread(config.compose("mask=elements"), ["mask=elements", "mask_size=14"])  # as the command does
+    with pytest.warns(UserWarning, match="lr=0.5 has no effect: .*optimizer=.*row_adam.* would"), pytest.raises(ValueError):
+        explain("none", [], lr=0.5, optimizer=torch.optim.SGD)
+    code = inspect.getsource(config.build_method) + inspect.getsource(config_plan)
+    assert [key for key in SCHEMA if not re.search(rf"""(cfg\.|["'/]){key}\b""", code)] == sorted(INTERPOLATED, reverse=True)
 
 
 def test_config_is_the_manual():

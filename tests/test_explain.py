@@ -1,5 +1,6 @@
 """The library as a notebook or an evaluation harness uses it."""
 
+import dataclasses
 import io
 import re
 from contextlib import nullcontext
@@ -14,7 +15,7 @@ from planted import PlaceNet, RoundingNet, SquareNet, square_photo
 from torch import nn
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from mpx import Classifier, MeaningfulPerturbation, explain, method
+from mpx import Classifier, MaskLearner, MeaningfulPerturbation, explain, method, task
 from mpx.data.preprocessing import Preprocess
 from mpx.masks.base import Mask
 from mpx.regularizers import border
@@ -130,6 +131,10 @@ def test_a_regularizer_may_be_an_options_name():
         ({"lr": "0.1"}, "lr='0.1' must be a number"),
         ({"regularizers": {"l1": "x"}}, "regularizers['l1']='x' must be a weight and a term: (0.1, "),
         ({"regularizers": {"l1": (0.1, "l1", 2)}}, "must be a weight and a term"),
+        ({"regularizers": ["l1"]}, "regularizers=['l1'] must be a dict of weights and terms, e.g. {'border'"),
+        ({"steps": 10**23}, "steps=100000000000000000000000 must be a whole number, 1 to 1000000"),
+        ({"seed": "a"}, "seed='a' must be a whole number"),
+        ({"frames": "a"}, "frames='a' must be a whole number, at least 2"),
         ({"noise": -0.5}, "noise=-0.5 must be 0 or larger"),
         ({"area": 0.1}, 'in Python method=mpx.method("extremal2019")'),
     ],
@@ -137,6 +142,32 @@ def test_a_regularizer_may_be_an_options_name():
 def test_a_wrong_option_is_one_sentence(options, names):
     with pytest.raises(ValueError, match=re.escape(names)):
         quick(PHOTOS, target=1, **options)
+
+
+@pytest.mark.parametrize(
+    "call, names",
+    [
+        (lambda: quick(PHOTOS, stepz=5), "explain() has no argument stepz; near it: steps"),
+        (lambda: MaskLearner(NET, PHOTOS, snapshot=5), "MaskLearner() has no argument snapshot; near it: snapshots"),
+        (lambda: method("quick", steps=5), 'method() has no argument steps: write it as on the command line, e.g. "st'),
+        (lambda: task("difference", other=1), "task() has no argument other: write it as on the command line"),
+    ],
+)
+def test_an_argument_that_does_not_exist_is_told_with_what_was_meant(call, names):
+    with pytest.raises(TypeError, match=re.escape(names)):
+        call()
+
+
+@pytest.mark.parametrize(
+    "options, names",
+    [
+        ({"regularizers": ["l1"]}, "regularizers=['l1'] must be a dict of weights and terms"),
+        ({"perturbation": "black"}, "perturbation='black' must be a function"),
+    ],
+)
+def test_a_method_of_the_wrong_parts_is_one_sentence(options, names):
+    with pytest.raises(ValueError, match=re.escape(names)):
+        dataclasses.replace(method("quick"), **options)
 
 
 class Plain(Mask):

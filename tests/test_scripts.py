@@ -80,3 +80,11 @@ def test_no_method_comes_nearer_than_the_optimum_of_regions(tmp_path):
     assert values["greedy"][2] > chance[2] + 0.1 and best[2] < best[:2].mean() + 1e-6
     for value in values.values():
         assert value[2].item() == pytest.approx(value[:2].mean().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("script", ["benchmark.py", "compare.py", "evaluate.py", "figure.py"])
+def test_each_script_has_a_help(script, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    assert not end.value.code and f"python scripts/{script}" in capfd.readouterr().out.splitlines()[0]

@@ -2,6 +2,10 @@
 
 import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 
 from mpx.cli import sweeper
 from mpx.cli.folders import sweep_folder
@@ -14,9 +18,35 @@ FOLDER_KEYS = ("name=", "hydra.run.dir=", "hydra.sweep.dir=")
 HYDRA_FLAGS = ("config-", "hydra-", "cfg", "package", "experimental", "shell", "info")
 
 
+def answer_help(text: str | None) -> None:
+    """Print a script's text and end it where its command line asks for help."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        with reader_may_end():
+            print(text)
+        sys.exit()
+
+
+@contextmanager
+def reader_may_end() -> Iterator[None]:
+    """Take it as no error where nobody reads stdout any more, as in `mpx --help | head -1`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python writes as it ends goes there
+
+
 def order(arguments: list[str]) -> list[str]:
-    """Return the arguments with -m first, where Hydra expects it."""
-    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+    """Return the arguments with -m and --config-dir first, where Hydra expects them."""
+    first: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("--config-dir", "-cd"):
+            first += [argument, *islice(rest, 1)]
+        else:
+            (first if argument.startswith(("-m", "--multirun", "--config-dir=")) else others).append(argument)
+    return first + others
 
 
 def prepare(arguments: list[str]) -> list[str]:

@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mpx.cli.arguments import is_sweep, names_folder
 from mpx.cli.gpus import claim_gpu
-from mpx.config_errors import error_sentence
-from mpx.errors import first_line
+from mpx.config_errors import error_sentence, own_code_sentence, warn_of_unread
+from mpx.errors import OwnCodeError, as_told, first_line
 from mpx.runs.signals import Stopped
 
 log = logging.getLogger("mpx")
@@ -42,21 +42,25 @@ class Job:
             command = ["mpx", *self.arguments, *([] if names_folder(self.arguments) or sweeps else [f"name={cfg.name}"])]
             print(f"mpx: stopped; continue with: {shlex.join(command)}", file=sys.stderr)
             raise
-        except (ValueError, OSError, OmegaConfBaseException) as error:
+        except (Exception, SystemExit) as error:  # a network may call sys.exit
             if self.show_traceback and not sweeps:
                 raise
-            sentence = error_sentence(error)
+            told = as_told(error)
+            if isinstance(told, OwnCodeError):
+                sentence = own_code_sentence(told, cfg)
+            elif isinstance(told, (ValueError, OSError, OmegaConfBaseException)):
+                sentence = error_sentence(told)
+            elif sweeps:
+                log.exception("this job failed")
+                sentence = f"{type(error).__name__}: {first_line(error)}"
+            else:
+                raise
             print(f"mpx: {sentence}", file=sys.stderr)
             self.exit_codes.append(FAILURE)
-        except Exception as error:
-            if not sweeps:
-                raise
-            log.exception("this job failed")
-            sentence = f"{type(error).__name__}: {first_line(error)}"
         if sweeps:
             from mpx.runs import files, store
 
-            files.write_file(folder / store.FAILED, f"{sentence}\n")
+            files.write_file(folder / store.FAILED, f"{sentence.splitlines()[0]}\n")
         return math.nan
 
     def _run(self, cfg: DictConfig, folder: Path, sweeps: bool) -> float | None:
@@ -68,6 +72,7 @@ class Job:
         hydra = HydraConfig.get()
         (folder / store.FAILED).unlink(missing_ok=True)
         varied = job_axes(folder.name) if sweeps else {}
+        warn_of_unread(cfg, list(hydra.overrides.task))
         with claim_gpu(folder.parent):
             plan = build_plan(cfg, folder, dict(hydra.runtime.choices), list(hydra.overrides.task), varied)
             summary = run(plan)

@@ -28,13 +28,22 @@ from mpx.runs.signals import Stopped, raise_on_signal
 
 def main() -> None:
     """Run the command line in sys.argv and exit."""
-    arguments = sys.argv[1:]
+    logging.raiseExceptions = False  # a message that cannot be written, as in `mpx ... | head`, stops no run
+    code = 0
+    with command_line.reader_may_end():
+        code = _answer(sys.argv[1:])
+    sys.exit(code)
+
+
+def _answer(arguments: list[str]) -> int:
+    """Answer the command line; return the exit code."""
     if {"--help", "-h"} & set(arguments):
         print(menu.help_text())
     elif "--version" in arguments:
         print(f"mpx {mpx.__version__}")
     else:
-        sys.exit(_run(command_line.order(arguments)))
+        return _run(command_line.order(arguments))
+    return 0
 
 
 def _run(arguments: list[str]) -> int:
@@ -48,6 +57,8 @@ def _run(arguments: list[str]) -> int:
         with raise_on_signal(), _hydra_raises_errors():
             sys.argv[1:] = command_line.prepare(arguments)
             hydra_main(job.run)()
+    except BrokenPipeError:  # nobody reads stdout any more
+        raise
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         if job.show_traceback:
             raise

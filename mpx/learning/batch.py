@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from mpx.learning.objective import Iterations, Objective
 from mpx.learning.optimizers import OptimizerContext, make_optimizer, make_scheduler
 from mpx.learning.rows import RowState
+from mpx.operators import dotted_name
 
 
 class RowBatch:
@@ -28,8 +29,8 @@ class RowBatch:
     """
 
     def __init__(self, objective: Objective, snapshots: int = 24, row_count: int | None = None):
-        if snapshots < 2:
-            raise ValueError(f"frames={snapshots} must be at least 2, the first and the last")
+        if not isinstance(snapshots, int) or snapshots < 2:
+            raise ValueError(f"frames={snapshots!r} must be a whole number, at least 2: the first and the last")
         iterations, started = snapshot_iterations(objective.method.steps, snapshots), time.time()
         initial = objective.initial().detach()
         rows = [
@@ -196,14 +197,18 @@ def _first_failure(row: RowState) -> str:
     if not failed_at:
         return ""
     first = min(failed_at, key=lambda term: failed_at[term])
-    model = f"the model's weights and the precision ({row.objective.method.precision})"
+    method = row.objective.method
+    if not row.objective.perturbed_is_finite[row.index]:
+        return f"perturbation {dotted_name(method.perturbation)} returned NaN or infinite values: check its function"
+    model = f"the model's weights and the precision ({method.precision})"
     quantity, remedy = "the gradient", f"the derivatives of the score and the regularizers, also at 0 and 1, {model}"
     if first == "total":
-        parts = {"value": "the model's output", "score": "the score"}
-        parts |= {name: f"regularizer {name}" for name in row.objective.method.regularizers}
+        output = f"the output of model {row.objective.classifier.name}"
+        parts = {"value": output, "score": f"the score {dotted_name(method.score)}"}
+        parts |= {name: f"regularizer {name} ({dotted_name(term)})" for name, (_, term) in method.regularizers.items()}
         infinite = [words for name, words in parts.items() if not row.history[name][failed_at[first]].isfinite()]
         quantity = infinite[0] if infinite else "the objective"
-        remedy = f"the perturbation, {model}" if quantity == parts["value"] else "its function"
+        remedy = f"the perturbation, {model}" if quantity == output else "its function"
     return f"{quantity} is NaN or infinite at iteration {failed_at[first]}: check {remedy}"
 
 

@@ -25,6 +25,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelSummary, P
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mpx.errors import names_unknown_arguments
 from mpx.explanation import Explanation
 from mpx.learning.batch import RowBatch
 from mpx.learning.batching import prepare_batch
@@ -167,6 +168,7 @@ class MaskLearner(BatchLearner):
     method: e.g. mpx.method("fong2017"). snapshots: most snapshots of each mask, from the first to the last iteration.
     """
 
+    @names_unknown_arguments()
     def __init__(
         self,
         model: nn.Module | str,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,6 +27,21 @@ GAMES: dict[str, tuple[View, ...]] = {
     "product": (View(0, False, 0.5), View(0, True, -0.5), View(1, False, 0.5), View(2, True, -0.5)),
 }
 PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
+
+MOST = 1_000_000  # steps, and samples: what a row records of each fits into memory
+
+
+def check_regularizers(regularizers: Any) -> dict[str, tuple[float, Any]]:
+    """Return further terms, name -> (weight, term); raise ValueError for anything else."""
+    if not isinstance(regularizers, dict):
+        example = {"border": (0.1, "border")}
+        raise ValueError(f"regularizers={regularizers!r} must be a dict of weights and terms, e.g. {example}")
+    for name, term in regularizers.items():
+        if not isinstance(term, (tuple, list)) or len(term) != 2:
+            raise ValueError(
+                f"regularizers[{name!r}]={term!r} must be a weight and a term: (0.1, an option's name or a function)"
+            )
+    return regularizers
 
 
 @dataclass(frozen=True)
@@ -60,12 +75,18 @@ class Method:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r} must be '32', 'bf16' or '16'")
         for name, value in (("samples", self.samples), ("steps", self.steps)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} must be a whole number, at least 1")
+            if type(value) is not int or not 1 <= value <= MOST:
+                raise ValueError(f"{name}={value!r} must be a whole number, 1 to {MOST}")
+        if type(self.seed) is not int:
+            raise ValueError(f"seed={self.seed!r} must be a whole number")
+        for name in ("perturbation", "mask", "score", "optimizer", "ranking"):
+            if not callable(vars(self)[name]):
+                raise ValueError(f"{name}={vars(self)[name]!r} must be a function; explain() takes an option's name too")
         if self.stop:
             self.stop([])  # raises for options out of range
+        terms = check_regularizers(self.regularizers)
         self._check_areas()
-        weights = {f"lambda_{name}": weight for name, (weight, _) in self.regularizers.items()}
+        weights = {f"lambda_{name}": weight for name, (weight, _) in terms.items()}
         for name, weight in (weights | {"dual_weight": self.dual_weight}).items():
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
                 raise ValueError(f"{name}={weight!r} must be a number, 0 or larger")

@@ -128,6 +128,8 @@ class Objective(PreparedRows):
             ends = torch.tensor([draw.point == 1 for draw in draws], device=output.device)
             values = self.task.value(output[:, 0].flatten(0, 1), targets).view(len(draws), -1)
             value = (values * ends[:, None]).sum(0)
+            finite = output.isfinite().reshape(*output.shape[:3], -1).all(-1).all(0).all(0)  # (B,)
+            value = value.where(finite, torch.nan)  # so that a failed row names the network also where its value is finite
         return sum(scores[1:], scores[0]), value
 
     def _network_inputs(

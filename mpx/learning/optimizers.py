@@ -5,7 +5,6 @@ parameter and gradient alone. A class that needs more than those (the objective,
 `MaskOptimizer` and receives an `OptimizerContext`; its rows step together, so they cannot move between batches.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from mpx.errors import first_line
 from mpx.learning.method import Method
 from mpx.operators import unwrap
+
+MOST_LR = 1e6  # a mask goes from 0 to 1, and a larger step may leave the range of numbers
 
 
 @dataclass(frozen=True)
@@ -175,8 +176,8 @@ def make_optimizer(method: Method, params: Sequence[Any], context: OptimizerCont
     for group in optimizer.param_groups:
         if method.scheduler and "lr" not in group:
             raise ValueError("this optimizer has no lr that scheduler= could change: add scheduler=null")
-        if not 0 < group.get("lr", 1) < math.inf:
-            raise ValueError(f"lr={group['lr']} must be a number above 0")
+        if not 0 < group.get("lr", 1) <= MOST_LR:
+            raise ValueError(f"lr={group['lr']} must be a number above 0, at most {MOST_LR:g}")
     return optimizer
 
 

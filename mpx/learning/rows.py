@@ -47,7 +47,7 @@ def rows_of_image(
     """Return a row for each target and area of one image (C,H,W). target: an index, a name, "top2", or a list of these."""
     output = classifier(image[None].to(classifier.device))[0]
     if not output.isfinite().all():
-        raise ValueError("the model's output is NaN or infinite on the untouched photo")
+        raise ValueError(f"{name}: the output of model {classifier.name} is NaN or infinite on the untouched photo")
     rows = []
     for one in classifier.task.resolve(target, output, context):
         place = None if one.place is None else one.place.cpu()

@@ -1,27 +1,29 @@
-"""Checks of a network before masks are learnt through it: shapes, finite logits, right gradients, independent images."""
+"""Checks of a network before masks are learnt through it: finite outputs that repeat, gradients, independent images."""
 
 import torch
 from torch import Tensor
 
 from mpx.data.arrays import count_channels
-from mpx.errors import first_line
+from mpx.errors import is_out_of_memory, with_place
 from mpx.models.classifier import Classifier
 
 OUTPUT_TOLERANCE = 1e-2  # of the largest number of an output
+REPEAT_TOLERANCE = 1e-3  # of the same, where the same image is asked twice
 GRADIENT_TOLERANCE = 0.2  # of a gradient's norm: rounding changes less, a wrong backward about 1
 
 
-def check_classifier(classifier: Classifier, images: Tensor) -> Tensor:
+def check_classifier(classifier: Classifier, images: Tensor, name: str = "this image") -> Tensor:
     """Run the first of images (B,C,H,W) alone and beside another, forward and backward; return its output (1,...).
 
-    Raises ValueError that says why no mask can be learnt through this network.
+    name: of the image. Raises ValueError that says why no mask can be learnt through this network.
     """
     with classifier.frozen(), torch.enable_grad():
         for other in classifier.compared:
-            check_classifier(other, images)
+            check_classifier(other, images, name)
         image = images[:1].detach().to(classifier.device, copy=True).requires_grad_()
         output = _output(classifier, image)
-        gradient = _check_gradient(classifier, image, output)
+        _check_repeats(classifier, image, output)
+        gradient = _check_gradient(classifier, image, output, name)
         _check_beside_another(classifier, image, output, gradient)
     return output.detach()
 
@@ -37,18 +39,35 @@ def _output(classifier: Classifier, image: Tensor) -> Tensor:
     try:
         return classifier(image)
     except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise ValueError(
+                f"out of memory with one image of {image.shape[2]}x{image.shape[3]} px: a smaller model.size, or a smaller "
+                "network, needs less"
+            ) from error
         raise ValueError(
             f"model {classifier.name} fails for images of {count_channels(image.shape[1])} and "
-            f"{image.shape[2]}x{image.shape[3]} px ({first_line(error)}): set the input size and the channels it was made "
+            f"{image.shape[2]}x{image.shape[3]} px ({with_place(error)}): set the input size and the channels it was made "
             "for (model.size= and model.channels=, or the Classifier's preprocess and channels)"
         ) from error
 
 
-def _check_gradient(classifier: Classifier, image: Tensor, output: Tensor) -> Tensor | None:
+def _check_repeats(classifier: Classifier, image: Tensor, output: Tensor) -> None:
+    """Refuse a network that answers differently when it is asked again. output: (1,...) of the image (1,C,H,W)."""
+    answers = [classifier.task.comparable(one).detach() for one in (output, classifier(image))]
+    change, largest = (answers[1] - answers[0]).abs().max(), answers[0].abs().max()
+    if change > REPEAT_TOLERANCE * largest:
+        raise ValueError(
+            f"model {classifier.name} gives another output when it is asked twice about an image (by {change / largest:.1%} "
+            "of its largest number), so a mask would explain chance: look for noise in its forward, and for dropout that "
+            "eval() leaves on, F.dropout(x) without training=self.training"
+        )
+
+
+def _check_gradient(classifier: Classifier, image: Tensor, output: Tensor, name: str) -> Tensor | None:
     """Return the gradient (1,C,H,W) of an output with its graph, or None where the output says nothing about the image."""
     if not output.isfinite().all():
         raise ValueError(
-            f"model {classifier.name} gives a NaN or infinite output for this image: check its weights, mean, std and "
+            f"model {classifier.name} gives a NaN or infinite output for {name}: check its weights, mean, std and "
             "precision"
         )
     if classifier.task.is_empty(output):  # the choice of targets says so, image by image
@@ -87,20 +106,24 @@ def _check_beside_another(classifier: Classifier, image: Tensor, output: Tensor,
     neighbour = torch.rand(image.shape, generator=random).to(image)
     images = torch.cat([image.detach(), neighbour]).requires_grad_()
     comparable = classifier.task.comparable
+    pair, failure = None, None
     try:
         pair = classifier(images)
         gradient_beside = _gradient(comparable(pair), images)
-    except (RuntimeError, AssertionError):  # the network takes one image at a time, or memory holds only one
-        pair = None
+    except (RuntimeError, AssertionError) as error:  # the network takes one image at a time, or memory holds only one
+        failure = error
     classifier.task.check(output, pair, classifier.name)
     if pair is None:
-        return
-    with torch.no_grad():
-        alone, beside, repeated = (comparable(x) for x in (output, pair[:1], classifier(image)))
-    tolerance = OUTPUT_TOLERANCE * alone.abs().max()
-    if (repeated - alone).abs().max() > tolerance:  # the network is random
-        return
-    if (beside - alone).abs().max() > tolerance:
+        assert failure is not None
+        if is_out_of_memory(failure):
+            return
+        raise ValueError(
+            f"model {classifier.name} takes one image and fails for two at once ({with_place(failure)}), and mpx asks about "
+            "several, also with batch_size=1: let its forward take images (B,C,H,W), or give a module that loops over them"
+        ) from failure
+    alone, beside = comparable(output).detach(), comparable(pair[:1]).detach()
+    if (beside - alone).abs().max() > OUTPUT_TOLERANCE * alone.abs().max():
+        _check_repeats(classifier, image, output)  # by chance it may have answered twice alike
         raise ValueError(
             f"model {classifier.name} gives an image another output when another image is in its batch, so masks would "
             "depend on each other: look for batch norms without running statistics (track_running_stats=False)"

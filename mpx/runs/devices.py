@@ -63,13 +63,16 @@ def find_device(name: str) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
+MOST_THREADS = 1024  # PyTorch crashes where the system can start no more
+
+
 def thread_count(setting: int | None, workers: int, share: Share, deterministic: bool) -> int:
     """Return the CPU threads of each worker: all workers together use as many as there are cores.
 
     More threads than cores are many times slower. A deterministic run uses one: the order of a sum depends on its threads.
     """
-    if setting is not None and setting < 1:
-        raise ValueError(f"threads={setting} must be at least 1, or null to share out the cores")
+    if setting is not None and not 1 <= setting <= MOST_THREADS:
+        raise ValueError(f"threads={setting} must be from 1 to {MOST_THREADS}, or null to share out the cores")
     if setting or deterministic:
         return setting or 1
     launcher_shared_out = "OMP_NUM_THREADS" in os.environ or available_cores() < (os.cpu_count() or 1)

@@ -27,6 +27,7 @@ import torch.multiprocessing as mp
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor
 
+from mpx.errors import OwnCodeError, as_told
 from mpx.explanation import Explanation
 from mpx.runs.base import ClaimedImage, Coordinator
 from mpx.runs.signals import SIGNALS
@@ -81,7 +82,7 @@ def run_processes(
 ) -> None:
     """Run target(remote coordinator, *arguments) in one process for each tuple, until all have ended.
 
-    Whatever ends this function ends the processes. Raises the ValueError or OSError that a process raised.
+    Whatever ends this function ends the processes. Raises the ValueError, OSError or OwnCodeError of a process.
     """
     context = mp.get_context("spawn")
     processes: dict[Connection, SpawnProcess] = {}
@@ -150,9 +151,12 @@ def _run_worker(target: Callable[..., None], pipe: Connection, threads: int, arg
     coordinator = RemoteCoordinator(pipe)
     try:
         target(coordinator, *arguments)
-    except (ValueError, OSError) as error:
+    except (Exception, SystemExit) as error:  # a network may call sys.exit
+        told = as_told(error)
+        if not isinstance(told, (OwnCodeError, ValueError, OSError)):
+            raise
         with suppress(OSError):  # the parent may have ended, which caused the error
-            coordinator.raise_in_parent(error)
+            coordinator.raise_in_parent(told)
 
 
 def _die_with_parent() -> None:

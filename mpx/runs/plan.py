@@ -78,3 +78,16 @@ class RunPlan:
     def learnt_with(self) -> str:
         """The explainer, or the perturbation that masks are learnt with: the name that metrics are reported under."""
         return self.choices.get("explainer") or self.choices.get("perturbation") or ""
+
+    @property
+    def subject(self) -> str:
+        """The network and the method, for the line that a run begins with."""
+        model, choices = self.config["model"], self.choices
+        names = (model.get("name"), model.get("network"), choices["model"])
+        network = next(name for name in names if isinstance(name, str))
+        chosen = next((key for key in ("explainer", "experiment") if choices.get(key)), None)
+        if chosen:
+            method = f"{chosen}={choices[chosen]}"
+        else:
+            method = f"game={self.method.game} perturbation={choices['perturbation']} mask={choices['mask']}"
+        return f"{network}, {method}" + ("" if self.method.explainer else f", {self.method.steps} steps")

@@ -70,7 +70,7 @@ class RowSource:
         try:
             self._waiting += self._unfinished_rows(image, x, context, file_bytes)
         except ValueError as error:
-            self._coordinator.skip(item.name, str(error))
+            self._coordinator.skip(item.name, str(error).removeprefix(f"{item.name}: "))
 
     def _check_model(self, x: Tensor, context: TargetContext) -> str | None:
         """Fold the model on the first image (C,H,W), and check it and the target there.

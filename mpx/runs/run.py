@@ -27,7 +27,6 @@ from mpx.runs.reevaluation import evaluate_area_sums, reevaluate
 from mpx.runs.results import write_results
 from mpx.runs.resume import check_config
 from mpx.runs.shares import Share, find_share
-from mpx.runs.signals import Stopped
 from mpx.runs.worker import work
 from mpx.tasks.normalised import doubtful_rows
 
@@ -72,8 +71,7 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
         loggers = RunLoggers(plan.folder, plan.loggers)
         coordinator = RunCoordinator(plan.folder, items, index, count, loggers)
         session = Session(plan, share, devices, group, coordinator, time.perf_counter())
-        done = coordinator.describe(len(coordinator.share) - len(coordinator.remaining))
-        log.info(f"{plan.command}\n{done} are done in {plan.folder}")
+        log.info(f"{plan.command}\n{_beginning(session)}")
         with closing(loggers):
             merged, summary = _work_and_write_results(session)
         report = _write_report(plan) if merged and merged.table() and plan.pictures else ""
@@ -83,6 +81,17 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
     _check_complete(plan, merged)
     _log_results(plan, merged, summary, report)
     return summary
+
+
+def _beginning(session: Session) -> str:
+    """Return what is done in this session on what, and how much of it is done already."""
+    coordinator, plan = session.coordinator, session.plan
+    total, remaining = len(coordinator.share), len(coordinator.remaining)
+    if remaining == total:
+        share = coordinator.describe(total).partition(" images")[2]
+        return f"explaining {total} {'image' if total == 1 else 'images'}{share} in {plan.folder}: {plan.subject}"
+    done = f"{coordinator.describe(total - remaining)} are done in {plan.folder}"
+    return f"{done}; explaining the other {remaining}: {plan.subject}" if remaining else done
 
 
 def objective(plan: RunPlan, summary: dict[str, Any] | None) -> float | None:
@@ -131,8 +140,8 @@ def _work_and_write_results(session: Session) -> tuple[RunCoordinator | None, di
             _explain(session)
         with _single_worker(session.plan, session.share):
             reevaluate(session.plan, coordinator, session.devices[0])
-    except (Stopped, ValueError):
-        if coordinator.table():
+    except BaseException as error:
+        if coordinator.table() and not isinstance(error, OSError):  # a full disk takes no results
             _write_results(session, stopped=True)
         raise
     return _write_results(session, stopped=False)
@@ -200,7 +209,7 @@ def _check_complete(plan: RunPlan, merged: RunCoordinator) -> None:
     for name, reason in merged.skipped.items():
         log.warning(f"skipped {name}: {reason}")
     images = len(merged.items)
-    if not merged.table():
+    if not merged.table() and merged.skipped:
         raise ValueError(
             f"no image could be explained: all {images} were skipped, see {plan.folder / 'skipped.csv'}; "
             f"the first: {next(iter(merged.skipped.values()))}"

@@ -61,6 +61,8 @@ class Segmentation(Task):
         """Return classes with their regions (h,w); top1, top2, ... are the classes with the most pixels. output: (K,h,w)."""
         pixels = torch.bincount(output.argmax(0).flatten(), minlength=len(output)).float()
         if self.background is not None:
+            if self.background not in range(len(pixels)):
+                raise ValueError(f"task.background={self.background} must be a class, 0 to {len(pixels) - 1}, or null")
             pixels[self.background] = -1.0
         targets = super().resolve(target, pixels, context)
         return [Target(one.index, self._checked_region(one.index, output, context)) for one in targets]

@@ -8,7 +8,7 @@ import pytest
 from methods.parity import problem
 
 from mpx import config
-from mpx.cli import menu
+from mpx.cli import arguments, menu
 from mpx.learning.method import GAMES
 
 SMALL = {  # changes for images of 32 px; None: the method needs a transformer
@@ -56,3 +56,8 @@ def test_every_experiment_names_its_paper_in_the_table_and_in_the_help():
     text = menu.help_text()
     for name in config.options("experiment"):
         assert rows()[name]["paper"] and rows()[name]["paper"] in text and f"  {name} " in text
+
+
+def test_a_folder_of_configurations_may_be_named_anywhere():
+    given = ["steps=2", "--config-dir", "my", "perturbation=mine", "-m", "--config-dir=mine"]
+    assert arguments.order(given) == ["--config-dir", "my", "-m", "--config-dir=mine", "steps=2", "perturbation=mine"]

@@ -40,7 +40,7 @@ class InfiniteGradient(torch.autograd.Function):
 @pytest.mark.parametrize("name", ["blur_gaussian", "blur_pyramid"])
 def test_nan_output_names_the_image_and_the_iteration_and_spares_the_others(name):
     photos = torch.stack([PHOTOS[0], (PHOTOS[1] + 1).clamp(0, 1), PHOTOS[2]])
-    with pytest.raises(ValueError, match=r"image1: the model's output is NaN or infinite at iteration \d+"):
+    with pytest.raises(ValueError, match=r"image1: the output of model Breaks is NaN or infinite at iteration \d+"):
         explain(Breaks(), photos, 1, perturbation=small_perturbation("black"), mask="grid", mask_size=8, steps=20, jitter=0)
     method = Method(
         small_perturbation(name), config.option("mask", "grid", mask_size=8), config.option("score", "logit"), steps=20
@@ -66,8 +66,9 @@ def test_infinite_gradient_is_named():
 @pytest.mark.parametrize(
     "options, names",
     [
-        ({"score": lambda logits, *_: logits[:, 0] * torch.nan}, "the score is NaN or infinite at iteration 0"),
-        ({"regularizers": {"mine": (1.0, lambda s, _: s.mean((1, 2, 3)) / 0)}}, "regularizer mine is NaN or infinite"),
+        ({"score": lambda logits, *_: logits[:, 0] * torch.nan}, r"the score test_batch.<lambda> is NaN or infinite at it"),
+        ({"regularizers": {"mine": (1.0, lambda s, _: s.mean((1, 2, 3)) / 0)}}, "mine .test_batch.<lambda>. is NaN or"),
+        ({"perturbation": lambda x, _: x * torch.nan}, "perturbation test_batch.<lambda> returned NaN or infinite values"),
         ({"regularizers": {"mine": (1.0, lambda s, _: s.sqrt().mean((1, 2, 3)))}}, "check the derivatives of the score and"),
     ],
 )
@@ -75,6 +76,21 @@ def test_a_part_that_is_not_finite_is_named(options, names):
     options = {"perturbation": small_perturbation("black"), "mask_size": 8, "steps": 3, "jitter": 0} | options
     with pytest.raises(ValueError, match=f"image0: .*{names}"):
         explain(NET, PHOTOS[:1], 1, **options)
+
+
+@pytest.mark.parametrize("broken", ["the whole photo", "its preservation"])
+def test_a_network_that_fails_for_one_photo_is_named_with_it(broken):
+    """In a dual the number that people read is of the deletion, and stays finite when the preservation fails."""
+
+    class Net(SquareNet):
+        def forward(self, x):
+            light = x.mean((1, 2, 3))
+            fails = light > 0.8 if broken == "the whole photo" else light < 0.2
+            return super().forward(x).where(~fails[:, None], torch.inf)
+
+    photos = torch.stack([PHOTOS[0], torch.full_like(PHOTOS[1], 0.9) if broken == "the whole photo" else PHOTOS[1] * 0.6])
+    with pytest.raises(ValueError, match="image1: the output of model Net is NaN or infinite"):
+        explain(Net(), photos, 1, perturbation=lambda x, _: x / 2, mask_size=8, steps=1, jitter=0)
 
 
 @pytest.mark.parametrize("steps, frames", [(1, 24), (5, 24), (150, 24), (300, 10), (150, 2)])

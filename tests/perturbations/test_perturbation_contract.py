@@ -48,19 +48,42 @@ def logits(perturbation: PreparedPerturbation, sample, mask: torch.Tensor) -> to
         return NETWORK(perturbation.apply(sample, mask))
 
 
+def check_ends(name: str, perturbation: PreparedPerturbation, sample, images: torch.Tensor, net: nn.Module) -> None:
+    """Hold a perturbation to its contract under masks of ones and of zeros."""
+    ones, zeros = (torch.full((len(images), *perturbation.mask_shape), value) for value in (1.0, 0.0))
+    count = f"perturbation={name}, images of {images.shape[1]} channels:"
+    assert torch.equal(perturbation.apply(sample, ones), images), f"{count} a mask of ones must give the image itself"
+    perturbed = perturbation.apply(sample, zeros)
+    assert perturbed.shape == images.shape, f"{count} perturbed images must have the shape of the images"
+    assert perturbed.min() >= 0 and perturbed.max() <= 1, f"{count} perturbed images must lie in [0,1]"
+    inside = bool(perturbation.network_inputs(sample, zeros))
+    changed = torch.equal(perturbed, images) == inside
+    assert changed, f"{count} a mask of zeros must change every image, or the network's inside but not the image"
+    assert not (inside and perturbation.masks_pixels), f"{count} masks_pixels=True says that nothing is masked inside"
+    with perturbation.patched_network(*perturbation.network_inputs(sample, zeros)):
+        output = net(perturbed)
+    change = (output - net(images)).abs().amax(1).min()
+    weak = f"{count} a mask of zeros must change the network's output for every image (by more than 1e-4, here {change:.1g})"
+    assert change > 1e-4, weak
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_mask_of_ones_keeps_the_image_exactly_and_zeros_change_the_output(name):
     perturbation = prepared(name)
-    ones, zeros = (torch.full((3, *perturbation.mask_shape), value) for value in (1.0, 0.0))
+    ones = torch.ones(3, *perturbation.mask_shape)
     for sample in (perturbation.sample(RNG.at(0)), perturbation.fixed_sample(RNG.at("evaluation"))):
-        assert torch.equal(perturbation.apply(sample, ones), IMAGES)
+        check_ends(name, perturbation, sample, IMAGES, NETWORK)
         torch.testing.assert_close(logits(perturbation, sample, ones), NETWORK(IMAGES), atol=1e-5, rtol=1e-5)
-        perturbed = perturbation.apply(sample, zeros)
-        assert perturbed.shape == IMAGES.shape and perturbed.min() >= 0 and perturbed.max() <= 1
-        assert (logits(perturbation, sample, zeros) - NETWORK(IMAGES)).abs().amax(1).min() > 1e-4
-        inside = bool(perturbation.network_inputs(sample, zeros))
-        assert torch.equal(perturbed, IMAGES) == inside and not (inside and perturbation.masks_pixels)
     assert perturbation.masks_pixels == (name in PERTURBATIONS)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_contract_is_told_in_words(channels):
+    images = IMAGES[:, :channels]
+    idle = prepare(lambda images, context: images.clone(), images, perturbation_context(images))
+    words = f"perturbation=idle, images of {channels} channels: a mask of zeros must change every image"
+    with pytest.raises(AssertionError, match=words):
+        check_ends("idle", idle, idle.sample(RNG), images, nn.Flatten())
 
 
 @pytest.mark.parametrize("name", [name for name in PERTURBATIONS if name != "generative"])  # whose fill sees the whole mask
@@ -69,9 +92,12 @@ def test_a_pixel_depends_on_its_own_mask_and_its_perturbed_value(name):
     sample, half = perturbation.sample(RNG.at(0)), torch.zeros(3, 1, 64, 64)
     half[..., :30] = 1
     mixed, perturbed = (perturbation.apply(sample, mask) for mask in (half, half * 0))
-    assert torch.equal(mixed[..., :30], IMAGES[..., :30])
-    assert torch.equal(mixed[..., 50:], perturbed[..., 50:])  # farther away than the window of local_mean
-    assert (perturbed - IMAGES).abs().mean() > 0.05 and torch.equal(perturbation.to_image(half), half)
+    assert torch.equal(mixed[..., :30], IMAGES[..., :30]), f"perturbation={name} must keep the pixels where the mask is 1"
+    far = torch.equal(mixed[..., 50:], perturbed[..., 50:])  # farther away than the window of local_mean
+    assert far, f"perturbation={name}: where the mask is 0, pixels must be as under a mask of zeros"
+    change = (perturbed - IMAGES).abs().mean()
+    assert change > 0.05, f"perturbation={name} must change noise by more than 0.05 in the mean, and does by {change:.2g}"
+    assert torch.equal(perturbation.to_image(half), half)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -85,7 +111,8 @@ def test_gradient_is_alive_at_the_ends_and_in_between(name, value):
         (perturbation.apply(sample, mask) * change).sum().backward()
     else:
         logits(perturbation, sample, mask)[:, 0].sum().backward()
-    assert mask.grad.isfinite().all() and (mask.grad.flatten(1).abs().amax(1) > 1e-6).all()
+    alive = mask.grad.isfinite().all() and (mask.grad.flatten(1).abs().amax(1) > 1e-6).all()
+    assert alive, f"perturbation={name} must have a finite gradient that is not 0 to a mask, also to one of {value}"
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -153,13 +180,8 @@ def test_images_may_have_any_number_of_channels(name, channels):
     net = network(channels)
     perturbation = prepare(option, images, perturbation_context(images, net))
     sample = perturbation.sample(RowRandom([1, 2]).at(0))
-    ones, zeros = (torch.full((2, *perturbation.mask_shape), value) for value in (1.0, 0.0))
-    assert torch.equal(perturbation.apply(sample, ones), images)
-    perturbed = perturbation.apply(sample, zeros)
-    assert perturbed.shape == images.shape and perturbed.min() >= 0 and perturbed.max() <= 1
-    with perturbation.patched_network(*perturbation.network_inputs(sample, zeros)):
-        assert (net(perturbed) - net(images)).abs().amax(1).min() > 1e-4 or not perturbation.masks_pixels
-    assert perturbation.to_image(ones).shape == (2, 1, 64, 64)
+    check_ends(name, perturbation, sample, images, net)
+    assert perturbation.to_image(torch.ones(2, *perturbation.mask_shape)).shape == (2, 1, 64, 64)
 
 
 @pytest.mark.parametrize("name, options, key", [

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,8 @@ def test_a_run_leaves_its_folder(mpx, folder):
     code, out, err = mpx(*SQUARE, "images=photos")
     assert code == 0, err
     run = result(folder)
+    subject = "net.py:SquareNet, game=dual perturbation=blur_gaussian mask=grid, 12 steps"
+    assert f"explaining 3 images in {run}: {subject}\nSquareNet on cpu\n" in out
     rows = table(run)
     assert [row["image"] for row in rows] == ["p0", "p1", "p2"] and {row["class"] for row in rows} == {"checker board"}
     for row in rows:
@@ -185,7 +190,7 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
     "arguments, names",
     [
         (["stepz=3"], "there is no key stepz; near it: steps"),
-        (["lr=abc"], "lr: Value 'abc' of type 'str' could not be converted to Float"),
+        (["lr=abc"], "lr='abc' must be a number: learning rate"),
         (["lambda_tv=abc"], "lambda_tv='abc' must be a number"),
         (["perturbation=blur_medain"], "perturbation=blur_medain is not an option; near it: blur_median"),
         (["mask_size=[1"], "mask_size=[1: no viable alternative"),
@@ -193,6 +198,7 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
         (["images=photos/*.jpg"], "photos/*.jpg"),
         (["target=espreso"], "espreso"),
         (["target=2"], "2 is out of range"),
+        (["threads=100000"], "threads=100000 must be from 1 to 1024"),
         (["target=label"], "label"),
         (["mask_size=64"], "mask_size=64 must be"),
         (["images=5"], "images=5 must be a file"),
@@ -208,6 +214,7 @@ MODEL = [a for a in SQUARE if not a.startswith("model.network")]
         (["--steps=3"], "keys are written without dashes, steps=3"),
         (["steps"], "an argument is key=value"),
         (["lr=0"], "lr=0.0 must be a number above 0"),
+        (["lr=1e38"], "lr=1e+38 must be a number above 0, at most 1e+06"),
         (["trainer.devices=[0,1]"], "trainer.devices=[0, 1] names GPUs, and device=cpu is cpu here"),
         (["trainer=gpus"], "trainer.devices=all need a GPU"),
         (["dataset=table"], "dataset.file has no value: give dataset.file="),
@@ -231,7 +238,7 @@ def test_a_mistake_is_one_sentence(mpx, folder, arguments, names):
         (["lambda_tvv=0.2"], "no regularizer tvv; near it: tv"),
         (["+stepz=3"], "there is no key stepz; near it: steps"),
         (["perturbation.kernel=3"], "there is no key perturbation.kernel"),
-        (["steps=2.5"], "steps: Value '2.5' of type 'float' could not be converted to Integer"),
+        (["steps=2.5"], "steps=2.5 must be a whole number: optimizer steps"),
         (["model=resnet"], "model=resnet is not an option"),
         (["regularizer=[l1]", "lambda_tv=0.1"], "lambda_tv weighs a term that is not chosen"),
         (["perturbation=black,noise"], "Ambiguous value for argument"),
@@ -246,6 +253,7 @@ def test_a_mistake_is_one_sentence(mpx, folder, arguments, names):
         (["batch_size=null"], "batch_size=None must be a whole number, at least 1"),
         (["pictures=2.5"], "pictures=2.5 must be a number of images"),
         (["name=.."], "name='..' must be the name of a folder"),
+        (["target=[]"], "target=[] names no class"),
         (["name="], "name='' must be the name of a folder"),
         (["+trainer.max_steps=3"], "trainer.max_steps would end the optimization"),
         (["+trainer.strategy=ddp"], "trainer.strategy would mix rows or devices"),
@@ -274,6 +282,70 @@ def test_a_model_that_cannot_be_explained_is_one_sentence(mpx, folder, body, nam
     arguments = [a for a in MODEL if "categories" not in a]
     code, out, err = mpx(*arguments, "model.network=bad.py:Net", "images=photos/p0.png")
     assert code == 1 and names in err and len(err.strip().splitlines()) == 1, err
+
+
+OWN = """
+import pytorch_lightning as pl, torch
+from net import SquareNet
+class Net(SquareNet):
+    def forward(self, x):
+        return self.missing(x)
+class Exits(SquareNet):
+    def forward(self, x):
+        raise SystemExit(0)
+class Hungry(SquareNet):
+    def forward(self, x):
+        return torch.zeros(2**50)
+def black(images, context):
+    def draw(rng):
+        return images @ torch.zeros(7, 7)
+    return draw
+def cover(saliency, context):
+    raise ValueError("no cover")
+class Stop(pl.Callback):
+    def on_train_batch_end(self, *_):
+        1 / 0
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence, frames",
+    [
+        (["model.network=own.py:Net"], "model failed with AttributeError: 'Net' object has no attribute", [6]),
+        (["model.network=own.py:Exits"], "model failed with SystemExit: 0", [9]),
+        (["perturbation=black", "~perturbation.color", "perturbation._target_=own.black"], "perturbation failed", [15]),
+        (["+metrics.mine={_target_: own.cover, _partial_: true}"], "metrics.mine failed with ValueError: no cover", [18]),
+        (["+callbacks.mine={_target_: own.Stop, _partial_: true}"], "callbacks.mine failed with ZeroDivisionError", [21]),
+    ],
+)
+def test_an_error_in_the_users_code_names_the_part_and_shows_their_frames_only(
+    mpx, folder, monkeypatch, arguments, sentence, frames
+):
+    monkeypatch.syspath_prepend(folder)
+    (folder / "own.py").write_text(OWN)
+    sys.modules.pop("own", None)
+    given = [a for a in NO_PICTURES if "sigma" not in a or "black" not in arguments[0]]
+    code, out, err = mpx(*given, "images=photos/p0.png", "steps=2", *arguments)
+    assert code == 1 and err.startswith(f"mpx: {sentence}") and f" at own.py:{frames[-1]} (" in err.splitlines()[0], err
+    assert [int(line) for line in re.findall(r'File "own.py", line (\d+), in', err)] == frames
+    assert len(err.splitlines()) == 1 + 2 * len(frames) and "Traceback" not in out + err
+
+
+def test_a_network_that_memory_does_not_hold_is_one_sentence(mpx, folder):
+    (folder / "own.py").write_text(OWN)
+    code, out, err = mpx(*NO_PICTURES, "images=photos/p0.png", "model.network=own.py:Hungry")
+    assert code == 1 and err.startswith("mpx: out of memory with one image of 32x32 px"), err
+    assert len(err.splitlines()) == 1 and "Traceback" not in out
+
+
+def test_a_reader_that_ends_stops_no_run(folder):
+    """As `mpx ... | head -1` does."""
+    script = Path(__file__).parents[2] / "scripts" / "run.py"
+    arguments = [*NO_PICTURES, "images=photos/p0.png", "steps=2", "metric=[]", "logger=[]", "name=unread"]
+    with subprocess.Popen([sys.executable, script, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        command.stdout.close()
+        err = command.stderr.read()
+    assert command.returncode == 0 and not err and len(table(folder / "outputs" / "unread")) == 1
 
 
 def test_the_main_job_on_a_real_photo_with_the_real_network(mpx, tmp_path, monkeypatch):

@@ -5,10 +5,10 @@ import torch
 from planted import SquareNet, square_photo
 from square_networks import EYE, Boxes, Embedding, Multi, Queries, Segments, Value
 
-from mpx import Classifier, explain
+from mpx import Classifier, config, explain
 from mpx.tasks.classification import CLASSIFICATION
 from mpx.tasks.detection import Detection
-from mpx.tasks.difference import ModelDifference
+from mpx.tasks.difference import Difference, ModelDifference
 from mpx.tasks.multilabel import Multilabel
 from mpx.tasks.regression import Regression
 from mpx.tasks.segmentation import Segmentation
@@ -37,6 +37,9 @@ class NoBoxes(Boxes):
         (Segments(), Similarity(EYE[0]), 0, "task=similarity needs embeddings .B, 3."),
         (Segments(), Segmentation("dataset"), 1, "the dataset has no region of class 1 in this image"),
         (Segments(), Segmentation("predicted"), "top9", "top9' is out of range: this model goes from top1 to top2"),
+        (Segments(), Segmentation(background=2), "top1", "task.background=2 must be a class, 0 to 1, or null"),
+        (Segments(), Segmentation(background=-1), "top1", "task.background=-1 must be a class, 0 to 1, or null"),
+        (SquareNet(), Difference(5000), 1, "task.other=5000 must be a class, 0 to 1, other than the target"),
         (Boxes(), Segmentation(), 1, "the model gives list for B=1: set task=detection"),
         (Queries(), Segmentation(), 1, "set task=detection"),
         (Queries(), Multilabel(), 1, "set task=detection"),
@@ -74,3 +77,19 @@ def test_a_wrong_combination_is_one_sentence(net, task, target, words):
 def test_options_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="must be"):
         make()
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.long, torch.complex64])
+def test_outputs_that_are_no_real_numbers_are_refused(kind):
+    class Net(SquareNet):
+        def forward(self, x):
+            return super().forward(x).to(kind)
+
+    with pytest.raises(ValueError, match=f"model Net gives {kind} for an image, and its output must be real numbers"):
+        explain(Classifier(Net()), PHOTO, 1, mask_size=8, steps=2)
+
+
+@pytest.mark.parametrize("name, option", [("difference", "other=1.5"), ("segmentation", "background=a")])
+def test_an_option_of_another_type_is_one_sentence(name, option):
+    with pytest.raises(ValueError, match=f"task.{option.split('=')[0]}=.* must be of type int or null"):
+        config.task(name, f"task.{option}")

@@ -67,8 +67,12 @@ class Task:
         raise NotImplementedError
 
     def class_count(self, output: Tensor) -> int | None:
-        """Return the number of indices that a target may have, of an output (B,...); None where that is unknown."""
+        """Return the number of classes of an output (B,...); None where that is unknown."""
         return output.shape[1]
+
+    def target_choices(self, output: Tensor) -> list[int]:
+        """Return the indices that a target may have, of an output (B,...); none where they are unknown."""
+        return list(range(self.class_count(output) or 0))
 
     def is_empty(self, output: Tensor) -> bool:
         """Return whether the output (1,...) of an image says nothing about it, and so has no gradient."""

@@ -28,6 +28,10 @@ class Difference(Classification):
     def __init__(self, other: int | None = None):
         self.other = other
 
+    def target_choices(self, output: Tensor) -> list[int]:
+        """Return the classes besides the other one."""
+        return [index for index in super().target_choices(output) if index != self.other]
+
     def name(self, target: int, categories: Categories) -> str:
         """Return the target's name and the other class's."""
         other = "the next class" if self.other is None else super().name(self.other, categories)

@@ -103,6 +103,9 @@ def test_metrics_that_do_not_apply_say_so_before_anything_is_done(folder, mpx):
     assert code == 1 and err.startswith("mpx: metric=mass compares with where the class is") and not rows_exist(folder)
     code, _, err = mpx(*GIVEN, "task=regression", "target=1", "metric=[saliency_metric]", "name=a")
     assert code == 1 and "saliency_metric needs a probability of a whole image" in err and not rows_exist(folder)
+    code, _, err = mpx(*GIVEN, "task=difference", "task.other=0", "target=1", "metric=[sanity]", "name=a")
+    assert code == 1 and "this network has only one to explain: leave it out" in err  # which its output says
+    assert not [*folder.rglob("*.npz")]
 
 
 def rows_exist(folder) -> bool:

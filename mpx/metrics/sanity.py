@@ -69,11 +69,11 @@ def randomised(
     if not isinstance(classifier, nn.Module):
         raise ValueError(f"{type(classifier).__name__} has no parameters to randomise: metric=sanity needs an nn.Module")
     network = copy.deepcopy(classifier)
-    networks = [network]
+    networks: list[nn.Module] = [network]
     if isinstance(network, Classifier):
         networks += network.compared
-        for one in (network, *network.compared):
-            one.unfold()  # a folded convolution does not use its own weights
+        for folded in (network, *network.compared):
+            folded.unfold()  # a folded convolution does not use its own weights
     with torch.no_grad(), torch.random.fork_rng():
         for number, one in enumerate(networks):
             layers = [(name, module) for name, module in one.named_modules() if [*module.parameters(recurse=False)]]

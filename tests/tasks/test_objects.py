@@ -22,8 +22,9 @@ mask = pytest.importorskip("pycocotools.mask")
 SIDE = 96
 RING, BLOCK = cells_of("1111 1001 1001 1111", 8, 8), cells_of("111 111", 56, 56)  # two ambers; the ring is not its box
 SETTING = [
-    *("dataset=coco", "dataset.root=photos", "dataset.annotations=instances.json", "target=label", "device=cpu", "threads=1"),
-    *("game=deletion", "steps=20", "mask_size=12", "jitter=0", "pictures=none", "log_images=0", "name=a", "ranking=mask"),
+    *("dataset=coco", "dataset.root=photos", "dataset.annotations=instances.json", "target=label"),
+    *("device=cpu", "threads=1", "game=deletion", "steps=20", "mask_size=12", "jitter=0", "pictures=none"),
+    *("log_images=0", "name=a", "ranking=mask"),
 ]
 
 

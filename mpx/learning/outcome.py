@@ -161,7 +161,7 @@ def _to_bytes(x: Tensor) -> Tensor:
 def _target_name(row: Row, objective: Objective) -> str:
     """Return the name of the row's class, with a number where the image has another object of the class before it."""
     number = f" {row.number}" if row.number > 1 else ""
-    return objective.task.name(row.target, objective.classifier.categories) + number
+    return objective.task.name(row.target, objective.classifier.categories, row.place) + number
 
 
 def _row_names(objective: Objective, rows: Sequence[Row]) -> dict[str, Any]:

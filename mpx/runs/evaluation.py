@@ -100,8 +100,9 @@ class Evaluator:
         self, batch: Sequence[Row], classifier: Classifier, images: Tensor, targets: Tensor, seed: int
     ) -> Tensor:
         """Return the saliency of other images, targets, parameters or seeds, for metrics of a method."""
+        is_same = targets.tolist() == [row.target for row in batch]  # else each is at a place that its task finds
         rows = [
-            Row(x, target, f"row {i}", row.area, row.place)
+            Row(x, target, f"row {i}", row.area, row.place if is_same else None)
             for i, (x, target, row) in enumerate(zip(images, targets.tolist(), batch))
         ]
         with classifier.frozen_and_folded(images):  # random parameters have not been folded yet

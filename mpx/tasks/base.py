@@ -43,6 +43,7 @@ class Task:
     support_unit = "softmax probability of the target"
     categories: tuple[str, ...] | None = None  # names of the outputs, where they are not the model's categories
     prepares = False  # whether `prepare` reads the outputs
+    is_paired = False  # whether an image has two rows, a target and its opposite, which pictures show together
     is_placed = False  # whether a target lies at a place in the image, which a crop moves and where another class may not be
 
     def output(self, raw: Any, count: int) -> Tensor:
@@ -96,8 +97,8 @@ class Task:
         """
         return [Target(index) for index in resolve_targets(target, output, context.label, context.categories)]
 
-    def name(self, target: int, categories: Categories) -> str:
-        """Return the readable name of a class, "class <index>" where the model has no names."""
+    def name(self, target: int, categories: Categories, place: Tensor | None = None) -> str:
+        """Return the readable name of a class, "class <index>" where the model has no names; place: of the target."""
         return class_name(target, categories)
 
     def prepare(

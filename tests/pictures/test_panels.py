@@ -137,9 +137,9 @@ def test_two_rows_of_an_image_have_a_colour_each(explanation):
     e = explanation((64, 64))
     e.images[1] = e.images[0]
     e.saliency = torch.zeros(2, 1, 64, 64)
-    grey = two_colours(e, 0, 1)
+    grey = two_colours(e.images[0], *e.saliency)
     e.saliency[0, :, :32], e.saliency[1, :, 16:48] = 1, 1
-    image = two_colours(e, 0, 1)
+    image = two_colours(e.images[0], *e.saliency)
     red_over_blue = (image[0] - image[2]) - (grey[0] - grey[2])
     assert (red_over_blue[:16] > 0).all() and (red_over_blue[32:48] < 0).all() and torch.equal(image[:, 48:], grey[:, 48:])
     assert (image[:, 16:32] >= image.new_tensor(0.45)).all()  # both: the light of one adds to that of the other

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mpx.captum_api import MeaningfulPerturbation
     from mpx.config import method, task
     from mpx.explanation import Explanation
-    from mpx.learning.learner import MaskLearner
+    from mpx.mask_learner import MaskLearner
     from mpx.models.classifier import Classifier
     from mpx.tasks.base import Task
 
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "Classifier": "mpx.models.classifier",
     "Explanation": "mpx.explanation",
-    "MaskLearner": "mpx.learning.learner",
+    "MaskLearner": "mpx.mask_learner",
     "MeaningfulPerturbation": "mpx.captum_api",
     "Task": "mpx.tasks.base",
     "explain": "mpx.api",

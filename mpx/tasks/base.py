@@ -5,6 +5,7 @@ A network's output becomes one tensor (B,...) by `output`. With the targets of i
 has no alternatives, such as a predicted value, is the logit of the only answer (K = 1).
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mpx.data.targets import Categories, Target, TargetContext, resolve_targets
+from mpx.data.targets import ANY_CLASS, Categories, Target, TargetContext, class_index, resolve_targets
 
 if TYPE_CHECKING:
     from mpx.models.classifier import Classifier
@@ -43,6 +44,7 @@ class Task:
     support_unit = "softmax probability of the target"
     categories: tuple[str, ...] | None = None  # names of the outputs, where they are not the model's categories
     prepares = False  # whether `prepare` reads the outputs
+    class_options: tuple[str, ...] = ()  # attributes that hold the index of a class, or its name until the model is known
     is_paired = False  # whether an image has two rows, a target and its opposite, which pictures show together
     is_placed = False  # whether a target lies at a place in the image, which a crop moves and where another class may not be
 
@@ -58,6 +60,15 @@ class Task:
     def for_model(self, model: "Classifier") -> "Task":
         """Return this task for a model, which is frozen meanwhile."""
         return self
+
+    def with_categories(self, categories: Categories) -> "Task":
+        """Return this task with the indices of the classes that its `class_options` name; categories: of the model."""
+        names = {option: vars(self)[option] for option in self.class_options if isinstance(vars(self)[option], str)}
+        if not names:
+            return self
+        task, classes = copy.copy(self), len(categories) if categories else ANY_CLASS
+        vars(task).update({key: class_index(name, classes, categories, f"task.{key}") for key, name in names.items()})
+        return task
 
     def compared_models(self) -> tuple["Classifier", ...]:
         """Return the Classifier that the model is compared with, as the only one; none by default."""

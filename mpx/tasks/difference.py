@@ -19,15 +19,17 @@ from mpx.tasks.classification import CLASSIFICATION, Classification
 class Difference(Classification):
     """The task of a classifier that is asked why the target rather than another class: the softmax of the two logits.
 
-    other: index of the other class; None: the class with the highest logit besides the target. both: whether the other class
-    rather than the target is explained too, as a row of its own. The place of a target is the index of its other class.
+    other: index or name of the other class; None: the class with the highest logit besides the target. both: whether the
+    other class rather than the target is explained too, as a row of its own. The place of a target is the index of its other
+    class.
     """
 
     support_unit = "softmax of the target and the other class"
+    class_options = ("other",)
     prepares = True
 
-    def __init__(self, other: int | None = None, both: bool = False):
-        self.other = other
+    def __init__(self, other: int | str | None = None, both: bool = False):
+        self.other: Any = other
         self.is_paired = both
 
     def target_choices(self, output: Tensor) -> list[int]:
@@ -153,7 +155,7 @@ class ModelDifference(Classification):
 
 
 def difference(
-    other: int | None = None, model: nn.Module | str | None = None, both: bool = False
+    other: int | str | None = None, model: nn.Module | str | None = None, both: bool = False
 ) -> Difference | ModelDifference:
     """Return the task of two classes, or of two models."""
     if model is None:

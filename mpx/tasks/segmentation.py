@@ -26,16 +26,17 @@ class Segmentation(Task):
     of its objects, a target each; [x0,y0,x1,y1]: a box, or [x,y]: a pixel, as shares of the input's width and height; else
     a mask file (`mpx.data.mask_files`), or a folder of one for each photo. A pixel of the output belongs to a region that it
     touches.
-    background: index of a class that top1, top2, ... leave out; null: none.
+    background: index or name of a class that top1, top2, ... leave out; null: none.
     """
 
     support_unit = "mean softmax probability of the target class over the region"
+    class_options = ("background",)
     prepares = True
     is_placed = True
 
-    def __init__(self, region: str | Sequence[float] = "predicted", background: int | None = None):
+    def __init__(self, region: str | Sequence[float] = "predicted", background: int | str | None = None):
         self.region = region
-        self.background = background
+        self.background: Any = background
         if isinstance(region, str):
             if region not in NAMED_REGIONS and not Path(region).expanduser().exists():
                 raise ValueError(

@@ -11,7 +11,7 @@ from mpx.explainers.base import ExplainerContext
 from mpx.explanation import Explanation, slug
 from mpx.learning.batch import failures
 from mpx.learning.objective import Objective
-from mpx.learning.rows import Row, RowState
+from mpx.learning.rows import Row, RowState, stacked_places
 from mpx.operators import check_range, check_shape
 from mpx.rankings import RankingContext
 from mpx.tasks.base import Answer
@@ -67,6 +67,8 @@ def to_explanation(
         **_stacked(frames, select),
         game=objective.method.game,
         task=objective.task,
+        places=stacked_places([rows[i] for i in indices]),
+        method=objective.method,
         batch_size=len(objective.targets),
         bands=objective.classifier.bands,
         **_cost(valid_states, (time.perf_counter() - start) / len(states)),

@@ -5,6 +5,7 @@ A row is on disk before the coordinator counts it.
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -168,7 +169,8 @@ class Worker:
         means = CurveMeans()
         means.add(explanation.curves)
         is_logged = bool(self._plan.loggers) and row.image_index < self._plan.log_images
-        coordinator.add_row(tables.row_values(explanation, 0) | entries, means.sums, explanation if is_logged else None)
+        logged = replace(explanation, method=None) if is_logged else None  # a method need not pass to another process
+        coordinator.add_row(tables.row_values(explanation, 0) | entries, means.sums, logged)
 
     def _describe_computation(self, batch_size: int) -> str:
         """Return the versions, device and batch size that the bits of a row depend on."""

@@ -144,9 +144,9 @@ def needs_annotations(metrics: Mapping[str, Metric]) -> list[str]:
 
 
 def summarise_metrics(
-    metrics: Mapping[str, Metric], learnt_with: str, table: Sequence[Mapping[str, Any]]
+    metrics: Mapping[str, Metric], table: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Return column -> value, interval95, n, better, protocol and learnt_with, over the rows of a results table."""
+    """Return column -> value, interval95, n, better and metric (its name), over the rows of a results table."""
     summaries: dict[str, dict[str, Any]] = {}
     numbers = {image: n for n, image in enumerate(dict.fromkeys(row["image"] for row in table))}
     images = np.array([numbers[row["image"]] for row in table])
@@ -162,8 +162,7 @@ def summarise_metrics(
             continue
         summary = metric.summarise(columns, context)
         for suffix, statistics in {"": summary, **summary.pop("parts", {})}.items():
-            entry = {"better": metric.direction_of(suffix), "protocol": metric.protocol, "learnt_with": learnt_with}
-            summaries[column_name(name, suffix)] = statistics | entry
+            summaries[column_name(name, suffix)] = statistics | {"better": metric.direction_of(suffix), "metric": name}
     return summaries
 
 

@@ -176,6 +176,7 @@ def _protocol(session: Session, stopped: bool) -> dict[str, Any]:
     return {
         "command": plan.command,
         "game": plan.method.game,
+        "learnt_with": plan.learnt_with,
         "stopped": stopped,
         "images": fingerprint(session.coordinator.items),
         "session_seconds": round(time.perf_counter() - session.start, 1),

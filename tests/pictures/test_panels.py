@@ -11,7 +11,8 @@ from mpx.pictures.colours import COLOUR_TABLE, heatmap, overlay
 from mpx.pictures.encoding import TILE, to_tile, to_uint8
 from mpx.pictures.pair import two_colours
 from mpx.pictures.panel import draw_panel, draw_sheet, draw_thumbnail_panel, panel_layout
-from mpx.pictures.text import drawable, shorten
+from mpx.pictures.text import drawable, format_percent, shorten
+from mpx.runs.tables import row_values
 
 LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
 
@@ -91,6 +92,19 @@ def test_an_animation_has_every_frame_loops_and_holds_the_last(explanation, game
     assert gif.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
     gif.seek(6)
     assert gif.info["duration"] >= 1500
+
+
+def test_an_animation_ends_with_the_panel_s_area(explanation, monkeypatch):
+    """And that of results.csv: frames are rounded to bytes, whose mean may be another tenth of a percent."""
+    e, texts = explanation((64, 64)), []
+    e.mask[1] = 1 - 0.0019  # of 255 none
+    for room in ("animation", "panel"):
+        monkeypatch.setattr(f"mpx.pictures.{room}.draw_text", lambda page, place, left, right, *rest: texts.append(right))
+    e.frame_evidence[-1, 1] = 0
+    animation_gif(e, 1)
+    draw_panel(e, 1)
+    shown = [text.split(" ", 1)[1] for text in texts if text.startswith(("area", "mask"))]
+    assert shown[-2:] == ["0.2 %", "0.2 %"] == [format_percent(row_values(e, 1)["area"])] * 2
 
 
 def test_what_does_not_change_does_not_flicker(explanation):

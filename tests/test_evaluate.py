@@ -19,12 +19,11 @@ OPTIONS = [argument for argument in SQUARE if not argument.startswith(("model", 
 PHOTOS = torch.stack([square_photo(SquareNet(), seed) for seed in range(2)])
 
 
-@pytest.mark.parametrize("game", ["dual", "preservation"])
-def test_the_numbers_of_a_run(folder, mpx, game):  # the fixture is the command
+def test_the_numbers_of_a_run(folder, mpx):
     boxes = [f"photos/p{i}.png,checker board,16,8,24,16" for i in range(3)]
     Path("boxes.csv").write_text("\n".join(["image,label,x0,y0,x1,y1", *boxes]))
     names = ["deletion", "cross_perturbation", "stability", "mass"]
-    options = [*OPTIONS, f"game={game}", "other_perturbations=[noise]", "metrics.stability.seeds=2"]
+    options = [*OPTIONS, "game=preservation", "other_perturbations=[noise]", "metrics.stability.seeds=2"]
     run = ["dataset=images", "dataset.files=photos", "dataset.boxes=boxes.csv", "pictures=none", "log_images=0", "name=a"]
     code, out, err = mpx(*SQUARE, *options[len(OPTIONS) :], *run, f"metric=[{','.join(names)}]", "device=cpu")
     assert code == 0, out + err

@@ -42,7 +42,7 @@ def to_explanation(
     complement, value_complement, answers_complement = objective.complement(objective.evaluated_mask(parameters[-1]))
     valid_states = [states[i] for i in indices]
     explanation = Explanation(
-        **_row_names(objective, [rows[i] for i in indices]),
+        **_of_rows(objective, [rows[i] for i in indices]),
         targets=select(objective.targets),
         areas=select(_requested_areas(objective)),
         images=select(objective.images),
@@ -67,7 +67,6 @@ def to_explanation(
         **_stacked(frames, select),
         game=objective.method.game,
         task=objective.task,
-        places=stacked_places([rows[i] for i in indices]),
         method=objective.method,
         batch_size=len(objective.targets),
         bands=objective.classifier.bands,
@@ -166,12 +165,13 @@ def _target_name(row: Row, objective: Objective) -> str:
     return objective.task.name(row.target, objective.classifier.categories, row.place) + number
 
 
-def _row_names(objective: Objective, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the names of rows, of their images and of their targets."""
+def _of_rows(objective: Objective, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the names of rows, of their images and of their targets, and the targets' places."""
     return {
         "names": [_row_name(row, objective) for row in rows],
         "image_names": [row.image_name for row in rows],
         "classes": [_target_name(row, objective) for row in rows],
+        "places": stacked_places(rows),
     }
 
 

@@ -14,20 +14,23 @@ if TYPE_CHECKING:
     from mpx.api import explain
     from mpx.captum_api import MeaningfulPerturbation
     from mpx.config import method, task
+    from mpx.evaluation import evaluate
     from mpx.explanation import Explanation
-    from mpx.learning.learner import MaskLearner
+    from mpx.mask_learner import MaskLearner
     from mpx.models.classifier import Classifier
     from mpx.tasks.base import Task
 
-__all__ = ["Classifier", "Explanation", "MaskLearner", "MeaningfulPerturbation", "Task", "explain", "method", "task"]
+__all__ = ["Classifier", "Explanation", "MaskLearner", "MeaningfulPerturbation", "Task", "evaluate", "explain",
+           "method", "task"]  # fmt: skip
 __version__ = "0.1.0"
 
 _MODULES = {
     "Classifier": "mpx.models.classifier",
     "Explanation": "mpx.explanation",
-    "MaskLearner": "mpx.learning.learner",
+    "MaskLearner": "mpx.mask_learner",
     "MeaningfulPerturbation": "mpx.captum_api",
     "Task": "mpx.tasks.base",
+    "evaluate": "mpx.evaluation",
     "explain": "mpx.api",
     "method": "mpx.config",
     "task": "mpx.config",

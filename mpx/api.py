@@ -130,8 +130,7 @@ def explain(
         Method.check(method)
         _refuse_arguments_of_a_method(arguments)
     method = method or _method_of(arguments)
-    chosen = config.task(task) if isinstance(task, str) else task
-    classifier, target = with_task(as_classifier(model), chosen, target)
+    classifier, target = with_task(as_classifier(model), config.named_task(task), target)
     return _explain(method, classifier, images, target, batch_size, deterministic, frames, on_step)
 
 

@@ -212,6 +212,11 @@ def task(name: str, *overrides: str) -> Task:
         raise ValueError(error_sentence(error)) from error
 
 
+def named_task(task_or_name: str | Task | None) -> Task | None:
+    """Return the task of a name; a task is returned as it is."""
+    return task(task_or_name) if isinstance(task_or_name, str) else task_or_name
+
+
 def build_task(node: Node) -> Task:
     """Return what of the network's output is explained."""
     built = build(node, "task")

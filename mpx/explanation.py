@@ -16,7 +16,9 @@ from mpx.tasks.base import Answer, Task
 if TYPE_CHECKING:
     from PIL import Image
 
-SHARED_FIELDS = ("iterations", "game", "task", "batch_size", "bands")  # fields that are not one value for each row
+    from mpx.learning.method import Method
+
+SHARED_FIELDS = ("iterations", "game", "task", "method", "batch_size", "bands")  # fields that are not one value for each row
 
 
 @dataclass
@@ -59,6 +61,8 @@ class Explanation:
     batch_size: int  # rows that were optimized together
     started: Tensor  # (B,) float64, unix time at which the row was prepared
     duration: Tensor  # (B,) seconds from then to its last iteration
+    places: Tensor | None = None  # (B,...) of the targets, as their task found them; None where it needs none
+    method: "Method | None" = None  # by which the rows were made
     bands: tuple[int, ...] | None = None  # channels that pictures show as red, green and blue; None: the first ones
 
     @property

@@ -4,6 +4,7 @@ The compared programs are timed alternately, and the ratio is taken pair by pair
 
 iteration    mpx's iteration as a run does it (Lightning, jitter, mask, regularizers, optimizer, history), and forward
              and backward to the input alone, on the same prepared network at the same batch size.
+detection    `iteration` of a detector with random weights, torchvision's lightest one.
 predecessor  the same iteration per image, and the predecessor's loop as published: one image at a time, batch norms
              not folded, contiguous memory. The predecessor's network is frozen here, too.
 stop         experiment=quick, whose rows stop by themselves, and 300 steps of the default method: seconds, passes and
@@ -48,6 +49,7 @@ from mpx.cli.arguments import answer_help
 from mpx.config_plan import compose_plan
 from mpx.data import datasets
 from mpx.data.images import read_image
+from mpx.data.targets import TargetContext
 from mpx.explainers.region_search import RegionPictures, all_sets, greedy_order
 from mpx.learning.batch import RowBatch
 from mpx.learning.batching import RowSolver, prepare_batch, solve
@@ -55,7 +57,7 @@ from mpx.learning.fitting import fit, quiet_lightning
 from mpx.learning.learner import SilentCallback
 from mpx.learning.method import Method
 from mpx.learning.objective import Objective
-from mpx.learning.rows import Row
+from mpx.learning.rows import Row, rows_of_image, stacked_places
 from mpx.masks.superpixels import slic_labels
 from mpx.metrics.base import MetricContext, measure
 from mpx.models.classifier import Classifier
@@ -88,6 +90,8 @@ NETWORKS = {
     "resnet50": ["model=resnet50", "model.weights=null", "batch_size=8"],
     "vit_tiny": ["model=timm", "model.name=vit_tiny_patch16_224", "model.weights=null"],
 }
+DETECTOR = ("model=torchvision", "model.name=ssdlite320_mobilenet_v3_large", "model.weights=null", "task=detection",
+            "task.min_score=0", "batch_size=4")  # fmt: skip
 WORKER_OVERRIDES = ("threads=1", "device=cpu", "steps=20", "batch_size=4", "pictures=none", "log_images=0")
 
 
@@ -124,6 +128,10 @@ def iteration(overrides: list[str]) -> None:
     report_pairs("mpx iteration, ms", "forward + backward", pairs, unit=1e3)
 
 
+def detection(overrides: list[str]) -> None:
+    iteration([*DETECTOR, *overrides])
+
+
 def predecessor(overrides: list[str]) -> None:
     for network in (overrides,) if overrides else (NETWORKS["lite0"], NETWORKS["resnet50"]):
         plan = compose_plan(f"steps={STEPS}", "game=deletion", *network)
@@ -142,9 +150,11 @@ def random_rows(plan: RunPlan, classifier: Classifier) -> Objective:
     """Fold the classifier, and return a batch of random images, prepared for the plan's method."""
     device, size = classifier.device, plan.batch_size_on(classifier.device.type)
     images = torch.rand(size, 3, *classifier.preprocess.crop, device=device)
-    targets = torch.zeros(size, dtype=torch.long, device=device)
     classifier.fold(images[:1])
-    return Objective(plan.method, classifier, images, targets, [""] * size)
+    context = TargetContext(classifier.categories)
+    rows = [row for image in images for row in rows_of_image(classifier, image, "", plan.target, [None], context)]
+    targets, places = torch.tensor([row.target for row in rows], device=device), stacked_places(rows)
+    return Objective(plan.method, classifier, images, targets, [""] * size, places=places)
 
 
 def iteration_seconds(objective: Objective, plan: RunPlan) -> float:
@@ -501,8 +511,8 @@ def report_pairs(
     report(ratio, [a / b for a, b in pairs])
 
 
-ROWS = {"iteration": iteration, "predecessor": predecessor, "stop": stop, "run": run, "memory": memory, "workers": workers,
-        "metrics": metrics, "torchray": torchray, "optimum": optimum}  # fmt: skip
+ROWS = {"iteration": iteration, "detection": detection, "predecessor": predecessor, "stop": stop, "run": run,
+        "memory": memory, "workers": workers, "metrics": metrics, "torchray": torchray, "optimum": optimum}  # fmt: skip
 TORCHRAY_PROCESSES = {"torchray_seconds": torchray_seconds, "torchray_memory": torchray_memory}
 
 if __name__ == "__main__":

@@ -31,13 +31,21 @@ class Region:
     """All objects of one class in one image.
 
     draw: returns the pixels of the class, an image of mode "1" and of the original's size. points: visible keypoints by
-    name. difficult: belongs to the difficult part of the pointing game, small and beside other classes.
+    name. difficult: belongs to the difficult part of the pointing game, small and beside other classes. objects: the region
+    of each object, where the dataset draws them one by one.
     """
 
     boxes: tuple[Box, ...] = ()
     draw: Callable[[], Image.Image] | None = None
     points: dict[str, Point] = field(default_factory=dict, hash=False)
     difficult: bool = False
+    objects: "tuple[Region, ...]" = ()
+
+    def single_objects(self) -> "tuple[Region, ...]":
+        """Return the region of each object. Where the dataset draws them together, an object is the pixels of its box."""
+        if self.objects or len(self.boxes) < 2:
+            return self.objects or (self,)
+        return tuple(Region((box,), difficult=self.difficult) for box in self.boxes)
 
 
 class AnnotatedObject(NamedTuple):

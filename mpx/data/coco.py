@@ -1,13 +1,13 @@
 """COCO: an instances JSON beside a folder of images, read with pycocotools (pip install 'mpx[datasets]').
 
-A region is drawn from polygons, run lengths and crowds together; its boxes are those of single objects, or of crowds where
-a class has nothing else. An image without any object that counts is an item with a problem.
+A region is drawn from polygons, run lengths and crowds together; its boxes and objects are those of single objects, or of
+crowds where a class has nothing else. An image without any object that counts is an item with a problem.
 """
 
 import contextlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -77,10 +77,20 @@ def _regions(objects: list[tuple[Label | None, str, Json]], image: Json) -> dict
     for label, region in regions_by_label(objects_of_labels, size[0] * size[1], all_classes).items():
         entries = [entry for other, entry in labelled if other == label]
         single = [entry for entry in entries if not entry.get("iscrowd")] or entries
-        boxes = tuple(box for box in map(_box, single) if box[0] < box[2] and box[1] < box[3])
-        segments = tuple(segment for segment in map(_segment, entries) if segment)
-        regions[label] = replace(region, boxes=boxes, draw=partial(draw, segments, size) if segments else None)
+        objects_of_label = tuple(
+            Region((box,), _drawing([entry], size), difficult=region.difficult)
+            for entry in single
+            if (box := _box(entry))[0] < box[2] and box[1] < box[3]
+        )
+        boxes = tuple(box for one in objects_of_label for box in one.boxes)
+        regions[label] = replace(region, boxes=boxes, draw=_drawing(entries, size), objects=objects_of_label)
     return regions
+
+
+def _drawing(entries: list[Json], size: tuple[int, int]) -> Callable[[], Image.Image] | None:
+    """Return a function that draws the outlines of annotations, None where they have none."""
+    segments = tuple(segment for segment in map(_segment, entries) if segment)
+    return partial(draw, segments, size) if segments else None
 
 
 def _box(entry: Json) -> Box:

@@ -95,7 +95,7 @@ def region_of(target: int, regions: Mapping[Label, Region], classes: int, catego
     matches = []
     for label, region in regions.items():
         with suppress(ValueError):
-            if _index(label, classes, categories, "label") == target:
+            if class_index(label, classes, categories, "label") == target:
                 matches.append(region)
     if len(matches) > 1:
         raise ValueError(
@@ -112,15 +112,15 @@ def _resolve(target: Any, logits: Tensor, label: Label | tuple[Label, ...] | Non
             raise ValueError(f"target {target!r} is out of range: this model goes from top1 to top{len(logits)}")
         return [int(logits.topk(rank).indices[-1])]
     if target != "label":
-        return [_index(target, len(logits), categories, "target")]
+        return [class_index(target, len(logits), categories, "target")]
     labels = label if isinstance(label, tuple) else () if label is None else (label,)
     if not labels:
         raise ValueError('target "label" needs a dataset with labels, and this image has none: use "top1" or name a class')
-    return [_index(name, len(logits), categories, "label") for name in labels]
+    return [class_index(name, len(logits), categories, "label") for name in labels]
 
 
-def _index(value: Any, classes: int, categories: Categories, kind: str) -> int:
-    """Return the class index of an index, a name or a wnid. kind: "target" or "label", for messages."""
+def class_index(value: Any, classes: int, categories: Categories, kind: str) -> int:
+    """Return the class index of an index, a name or a wnid. kind: what it is, e.g. "target" or "label", for messages."""
     text = str(value).strip()
     if isinstance(value, bool) or not isinstance(value, (str, Integral)):
         raise ValueError(f'{kind} {value!r} is not a class: give "top1", "label", an index or a class name')

@@ -11,7 +11,7 @@ from mpx.explainers.base import ExplainerContext
 from mpx.explanation import Explanation, slug
 from mpx.learning.batch import failures
 from mpx.learning.objective import Objective
-from mpx.learning.rows import Row, RowState
+from mpx.learning.rows import Row, RowState, stacked_places
 from mpx.operators import check_range, check_shape
 from mpx.rankings import RankingContext
 from mpx.tasks.base import Answer
@@ -42,7 +42,7 @@ def to_explanation(
     complement, value_complement, answers_complement = objective.complement(objective.evaluated_mask(parameters[-1]))
     valid_states = [states[i] for i in indices]
     explanation = Explanation(
-        **_row_names(objective, [rows[i] for i in indices]),
+        **_of_rows(objective, [rows[i] for i in indices]),
         targets=select(objective.targets),
         areas=select(_requested_areas(objective)),
         images=select(objective.images),
@@ -67,6 +67,7 @@ def to_explanation(
         **_stacked(frames, select),
         game=objective.method.game,
         task=objective.task,
+        method=objective.method,
         batch_size=len(objective.targets),
         bands=objective.classifier.bands,
         **_cost(valid_states, (time.perf_counter() - start) / len(states)),
@@ -161,15 +162,16 @@ def _to_bytes(x: Tensor) -> Tensor:
 def _target_name(row: Row, objective: Objective) -> str:
     """Return the name of the row's class, with a number where the image has another object of the class before it."""
     number = f" {row.number}" if row.number > 1 else ""
-    return objective.task.name(row.target, objective.classifier.categories) + number
+    return objective.task.name(row.target, objective.classifier.categories, row.place) + number
 
 
-def _row_names(objective: Objective, rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the names of rows, of their images and of their targets."""
+def _of_rows(objective: Objective, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the names of rows, of their images and of their targets, and the targets' places."""
     return {
         "names": [_row_name(row, objective) for row in rows],
         "image_names": [row.image_name for row in rows],
         "classes": [_target_name(row, objective) for row in rows],
+        "places": stacked_places(rows),
     }
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpx.data.annotations import Annotation
 from mpx.masks.evidence import mask_of
@@ -31,7 +31,7 @@ from mpx.tasks.base import Task
 from mpx.tasks.classification import CLASSIFICATION
 
 Direction = Literal["higher", "lower", "near 0", "none"]  # which values are better
-Need = Literal["annotations", "perturbations", "explain", "probability", "classes"]
+Need = Literal["annotations", "perturbations", "explain", "probability", "classes", "parameters"]
 Summary = Callable[..., dict[str, RowValues]]  # (columns: suffix -> (N,), context: SummaryContext, **the metric's options)
 Function = TypeVar("Function", bound=Callable)
 
@@ -98,13 +98,21 @@ def check_task(name: str, needs: Sequence[Need], task: Task) -> None:
         raise ValueError(f"metric {name} explains another class, which may not be at the target's place: leave it out")
 
 
+def check_network(name: str, needs: Sequence[Need], network: Callable, task: Task, output: Tensor) -> None:
+    """Raise ValueError where a metric does not apply to a network with this output (B,...)."""
+    if "classes" in needs and len(task.target_choices(output)) < 2:
+        raise ValueError(f"metric {name} explains another class too, and this network has only one to explain: leave it out")
+    if "parameters" in needs and not (isinstance(network, nn.Module) and [*network.parameters()]):
+        raise ValueError(f"metric {name} randomises parameters, and this network has none: leave it out")
+
+
 @dataclass(frozen=True)
 class Metric:
     """A metric's function with its options bound, and the meaning of its numbers.
 
     direction: which values are better; a dict has one for each suffix, and its "" holds for the suffixes that it lacks.
     needs: the optional parts of the context that the function uses; probability: a task whose number is one of the whole
-        image; classes: a task of which any class can be explained.
+        image; classes: a task of which another class can be explained too; parameters: a network that has some.
     notes: how the number is computed, beside the options; stored with every result.
     summary: how rows become a summary, where that is more than the mean over rows.
     """

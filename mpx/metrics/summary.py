@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 DRAWS = 1000  # bootstrap samples
+ARROWS = {"higher": "↑", "lower": "↓", "near 0": "0", "none": ""}  # of which values are better
 CHUNK = 2**20  # numbers of one chunk of samples
 
 

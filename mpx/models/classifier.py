@@ -53,7 +53,7 @@ class Classifier(nn.Module):
         self.preprocess = preprocess
         categories = task.categories or categories
         self.categories = None if categories is None else tuple(categories)
-        self.task = task
+        self.task = task.with_categories(self.categories)
         self.embed_texts = embed_texts
         self.name = name or type(network).__name__
         self._replaced: Replaced = {}  # modules that compute otherwise at present
@@ -101,6 +101,7 @@ class Classifier(nn.Module):
         with self.frozen():
             twin.task, twin._replaced, twin._freezings = task.for_model(self), {}, 0
         twin.categories = task.categories or self.categories
+        twin.task = twin.task.with_categories(twin.categories)
         twin.compared = task.compared_models()
         return twin
 

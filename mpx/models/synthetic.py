@@ -148,7 +148,7 @@ class Synthetic(Classifier):
             kind(gain, channels), preprocess=Preprocess((size, size)), categories=kind.categories, name="synthetic",
             task=task, channels=channels, embed_texts=embed_texts,
         )  # fmt: skip
-        self.task = task.for_model(self)
+        self.task = self.task.for_model(self)
         self.options = (size, gain, channels)
 
     def with_task(self, task: Task) -> "Synthetic":

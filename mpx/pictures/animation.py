@@ -31,7 +31,7 @@ def animation_gif(explanation: PicturedExplanation, row: int, max_side: int = 32
     saliency = explanation.frame_evidence[:, row] / 255
     overlays = to_uint8(overlay(as_rgb(explanation.images[row], explanation.bands), saliency))
     frames = as_rgb(explanation.frames[:, row], explanation.bands)
-    areas = saliency.mean((1, 2, 3)).tolist()
+    areas = [*saliency[:-1].mean((1, 2, 3)).tolist(), float(explanation.area[row])]  # frames are rounded to bytes
     pages = []
     for frame in range(len(explanation.iterations)):
         p = float(explanation.frame_values[frame, row])

@@ -1,5 +1,7 @@
 """Two rows of one image in one picture: the evidence of each in its own colour, e.g. for either class of a difference."""
 
+from typing import NamedTuple
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -13,33 +15,52 @@ from mpx.pictures.text import PAPER, draw_text
 COLOURS = {"orange": "#ff8c1a", "blue": "#3d8bff"}  # which the colour-blind tell apart too
 
 
-def two_colours(explanation: PicturedExplanation, first: int, second: int) -> Tensor:
-    """Return the evidence of two rows over their image, (3,H,W): orange and blue, and white where both are."""
-    images = explanation.images
-    if not torch.equal(images[first], images[second]):
-        raise ValueError(f"rows {first} and {second} are of different images: give two targets of one image")
-    colours = COLOURS["orange"], COLOURS["blue"]
-    saliency = explanation.saliency
-    return overlay_two(as_rgb(images[first], explanation.bands), saliency[first], saliency[second], colours)
+class PairedRow(NamedTuple):
+    """One of the two rows."""
+
+    name: str  # of its target
+    saliency: Tensor  # (1,H,W)
+    perturbed: Tensor | None  # (3,H,W) the image under its mask; None where the mask acts inside the network
+    before: str  # value on the image
+    after: str  # value under its mask
+
+
+def two_colours(image: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return two saliencies (1,H,W) over their image (3,H,W), (3,H,W): orange and blue, and white where both are."""
+    return overlay_two(image, first, second, (COLOURS["orange"], COLOURS["blue"]))
 
 
 def draw_pair(explanation: PicturedExplanation, first: int = 0, second: int = 1) -> Image.Image:
     """Draw image | evidence of both rows | image under the first row's mask | under the second row's."""
-    images = [explanation.images[first], explanation.perturbed[first], explanation.perturbed[second]]
-    image, *perturbed = [as_rgb(x, explanation.bands) for x in images]
-    tiles = [to_tile(x) for x in (image, two_colours(explanation, first, second), *perturbed)]
-    state = evidence_state(explanation)
-    texts = [(explanation.image_names[first], "", "", ""), ("evidence", "", "", "")]
+    e = explanation
+    if not torch.equal(e.images[first], e.images[second]):
+        raise ValueError(f"rows {first} and {second} are of different images: give two targets of one image")
+    rows = []
+    for row in (first, second):
+        named = [answer.name for answer in e.answers_before[row] if answer.is_target]
+        before, after = (e.task.format(float(x[row])) for x in (e.value_before, e.value_after))
+        picture = as_rgb(e.perturbed[row], e.bands)
+        rows.append(PairedRow((named or [e.classes[row]])[0], e.saliency[row], picture, before, after))
+    return draw_paired_rows(as_rgb(e.images[first], e.bands), e.image_names[first], evidence_state(e), rows[0], rows[1])
+
+
+def draw_paired_rows(
+    image: Tensor, image_name: str, state: str, first: PairedRow, second: PairedRow
+) -> Image.Image:
+    """Draw two rows of an image (3,H,W) as `draw_pair` does; state: what became of the evidence, "kept" or "deleted"."""
+    both = two_colours(image, first.saliency, second.saliency)
+    columns = [(image, image_name, "", ""), (both, "evidence", "", "")]
     for colour, row in zip(COLOURS, (first, second)):
-        before, after = (explanation.task.format(float(x[row])) for x in (explanation.value_before, explanation.value_after))
-        named = [answer.name for answer in explanation.answers_before[row] if answer.is_target]
-        texts.append(((named or [explanation.classes[row]])[0], before, f"{colour} {state}", after))
+        picture = image if row.perturbed is None else row.perturbed
+        change = f"{colour} {state}" if row.perturbed is not None else f"{colour} {state} inside the network"
+        columns.append((picture, row.name, change, f"{row.before} to {row.after}"))
+    tiles = [to_tile(column[0]) for column in columns]
     cell, size = panel_layout(tiles[0].width)
     line = round(1.5 * size)
     page = Image.new("RGB", (4 * cell + 5 * size, tiles[0].height + 2 * line + size), PAPER)
-    for k, (tile, (name, before, change, after)) in enumerate(zip(tiles, texts)):
+    for k, (tile, (_, name, change, values)) in enumerate(zip(tiles, columns)):
         x = size + k * (cell + size)
-        draw_text(page, (x, size // 2, cell), name, before, size)
+        draw_text(page, (x, size // 2, cell), name, "", size)
         page.paste(tile, (x, size // 2 + line))
-        draw_text(page, (x, size + line + tile.height, cell), change, after, size)
+        draw_text(page, (x, size + line + tile.height, cell), change, values, size)
     return page

@@ -15,7 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mpx.pictures.colours import COLOUR_TABLE
-from mpx.report.html_data import BOUND, JobData, aspect_ratio, match_rows, page_row, picture_blocks, read_job
+from mpx.report.html_data import BOUND, JobData, aspect_ratio, load_arrays, match_rows, page_row, picture_blocks, read_job
+from mpx.report.pairs import KEYS, pairs_of_lines, write_pair
 from mpx.runs.files import open_atomically
 from mpx.runs.tables import FILE_COLUMNS
 
@@ -23,11 +24,18 @@ PAGE = Path(__file__).parent / "page"
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `folder`/report.html of the run there; return its path. ValueError where the folder has no rows."""
+    """Write `folder`/report.html of the run there, and pairs/*.png of paired rows with pictures; return the page's path.
+
+    ValueError where the folder has no rows.
+    """
     folder = Path(folder)
     job = read_job(folder, folder.resolve().name)
     if job.fault:
         raise ValueError(f"{str(folder)!r} is not the folder of a run: {job.fault}")
+    for masks in pairs_of_lines(job.lines) if job.paired else []:
+        first, second = (load_arrays(job.masks.get(Path(mask).stem), KEYS) for mask in masks)
+        if first and second:
+            write_pair(folder, first, second, Path(masks[0]).stem)
     return _write_page(folder, job.name, job.summary.get("protocol", {}).get("command", ""), [job])
 
 
@@ -62,6 +70,7 @@ def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> 
             "columns": columns,
             "colours": (COLOUR_TABLE * 255).round().int().flatten().tolist(),
             "aspect": aspect_ratio(jobs),
+            "paired": any(job.paired for job in jobs),
         },
         "blocks": picture_blocks(rows, jobs),
     }

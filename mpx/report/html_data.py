@@ -14,6 +14,7 @@ from PIL import Image
 
 from mpx.pictures.encoding import encode_jpeg
 from mpx.pictures.text import format_percent
+from mpx.report.pairs import encode_pair, pairs_of_lines
 from mpx.runs.store import FAILED
 from mpx.runs.tables import RESULT_COLUMNS, parse_number, read_csv
 
@@ -38,6 +39,8 @@ class JobData:
     game: str = "deletion"
     quantity: str = "probability"  # what the values are
     bounded: bool = True  # whether they are in [0,1]
+    paired: bool = False  # whether an image has two rows, a target and its opposite
+    opposites: dict[str, Path] = field(default_factory=dict)  # name of such a row -> mask file of the other
 
     def cell(self, line: Line, columns: Sequence[str]) -> dict[str, Any]:
         """Return the name, the success (None: unknown) and the values of a row."""
@@ -85,9 +88,11 @@ def read_job(folder: Path, name: str) -> JobData:
     pictured = (path.stem for path in (folder / "panels").glob("*.png"))
     masks = {name.encode("utf-8", "backslashreplace").decode(): folder / "masks" / f"{name}.npz" for name in pictured}
     reasons = [(line["image"], line["reason"]) for line in skipped]
-    stored = load_arrays(folder / lines[0]["mask"], ("game", "quantity", "bounded"))
+    stored = load_arrays(folder / lines[0]["mask"], ("game", "quantity", "bounded", "paired"))
     task = {key: array.item() for key, array in stored.items()}
-    return JobData(name, None, lines, reasons, summary, masks, **task)
+    pairs = pairs_of_lines(lines) if task.get("paired") else []
+    opposites = {Path(one).stem: folder / other for a, b in pairs for one, other in ((a, b), (b, a))}
+    return JobData(name, None, lines, reasons, summary, masks, opposites=opposites, **task)
 
 
 def match_rows(jobs: Sequence[JobData]) -> list[MatchedLines]:
@@ -130,7 +135,7 @@ def picture_blocks(rows: Sequence[MatchedLines], jobs: Sequence[JobData]) -> Ite
     for r, row in enumerate(rows):
         for j, (job, line) in enumerate(zip(jobs, row)):
             path = job.masks.get(row_name(line)) if line else None
-            stored = load_arrays(path, STORED_KEYS) if path else {}
+            stored = load_arrays(path, STORED_KEYS)
             block = _curves(stored) if stored else {}
             if "photo" in stored:
                 photo = stored["photo"].tobytes()
@@ -139,6 +144,9 @@ def picture_blocks(rows: Sequence[MatchedLines], jobs: Sequence[JobData]) -> Ite
                     photos[digest] = f"p{len(photos)}"
                     yield photos[digest], _base64(photo)
                 block |= {"photo": photos[digest]} | _pictures(stored)
+                opposite = load_arrays(job.opposites.get(path.stem) if path else None, ("saliency",))
+                if opposite:
+                    block["pair"] = _base64(encode_pair(stored, opposite))
             if block:
                 yield f"d{r}-{j}", block
 
@@ -146,12 +154,14 @@ def picture_blocks(rows: Sequence[MatchedLines], jobs: Sequence[JobData]) -> Ite
 def aspect_ratio(jobs: Sequence[JobData]) -> str:
     """Return "width / height" of the pictures, which all rows of a run share; of a flat box where the first has none."""
     path = next((path for job in jobs for path in job.masks.values()), None)
-    stored = load_arrays(path, ("saliency", "photo")) if path else {}
+    stored = load_arrays(path, ("saliency", "photo"))
     return "{1} / {0}".format(*stored["saliency"].shape) if "photo" in stored else "6 / 1"
 
 
-def load_arrays(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return these arrays of a mask file; none where the file is damaged."""
+def load_arrays(path: Path | None, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return these arrays of a mask file; none where there is no file or it is damaged."""
+    if path is None:
+        return {}
     try:
         with np.load(path) as file:
             return {key: file[key] for key in keys if key in file}

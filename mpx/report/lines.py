@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 from mpx.report.run_folder import RunFolder
 
-ARROWS = {"higher": "↑", "lower": "↓", "near 0": "0", "none": ""}
-
 
 @dataclass(frozen=True)
 class ComparisonLine:

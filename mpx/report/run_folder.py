@@ -46,7 +46,9 @@ def read_run(folder: str | Path) -> RunFolder:
         metrics = {name: _common_metric(summary[name], better) for name, better in COMMON_METRICS.items()}
         if protocol.get("game") == "preservation":
             metrics["value_normalised"]["better"] = "higher"
-        metrics |= summary.get("metrics", {})
+        protocols = dict(summary.get("metric_protocols", {}))
+        for name, metric in summary.get("metrics", {}).items():  # the first column of a metric has its protocol
+            metrics[name] = metric | {"protocol": protocols.pop(metric["metric"], "")}
         n_missing = summary["n_missing"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mpx.report.lines import ARROWS, ComparisonLine, better_values, format_interval, format_value, is_best, metric_names
+from mpx.metrics.summary import ARROWS
+from mpx.report.lines import ComparisonLine, better_values, format_interval, format_value, is_best, metric_names
 from mpx.report.run_folder import COST_METRICS, RunFolder
 from mpx.runs.files import write_file
 from mpx.runs.tables import write_csv

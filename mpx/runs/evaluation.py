@@ -100,8 +100,9 @@ class Evaluator:
         self, batch: Sequence[Row], classifier: Classifier, images: Tensor, targets: Tensor, seed: int
     ) -> Tensor:
         """Return the saliency of other images, targets, parameters or seeds, for metrics of a method."""
+        is_same = targets.tolist() == [row.target for row in batch]  # else each is at a place that its task finds
         rows = [
-            Row(x, target, f"row {i}", row.area, row.place)
+            Row(x, target, f"row {i}", row.area, row.place if is_same else None)
             for i, (x, target, row) in enumerate(zip(images, targets.tolist(), batch))
         ]
         with classifier.frozen_and_folded(images):  # random parameters have not been folded yet
@@ -143,9 +144,9 @@ def needs_annotations(metrics: Mapping[str, Metric]) -> list[str]:
 
 
 def summarise_metrics(
-    metrics: Mapping[str, Metric], learnt_with: str, table: Sequence[Mapping[str, Any]]
+    metrics: Mapping[str, Metric], table: Sequence[Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Return column -> value, interval95, n, better, protocol and learnt_with, over the rows of a results table."""
+    """Return column -> value, interval95, n, better and metric (its name), over the rows of a results table."""
     summaries: dict[str, dict[str, Any]] = {}
     numbers = {image: n for n, image in enumerate(dict.fromkeys(row["image"] for row in table))}
     images = np.array([numbers[row["image"]] for row in table])
@@ -161,8 +162,7 @@ def summarise_metrics(
             continue
         summary = metric.summarise(columns, context)
         for suffix, statistics in {"": summary, **summary.pop("parts", {})}.items():
-            entry = {"better": metric.direction_of(suffix), "protocol": metric.protocol, "learnt_with": learnt_with}
-            summaries[column_name(name, suffix)] = statistics | entry
+            summaries[column_name(name, suffix)] = statistics | {"better": metric.direction_of(suffix), "metric": name}
     return summaries
 
 

@@ -20,9 +20,9 @@ from mpx.runs import store
 
 log = logging.getLogger("mpx")
 JOIN_TIMEOUT = 10  # seconds in which the first share checks the configuration
-OUTPUTS = ("masks/*.npz", "panels/*.png", "evolution/*.gif", ".hydra/*.yaml", "results.csv",
+OUTPUTS = ("masks/*.npz", "panels/*.png", "pairs/*.png", "evolution/*.gif", ".hydra/*.yaml", "results.csv",
            "summary.json", "skipped.csv", "smallest_areas.csv", "area_sums.csv", "report.html", store.FAILED)  # fmt: skip
-OUTPUT_FOLDERS = (".", ".hydra", "masks", "panels", "evolution", "parts", "tensorboard/*")  # patterns
+OUTPUT_FOLDERS = (".", ".hydra", "masks", "panels", "pairs", "evolution", "parts", "tensorboard/*")  # patterns
 LOG_FOLDERS = ("tensorboard", "csv", "wandb", "mlflow", "batches")
 
 

@@ -132,7 +132,7 @@ def _load_rows(
             image, context = load_image(classifier, item)
             classifier.fold(image[None])
             loaded = Row(image, row["target"], row["image"], area)
-            if classifier.task.is_placed:
+            if classifier.task.prepares:  # it may need a place
                 rows = rows_of_image(classifier, image, row["image"], plan.target, [area], context)
                 loaded = _row_of_key(rows, row["row_key"])
             loaded = annotated(loaded, context) if with_annotations else loaded

@@ -26,11 +26,12 @@ def write_results(
     tables.write_skipped(folder / "skipped.csv", skipped)
     summary = summaries.summarise_rows(table, len(skipped), coordinator.count_missing(), protocol)
     summary["computed_with"] = coordinator.computed_with
-    summary["metrics"] = summarise_metrics(plan.metrics, plan.learnt_with, table)
+    summary["metrics"] = summarise_metrics(plan.metrics, table)
+    summary["metric_protocols"] = {name: metric.protocol for name, metric in plan.metrics.items()}
     if area_sums:
         columns = tuple(column for column in area_sums[0] if "@" not in column)
         tables.write_csv(folder / "area_sums.csv", area_sums, columns)
-        summary["area_sums"] = summarise_metrics(plan.metrics, plan.learnt_with, area_sums)
+        summary["area_sums"] = summarise_metrics(plan.metrics, area_sums)
     if table and table[0]["requested_area"]:
         summary["smallest_area"] = _write_smallest_areas(plan, coordinator, table)
     files.write_json(folder / "summary.json", summary)

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -30,13 +31,18 @@ class RowSource:
         target: Any,
         areas: tuple[float | None, ...],
         with_annotations: bool = False,
+        check_metrics: Callable[[Tensor], None] | None = None,
     ):
-        """target: `target=`, one or a list; with_annotations: rows carry where their target is in the image."""
+        """target: `target=`, one or a list; with_annotations: rows carry where their target is in the image.
+
+        check_metrics: refuses metrics that do not apply to the model, of which it gets the output for an image.
+        """
         self._coordinator = coordinator
         self._classifier = classifier
         self._target = target
         self._areas = areas
         self._with_annotations = with_annotations
+        self._check_metrics = check_metrics
         self._rows_per_image = len(areas) * (len(target) if isinstance(target, list) else 1)  # at most
         self._waiting: list[Row] = []
         self._model_checked = False
@@ -87,6 +93,8 @@ class RowSource:
             return str(error)
         if warning:
             self._coordinator.warn(warning)
+        if self._check_metrics:
+            self._check_metrics(output[None])
         targets = self._target if isinstance(self._target, list) else [self._target]
         if "label" not in targets:
             with suppress(NotInImageError):

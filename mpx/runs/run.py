@@ -185,6 +185,7 @@ def _protocol(session: Session, stopped: bool) -> dict[str, Any]:
     return {
         "command": plan.command,
         "game": plan.method.game,
+        "learnt_with": plan.learnt_with,
         "stopped": stopped,
         "images": fingerprint(session.coordinator.items),
         "session_seconds": round(time.perf_counter() - session.start, 1),
@@ -242,5 +243,6 @@ def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any],
         log.info("\nthe sum of the masks of all areas:\n" + terminal.format_metrics(summary["area_sums"]))
     folder = plan.folder
     curves = f"\ncurves    tensorboard --logdir {folder}" if "tensorboard" in plan.loggers else ""
-    pictures = f"pictures  {folder}/panels  {folder}/evolution\n" if plan.pictures else ""
+    pairs = f"  {folder}/pairs" if plan.task.is_paired else ""
+    pictures = f"pictures  {folder}/panels{pairs}  {folder}/evolution\n" if plan.pictures else ""
     log.info(f"\n{report}{pictures}numbers   {folder}/results.csv{curves}")

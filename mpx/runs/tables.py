@@ -39,6 +39,7 @@ def row_values(explanation: "Explanation", row: int) -> TableRow:
         "class": explanation.classes[row],
         "quantity": explanation.task.quantity,
         "bounded": explanation.task.is_bounded,
+        "paired": explanation.task.is_paired,
         "requested_area": round(float(explanation.areas[row]), 6),  # NaN: none
         **{name: float(values[row]) for name, values in zip(NUMBER_COLUMNS, numbers)},
     }

@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mpx.metrics.summary import ARROWS
 from mpx.pictures.text import format_percent, shorten
 from mpx.tasks.base import Task
 
@@ -28,10 +29,14 @@ def format_rows(rows: Sequence[Mapping[str, Any]], task: Task, width: int = 100)
 
 
 def format_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a line for each metric of a summary that has a value: mean, interval and number of rows."""
+    """Return a line for each metric of a summary that has a value: mean, interval and number of rows.
+
+    ↑ or ↓: higher or lower values are better; 0: values near 0.
+    """
     lines = []
-    width = max(map(len, metrics), default=0)
-    for name, metric in metrics.items():
+    names = [f"{name} {ARROWS[metric['better']]}".rstrip() for name, metric in metrics.items()]
+    width = max(map(len, names), default=0)
+    for name, metric in zip(names, metrics.values()):
         if metric["value"] is not None:
             interval = "[{:.3f}, {:.3f}]  ".format(*metric["interval95"]) if metric["interval95"] else ""
             rows = "1 row" if metric["n"] == 1 else f"{metric['n']} rows"

@@ -4,12 +4,14 @@ A row is on disk before the coordinator counts it.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from mpx.errors import is_out_of_memory
 from mpx.explanation import Explanation
@@ -19,6 +21,7 @@ from mpx.learning.batching import Batch, RowSolver, Solution, prepare_batch
 from mpx.learning.fitting import fit
 from mpx.learning.learner import BatchLearner, SilentCallback
 from mpx.learning.rows import Row
+from mpx.metrics.base import Metric, check_network
 from mpx.models.classifier import Classifier
 from mpx.runs import store, summaries, tables
 from mpx.runs.base import Coordinator
@@ -96,7 +99,8 @@ class Worker:
         if self._coordinator:
             with_annotations = bool(needs_annotations(self._plan.metrics))
             areas = self._plan.method.areas
-            source = RowSource(self._coordinator, self._classifier, self._plan.target, areas, with_annotations)
+            check = partial(check_metrics, self._plan.metrics, self._classifier)
+            source = RowSource(self._coordinator, self._classifier, self._plan.target, areas, with_annotations, check)
         if not self._group:
             assert source is not None
             return source
@@ -165,7 +169,8 @@ class Worker:
         means = CurveMeans()
         means.add(explanation.curves)
         is_logged = bool(self._plan.loggers) and row.image_index < self._plan.log_images
-        coordinator.add_row(tables.row_values(explanation, 0) | entries, means.sums, explanation if is_logged else None)
+        logged = replace(explanation, method=None) if is_logged else None  # a method need not pass to another process
+        coordinator.add_row(tables.row_values(explanation, 0) | entries, means.sums, logged)
 
     def _describe_computation(self, batch_size: int) -> str:
         """Return the versions, device and batch size that the bits of a row depend on."""
@@ -205,6 +210,12 @@ class ProgressCallback(SilentCallback):
         """Return iterations of single rows as a number of images."""
         names = [row.image_name for row in batch.rows]
         return iterations / batch.steps * len(set(names)) / len(names)
+
+
+def check_metrics(metrics: Mapping[str, Metric], classifier: Classifier, output: Tensor) -> None:
+    """Refuse metrics that do not apply to a network with this output (B,...)."""
+    for name, metric in metrics.items():
+        check_network(name, metric.needs, classifier, classifier.task, output)
 
 
 def _batch_of(module: pl.LightningModule) -> RowBatch:

@@ -5,6 +5,7 @@ A network's output becomes one tensor (B,...) by `output`. With the targets of i
 has no alternatives, such as a predicted value, is the logit of the only answer (K = 1).
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mpx.data.targets import Categories, Target, TargetContext, resolve_targets
+from mpx.data.targets import ANY_CLASS, Categories, Target, TargetContext, class_index, resolve_targets
 
 if TYPE_CHECKING:
     from mpx.models.classifier import Classifier
@@ -43,6 +44,8 @@ class Task:
     support_unit = "softmax probability of the target"
     categories: tuple[str, ...] | None = None  # names of the outputs, where they are not the model's categories
     prepares = False  # whether `prepare` reads the outputs
+    class_options: tuple[str, ...] = ()  # attributes that hold the index of a class, or its name until the model is known
+    is_paired = False  # whether an image has two rows, a target and its opposite, which pictures show together
     is_placed = False  # whether a target lies at a place in the image, which a crop moves and where another class may not be
 
     def output(self, raw: Any, count: int) -> Tensor:
@@ -58,6 +61,15 @@ class Task:
         """Return this task for a model, which is frozen meanwhile."""
         return self
 
+    def with_categories(self, categories: Categories) -> "Task":
+        """Return this task with the indices of the classes that its `class_options` name; categories: of the model."""
+        names = {option: vars(self)[option] for option in self.class_options if isinstance(vars(self)[option], str)}
+        if not names:
+            return self
+        task, classes = copy.copy(self), len(categories) if categories else ANY_CLASS
+        vars(task).update({key: class_index(name, classes, categories, f"task.{key}") for key, name in names.items()})
+        return task
+
     def compared_models(self) -> tuple["Classifier", ...]:
         """Return the Classifier that the model is compared with, as the only one; none by default."""
         return ()
@@ -67,8 +79,12 @@ class Task:
         raise NotImplementedError
 
     def class_count(self, output: Tensor) -> int | None:
-        """Return the number of indices that a target may have, of an output (B,...); None where that is unknown."""
+        """Return the number of classes of an output (B,...); None where that is unknown."""
         return output.shape[1]
+
+    def target_choices(self, output: Tensor) -> list[int]:
+        """Return the indices that a target may have, of an output (B,...); none where they are unknown."""
+        return list(range(self.class_count(output) or 0))
 
     def is_empty(self, output: Tensor) -> bool:
         """Return whether the output (1,...) of an image says nothing about it, and so has no gradient."""
@@ -92,8 +108,8 @@ class Task:
         """
         return [Target(index) for index in resolve_targets(target, output, context.label, context.categories)]
 
-    def name(self, target: int, categories: Categories) -> str:
-        """Return the readable name of a class, "class <index>" where the model has no names."""
+    def name(self, target: int, categories: Categories, place: Tensor | None = None) -> str:
+        """Return the readable name of a class, "class <index>" where the model has no names; place: of the target."""
         return class_name(target, categories)
 
     def prepare(

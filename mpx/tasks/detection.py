@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from mpx.data.annotations import Region
 from mpx.data.targets import ANY_CLASS, NotInImageError, Target, TargetContext, resolve_targets
 from mpx.tasks.base import Task, are_shares, fitting_task
 
@@ -135,10 +134,10 @@ class Detection(Task):
         objects = []
         for label, region in context.regions.items():
             index = _class_indices("label", replace(context, label=label))[0]
-            single = [Region((box,)) for box in region.boxes] if len(region.boxes) > 1 else [region]
-            boxes = [(one, box) for one in single for box in context.annotate(one).boxes() / _sides(context)]
+            boxes = [(one, box) for one in region.single_objects() for box in context.annotate(one).boxes()]
             objects += [
-                Target(index, _in_units_of(output, box, context), number, one) for number, (one, box) in enumerate(boxes, 1)
+                Target(index, _in_units_of(output, box / _sides(context), context), number, one)
+                for number, (one, box) in enumerate(boxes, 1)
             ]
         if not objects:
             raise NotInImageError("the boxes of the dataset lie outside of the part of this image that the network gets")

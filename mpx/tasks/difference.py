@@ -19,32 +19,55 @@ from mpx.tasks.classification import CLASSIFICATION, Classification
 class Difference(Classification):
     """The task of a classifier that is asked why the target rather than another class: the softmax of the two logits.
 
-    other: index of the other class; None: the class with the highest logit besides the target.
+    other: index or name of the other class; None: the class with the highest logit besides the target. both: whether the
+    other class rather than the target is explained too, as a row of its own. The place of a target is the index of its other
+    class.
     """
 
     support_unit = "softmax of the target and the other class"
+    class_options = ("other",)
     prepares = True
 
-    def __init__(self, other: int | None = None):
-        self.other = other
+    def __init__(self, other: int | str | None = None, both: bool = False):
+        self.other: Any = other
+        self.is_paired = both
 
-    def name(self, target: int, categories: Categories) -> str:
+    def target_choices(self, output: Tensor) -> list[int]:
+        """Return the classes besides the other one."""
+        return [index for index in super().target_choices(output) if index != self.other]
+
+    def resolve(self, target: Any, output: Tensor, context: TargetContext) -> list[Target]:
+        """Return classes, each with its other class; with `both` the other class follows. output: (K,)."""
+        indices = [one.index for one in super().resolve(target, output, context)]
+        others = self._others(torch.tensor(indices, device=output.device), output.expand(len(indices), -1)).cpu()
+        targets = [Target(index, other) for index, other in zip(indices, others)]
+        if not self.is_paired:
+            return targets
+        if len(targets) > 1:
+            raise ValueError(f"task.both=true explains one target and its other class: target={target} names {len(targets)}")
+        return [targets[0], Target(int(others[0]), torch.tensor(indices[0]))]
+
+    def name(self, target: int, categories: Categories, place: Tensor | None = None) -> str:
         """Return the target's name and the other class's."""
-        other = "the next class" if self.other is None else super().name(self.other, categories)
-        return f"{super().name(target, categories)} rather than {other}"
+        other = self.other if place is None else int(place)
+        named = "the next class" if other is None else super().name(other, categories)
+        return f"{super().name(target, categories)} rather than {named}"
 
     def prepare(
         self, targets: Tensor, output: Tensor, reference: Tensor | None = None, places: Tensor | None = None
     ) -> Tensor:
-        """Return (B,2): the target and the other class."""
-        if self.other is None:
-            others = output.scatter(1, targets[:, None], -torch.inf).argmax(1)
-        else:
-            if not 0 <= self.other < output.shape[1] or (targets == self.other).any():
-                last = output.shape[1] - 1
-                raise ValueError(f"task.other={self.other} must be a class, 0 to {last}, other than the target")
-            others = torch.full_like(targets, self.other)
+        """Return (B,2): the target and the other class. places: (B,) other classes."""
+        others = self._others(targets, output) if places is None else places.to(targets)
         return torch.stack([targets, others], 1)
+
+    def _others(self, targets: Tensor, output: Tensor) -> Tensor:
+        """Return the other class (B,) of each target. output: (B,K)."""
+        if self.other is None:
+            return output.scatter(1, targets[:, None], -torch.inf).argmax(1)
+        if not 0 <= self.other < output.shape[1] or (targets == self.other).any():
+            last = output.shape[1] - 1
+            raise ValueError(f"task.other={self.other} must be a class, 0 to {last}, other than the target")
+        return torch.full_like(targets, self.other)
 
     def logits(self, output: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits (B,2) of the two classes; the answer is the first."""
@@ -111,7 +134,7 @@ class ModelDifference(Classification):
         """Return classes; top1, top2, ... are the model's own. output: (2,K)."""
         return super().resolve(target, output[1], context)
 
-    def name(self, target: int, categories: Categories) -> str:
+    def name(self, target: int, categories: Categories, place: Tensor | None = None) -> str:
         """Return the class's name and the other model's."""
         return f"{super().name(target, categories)}, unlike {self.other_name}"
 
@@ -131,10 +154,13 @@ class ModelDifference(Classification):
         return own - other
 
 
-def difference(other: int | None = None, model: nn.Module | str | None = None) -> Difference | ModelDifference:
+def difference(
+    other: int | str | None = None, model: nn.Module | str | None = None, both: bool = False
+) -> Difference | ModelDifference:
     """Return the task of two classes, or of two models."""
     if model is None:
-        return Difference(other)
-    if other is not None:
-        raise ValueError(f"task.other={other} and task.model are two differences: give one of them")
+        return Difference(other, both)
+    if other is not None or both:
+        named = f"task.other={other}" if other is not None else "task.both=true"
+        raise ValueError(f"{named} and task.model are two differences: give one of them")
     return ModelDifference(model)

@@ -10,31 +10,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpx.data.annotations import Region
+from mpx.data.annotations import Annotation, Region
 from mpx.data.mask_files import mask_file_of, read_mask
 from mpx.data.targets import NotInImageError, Target, TargetContext
 from mpx.tasks.base import Task, are_shares, first_tensor, fitting_task
 
-NAMED_REGIONS = ("predicted", "image", "dataset")
+NAMED_REGIONS = ("predicted", "image", "dataset", "objects")
 
 
 class Segmentation(Task):
     """The task of a network that labels pixels: a tensor (B,K,h,w), or a dict or a tuple with it, of any size h,w.
 
     region: where the class is explained. "predicted": the pixels that the network gives to the class on the unperturbed
-    image; "image": all of it; "dataset": the pixels, or boxes, of the class in the dataset; [x0,y0,x1,y1]: a box, or
-    [x,y]: a pixel, as shares of the input's width and height; else a mask file (`mpx.data.mask_files`), or a folder of one
-    for each photo. A pixel of the output belongs to a region that it touches.
-    background: index of a class that top1, top2, ... leave out; null: none.
+    image; "image": all of it; "dataset": the pixels, or boxes, of the class in the dataset; "objects": those of each
+    of its objects, a target each; [x0,y0,x1,y1]: a box, or [x,y]: a pixel, as shares of the input's width and height; else
+    a mask file (`mpx.data.mask_files`), or a folder of one for each photo. A pixel of the output belongs to a region that it
+    touches.
+    background: index or name of a class that top1, top2, ... leave out; null: none.
     """
 
     support_unit = "mean softmax probability of the target class over the region"
+    class_options = ("background",)
     prepares = True
     is_placed = True
 
-    def __init__(self, region: str | Sequence[float] = "predicted", background: int | None = None):
+    def __init__(self, region: str | Sequence[float] = "predicted", background: int | str | None = None):
         self.region = region
-        self.background = background
+        self.background: Any = background
         if isinstance(region, str):
             if region not in NAMED_REGIONS and not Path(region).expanduser().exists():
                 raise ValueError(
@@ -65,7 +67,18 @@ class Segmentation(Task):
                 raise ValueError(f"task.background={self.background} must be a class, 0 to {len(pixels) - 1}, or null")
             pixels[self.background] = -1.0
         targets = super().resolve(target, pixels, context)
+        if self.region == "objects":
+            return [one for target in targets for one in self._objects(target.index, output, context)]
         return [Target(one.index, self._checked_region(one.index, output, context)) for one in targets]
+
+    def _objects(self, target: int, output: Tensor, context: TargetContext) -> list[Target]:
+        """Return the dataset's objects of a class that the network's input shows. output: (K,h,w)."""
+        self._checked_region(target, output, context)
+        annotation = context.annotation(target)
+        regions = annotation.region.single_objects() if annotation else ()
+        pixels = [(region, _pixels(context.annotate(region), output)) for region in regions]
+        shown = [(region, place) for region, place in pixels if place.any()]
+        return [Target(target, place, number, region) for number, (region, place) in enumerate(shown, 1)]
 
     def _checked_region(self, target: int, output: Tensor, context: TargetContext) -> Tensor:
         """Return the region (h,w) of a class in an image, or raise NotInImageError where it has none there."""
@@ -93,14 +106,14 @@ class Segmentation(Task):
             region = torch.zeros(h, w, dtype=torch.bool, device=output.device)
             region[top : max(top + 1, math.ceil(y1 * h)), left : max(left + 1, math.ceil(x1 * w))] = True
             return region
-        if self.region == "dataset":
+        if self.region in ("dataset", "objects"):
             annotation = context.annotation(target)
         else:
             file = mask_file_of(Path(self.region).expanduser(), context.file)
             annotation = context.annotate(Region(draw=partial(read_mask, file)))
         if annotation is None:
             return None
-        return F.adaptive_max_pool2d(annotation.mask()[None].to(output), (h, w))[0] > 0
+        return _pixels(annotation, output)
 
     def prepare(
         self, targets: Tensor, output: Tensor, reference: Tensor | None = None, places: Tensor | None = None
@@ -128,3 +141,8 @@ class Segmentation(Task):
         """Return the regions in images of `size` (H,W)."""
         region = targets[:, 2:].unflatten(1, (int(targets[0, 1]), -1))[:, None]
         return F.interpolate(region, list(size), mode="nearest-exact") > 0
+
+
+def _pixels(annotation: Annotation, output: Tensor) -> Tensor:
+    """Return the pixels (h,w) of an output (K,h,w) that a region touches."""
+    return F.adaptive_max_pool2d(annotation.mask()[None].to(output), output.shape[1:])[0] > 0

@@ -87,6 +87,15 @@ def test_coco(folder, capfd):
     assert not grey.regions["dog"].difficult
 
 
+def test_each_object_has_an_outline_of_its_own(folder):
+    one, grey, boxed, _ = coco(folder / "val", folder / "instances.json", {"dog": "thing", "couch": "thing"})
+    drawn = [Annotation(r, SIZE, Preprocess((HEIGHT, WIDTH))).original_mask().numpy() for r in one.regions["thing"].objects]
+    assert len(drawn) == 2 and (drawn[0] == full(3, 9, 2, 8) | full(3, 5, 20, 24)).all() and (drawn[1] == SOFA).all()
+    assert [r.boxes for r in one.regions["thing"].objects] == [((2, 3, 24, 9),), ((5, 10, 30, 20),)]  # and not the crowd
+    assert len(grey.regions["thing"].objects) == 1 and boxed.regions["thing"].objects[0].draw is None
+    assert all(r.difficult for r in coco(folder / "val", folder / "instances.json")[0].regions["dog"].objects)
+
+
 def test_drawings_equal_pycocotools(folder):
     from pycocotools.coco import COCO
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mpx.metrics.summary import describe, mean_with_interval
+from mpx.runs.terminal import format_metrics
 
 
 def test_the_mean_is_of_finite_rows_and_lies_in_its_interval():
@@ -62,3 +63,12 @@ def test_a_description_has_the_same_mean_and_interval():
     assert result == {"n": 3, "mean": mean["value"], "median": 0.4, "interval95": mean["interval95"]}
     assert describe([]) == {"n": 0, "mean": None, "median": None, "interval95": None}
     assert describe([1.0, 2.0], draws=0)["interval95"] is None
+
+
+def test_the_terminal_says_which_values_are_better():
+    values = {"value": 0.25, "interval95": [0.1, 0.4], "n": 3}
+    kinds = {"deletion": "lower", "insertion": "higher", "sanity": "near 0", "sanity_map": "none"}
+    text = format_metrics({name: values | {"better": better} for name, better in kinds.items()})
+    assert [line.split(" 0.250")[0].split() for line in text.splitlines()] == [
+        ["deletion", "↓"], ["insertion", "↑"], ["sanity", "0"], ["sanity_map"],
+    ]  # fmt: skip

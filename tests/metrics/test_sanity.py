@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from planted import SquareNet
 from scene import context, photos, random_maps, square
 from scipy.stats import spearmanr
 from torch import nn
@@ -13,6 +14,8 @@ from mpx.metrics.sanity import randomised, sanity
 from mpx.metrics.similarity import spearman
 from mpx.metrics.stability import stability
 from mpx.models.classifier import Classifier
+from mpx.tasks.difference import Difference, ModelDifference
+from mpx.tasks.regression import Regression
 
 
 def test_spearman_is_scipys():
@@ -128,6 +131,48 @@ def test_stability_by_hand():
     assert blank[""].item() == blank["agreement"].item() == 1  # the same each time
     with pytest.raises(ValueError, match="seeds=1 must be 2"):
         stability(square(), context(1, explain=gradient), seeds=1)
+
+
+def test_a_model_that_the_task_compares_with_is_randomised_too():
+    """The explained difference depends on both, so a map that ignores either one is not sane."""
+    classifier = Classifier(Net(), task=ModelDifference(Classifier(Net())))
+    (compared,) = classifier.compared
+    compared.network.norm.running_var.fill_(4.0)
+    states = [{k: v.clone() for k, v in one.state_dict().items()} for one in (classifier, compared)]
+    with classifier.frozen_and_folded(photos()):
+        other = randomised(classifier, 0.3)
+    assert changed(classifier, other) == {"network.head.weight", "network.head.bias"}
+    assert changed(compared, other.compared[0]) == {"network.head.weight", "network.head.bias"}
+    assert not torch.equal(other.network.head.weight, other.compared[0].network.head.weight)  # drawn for each of them
+    for one, state in zip((classifier, compared), states):
+        assert all(torch.equal(state[k], v) for k, v in one.state_dict().items())
+
+
+def test_another_class_is_never_the_one_that_a_difference_compares_with():
+    drawn = set()
+
+    def explain(classifier, images, targets, seed):
+        drawn.update(targets.tolist())
+        return random_maps(len(images))
+
+    for seed in range(20):
+        rows = context(classifier=Classifier(Net()), targets=torch.tensor([0, 3]), explain=explain, task=Difference(other=1))
+        sanity(random_maps(), rows, stages=1, seed=seed)
+    assert drawn == {0, 2, 3}
+
+
+@pytest.mark.parametrize(
+    "network, task, words",
+    [
+        (SquareNet(), Difference(other=0), "only one to explain: leave it out"),
+        (nn.Sequential(SquareNet(), nn.Flatten(1), nn.Linear(2, 1)), Regression(), "only one to explain: leave it out"),
+        (nn.Sequential(nn.Flatten(), nn.Softsign()), Regression(), "this network has none: leave it out"),
+    ],
+)
+def test_a_network_that_sanity_does_not_apply_to_is_one_sentence_before_any_map_is_made(network, task, words):
+    rows = context(classifier=Classifier(network, task=task), task=task, explain=lambda *_: pytest.fail("explained"))
+    with pytest.raises(ValueError, match=words):
+        sanity(random_maps(), rows)
 
 
 def test_sanity_needs_a_stage():

@@ -11,7 +11,8 @@ from mpx.pictures.colours import COLOUR_TABLE, heatmap, overlay
 from mpx.pictures.encoding import TILE, to_tile, to_uint8
 from mpx.pictures.pair import two_colours
 from mpx.pictures.panel import draw_panel, draw_sheet, draw_thumbnail_panel, panel_layout
-from mpx.pictures.text import drawable, shorten
+from mpx.pictures.text import drawable, format_percent, shorten
+from mpx.runs.tables import row_values
 
 LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
 
@@ -93,6 +94,19 @@ def test_an_animation_has_every_frame_loops_and_holds_the_last(explanation, game
     assert gif.info["duration"] >= 1500
 
 
+def test_an_animation_ends_with_the_panel_s_area(explanation, monkeypatch):
+    """And that of results.csv: frames are rounded to bytes, whose mean may be another tenth of a percent."""
+    e, texts = explanation((64, 64)), []
+    e.mask[1] = 1 - 0.0019  # of 255 none
+    for room in ("animation", "panel"):
+        monkeypatch.setattr(f"mpx.pictures.{room}.draw_text", lambda page, place, left, right, *rest: texts.append(right))
+    e.frame_evidence[-1, 1] = 0
+    animation_gif(e, 1)
+    draw_panel(e, 1)
+    shown = [text.split(" ", 1)[1] for text in texts if text.startswith(("area", "mask"))]
+    assert shown[-2:] == ["0.2 %", "0.2 %"] == [format_percent(row_values(e, 1)["area"])] * 2
+
+
 def test_what_does_not_change_does_not_flicker(explanation):
     e = explanation((64, 64), frames=6)
     e.frame_evidence[:], e.frames[:] = 0, e.frames[:1]
@@ -137,9 +151,9 @@ def test_two_rows_of_an_image_have_a_colour_each(explanation):
     e = explanation((64, 64))
     e.images[1] = e.images[0]
     e.saliency = torch.zeros(2, 1, 64, 64)
-    grey = two_colours(e, 0, 1)
+    grey = two_colours(e.images[0], *e.saliency)
     e.saliency[0, :, :32], e.saliency[1, :, 16:48] = 1, 1
-    image = two_colours(e, 0, 1)
+    image = two_colours(e.images[0], *e.saliency)
     red_over_blue = (image[0] - image[2]) - (grey[0] - grey[2])
     assert (red_over_blue[:16] > 0).all() and (red_over_blue[32:48] < 0).all() and torch.equal(image[:, 48:], grey[:, 48:])
     assert (image[:, 16:32] >= image.new_tensor(0.45)).all()  # both: the light of one adds to that of the other

@@ -10,7 +10,7 @@ from mpx.report import compare
 from mpx.report.run_folder import read_run
 from mpx.runs import files, summaries, tables
 
-LESS = {"value": 0.3, "interval95": [0.2, 0.4], "n": 12, "better": "lower", "protocol": {"steps": 224}}
+LESS = {"value": 0.3, "interval95": [0.2, 0.4], "n": 12, "better": "lower", "metric": "deletion"}
 
 
 def run(folder, shift=0.0, metrics=None, images=12, **more):
@@ -26,6 +26,7 @@ def run(folder, shift=0.0, metrics=None, images=12, **more):
     summary = summaries.summarise_rows(rows, 0, 0, {"command": "mpx"})
     value = sum(row["deletion"] for row in rows) / images
     summary["metrics"] = {"deletion": LESS | {"value": value, "interval95": [value - 0.1, value + 0.1]} | (metrics or {})}
+    summary["metric_protocols"] = {"deletion": {"steps": more.get("steps", 224)}}
     files.write_json(folder / "summary.json", summary)
     return folder
 
@@ -64,7 +65,7 @@ def test_only_rows_that_both_have_are_paired(tmp_path):
 
 
 def test_a_note_names_protocols_that_differ(tmp_path):
-    folders = [run(tmp_path / "a"), run(tmp_path / "b", metrics={"protocol": {"steps": 10}})]
+    folders = [run(tmp_path / "a"), run(tmp_path / "b", steps=10)]
     assert "protocols of deletion differ" in compare.write_comparison(folders, tmp_path)
     assert "protocols" not in compare.write_comparison([folders[0], run(tmp_path / "c")], tmp_path)
 

@@ -37,13 +37,11 @@ def test_measured_later_is_measured_at_once(folder, mpx):
     assert result.shape[1] > 5 and np.array_equal(result, numbers("once", "deletion", "insertion", "complexity"))
     assert all(np.array_equal(np.load(folder / "outputs/later/masks" / k)["parameter"], v) for k, v in before.items())
     assert "evaluating" not in mpx(*GIVEN, THREE, "name=later")[1]
-    summary = json.loads((folder / "outputs/later/summary.json").read_text())["metrics"]["deletion"]
-    assert (
-        summary["n"] == 3
-        and summary["better"] == "lower"
-        and summary["learnt_with"] == "blur_gaussian"
-        and summary["protocol"]["options"]["baseline"] == "mean"
-    )
+    file = json.loads((folder / "outputs/later/summary.json").read_text())
+    summary = file["metrics"]["deletion"]
+    assert file["protocol"]["learnt_with"] == "blur_gaussian"
+    assert file["metric_protocols"]["deletion"]["options"]["baseline"] == "mean"  # once for all columns of a metric
+    assert summary["n"] == 3 and summary["better"] == "lower" and summary["metric"] == "deletion"
     assert summary["value"] == pytest.approx(numbers("later", "deletion").mean(), abs=1e-5)
 
 
@@ -103,6 +101,9 @@ def test_metrics_that_do_not_apply_say_so_before_anything_is_done(folder, mpx):
     assert code == 1 and err.startswith("mpx: metric=mass compares with where the class is") and not rows_exist(folder)
     code, _, err = mpx(*GIVEN, "task=regression", "target=1", "metric=[saliency_metric]", "name=a")
     assert code == 1 and "saliency_metric needs a probability of a whole image" in err and not rows_exist(folder)
+    code, _, err = mpx(*GIVEN, "task=difference", "task.other=0", "target=1", "metric=[sanity]", "name=a")
+    assert code == 1 and "this network has only one to explain: leave it out" in err  # which its output says
+    assert not [*folder.rglob("*.npz")]
 
 
 def rows_exist(folder) -> bool:

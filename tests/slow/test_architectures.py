@@ -4,9 +4,13 @@ it was.
 Random weights and statistics, two steps and the smallest input that the architecture takes. Left out, to end within two
 minutes on two cores: torchvision's networks of more than 60 million parameters, and timm's families of which every member
 has more than 6 million.
+
+`pytest -m slow tests/slow/test_architectures.py --table=FILE` writes what became of each as a Markdown table.
 """
 
 import copy
+import warnings
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -90,12 +94,22 @@ def assert_equal(before: tuple, after: tuple) -> None:
         assert rest == others and torch.equal(value, changed), key
 
 
-def check(classifier: Classifier, side: tuple[int, int], task: Task) -> None:
+def check(classifier: Classifier, side: tuple[int, int], task: Task, record: Callable[[str, str], None]) -> None:
+    """Check a network; record "explained" with mpx's warnings, or the sentence by which it is refused."""
     images = torch.rand(1, 3, *side, generator=torch.Generator().manual_seed(0))
     before = snapshot(classifier.network)
     if not isinstance(task, Detection) and any(isinstance(module, _NormBase) for module in classifier.modules()):
         assert_right_gradients(classifier.with_task(task), side)  # a detector finds other boxes in float64
-    e = explain(classifier, images, task=task, steps=2, mask_size=4, perturbation="mean_color", frames=2)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            e = explain(classifier, images, task=task, steps=2, mask_size=4, perturbation="mean_color", frames=2)
+        except ValueError as error:
+            record("result", f"refused: {error}")
+            raise
+    sentences = [str(warning.message) for warning in warned if warning.category is UserWarning]
+    said = [sentence for sentence in sentences if " of 1 rows " not in sentence]  # weak evidence, as weights are random
+    record("result", "; ".join(["explained", *said]))
     assert e.saliency.shape == (1, 1, *side) and e.saliency.isfinite().all() and e.value_before.isfinite().all()
     assert_equal(before, snapshot(classifier.network))
 
@@ -117,18 +131,20 @@ def few_boxes(network: nn.Module) -> None:
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
 @pytest.mark.parametrize("module, name", torchvision_names(), ids=lambda value: value if isinstance(value, str) else "")
-def test_torchvision(module, name):
+def test_torchvision(module, name, record_property):
     torch.manual_seed(0)
     classifier = zoo.torchvision(name, None)
     few_boxes(classifier.network) if module is tv.detection else with_statistics(classifier.network)
     side = SIDES.get(name, 64)
-    check(classifier, (side, side), TASKS[module])
+    record_property("architecture", f"{module.__name__.replace('.models', '')} | {name}")
+    check(classifier, (side, side), TASKS[module], record_property)
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL + NORMS if timm.is_model(name)])  # older versions have fewer
-def test_timm(name):
+def test_timm(name, record_property):
     torch.manual_seed(0)
     network = with_statistics(timm.create_model(name, num_classes=5))
     config = network.pretrained_cfg
     side = config["input_size"][1] if config.get("fixed_input_size") else 96
-    check(as_classifier(network), (side, side), CLASSIFICATION)
+    record_property("architecture", f"timm | {name}")
+    check(as_classifier(network), (side, side), CLASSIFICATION, record_property)

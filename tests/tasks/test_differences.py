@@ -2,14 +2,19 @@
 
 import pickle
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from planted import SQUARE, SquareNet, square_photo
+from task_networks import NAMES, TASKS, synthetic
 from torch import nn
 
 from mpx import config, explain
 from mpx.models import Classifier
+from mpx.runs.tables import read_csv
 from mpx.tasks.difference import Difference, ModelDifference, difference
 
 HERE, THERE = SquareNet(), SquareNet(top=20, left=4)
@@ -109,3 +114,40 @@ def test_the_command_line_compares_with_a_model(folder, mpx):
     other = "task.model={_target_:mpx.models.zoo.custom,network:'net.py:SquareNet',mean:0,std:1,size:32}"
     code, out, err = mpx(*SQUARE, "images=photos", "pictures=none", "task=difference", other, "name=a", "threads=1")
     assert code == 0 and "unlike SquareNet" in (folder / "outputs/a/results.csv").read_text(), err
+
+
+def test_both_explains_either_class_rather_than_the_other():
+    """As two explanations, each of which names the other class."""
+    one = TASKS["difference"]
+    options = dict(mask_size=12, steps=15, jitter=0, ranking="mask", game="deletion")
+    both = explain(synthetic(Difference(both=True)), one.photos[:1], "amber", **options)
+    other = one.classifier.categories.index(both.classes[1].split(" rather than ")[0])
+    assert both.classes == [f"amber rather than {NAMES[other]}", f"{NAMES[other]} rather than amber"] and len(both) == 2
+    alone = [explain(synthetic(Difference(b)), one.photos[:1], a, **options) for a, b in ((0, other), (other, 0))]
+    for field in ("saliency", "value_before", "value_after"):
+        torch.testing.assert_close(vars(both)[field], torch.cat([vars(e)[field] for e in alone]))
+    with pytest.raises(ValueError, match="task.both=true explains one target.* names 2"):
+        explain(synthetic(Difference(both=True)), one.photos[:1], ["amber", "basalt"], **options)
+    with pytest.raises(ValueError, match="task.both=true and task.model are two differences"):
+        difference(model=THERE, both=True)
+
+
+def test_a_run_shows_both_in_two_colours(tmp_path, monkeypatch, mpx):
+    monkeypatch.chdir(tmp_path)
+    setting = [
+        *("dataset=synthetic", "dataset.size=96", "model=synthetic", "model.size=96", "target=label", "limit=1", "name=a"),
+        *("task=difference", "task.both=true", "game=deletion", "steps=20", "mask_size=12", "jitter=0", "log_images=0"),
+        *("device=cpu", "threads=1", "batch_size=1", "frames=2"),
+    ]
+    assert mpx(*setting, "metric=[deletion]")[0] == 0
+    rows = read_csv(Path("outputs/a/results.csv"))
+    image = torch.from_numpy(np.array(Image.open(f"outputs/a/pairs/{Path(rows[0]['mask']).stem}.png"))).movedim(-1, 0) / 255
+    orange, blue = (image[0] - image[2]).clamp(min=0), (image[2] - image[0]).clamp(min=0)
+    evidence = slice(image.shape[2] // 4, image.shape[2] // 2)  # the second of four pictures
+    assert orange[:, evidence].sum() > 100 and blue[:, evidence].sum() > 100
+    report = Path("outputs/a/report.html").read_text()
+    assert report.count('"pair": "') == 2 and '"paired": true' in report
+    code, out, _ = mpx(*setting, "metric=[complexity]")
+    assert "evaluating 2 masks" in out
+    assert mpx(*setting, "metric=[deletion]")[0] == 0  # of each row's own other class, as before
+    assert [row["deletion"] for row in read_csv(Path("outputs/a/results.csv"))] == [row["deletion"] for row in rows]

@@ -8,11 +8,12 @@ from torch import nn
 from trainers import cpu_trainer
 
 import mpx
-from mpx.tasks.difference import ModelDifference
+from mpx.tasks.difference import Difference, ModelDifference
 from mpx.tasks.regression import Regression
 from mpx.tasks.segmentation import Segmentation
 
 IMAGES = torch.stack([square_photo(SquareNet(), seed) for seed in range(2)])
+NAMES = ["nothing", "board"]
 METHOD = mpx.method("quick", "mask_size=8", "steps=3")
 
 
@@ -37,6 +38,33 @@ def test_the_library_is_the_learner(name):
     assert (e.region is None) == (f.region is None) and (e.region is None or torch.equal(e.region, f.region))
 
 
+def test_a_name_and_the_default_method_do_for_both():
+    learner = mpx.MaskLearner(mpx.Classifier(SquareNet()), IMAGES, 1, task="multilabel")
+    cpu_trainer().fit(learner)
+    e = mpx.explain(mpx.Classifier(SquareNet()), IMAGES, 1, task="multilabel")
+    assert torch.equal(e.saliency, learner.explanation().saliency) and e.task.support_unit == "sigmoid of the target label"
+
+
+class Margin(Difference):
+    """A task of the user's own, with two classes as options."""
+
+    class_options = ("other", "third")
+
+    def __init__(self, other=None, third=None):
+        super().__init__(other)
+        self.third = third
+
+
+def test_options_that_are_classes_are_given_by_name():
+    classifier = mpx.Classifier(SquareNet(), categories=NAMES)
+    built = mpx.Classifier(SquareNet(), categories=NAMES, task=Margin("nothing", "board"))
+    for task in (classifier.with_task(Margin("nothing", 1)).task, built.task):
+        assert (task.other, task.third) == (0, 1)
+    named, numbered = (mpx.explain(classifier, IMAGES, "board", task=Difference(o), method=METHOD) for o in ("nothing", 0))
+    assert torch.equal(named.saliency, numbered.saliency) and named.classes == ["board rather than nothing"] * 2
+    assert classifier.with_task(mpx.task("segmentation", "task.background=nothing")).task.background == 0
+
+
 def test_a_task_has_a_name_and_options():
     task = mpx.task("segmentation", "task.region=[0,0,0.5,0.5]", "task.background=0")
     assert isinstance(task, Segmentation) and list(task.region) == [0, 0, 0.5, 0.5] and task.background == 0
@@ -49,7 +77,10 @@ def test_a_task_has_a_name_and_options():
         (lambda: mpx.task("segmentatoin"), "task='segmentatoin' is not an option: choose one of classification"),
         (lambda: mpx.task("segmentation", "task.regoin=image"), "regoin"),
         (lambda: mpx.task("segmentation", "steps=3"), "steps=3 is not an option of the task"),
-        (lambda: learnt(SquareNet(), "multilabel", 1), "task of type str must be an mpx.Task, e.g. mpx.task"),
+        (lambda: learnt(SquareNet(), "multilabl", 1), "task='multilabl' is not an option: choose one of classification"),
+        (lambda: learnt(SquareNet(), 3, 1), "task of type int must be an mpx.Task, e.g. mpx.task"),
+        (lambda: learnt(SquareNet(), Difference("nothing"), 1), "task.other 'nothing' is a name, and the model has no"),
+        (lambda: mpx.Classifier(SquareNet(), categories=NAMES, task=Difference("nthing")), "near it: nothing"),
         (lambda: learnt(SquareNet(), Regression(), lambda output: output[:, 1]), "leave task= out"),
         (lambda: learnt(nn.Sequential(SquareNet(), nn.Softmax(1)), mpx.task("segmentation"), 1), "set task=classification"),
     ],

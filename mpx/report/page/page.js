@@ -3,7 +3,7 @@
 // A row is a picture, a class and an area; it has a cell in each job (one job: a run, several: a sweep).
 
 const $ = (id) => document.getElementById(id);
-const { jobs, rows, columns, colours, aspect } = JSON.parse($("page").textContent);
+const { jobs, rows, columns, colours, aspect, paired } = JSON.parse($("page").textContent);
 const place = Object.fromEntries(columns.map((name, k) => [name, k]));
 const number = (cell, name) => cell.values[place[name]] ?? null;
 const FIXED = ["target", "requested_area", "value_before", "value_after", "value_complement", "value_reference", "value_normalised", "area", "passes", "forwards", "seconds"];
@@ -47,7 +47,7 @@ async function decoded(base64) {
 }
 
 async function opened(data) {
-  const names = ["perturbed", "complement", "frames", "final"].filter((name) => name in data);
+  const names = ["perturbed", "complement", "pair", "frames", "final"].filter((name) => name in data);
   const [photo, ...others] = await Promise.all(
     [JSON.parse($(data.photo).textContent), ...names.map((name) => data[name])].map(decoded));
   const width = photo.naturalWidth, height = photo.naturalHeight;
@@ -321,6 +321,7 @@ function figures(visit) {
     pick.addEventListener("click", () => (location.hash = address(r, k)));
     figure(first, canvas, ...(sweep ? [pick, said] : [said]));
   });
+  image("pair", "orange: evidence of this class, blue: of the other");
   const [under, opposite] = kept(j);
   image("perturbed", `evidence ${under} at the end`, number(cell, "value_after"));
   image("complement", `evidence ${opposite} at the end`, number(cell, "value_complement"));
@@ -453,5 +454,6 @@ const fates = new Set(jobs.map((_, j) => kept(j).join()));
 ["perturbed", "complement"].forEach((name, k) => {
   $("picture").querySelector(`[value=${name}]`).textContent = fates.size > 1 ? name : `evidence ${kept(0)[k]}`;
 });
+if (paired) $("picture").prepend(make("option", { value: "pair", selected: "" }, "both classes"));
 arrange();
 follow();

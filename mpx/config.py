@@ -5,11 +5,8 @@ ill-typed option is refused when the part is built, not when it is first called.
 Only mpx/config*.py and mpx/cli import Hydra and OmegaConf.
 """
 
-import inspect
 import re
-import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -20,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mpx.config_errors import error_sentence, missing_target, targets, unknown_key, unused_weight, warn_of_unread
+from mpx.config_options import check_options
 from mpx.config_schema import CONFIGS, REQUIRED_GROUPS, SCHEMA, compose, groups, options
-from mpx.errors import names_unknown_arguments, near, with_place
+from mpx.errors import names_unknown_arguments, with_place
 from mpx.learning.method import Method
 from mpx.tasks.base import Task
 
@@ -55,7 +53,7 @@ def build(node: Node, name: str) -> Any:
     """Instantiate one part and check its options against its signature; name: of the node, for error sentences."""
     target = _check_target(node, name)
     if not node.get("_partial_"):
-        _check_options(_bound(target, node), name)
+        check_options(_bound(target, node), name)
     try:
         part = instantiate(node)
     except Exception as error:  # Hydra wraps whatever the target raised
@@ -69,7 +67,7 @@ def build(node: Node, name: str) -> Any:
         raise ValueError(f"{name}: {target} raised {type(cause).__name__}: {with_place(cause)}") from error
     if not isinstance(part, partial):
         return part
-    _check_options(part, name)
+    check_options(part, name)
     return partial(part.func, *part.args, **part.keywords)  # Hydra's own partial checks its target at every call
 
 
@@ -105,37 +103,6 @@ def _bound(target: str, node: Node) -> partial[Any]:
     assert isinstance(plain, Mapping)
     options = {str(key): value for key, value in plain.items() if str(key)[0] != "_" and value != "???"}
     return partial(get_object(target), **options)
-
-
-def _check_options(part: partial[Any], name: str) -> None:
-    try:
-        parameters = inspect.signature(part.func).parameters
-    except ValueError:  # of a builtin
-        return
-    defaults = [key for key, p in parameters.items() if p.default is not p.empty or key in part.keywords]  # not the tensors
-    accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for key, value in part.keywords.items():
-        if key in parameters:
-            _check_type(f"{name}.{key}", value, parameters[key].annotation)
-        elif not accepts_any:
-            known = near(key, defaults) if defaults else ", which has none"
-            raise ValueError(f"{name}.{key} is not an option of {part.func.__name__}{known}")
-
-
-def _check_type(key: str, value: object, annotation: Any) -> None:
-    """Refuse a value of another type, where the annotation consists of plain types."""
-    annotation = {"int": int, "float": float, "str": str, "bool": bool}.get(annotation, annotation)  # torch's are strings
-    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    lists = {Sequence[float], list[float]} & set(kinds)
-    kinds = tuple(kind for kind in kinds if kind not in lists)
-    if not kinds or not set(kinds) <= {int, float, str, bool, type(None)}:
-        return
-    if lists and isinstance(value, Sequence) and not isinstance(value, str):
-        return
-    if type(value) not in kinds and not (type(value) is int and float in kinds):
-        allowed = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-        allowed += " or a list" if lists else ""
-        raise ValueError(f"{key}={value!r} must be of type {allowed}")
 
 
 def build_method(cfg: DictConfig) -> Method:

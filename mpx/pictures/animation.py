@@ -35,7 +35,7 @@ def animation_gif(explanation: PicturedExplanation, row: int, max_side: int = 32
     pages = []
     for frame in range(len(explanation.iterations)):
         p = float(explanation.frame_values[frame, row])
-        texts = [(explanation.classes[row], f"area {format_percent(areas[frame])}"),
+        texts = [(explanation.classes[row], f"mask {format_percent(areas[frame])}"),
                  (evidence_state(explanation), explanation.task.format(p))]  # fmt: skip
         pictures = overlays[frame], frames[frame]
         pages.append(_draw_page(pictures, texts, explanation.iterations[frame], explanation.iterations[-1], max_side))

@@ -23,6 +23,28 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def parsed_once():
+    """Each text of YAML is parsed once per process: a configuration consists of thirty files, and tests compose hundreds."""
+    from functools import cache
+
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf._utils import get_yaml_loader
+
+    @cache
+    def parse(text):
+        return yaml.load(text, Loader=get_yaml_loader())
+
+    def load(file):
+        plain = parse(Path(file).read_text(encoding="utf-8") if isinstance(file, (str, Path)) else file.read())
+        return OmegaConf.create({} if plain is None else plain)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", load)
+        yield
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working folder with three photos for SquareNet, its module and its class names."""
@@ -40,8 +62,22 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def mpx(monkeypatch, capfd):
-    """mpx(arguments...) -> (exit code, stdout, stderr), in this process."""
+    """mpx(arguments...) -> (exit code, stdout, stderr), in this process.
+
+    Hydra composes every configuration twice, first for its `mode`. Only options of two groups set it, so the first time is
+    left out where neither is chosen; commands.py runs commands as they are.
+    """
+    from hydra._internal.hydra import Hydra
+
     from mpx.cli.main import main
+
+    get_mode = Hydra.get_mode
+
+    def mode(hydra, config_name, overrides):
+        chosen = any(override.lstrip("+").startswith(("sweep=", "cluster=", "hydra.mode=")) for override in overrides)
+        return get_mode(hydra, config_name, overrides) if chosen else None
+
+    monkeypatch.setattr(Hydra, "get_mode", mode)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["mpx", *arguments])

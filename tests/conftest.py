@@ -45,6 +45,24 @@ def parsed_once():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def composed_once():
+    """config.compose() composes equal overrides once per process, and returns copies."""
+    from copy import deepcopy
+    from functools import cache
+
+    from mpx import config
+
+    compose, once = config.compose, cache(config.compose)
+
+    def copied(*overrides, choices=False):  # with choices, the configuration also names the working folder
+        return compose(*overrides, choices=True) if choices else deepcopy(once(*overrides))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "compose", copied)
+        yield
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working folder with three photos for SquareNet, its module and its class names."""

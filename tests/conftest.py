@@ -24,43 +24,12 @@ def one_thread():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def parsed_once():
-    """Each text of YAML is parsed once per process: a configuration consists of thirty files, and tests compose hundreds."""
-    from functools import cache
-
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf._utils import get_yaml_loader
-
-    @cache
-    def parse(text):
-        return yaml.load(text, Loader=get_yaml_loader())
-
-    def load(file):
-        plain = parse(Path(file).read_text(encoding="utf-8") if isinstance(file, (str, Path)) else file.read())
-        return OmegaConf.create({} if plain is None else plain)
+def quick_composition():
+    from composition import replace_all
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OmegaConf, "load", load)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def composed_once():
-    """config.compose() composes equal overrides once per process, and returns copies."""
-    from copy import deepcopy
-    from functools import cache
-
-    from mpx import config
-
-    compose, once = config.compose, cache(config.compose)
-
-    def copied(*overrides, choices=False):  # with choices, the configuration also names the working folder
-        return compose(*overrides, choices=True) if choices else deepcopy(once(*overrides))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "compose", copied)
-        yield
+        replace_all(patch)
+        yield patch
 
 
 @pytest.fixture
@@ -80,22 +49,8 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def mpx(monkeypatch, capfd):
-    """mpx(arguments...) -> (exit code, stdout, stderr), in this process.
-
-    Hydra composes every configuration twice, first for its `mode`. Only options of two groups set it, so the first time is
-    left out where neither is chosen; commands.py runs commands as they are.
-    """
-    from hydra._internal.hydra import Hydra
-
+    """mpx(arguments...) -> (exit code, stdout, stderr), in this process."""
     from mpx.cli.main import main
-
-    get_mode = Hydra.get_mode
-
-    def mode(hydra, config_name, overrides):
-        chosen = any(override.lstrip("+").startswith(("sweep=", "cluster=", "hydra.mode=")) for override in overrides)
-        return get_mode(hydra, config_name, overrides) if chosen else None
-
-    monkeypatch.setattr(Hydra, "get_mode", mode)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["mpx", *arguments])

@@ -44,7 +44,7 @@ def parse_override(text):
 
 
 def parse(parser, text, rule_name):
-    return copy.copy(parse_override(text)) if rule_name == "override" else parse_rule(parser, text, rule_name)
+    return copy.deepcopy(parse_override(text)) if rule_name == "override" else parse_rule(parser, text, rule_name)
 
 
 def interpolate(overrides, defaults, self_added):

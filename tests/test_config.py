@@ -6,7 +6,6 @@ from itertools import zip_longest
 
 import pytest
 import torch
-from composition import compose, replace_all
 from contexts import regularizer_context
 from omegaconf import OmegaConf
 
@@ -48,15 +47,6 @@ def test_every_option_builds(overrides):
         if OmegaConf.is_dict(cfg.get(group)) and "_target_" in cfg[group]:
             cfg.area = 0.1 if requires_area(config.build(cfg[group], group)) else cfg.area
     assert isinstance(config.build_method(cfg), Method)
-
-
-def test_what_tests_compose_once_is_what_hydra_composes(quick_composition):
-    overrides = ("experiment=fong2017", "metric=[road]", "protocol=rise2018", "lr=0.5", "stop=null")
-    quick_composition.undo()
-    expected = OmegaConf.to_yaml(compose(*overrides, choices=True))
-    replace_all(quick_composition)
-    assert OmegaConf.to_yaml(compose(*overrides, choices=True)) == expected
-    assert config.compose(*overrides) == config.compose(*overrides) == compose(*overrides)
 
 
 def test_library_defaults_are_the_manuals():

@@ -23,6 +23,15 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_composition():
+    from composition import replace_all
+
+    with pytest.MonkeyPatch.context() as patch:
+        replace_all(patch)
+        yield patch
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A working folder with three photos for SquareNet, its module and its class names."""

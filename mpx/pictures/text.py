@@ -1,6 +1,7 @@
 """Text in pictures: one line with a left and a right part, shortened to fit; numbers as pictures and tables show them."""
 
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Callable
 from functools import cache
 
@@ -36,10 +37,8 @@ def shorten(text: str, width: float, length: Callable[[str], float] = len) -> st
     """Return the text where its length is at most `width`, else its beginning and an ellipsis."""
     if length(text[:1000]) <= width and len(text) <= 1000:
         return text
-    text = text[:1000]
-    while text and length(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
+    fitting = bisect_right(range(1, 1001), width, key=lambda end: length(text[:end] + "…"))
+    return text[:fitting].rstrip() + "…"
 
 
 def format_percent(share: float) -> str:

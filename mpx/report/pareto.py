@@ -70,10 +70,12 @@ def _draw_front(
 
 def _place_labels(figure: "Figure", labels: Sequence[Any]) -> None:
     """Move each label next to its point, inside its panel and clear of the labels before, where there is such a place."""
-    figure.draw_without_rendering()
-    earlier_boxes: list[Any] = []
     for label in labels:
         label.set_in_layout(False)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # the panels stay where the labels have been placed in them
+    earlier_boxes: list[Any] = []
+    for label in labels:
         frame = label.axes.get_window_extent()
         for x, y in OFFSETS:
             label.set(position=(x, y), ha="left" if x > 0 else "right")

@@ -349,9 +349,9 @@ def test_a_reader_that_ends_stops_no_run(folder):
 
 
 def test_the_main_job_on_a_real_photo_with_the_real_network(mpx, tmp_path, monkeypatch):
-    """Half the default steps on one bundled photo: the espresso is gone, by a small region that lies on the cup."""
+    """A few of the default steps on one bundled photo: the espresso is gone, by a small region that lies on the cup."""
     monkeypatch.chdir(tmp_path)
-    code, out, err = mpx("steps=75", "images=" + str(sample("coffee.png")), "target=espresso")
+    code, out, err = mpx("steps=40", "images=" + str(sample("coffee.png")), "target=espresso")
     assert code == 0, err
     (row,) = table(result(tmp_path))
     assert row["class"] == "espresso" and float(row["value_before"]) > 0.9

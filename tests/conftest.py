@@ -24,12 +24,25 @@ def one_thread():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_composition():
-    from composition import replace_all
+def yaml_parsed_once():
+    """Tests compose hundreds of configurations of the same thirty files: each text is parsed once."""
+    from functools import cache
+
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf._utils import get_yaml_loader
+
+    @cache
+    def parse(text):
+        return yaml.load(text, Loader=get_yaml_loader())
+
+    def load(file):
+        plain = parse(Path(file).read_text(encoding="utf-8") if isinstance(file, (str, Path)) else file.read())
+        return OmegaConf.create({} if plain is None else plain)
 
     with pytest.MonkeyPatch.context() as patch:
-        replace_all(patch)
-        yield patch
+        patch.setattr(OmegaConf, "load", load)
+        yield
 
 
 @pytest.fixture

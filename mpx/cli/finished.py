@@ -19,9 +19,12 @@ class FinishedJobs:
     def __init__(self) -> None:
         self.fingerprints: dict[str, str] = {}  # source of images -> fingerprint of its list
 
-    def holds(self, cfg: DictConfig, folder: Path) -> bool:
-        """Return whether the folder holds the complete result of this configuration and of the same images."""
-        if cfg.force:
+    def holds(self, cfg: DictConfig, folder: Path, after_run: bool = False) -> bool:
+        """Return whether the folder holds the complete result of this configuration and of the same images.
+
+        after_run: the job has just run, so force= has had its effect, and skipped images are no reason to run again.
+        """
+        if cfg.force and not after_run:
             return False
         try:
             summary = json.loads((folder / "summary.json").read_text("utf-8"))
@@ -32,7 +35,7 @@ class FinishedJobs:
         differing = {key for key in {*stored, *config} if stored.get(key) != config.get(key)} - IGNORED_KEYS
         if differing or summary["n_missing"] or summary["protocol"]["stopped"]:
             return False
-        if summary["n_skipped"]:  # a broken file may have been repaired
+        if summary["n_skipped"] and not after_run:  # a broken file may have been repaired
             return False
         return self._fingerprint(cfg, config) == summary["protocol"].get("images")
 

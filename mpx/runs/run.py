@@ -28,6 +28,7 @@ from mpx.runs.results import write_results
 from mpx.runs.resume import check_config
 from mpx.runs.shares import Share, find_share
 from mpx.runs.signals import Stopped
+from mpx.runs.store import FAILED
 from mpx.runs.worker import work
 from mpx.tasks.normalised import doubtful_rows
 
@@ -105,6 +106,8 @@ def _prepare_folder(plan: RunPlan, joins: bool) -> None:
     if plan.force:
         clear(plan.folder)
     check_config(plan, joins)
+    if not joins:
+        (plan.folder / FAILED).unlink(missing_ok=True)
 
 
 def _check_metrics(plan: RunPlan, items: list[Item]) -> None:

@@ -57,6 +57,15 @@ def replace_row(path: Path, values: dict[str, Any]) -> None:
     write_file(path, file.getvalue())
 
 
+def is_row(path: Path) -> bool:
+    """Return whether a file is a row that mpx wrote."""
+    try:
+        with np.load(path) as file:
+            return "row_key" in file.files and file["name"].item() == path.stem
+    except Exception:  # see load_row
+        return False
+
+
 def load_row(path: Path, includes: Callable[[str], bool] = lambda image: True) -> dict[str, Any] | None:
     """Return the entries of masks/<name>.npz; None where the file is damaged or `includes(image)` is false.
 

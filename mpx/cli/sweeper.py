@@ -6,6 +6,7 @@ finished is read from the jobs' folders, before and after.
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from omegaconf import DictConfig
 
 from mpx.cli.axes import Axis, list_jobs
 from mpx.errors import first_line
+from mpx.runs.signals import end_with_parent
 
 log = logging.getLogger("mpx")
 
@@ -72,6 +74,7 @@ class JobSweeper(Sweeper):
         names = dict.fromkeys([*sweep.recorded_jobs(folder), *jobs])
         files.write_file(folder / sweep.JOBS_FILE, "".join(f"{name}\n" for name in names))
         log.info(f"{len(jobs) - len(unfinished)} of {len(jobs)} jobs are finished in {folder}")
+        _end_workers_with_command(self.launcher)
         try:
             overrides = [jobs[name].overrides for name in unfinished]
             returns = list(self.launcher.launch(overrides, initial_job_idx=0)) if unfinished else []
@@ -90,6 +93,13 @@ class JobSweeper(Sweeper):
                 "command starts only these again"
             )
         return returns
+
+
+def _end_workers_with_command(launcher: Launcher) -> None:
+    """Let joblib's workers, also idle ones, end when this process is killed."""
+    options = vars(launcher).get("joblib")  # foreign: arguments of joblib.Parallel in the launcher of cluster=joblib
+    if options is not None:
+        options.update(initializer=end_with_parent, initargs=(os.getpid(),))
 
 
 class SweepJob(NamedTuple):

@@ -58,7 +58,7 @@ def compose(*overrides: str, choices: bool = False) -> DictConfig:
 
 
 def claim_name(outputs: Path) -> str:
-    """Make the folder of a run without a name below `outputs`: the time, with a number where that is taken; return its name."""
+    """Make the folder of a run without a name in `outputs`: the time, with a number where that is taken; return its name."""
     _time.cache_clear()
     for number in count(1):
         name = _time() + f"_{number}" * (number > 1)

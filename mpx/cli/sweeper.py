@@ -1,8 +1,8 @@
 """The sweeper of `mpx -m`: Hydra's basic one with three additions.
 
 An axis may consist of `cases`, each a name for several overrides (configs/sweep/blur.yaml). A job whose folder holds its
-finished result is not started again. A failed job does not end the others, and all results are summarised at the end. What is
-finished is read from the jobs' folders, before and after.
+finished result is not started again. A failed job does not end the others, and all results are summarised at the end. Which
+jobs are finished is read from their folders, before and after.
 """
 
 import logging

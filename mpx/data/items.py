@@ -95,14 +95,15 @@ def add_boxes(items: list[Item], file: str | os.PathLike | None) -> list[Item]:
 
 
 def fingerprint(items: Iterable[Item]) -> str:
-    """Return a hash that identifies a list of images by names, labels and sizes in bytes."""
+    """Return a hash that identifies a list of images by names, labels, sizes in bytes and times of change."""
     digest = sha256()
     for item in items:
         try:
-            size = os.stat(item.path).st_size
+            stat = os.stat(item.path)
+            state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         except OSError:  # a run skips this image
-            size = None
-        digest.update(repr((item.name, item.label, size)).encode("utf-8", "backslashreplace"))
+            state = None
+        digest.update(repr((item.name, item.label, state)).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
 
 

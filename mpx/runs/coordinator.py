@@ -6,7 +6,6 @@ Workers in other processes call it through mpx.runs.launch, so whatever its meth
 import json
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -23,6 +22,7 @@ from mpx.explanation import Explanation
 from mpx.runs import files, tables
 from mpx.runs.base import ClaimedImage
 from mpx.runs.curve_means import CurveMeans
+from mpx.runs.fingerprint import UNKNOWN, Fingerprint
 from mpx.runs.folder import lock, scan
 from mpx.runs.loggers import RunLoggers
 from mpx.runs.progress import Progress
@@ -46,7 +46,13 @@ class RunCoordinator:
     """The coordinator in the process that holds the run's folder."""
 
     def __init__(
-        self, folder: Path, items: list[Item], index: int = 0, count: int = 1, loggers: RunLoggers | None = None
+        self,
+        folder: Path,
+        items: list[Item],
+        index: int = 0,
+        count: int = 1,
+        loggers: RunLoggers | None = None,
+        fingerprint: Fingerprint = UNKNOWN,
     ) -> None:
         """items: all images of the run in their order; this process does share `index` of `count` of them."""
         self.folder = folder
@@ -59,6 +65,9 @@ class RunCoordinator:
         self.computed_with: Counter[str] = Counter()  # versions, device and batch size -> rows
         self.means = CurveMeans()
         self.loggers = loggers or RunLoggers(folder, {})
+        self.fingerprint = fingerprint
+        self.changed: dict[str, list[str]] = {}  # part of the fingerprint -> images whose rows are made again for it
+        self.other_versions = ""  # of a row on disk
         self._csv = folder / "results.csv" if count == 1 else self._part(index, "csv")
         self._rows: list[StoredRow] = []
         self._evaluated_with: dict[str, str] = {}  # row name -> protocols of its metrics
@@ -187,7 +196,7 @@ class RunCoordinator:
             elif len(parts) < self.count:
                 yield None
             else:
-                merged = RunCoordinator(self.folder, self.items, loggers=self.loggers)
+                merged = RunCoordinator(self.folder, self.items, loggers=self.loggers, fingerprint=self.fingerprint)
                 for part in parts:
                     merged.skipped |= part["skipped"]
                 yield merged
@@ -204,12 +213,17 @@ class RunCoordinator:
         return self.image_indices.get(image_name, -1) in self.share
 
     def _is_current(self, row: dict[str, Any]) -> bool:
-        """Return whether a row on disk is of this image file and label."""
-        item = self.items[self.image_indices[row["image"]]]
-        try:
-            return str(item.label) == row["label"] and os.stat(item.path).st_size == row["file_bytes"]
-        except OSError:
-            return True  # the image file is gone, and its rows stay
+        """Return whether a row on disk is of today's photo, label and files. A row of another configuration is refused."""
+        changes = self.fingerprint.changes(row["made_from"], self.items[self.image_indices[row["image"]]])
+        self.other_versions = changes.pop("versions", (self.other_versions, ""))[0]
+        if "configuration" in changes:
+            raise ValueError(
+                f"{self.folder} holds {row['name']} of another configuration than its .hydra/config.yaml: remove this row, "
+                "or give another name="
+            )
+        for part in changes:
+            self.changed.setdefault(part, []).append(row["image"])
+        return not changes
 
     def _is_open(self, image_index: int) -> bool:
         return self.items[image_index].name not in self._finished_images

@@ -127,17 +127,12 @@ def scan(
 ) -> Iterator[dict[str, Any]]:
     """Yield the intact rows of this run on disk, as `store.load_row` returns them.
 
-    in_share(image name): arrays of other images are not read; is_current(row): whether the row is of today's image file.
+    in_share(image name): arrays of other images are not read; is_current(row): whether the row is of today's inputs.
     """
     for path in _files(folder / "masks"):
         row = None if path.name.startswith(".") else store.load_row(path, in_share)
-        if row and is_current(row) and _has_pictures(folder, row):
+        if row and is_current(row) and store.has_pictures(folder, row):
             yield row
-
-
-def _has_pictures(folder: Path, row: dict[str, Any]) -> bool:
-    files = (folder / "panels" / f"{row['name']}.png", folder / "evolution" / f"{row['name']}.gif")
-    return not row["pictures"] or all(file.is_file() for file in files)
 
 
 def clear(folder: Path) -> None:

@@ -19,6 +19,7 @@ from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.devices import single_worker, thread_count, worker_devices
 from mpx.runs.distributed import SampleGroup, find_group
 from mpx.runs.evaluation import needs_annotations
+from mpx.runs.fingerprint import Fingerprint
 from mpx.runs.folder import claim_folder, clear
 from mpx.runs.launch import run_processes
 from mpx.runs.loggers import RunLoggers
@@ -71,7 +72,8 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
         raise ValueError("force=true would remove the rows of other shares: give another name=, or remove the folder")
     with claim_folder(plan.folder, index, count, partial(_prepare_folder, plan)):
         loggers = RunLoggers(plan.folder, plan.loggers)
-        coordinator = RunCoordinator(plan.folder, items, index, count, loggers)
+        coordinator = RunCoordinator(plan.folder, items, index, count, loggers, Fingerprint.of(plan))
+        _check_rows(coordinator)
         session = Session(plan, share, devices, group, coordinator, time.perf_counter())
         done = coordinator.describe(len(coordinator.share) - len(coordinator.remaining))
         log.info(f"{plan.command}\n{done} are done in {plan.folder}")
@@ -108,6 +110,18 @@ def _prepare_folder(plan: RunPlan, joins: bool) -> None:
     check_config(plan, joins)
     if not joins:
         (plan.folder / FAILED).unlink(missing_ok=True)
+
+
+def _check_rows(coordinator: RunCoordinator) -> None:
+    """Log which rows are made again because what they were made from has changed; refuse to mix rows of several versions."""
+    for part, images in coordinator.changed.items():
+        more = f" and {len(images) - 3} more" if len(images) > 3 else ""
+        log.info(f"the {part} of {', '.join(images[:3])}{more} has changed: made again")
+    if coordinator.other_versions and coordinator.remaining:
+        raise ValueError(
+            f"the rows in {coordinator.folder} were made with {coordinator.other_versions}, and the missing ones would be "
+            f"with {coordinator.fingerprint.versions}: install the former, give another name=, or force=true to begin again"
+        )
 
 
 def _check_metrics(plan: RunPlan, items: list[Item]) -> None:

@@ -26,6 +26,7 @@ from mpx.runs.curve_means import CurveMeans
 from mpx.runs.devices import deterministic_algorithms, keep_freed_memory
 from mpx.runs.distributed import SampleGroup
 from mpx.runs.evaluation import Evaluator, Protocols, needs_annotations
+from mpx.runs.fingerprint import Fingerprint
 from mpx.runs.launch import single_device
 from mpx.runs.plan import RunPlan
 from mpx.runs.row_source import RowSource, preprocessing
@@ -96,7 +97,10 @@ class Worker:
         if self._coordinator:
             with_annotations = bool(needs_annotations(self._plan.metrics))
             areas = self._plan.method.areas
-            source = RowSource(self._coordinator, self._classifier, self._plan.target, areas, with_annotations)
+            fingerprint = Fingerprint.of(self._plan)
+            source = RowSource(
+                self._coordinator, self._classifier, self._plan.target, areas, with_annotations, fingerprint
+            )
         if not self._group:
             assert source is not None
             return source

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpx.config_plan import list_items, to_plain
 from mpx.data.items import fingerprint
-from mpx.runs.resume import stored_config
+from mpx.runs.resume import input_files, stored_config
 
 IGNORED_KEYS = {"name", "force"}  # of the comparison of two configurations
 
@@ -41,7 +41,8 @@ class FinishedJobs:
 
     def _fingerprint(self, cfg: DictConfig, config: dict[str, Any]) -> str:
         choices = dict(cfg.hydra.runtime.choices)
-        source = str([choices["dataset"], *(config[key] for key in ("dataset", "images", "limit"))])
+        keys = ("dataset", "images", "limit", "explainer")
+        source = str([choices["dataset"], *(config.get(key) for key in keys)])
         if source not in self.fingerprints:
-            self.fingerprints[source] = fingerprint(list_items(cfg, choices))
+            self.fingerprints[source] = fingerprint(list_items(cfg, choices), input_files(config))
         return self.fingerprints[source]

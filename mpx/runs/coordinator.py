@@ -6,6 +6,7 @@ Workers in other processes call it through mpx.runs.launch, so whatever its meth
 import json
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -100,6 +101,7 @@ class RunCoordinator:
         return [ClaimedImage(image_index, item, self._finished_rows.get(item.name, set())) for image_index, item in items]
 
     def add_row(self, row: dict[str, Any], curve_sums: dict[str, Tensor], explanation: Explanation | None) -> None:
+        os.stat(self.folder)  # see store.save_row
         self._register(row)
         self.means.add_sums(curve_sums)
         line = tables.table_row(row)
@@ -136,6 +138,16 @@ class RunCoordinator:
         """Return the number of images that are neither finished nor skipped."""
         open_images = (self.items[image_index].name for image_index in self.share if self._is_open(image_index))
         return sum(name not in self.skipped for name in open_images)
+
+    def drop_removed_rows(self) -> int:
+        """Forget rows whose files somebody removed while the run was at work, and their images; return their number."""
+        removed = {row.name: self.items[row.image_index].name for row in self._rows if not self._path(row).is_file()}
+        self._rows = [row for row in self._rows if row.name not in removed]
+        self._finished_images -= set(removed.values())
+        return len(removed)
+
+    def _path(self, row: StoredRow) -> Path:
+        return self.folder / row.cells["mask"]
 
     def sorted_rows(self) -> list[StoredRow]:
         """Return all rows by image, then by their order within the image."""
@@ -185,8 +197,8 @@ class RunCoordinator:
         if not self.count_missing() and not stopped:
             files.write_json(self._part(self.index, "json"), {"images": names, "skipped": self.skipped})
         with self._merge_lock():
-            paths = [self._part(index, "json") for index in range(self.count)]
-            parts = [json.loads(path.read_text()) for path in paths if path.is_file()]
+            paths = (self.folder / "parts").glob(f"[0-9]*-of-{self.count}.json")
+            parts = [json.loads(path.read_text()) for path in paths]
             if len(parts) == self.count and any(part["images"] != names for part in parts):
                 log.warning(
                     "the shares have different images (another limit, or a folder that grew): results are written "

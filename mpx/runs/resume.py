@@ -97,6 +97,13 @@ def stored_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return stored
 
 
+def input_files(config: Mapping[str, Any]) -> list[Path]:
+    """Return the files of maps that a configuration reads beside its images (explainer=files)."""
+    folder = (config.get("explainer") or {}).get("folder")
+    path = Path(str(folder)).expanduser()
+    return sorted(path.iterdir()) if folder is not None and path.is_dir() else []
+
+
 def _own_modules(value: Any, key: str = "") -> set[tuple[str, Path]]:
     """Return (name, file) of the modules that a configuration names and that are not installed: the user's own."""
     if isinstance(value, Mapping):

@@ -2,9 +2,11 @@
 
 import logging
 import math
+import os
 import tempfile
 import time
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +28,7 @@ from mpx.runs.loggers import RunLoggers
 from mpx.runs.plan import RunPlan
 from mpx.runs.reevaluation import evaluate_area_sums, reevaluate
 from mpx.runs.results import write_results
-from mpx.runs.resume import check_config
+from mpx.runs.resume import check_config, input_files
 from mpx.runs.shares import Share, find_share
 from mpx.runs.signals import Stopped
 from mpx.runs.store import FAILED
@@ -77,7 +79,7 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
         session = Session(plan, share, devices, group, coordinator, time.perf_counter())
         done = coordinator.describe(len(coordinator.share) - len(coordinator.remaining))
         log.info(f"{plan.command}\n{done} are done in {plan.folder}")
-        with closing(loggers):
+        with closing(loggers), _folder_in_error(plan.folder):
             merged, summary = _work_and_write_results(session)
         report = _write_report(plan) if merged and merged.table() and plan.pictures else ""
     if merged is None or summary is None:
@@ -110,6 +112,20 @@ def _prepare_folder(plan: RunPlan, joins: bool) -> None:
     check_config(plan, joins)
     if not joins:
         (plan.folder / FAILED).unlink(missing_ok=True)
+
+
+@contextmanager
+def _folder_in_error(folder: Path) -> Iterator[None]:
+    """Say that the folder is gone, where that is why a file could not be written."""
+    try:
+        yield
+    except OSError as error:
+        if folder.is_dir():
+            raise
+        raise ValueError(
+            f"{folder} was removed or moved while the run was at work: the same command begins again, or continues once the "
+            "folder is back"
+        ) from error
 
 
 def _check_rows(coordinator: RunCoordinator) -> None:
@@ -174,6 +190,9 @@ def _write_results(session: Session, stopped: bool) -> tuple[RunCoordinator | No
     plan, coordinator = session.plan, session.coordinator
     coordinator.close()
     summary = None
+    os.stat(session.folder)  # see store.save_row
+    if removed := coordinator.drop_removed_rows():
+        log.warning(f"{removed} rows were removed from {session.folder} while the run was at work")
     with coordinator.merge_shares(stopped) as merged:
         if merged:
             area_sums = []
@@ -194,7 +213,7 @@ def _protocol(session: Session, stopped: bool) -> dict[str, Any]:
         "command": plan.command,
         "game": plan.method.game,
         "stopped": stopped,
-        "images": fingerprint(session.coordinator.items),
+        "images": fingerprint(session.coordinator.items, input_files(plan.config)),
         "session_seconds": round(time.perf_counter() - session.start, 1),
         "value": plan.task.quantity,
         "support": plan.task.support_unit,
@@ -217,13 +236,13 @@ def _check_complete(plan: RunPlan, merged: RunCoordinator) -> None:
     for name, reason in merged.skipped.items():
         log.warning(f"skipped {name}: {reason}")
     images = len(merged.items)
+    if missing := merged.count_missing():
+        raise ValueError(f"{missing} of {images} images are still missing in {plan.folder}: run the command again")
     if not merged.table():
         raise ValueError(
             f"no image could be explained: all {images} were skipped, see {plan.folder / 'skipped.csv'}; "
             f"the first: {next(iter(merged.skipped.values()))}"
         )
-    if missing := merged.count_missing():
-        raise ValueError(f"{missing} of {images} images are still missing in {plan.folder}: run the command again")
 
 
 def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any], report: str) -> None:

@@ -6,6 +6,7 @@ all that the tables, the mean curves and report.html need. Nothing is pickled.
 
 import io
 import json
+import os
 from collections.abc import Callable
 from hashlib import sha256
 from math import isfinite
@@ -32,9 +33,10 @@ TEXTS = ("image", "class", "row_key", "made_from", "computed_with")
 def save_row(folder: str | Path, explanation: "Explanation", row: int, pictures: bool = True, **provenance: Any) -> None:
     """Write row `row`: panels/<name>.png and evolution/<name>.gif where `pictures`, then masks/<name>.npz.
 
-    provenance: more entries of the mask file, see PROVENANCE.
+    folder: must exist; provenance: more entries of the mask file, see PROVENANCE.
     """
     folder = Path(folder)
+    os.stat(folder)  # a run's folder that somebody removed must not come back with a part of its rows
     name = explanation.names[row]
     drawn = [encode_png(draw_panel(explanation, row)), animation_gif(explanation, row)] if pictures else []
     for path, data in zip(picture_files(folder, name), drawn):

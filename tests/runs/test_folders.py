@@ -1,12 +1,13 @@
 """A run's folder: made only for a result, one for each run, never over the files of somebody else."""
 
+import shutil
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import SAME, Command, done, masks, table, workplace
-from interrupted import CONTINUE, one_sentence
+from commands import SAME, Command, done, masks, summary, table, workplace
+from interrupted import CONTINUE, one_sentence, paused_after
 
 FEW = [*SAME, "steps=2", "limit=2", "metric=[]"]
 
@@ -150,3 +151,32 @@ def test_a_stopped_sweep_says_how_to_go_on(home, cluster):
     finally:
         (home / "pause").unlink()
     assert command.err.splitlines()[-1].startswith(CONTINUE), command.err
+
+
+# ---- a folder that disappears
+
+
+@pytest.mark.parametrize("removed", ["rm", "mv", "masks"])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_folder_that_disappears_is_told_and_the_same_command_is_complete(home, removed, devices):
+    name = f"{removed}{devices}"
+    run, net = home / "outputs" / name, "model.network=net.py:PausingNet"
+    line = [*SAME, net, "batch_size=1", "metric=[]", f"name={name}", f"trainer.devices={devices}"]
+    with paused_after(home, name):
+        command = Command(home, *line).until(lambda: any(run.glob("masks/p*.npz"))).signal(signal.SIGSTOP)
+        if removed == "mv":
+            run.rename(home / "outputs" / f"moved-{name}")
+        else:
+            shutil.rmtree(run / "masks" if removed == "masks" else run)
+        command.signal(signal.SIGCONT)
+    assert command.end() == 1, command.err
+    assert removed == "masks" or one_sentence(command) and "was removed or moved" in command.err and not run.exists()
+    assert removed != "masks" or "images are still missing" in command.err and summary(run)["n_missing"]
+    if removed == "mv":
+        (home / "outputs" / f"moved-{name}").rename(run)
+    done(home, *line)
+    assert len(masks(run)) == summary(run)["n"] == 3
+
+
+def test_ten_million_shares_end(home):
+    done(home, *FEW, "share=1/10000000", "name=share")

@@ -110,7 +110,6 @@ class Explanation:
         from mpx.runs.store import save_row
         from mpx.runs.tables import table_rows, write_csv
 
-        Path(folder).mkdir(parents=True, exist_ok=True)
         for row in range(len(self.names)):
             save_row(Path(folder), self, row)
         write_csv(Path(folder) / "results.csv", table_rows(self))

@@ -101,7 +101,7 @@ class RunCoordinator:
         return [ClaimedImage(image_index, item, self._finished_rows.get(item.name, set())) for image_index, item in items]
 
     def add_row(self, row: dict[str, Any], curve_sums: dict[str, Tensor], explanation: Explanation | None) -> None:
-        os.stat(self.folder)  # see store.save_row
+        os.stat(self.folder)  # it may have been removed
         self._register(row)
         self.means.add_sums(curve_sums)
         line = tables.table_row(row)
@@ -141,13 +141,10 @@ class RunCoordinator:
 
     def drop_removed_rows(self) -> int:
         """Forget rows whose files somebody removed while the run was at work, and their images; return their number."""
-        removed = {row.name: self.items[row.image_index].name for row in self._rows if not self._path(row).is_file()}
+        removed = {row.name: row for row in self._rows if not (self.folder / row.cells["mask"]).is_file()}
         self._rows = [row for row in self._rows if row.name not in removed]
-        self._finished_images -= set(removed.values())
+        self._finished_images -= {self.items[row.image_index].name for row in removed.values()}
         return len(removed)
-
-    def _path(self, row: StoredRow) -> Path:
-        return self.folder / row.cells["mask"]
 
     def sorted_rows(self) -> list[StoredRow]:
         """Return all rows by image, then by their order within the image."""

@@ -5,8 +5,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,9 +13,9 @@ from typing import Any
 
 import torch
 
-from mpx.data.items import Item, fingerprint
-from mpx.metrics.base import check_task
+from mpx.data.items import fingerprint
 from mpx.runs import terminal
+from mpx.runs.checks import check_complete, check_metrics, check_rows, folder_in_error
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.devices import single_worker, thread_count, worker_devices
 from mpx.runs.distributed import SampleGroup, find_group
@@ -69,23 +68,23 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
         return None
     index, count = (0, 1) if group else (share.index, share.count)
     items = plan.list_items()
-    _check_metrics(plan, items)
+    check_metrics(plan, items)
     if plan.force and count > 1:
         raise ValueError("force=true would remove the rows of other shares: give another name=, or remove the folder")
     with claim_folder(plan.folder, index, count, partial(_prepare_folder, plan)):
         loggers = RunLoggers(plan.folder, plan.loggers)
         coordinator = RunCoordinator(plan.folder, items, index, count, loggers, Fingerprint.of(plan))
-        _check_rows(coordinator)
+        check_rows(coordinator)
         session = Session(plan, share, devices, group, coordinator, time.perf_counter())
         done = coordinator.describe(len(coordinator.share) - len(coordinator.remaining))
         log.info(f"{plan.command}\n{done} are done in {plan.folder}")
-        with closing(loggers), _folder_in_error(plan.folder):
+        with closing(loggers), folder_in_error(plan.folder):
             merged, summary = _work_and_write_results(session)
         report = _write_report(plan) if merged and merged.table() and plan.pictures else ""
     if merged is None or summary is None:
         log.info(f"share {share} is done; the results are written when all shares are done")
         return None  # even with skipped images: torchrun and srun end all processes when one ends with another code than 0
-    _check_complete(plan, merged)
+    check_complete(plan, merged)
     _log_results(plan, merged, summary, report)
     return summary
 
@@ -112,43 +111,6 @@ def _prepare_folder(plan: RunPlan, joins: bool) -> None:
     check_config(plan, joins)
     if not joins:
         (plan.folder / FAILED).unlink(missing_ok=True)
-
-
-@contextmanager
-def _folder_in_error(folder: Path) -> Iterator[None]:
-    """Say that the folder is gone, where that is why a file could not be written."""
-    try:
-        yield
-    except OSError as error:
-        if folder.is_dir():
-            raise
-        raise ValueError(
-            f"{folder} was removed or moved while the run was at work: the same command begins again, or continues once the "
-            "folder is back"
-        ) from error
-
-
-def _check_rows(coordinator: RunCoordinator) -> None:
-    """Log which rows are made again because what they were made from has changed; refuse to mix rows of several versions."""
-    for part, images in coordinator.changed.items():
-        more = f" and {len(images) - 3} more" if len(images) > 3 else ""
-        log.info(f"the {part} of {', '.join(images[:3])}{more} has changed: made again")
-    if coordinator.other_versions and coordinator.remaining:
-        raise ValueError(
-            f"the rows in {coordinator.folder} were made with {coordinator.other_versions}, and the missing ones would be "
-            f"with {coordinator.fingerprint.versions}: install the former, give another name=, or force=true to begin again"
-        )
-
-
-def _check_metrics(plan: RunPlan, items: list[Item]) -> None:
-    """Refuse metrics that do not apply to the task, and those that need annotations where no image has any."""
-    for name, metric in plan.metrics.items():
-        check_task(name, metric.needs, plan.task)
-    if (needing := needs_annotations(plan.metrics)) and not any(item.regions for item in items):
-        raise ValueError(
-            f"metric={needing[0]} compares with where the class is, and dataset={plan.choices['dataset']} does not say: "
-            "take dataset=imagenet, voc, coco, pets, cub or synthetic, or give dataset=images dataset.boxes=boxes.csv"
-        )
 
 
 def _single_worker(plan: RunPlan, share: Share) -> AbstractContextManager[None]:
@@ -190,7 +152,7 @@ def _write_results(session: Session, stopped: bool) -> tuple[RunCoordinator | No
     plan, coordinator = session.plan, session.coordinator
     coordinator.close()
     summary = None
-    os.stat(session.folder)  # see store.save_row
+    os.stat(session.folder)  # it may have been removed
     if removed := coordinator.drop_removed_rows():
         log.warning(f"{removed} rows were removed from {session.folder} while the run was at work")
     with coordinator.merge_shares(stopped) as merged:
@@ -229,20 +191,6 @@ def _write_report(plan: RunPlan) -> str:
     except Exception as error:  # a full disk, or an error in the report: the run is complete without it
         log.warning(f"report.html could not be written: {type(error).__name__}: {error}")
         return ""
-
-
-def _check_complete(plan: RunPlan, merged: RunCoordinator) -> None:
-    """Log the skipped images; refuse a run without rows or with missing images."""
-    for name, reason in merged.skipped.items():
-        log.warning(f"skipped {name}: {reason}")
-    images = len(merged.items)
-    if missing := merged.count_missing():
-        raise ValueError(f"{missing} of {images} images are still missing in {plan.folder}: run the command again")
-    if not merged.table():
-        raise ValueError(
-            f"no image could be explained: all {images} were skipped, see {plan.folder / 'skipped.csv'}; "
-            f"the first: {next(iter(merged.skipped.values()))}"
-        )
 
 
 def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any], report: str) -> None:

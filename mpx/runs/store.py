@@ -6,7 +6,6 @@ all that the tables, the mean curves and report.html need. Nothing is pickled.
 
 import io
 import json
-import os
 from collections.abc import Callable
 from hashlib import sha256
 from math import isfinite
@@ -33,10 +32,9 @@ TEXTS = ("image", "class", "row_key", "made_from", "computed_with")
 def save_row(folder: str | Path, explanation: "Explanation", row: int, pictures: bool = True, **provenance: Any) -> None:
     """Write row `row`: panels/<name>.png and evolution/<name>.gif where `pictures`, then masks/<name>.npz.
 
-    folder: must exist; provenance: more entries of the mask file, see PROVENANCE.
+    provenance: more entries of the mask file, see PROVENANCE.
     """
     folder = Path(folder)
-    os.stat(folder)  # a run's folder that somebody removed must not come back with a part of its rows
     name = explanation.names[row]
     drawn = [encode_png(draw_panel(explanation, row)), animation_gif(explanation, row)] if pictures else []
     for path, data in zip(picture_files(folder, name), drawn):
@@ -103,7 +101,7 @@ def load_row(path: Path, includes: Callable[[str], bool] = lambda image: True) -
             row = {key: file[key] if file[key].ndim else file[key].item() for key in file.files}
         valid = row["name"] == path.stem and row["row_key"] in row["row_keys"]
         valid = valid and all(isinstance(row[key], str) for key in TEXTS)
-        valid = valid and len(row["curves"]) == len(row["terms"]) and bool(np.isfinite(row["curves"]).all())
+        valid = valid and len(row["curves"]) == len(row["terms"]) and row["curves"].dtype.kind == "f"
         valid = valid and all(row[key].ndim == 2 and np.isfinite(row[key]).all() for key in ("saliency", "mask"))
         valid = valid and all(isinstance(row[column], float) for column in NUMBER_COLUMNS) and isfinite(row["area"])
         valid = valid and isinstance(row["target"], int) and isinstance(json.loads(row.get("evaluated_with") or "{}"), dict)

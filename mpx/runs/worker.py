@@ -3,6 +3,7 @@
 A row is on disk before the coordinator counts it.
 """
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -165,6 +166,7 @@ class Worker:
             "pictures": row.image_index < self._plan.pictures,
             **evaluation,
         }
+        os.stat(self._plan.folder)  # a folder that somebody removed must not come back with a part of its rows
         store.save_row(self._plan.folder, explanation, 0, **entries)
         means = CurveMeans()
         means.add(explanation.curves)

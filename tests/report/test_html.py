@@ -90,7 +90,7 @@ def test_what_a_row_keeps_is_small_and_survives_being_measured_again(tmp_path, e
     row = store.load_row(path)
     assert Image.open(io.BytesIO(row["photo"].tobytes())).size == (320, 19)
     assert Image.open(io.BytesIO(row["frames"].tobytes())).size == (56, 100 * 8) and len(row["iterations"]) == 100
-    store.replace_row(path, row | {"metrics": '{"deletion": {"": 0.5}}', "evaluated_with": "me"})
+    store.replace_row(path, row | {"metrics": '{"deletion": {"": 0.5}}', "evaluated_with": "{}"})
     again = store.load_row(path)
     arrays = ("photo", "perturbed", "complement", "frames", "iterations", "frame_values")
     assert all(np.array_equal(again[k], row[k]) for k in arrays)

@@ -49,6 +49,8 @@ class Job:
             _clean_up(folder, error, reason if sweeps else "")
             if not reason:
                 raise
+        finally:
+            _close_log()
         return math.nan
 
     def _report(self, error: BaseException, sweeps: bool) -> str:
@@ -76,6 +78,15 @@ class Job:
             summary = run(plan)
         self.exit_codes.append(SKIPPED_IMAGES if summary and summary["n_skipped"] else 0)
         return objective(plan, summary)
+
+
+def _close_log() -> None:
+    """Detach run.log, whose folder may be removed later."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).name == "run.log":
+            root.removeHandler(handler)
+            handler.close()
 
 
 def _clean_up(folder: Path, error: BaseException, reason: str) -> None:

@@ -68,6 +68,8 @@ class Fingerprint:
 
     def changes(self, made_from: str, item: Item) -> dict[str, tuple[str, str]]:
         """Return part -> (stored, today) of what differs from a stored fingerprint."""
+        if self == UNKNOWN:
+            return {}
         try:
             stored = json.loads(made_from)
             pairs = {name: (str(stored[name]), value) for name, value in self._parts(item).items()}
@@ -88,7 +90,7 @@ class Fingerprint:
         }
 
 
-UNKNOWN = Fingerprint()
+UNKNOWN = Fingerprint()  # of a caller that does not compare
 
 
 def digest_file(path: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:

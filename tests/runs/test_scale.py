@@ -31,7 +31,7 @@ def test_batches_cost_the_same_a_photo_is_opened_twice_and_a_finished_row_read_o
     new = {f"p{i:04}" for i in range(FEW, ALL)}
     assert photos(opened) == dict.fromkeys(new, 2)
     rows = {name: count for name, count in opened.items() if name.endswith(".npz") and name.split("-")[0] not in new}
-    assert len(rows) == FEW and set(rows.values()) == {1}
+    assert len(rows) == FEW and sum(rows.values()) <= FEW + 1  # one tells that there are rows
 
 
 def photos(opened: dict[str, int]) -> dict[str, int]:

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mpx.data.items import Item
 from mpx.metrics.base import check_task
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.evaluation import needs_annotations
+from mpx.runs.folder import LOCK, clear
 from mpx.runs.plan import RunPlan
 
 log = logging.getLogger("mpx")
@@ -40,15 +41,22 @@ def check_rows(coordinator: RunCoordinator) -> None:
 @contextmanager
 def folder_in_error(folder: Path) -> Iterator[None]:
     """Say that the folder is gone, where that is why a file could not be written."""
+    cause = None
     try:
         yield
     except OSError as error:
-        if folder.is_dir():
+        if (folder / LOCK).exists():
             raise
+        cause = error
+    if not (folder / LOCK).exists():
+        if folder.is_dir():  # the last files made it anew
+            clear(folder)
+            with suppress(OSError):
+                folder.rmdir()
         raise ValueError(
             f"{folder} was removed or moved while the run was at work: the same command begins again, or continues once the "
             "folder is back"
-        ) from error
+        ) from cause
 
 
 def check_complete(plan: RunPlan, merged: RunCoordinator) -> None:

@@ -4,7 +4,10 @@ This module imports no torch, so that `mpx --help`, `mpx --cfg job` and tab comp
 a composed configuration into the parts of a run.
 """
 
+import time
 from collections.abc import Sequence
+from functools import cache
+from itertools import count
 from pathlib import Path
 
 from hydra import compose as hydra_compose
@@ -66,6 +69,29 @@ def compose(*overrides: str, choices: bool = False) -> DictConfig:
         return hydra_compose("config", without_null_groups(overrides), return_hydra_config=choices)
 
 
+def claim_name(outputs: Path) -> str:
+    """Make the folder of a run without a name in `outputs`: the time, with a number where that is taken; return its name."""
+    _time.cache_clear()
+    for number in count(1):
+        name = _time() + f"_{number}" * (number > 1)
+        try:
+            (outputs / name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        _claimed[:] = [name]
+        return name
+    raise AssertionError("count has no end")
+
+
+def _run_name() -> str:
+    return _claimed[0] if _claimed else _time()
+
+
+@cache
+def _time() -> str:
+    return time.strftime("%Y-%m-%d_%H-%M-%S")
+
+
 def _parallel_jobs() -> int:
     """Return how many sweep jobs run at once on this machine: one per GPU, or one per core without GPUs."""
     import torch  # a resolver runs when its value is read, long after --help
@@ -83,5 +109,7 @@ def _job_folder(overrides: list[str]) -> str:
     return folder_name({key: value for key, value in pairs if key not in ("name", "sweep")})
 
 
+_claimed: list[str] = []  # the name of this process's run
+OmegaConf.register_new_resolver("mpx_name", _run_name, replace=True)
 OmegaConf.register_new_resolver("mpx_slots", _parallel_jobs, replace=True)
 OmegaConf.register_new_resolver("mpx_job", _job_folder, replace=True)

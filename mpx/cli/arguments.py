@@ -4,12 +4,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
+from pathlib import Path
 
 from mpx.cli import sweeper
 from mpx.cli.folders import sweep_folder
-from mpx.config_schema import without_null_groups
+from mpx.config_schema import claim_name, without_null_groups
 from mpx.runs.shares import launched_share
 
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
@@ -65,6 +66,20 @@ def prepare(arguments: list[str]) -> list[str]:
             f"hydra.sweep.dir='outputs/sweeps/{sweep_folder(arguments)}'",
         ]  # the same command continues in it
     return arguments
+
+
+@contextmanager
+def unnamed_folder(arguments: list[str]) -> Iterator[None]:
+    """Make a folder of its own for a run without a name, and remove it where the run left nothing in it."""
+    if is_sweep(arguments) or names_folder(arguments) or any(argument.startswith(PRINTS_ONLY) for argument in arguments):
+        yield
+        return
+    folder = Path("outputs", claim_name(Path("outputs")))
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def is_sweep(arguments: list[str]) -> bool:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpx.config_plan import list_items, to_plain
 from mpx.data.items import fingerprint
-from mpx.runs.resume import stored_config
+from mpx.runs.resume import input_files, stored_config
 
 IGNORED_KEYS = {"name", "force"}  # of the comparison of two configurations
 
@@ -19,9 +19,12 @@ class FinishedJobs:
     def __init__(self) -> None:
         self.fingerprints: dict[str, str] = {}  # source of images -> fingerprint of its list
 
-    def holds(self, cfg: DictConfig, folder: Path) -> bool:
-        """Return whether the folder holds the complete result of this configuration and of the same images."""
-        if cfg.force:
+    def holds(self, cfg: DictConfig, folder: Path, after_run: bool = False) -> bool:
+        """Return whether the folder holds the complete result of this configuration and of the same images.
+
+        after_run: the job has just run, so force= has had its effect, and skipped images are no reason to run again.
+        """
+        if cfg.force and not after_run:
             return False
         try:
             summary = json.loads((folder / "summary.json").read_text("utf-8"))
@@ -32,13 +35,14 @@ class FinishedJobs:
         differing = {key for key in {*stored, *config} if stored.get(key) != config.get(key)} - IGNORED_KEYS
         if differing or summary["n_missing"] or summary["protocol"]["stopped"]:
             return False
-        if summary["n_skipped"]:  # a broken file may have been repaired
+        if summary["n_skipped"] and not after_run:  # a broken file may have been repaired
             return False
         return self._fingerprint(cfg, config) == summary["protocol"].get("images")
 
     def _fingerprint(self, cfg: DictConfig, config: dict[str, Any]) -> str:
         choices = dict(cfg.hydra.runtime.choices)
-        source = str([choices["dataset"], *(config[key] for key in ("dataset", "images", "limit"))])
+        keys = ("dataset", "images", "limit", "explainer")
+        source = str([choices["dataset"], *(config.get(key) for key in keys)])
         if source not in self.fingerprints:
-            self.fingerprints[source] = fingerprint(list_items(cfg, choices))
+            self.fingerprints[source] = fingerprint(list_items(cfg, choices), input_files(config))
         return self.fingerprints[source]

@@ -2,8 +2,9 @@
 
 import logging
 import math
-import shlex
+import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mpx.cli.arguments import is_sweep, names_folder
 from mpx.cli.gpus import claim_gpu
 from mpx.config_errors import error_sentence, own_code_sentence, warn_of_unread
 from mpx.errors import OwnCodeError, as_told, first_line
-from mpx.runs.signals import Stopped
+from mpx.runs.signals import end_with_parent
 
 log = logging.getLogger("mpx")
 FAILURE, SKIPPED_IMAGES = 1, 3  # exit codes
@@ -28,49 +29,56 @@ class Job:
     arguments: list[str]  # command line arguments
     show_traceback: bool  # of an error that otherwise becomes one sentence
     exit_codes: list[int] = field(default_factory=list)  # of the jobs that ran in this process
+    name_override: list[str] = field(default_factory=list)  # that continues the run, where the command does not name it
+    pid: int = field(default_factory=os.getpid)  # of the command; a launcher may run a job in another process
 
     def run(self, cfg: DictConfig) -> float | None:
         """Run a composed configuration; return the number that a searching sweeper minimises, NaN after an error.
 
-        In a sweep a failed job leaves failed.txt, and the other jobs continue.
+        In a sweep a failed job leaves failed.txt, and the other jobs continue. A command that made nothing leaves no folder.
         """
         sweeps = is_sweep(self.arguments)
         folder = Path(HydraConfig.get().runtime.output_dir)
+        end_with_parent(self.pid)
+        if not (sweeps or names_folder(self.arguments)):
+            self.name_override = [f"name={cfg.name}"]
         try:
             return self._run(cfg, folder, sweeps)
-        except Stopped:
-            command = ["mpx", *self.arguments, *([] if names_folder(self.arguments) or sweeps else [f"name={cfg.name}"])]
-            print(f"mpx: stopped; continue with: {shlex.join(command)}", file=sys.stderr)
-            raise
-        except (Exception, SystemExit) as error:  # a network may call sys.exit
-            if self.show_traceback and not sweeps:
+        except BaseException as error:
+            reason = self._report(error, cfg, sweeps)
+            _clean_up(folder, error, reason if sweeps else "")
+            if not reason:
                 raise
-            told = as_told(error)
-            if isinstance(told, OwnCodeError):
-                sentence = own_code_sentence(told, cfg)
-            elif isinstance(told, (ValueError, OSError, OmegaConfBaseException)):
-                sentence = error_sentence(told)
-            elif sweeps:
-                log.exception("this job failed")
-                sentence = f"{type(error).__name__}: {first_line(error)}"
-            else:
-                raise
-            print(f"mpx: {sentence}", file=sys.stderr)
-            self.exit_codes.append(FAILURE)
-        if sweeps:
-            from mpx.runs import files, store
-
-            files.write_file(folder / store.FAILED, f"{sentence.splitlines()[0]}\n")
+        finally:
+            _close_log()
         return math.nan
+
+    def _report(self, error: BaseException, cfg: DictConfig, sweeps: bool) -> str:
+        """Print an error as one sentence, which is returned; an empty string for an error that is raised again."""
+        if not isinstance(error, (Exception, SystemExit)):  # a network may call sys.exit
+            return ""
+        if self.show_traceback and not sweeps:
+            return ""
+        told = as_told(error)
+        if isinstance(told, OwnCodeError):
+            sentence = own_code_sentence(told, cfg)
+        elif isinstance(told, (ValueError, OSError, OmegaConfBaseException)):
+            sentence = error_sentence(told)
+        elif sweeps:
+            log.exception("this job failed")
+            sentence = f"{type(error).__name__}: {first_line(error)}"
+        else:
+            return ""
+        print(f"mpx: {sentence}", file=sys.stderr)
+        self.exit_codes.append(FAILURE)
+        return sentence
 
     def _run(self, cfg: DictConfig, folder: Path, sweeps: bool) -> float | None:
         from mpx.config_plan import build_plan
         from mpx.report.sweep import job_axes
-        from mpx.runs import store
         from mpx.runs.run import objective, run
 
         hydra = HydraConfig.get()
-        (folder / store.FAILED).unlink(missing_ok=True)
         varied = job_axes(folder.name) if sweeps else {}
         warn_of_unread(cfg, list(hydra.overrides.task))
         with claim_gpu(folder.parent):
@@ -78,3 +86,22 @@ class Job:
             summary = run(plan)
         self.exit_codes.append(SKIPPED_IMAGES if summary and summary["n_skipped"] else 0)
         return objective(plan, summary)
+
+
+def _close_log() -> None:
+    """Detach run.log, whose folder may be removed later."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).name == "run.log":
+            root.removeHandler(handler)
+            handler.close()
+
+
+def _clean_up(folder: Path, error: BaseException, reason: str) -> None:
+    """Remove the folder of a failed job that made nothing, save for the reason that a sweep's table gives."""
+    from mpx.runs.folder import FolderRefusedError, remove_unused, write_failure
+
+    with suppress(OSError):  # a full disk
+        remove_unused(folder, keep_log=bool(reason))
+        if reason and not isinstance(error, FolderRefusedError):
+            write_failure(folder, reason.splitlines()[0])

@@ -8,6 +8,7 @@ Nothing here imports torch before a run begins, so that --help, --version, --cfg
 
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -56,7 +57,8 @@ def _run(arguments: list[str]) -> int:
     try:
         with raise_on_signal(), _hydra_raises_errors():
             sys.argv[1:] = command_line.prepare(arguments)
-            hydra_main(job.run)()
+            with command_line.unnamed_folder(arguments):
+                hydra_main(job.run)()
     except BrokenPipeError:  # nobody reads stdout any more
         raise
     except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
@@ -65,6 +67,7 @@ def _run(arguments: list[str]) -> int:
         print(f"mpx: {error_sentence(error)}", file=sys.stderr)
         job.exit_codes.append(FAILURE)
     except Stopped as stop:
+        print(f"mpx: stopped; continue with: {shlex.join(['mpx', *arguments, *job.name_override])}", file=sys.stderr)
         job.exit_codes.append(128 + stop.signum)
     return max(job.exit_codes, default=0, key=lambda code: (code > 128, code == FAILURE, code))
 

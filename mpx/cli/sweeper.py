@@ -1,12 +1,16 @@
 """The sweeper of `mpx -m`: Hydra's basic one with three additions.
 
 An axis may consist of `cases`, each a name for several overrides (configs/sweep/blur.yaml). A job whose folder holds its
-finished result is not started again. A failed job does not end the others, and all results are summarised at the end.
+finished result is not started again. A failed job does not end the others, and all results are summarised at the end. Which
+jobs are finished is read from their folders, before and after.
 """
 
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -20,6 +24,7 @@ from omegaconf import DictConfig
 
 from mpx.cli.axes import Axis, list_jobs
 from mpx.errors import first_line
+from mpx.runs.signals import end_with_parent
 
 log = logging.getLogger("mpx")
 
@@ -47,19 +52,32 @@ class JobSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> list[JobReturn]:
-        """Start the unfinished jobs, then summarise all. Raises ValueError where one failed."""
+        """Start the unfinished jobs, then summarise all. Raises ValueError where one is not done at the end."""
+        parse = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides
+        axes = list_jobs(parse([f"{k}={v}" for k, v in self.params.items()]), self.cases, parse(arguments))
+        jobs = {name: self._compose(name, overrides) for name, overrides in axes.items()}  # a misspelt value starts none
+        folder = Path(self.config.hydra.sweep.dir)
+        with lock_sweep(folder):
+            return self._sweep(jobs, folder)
+
+    def _compose(self, name: str, overrides: list[str]) -> "SweepJob":
+        overrides = [*overrides, f"hydra.sweep.subdir='{name}'"]
+        return SweepJob(overrides, self.hydra_context.config_loader.load_sweep_config(self.config, overrides))
+
+    def _sweep(self, jobs: dict[str, "SweepJob"], folder: Path) -> list[JobReturn]:
+        from mpx.cli.finished import FinishedJobs
         from mpx.report import sweep
         from mpx.runs import files
 
-        folder = Path(self.config.hydra.sweep.dir)
-        parse = OverridesParser.create(config_loader=self.hydra_context.config_loader).parse_overrides
-        jobs = list_jobs(parse([f"{k}={v}" for k, v in self.params.items()]), self.cases, parse(arguments))
-        unfinished = self._unfinished(jobs, folder)
+        finished = FinishedJobs()
+        unfinished = [name for name, job in jobs.items() if not finished.holds(job.cfg, folder / name)]
         names = dict.fromkeys([*sweep.recorded_jobs(folder), *jobs])
         files.write_file(folder / sweep.JOBS_FILE, "".join(f"{name}\n" for name in names))
         log.info(f"{len(jobs) - len(unfinished)} of {len(jobs)} jobs are finished in {folder}")
+        _end_workers_with_command(self.launcher)
         try:
-            returns = list(self.launcher.launch(unfinished, initial_job_idx=0)) if unfinished else []
+            overrides = [jobs[name].overrides for name in unfinished]
+            returns = list(self.launcher.launch(overrides, initial_job_idx=0)) if unfinished else []
         except Exception as error:  # of the launcher; a failed job leaves its reason in its folder
             if sweep.job_names(folder):
                 log.info(f"\n{sweep.write_sweep_results(folder)}")
@@ -67,41 +85,51 @@ class JobSweeper(Sweeper):
                 f"the launcher failed ({first_line(error)}): the same command starts the missing jobs again"
             ) from error
         log.info(f"\n{sweep.write_sweep_results(folder)}")
-        _raise_for_failed(list(jobs), folder)
+        finished = FinishedJobs()
+        failed = [name for name in unfinished if not finished.holds(jobs[name].cfg, folder / name, after_run=True)]
+        if failed:
+            raise ValueError(
+                f"{len(failed)} of {len(jobs)} jobs failed, {', '.join(failed)}: see {folder}/table.md; the same "
+                "command starts only these again"
+            )
         return returns
 
-    def _unfinished(self, jobs: dict[str, list[str]], folder: Path) -> list[list[str]]:
-        """Return the overrides of the unfinished jobs. Composes all first: a misspelt value starts none."""
-        from mpx.cli.finished import FinishedJobs
 
-        loader = self.hydra_context.config_loader
-        finished = FinishedJobs()
-        unfinished = []
-        for name, overrides in jobs.items():
-            overrides = [*overrides, f"hydra.sweep.subdir='{name}'"]
-            if not finished.holds(loader.load_sweep_config(self.config, overrides), folder / name):
-                unfinished.append(overrides)
-        return unfinished
+def _end_workers_with_command(launcher: Launcher) -> None:
+    """Let joblib's workers, also idle ones, end when this process is killed."""
+    options = vars(launcher).get("joblib")  # foreign: arguments of joblib.Parallel in the launcher of cluster=joblib
+    if options is not None:
+        options.update(initializer=end_with_parent, initargs=(os.getpid(),))
 
 
-def _raise_for_failed(names: list[str], folder: Path) -> None:
-    from mpx.runs import store
-
-    failed = [name for name in names if (folder / name / store.FAILED).exists()]
-    if failed:
-        raise ValueError(
-            f"{len(failed)} of {len(names)} jobs failed, {', '.join(failed)}: see {folder}/table.md; the same "
-            "command starts only these again"
-        )
+class SweepJob(NamedTuple):
+    overrides: list[str]
+    cfg: DictConfig  # composed of them
 
 
-class SummariseSweep(Callback):
-    """Summarises the jobs of another sweeper, e.g. sweep=optuna."""
+@contextmanager
+def lock_sweep(folder: Path) -> Iterator[None]:
+    """Refuse a sweep in whose folder another one works, before anything is written."""
+    from mpx.runs.folder import LOCK, lock
+
+    with lock(folder / LOCK, "one sweep"):
+        yield
+
+
+class LockAndSummariseSweep(Callback):
+    """Locks the folder of another sweeper, e.g. sweep=optuna, and summarises its jobs."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        self._stack.enter_context(lock_sweep(Path(config.hydra.sweep.dir)))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from mpx.report import sweep
 
         log.info(f"\n{sweep.write_sweep_results(Path(config.hydra.sweep.dir))}")
+        self._stack.close()
 
 
 def register() -> None:

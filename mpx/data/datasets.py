@@ -8,11 +8,8 @@ import csv
 import glob
 import importlib.util
 import os
-from collections.abc import Iterable
-from itertools import count
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-from torchvision.datasets.folder import make_dataset
 
 from mpx.data.box_files import clean_label
 from mpx.data.items import IMAGE_SUFFIXES, Item, add_boxes, existing_folder, name_items, near_files
@@ -43,11 +40,23 @@ def folder(root: str | os.PathLike, boxes: str | os.PathLike | None = None) -> l
     root = existing_folder(root)
     with os.scandir(root) as entries:
         classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    pairs = make_dataset(str(root), dict(zip(classes, count())), IMAGE_SUFFIXES, allow_empty=True) if classes else []
-    pairs = [pair for pair in pairs if not os.path.basename(pair[0]).startswith(".")]  # such as macOS's ._photo.jpg
+    pairs = [(path, name) for name in classes for path in _images_below(os.path.join(root, name), {os.path.realpath(root)})]
     if not pairs:
         raise ValueError(f"root={str(root)!r} has no images in {len(classes)} subfolders: expected root/<class>/<image>")
-    return add_boxes(name_items(Item(Path(path), classes[index]) for path, index in pairs), boxes)
+    return add_boxes(name_items(Item(Path(path), name) for path, name in pairs), boxes)
+
+
+def _images_below(folder: str, parents: set[str]) -> Iterator[str]:
+    """Yield the image files in a folder and below, sorted; a link to one of its `parents` (real paths) is left out."""
+    real = os.path.realpath(folder)
+    if real in parents:
+        return
+    with os.scandir(folder) as entries:
+        visible = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)  # macOS has ._photo.jpg
+    yield from (e.path for e in visible if e.name.lower().endswith(IMAGE_SUFFIXES) and not e.is_dir())
+    for entry in visible:
+        if entry.is_dir():
+            yield from _images_below(entry.path, {*parents, real})
 
 
 def table(

@@ -10,8 +10,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from hashlib import sha256
 from itertools import count
+from operator import itemgetter
 from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -41,14 +43,18 @@ class Item:
 
 
 def name_items(items: Iterable[Item]) -> list[Item]:
-    """Return the items with a unique name each; a file listed twice counts once.
+    """Return the items with a unique name each; a file listed twice, also through a link to its folder, counts once.
 
     A name is the stem of the file, with parts of the parent folders where two stems are equal, or with a short hash of the
     path where even these are.
     """
-    unique: dict[str, Item] = {}
+    folder = cache(os.path.realpath)
+    shortest: dict[tuple[str, str], tuple[int, Item]] = {}  # a link to a parent folder leads to each file many times
     for item in items:
-        unique.setdefault(os.path.abspath(item.path), item)
+        path = Path(os.path.abspath(item.path))
+        key = (folder(path.parent), path.name)
+        shortest[key] = min(shortest.get(key, (len(path.parts), item)), (len(path.parts), item), key=itemgetter(0))
+    unique = {os.path.abspath(item.path): item for _, item in shortest.values()}
     return [replace(item, name=name) for item, name in zip(unique.values(), unique_names(list(unique)))]
 
 
@@ -94,15 +100,16 @@ def add_boxes(items: list[Item], file: str | os.PathLike | None) -> list[Item]:
     ]
 
 
-def fingerprint(items: Iterable[Item]) -> str:
-    """Return a hash that identifies a list of images by names, labels and sizes in bytes."""
+def fingerprint(items: Iterable[Item], files: Iterable[Path] = ()) -> str:
+    """Return a hash that identifies images and other files by names, labels, sizes in bytes and times of change."""
     digest = sha256()
-    for item in items:
+    for item in (*items, *(Item(file, name=str(file)) for file in files)):
         try:
-            size = os.stat(item.path).st_size
+            stat = os.stat(item.path)
+            state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         except OSError:  # a run skips this image
-            size = None
-        digest.update(repr((item.name, item.label, size)).encode("utf-8", "backslashreplace"))
+            state = None
+        digest.update(repr((item.name, item.label, state)).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()
 
 

@@ -33,14 +33,24 @@ def files(
     dropped; a png is grey, and its white is 1. key: the array of an npz with several. resize: whether maps of another size
     than the image's are interpolated.
     """
-    root = Path(str(folder)).expanduser()  # a folder may be called 2012
-    if folder is None or not root.is_dir():
-        raise ValueError(f"explainer.folder={folder!r} is not a folder: give the folder with <name>.npz, .npy or .png")
+    root = _existing_folder(folder)
     names = set(context.image_names)
     return torch.cat([
         _read_map(_find_file(root, name, target, names), key, image[None], resize)
         for name, target, image in zip(context.image_names, targets.tolist(), images)
     ])  # fmt: skip
+
+
+def find_map(folder: str | None, image_name: str, target: int) -> Path:
+    """Return the file that `files` reads for an image and class."""
+    return _find_file(_existing_folder(folder), image_name, target, {image_name})
+
+
+def _existing_folder(folder: str | None) -> Path:
+    root = Path(str(folder)).expanduser()  # a folder may be called 2012
+    if folder is None or not root.is_dir():
+        raise ValueError(f"explainer.folder={folder!r} is not a folder: give the folder with <name>.npz, .npy or .png")
+    return root
 
 
 def _find_file(root: Path, name: str, target: int, names: set[str]) -> Path:
@@ -58,8 +68,8 @@ def _find_file(root: Path, name: str, target: int, names: set[str]) -> Path:
 def _belongs_to(path: Path, name: str, target: int, names: set[str]) -> bool:
     """Return whether a matching file is this image's and not that of a longer name: photo-1-1 is class 1 of photo-1."""
     if path.suffix == ".npz" and path.stem not in (name, f"{name}-{target}"):
-        with suppress(Exception), np.load(path) as file:  # not a run's file; reading it later reports the error
-            return (file["image"].item(), file["target"].item()) == (name, target)
+        with suppress(Exception), np.load(path if path.is_file() else "") as file:  # "": a pipe would block
+            return (file["image"].item(), file["target"].item()) == (name, target)  # or reading it later reports the error
     longer = (other for other in names if len(other) > len(name))
     return not any(re.fullmatch(rf"{re.escape(other)}(-\d+(-.*)?)?", path.stem) for other in longer)
 
@@ -67,6 +77,8 @@ def _belongs_to(path: Path, name: str, target: int, names: set[str]) -> bool:
 def _read_map(path: Path, key: str, image: Tensor, resize: bool) -> Tensor:
     """Return the map (1,1,H,W) of a file, at the size of the image (1,C,H,W)."""
     try:
+        if not path.is_file():  # a pipe would block
+            raise ValueError("it is not a regular file")
         array = _read_png(path) if path.suffix == ".png" else _read_numpy(path, key)
     except Exception as error:  # zip, pickle and Pillow raise many kinds
         raise ValueError(f"cannot read the map {str(path)!r}: {' '.join(str(error).split())}") from error

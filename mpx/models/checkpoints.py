@@ -80,6 +80,8 @@ def read_categories(path: str | Path) -> list[str]:
     JSON: ["name", ...], {"0": "name", ...} or {"0": ["wnid", "name"], ...}.
     """
     try:
+        if Path(path).expanduser().is_fifo():  # it would block
+            raise ValueError("it is a pipe")
         text = Path(path).expanduser().read_text(encoding="utf-8-sig")
         if Path(path).suffix != ".json":
             return [line.strip() for line in text.strip().splitlines()]

@@ -72,7 +72,11 @@ class JobData:
 
 def read_job(folder: Path, name: str) -> JobData:
     """Read a run's folder; one without rows has a `fault`."""
-    if (folder / FAILED).is_file():
+    try:
+        summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    except (OSError, ValueError):  # a killed run has none yet
+        summary = {}
+    if (folder / FAILED).is_file() and (summary.get("n_missing", 1) or summary["protocol"].get("stopped")):
         return JobData(name, (folder / FAILED).read_text("utf-8", "replace").strip() or "failed")
     try:
         lines = read_csv(folder / "results.csv")
@@ -81,10 +85,6 @@ def read_job(folder: Path, name: str) -> JobData:
     if not lines or not set(RESULT_COLUMNS) <= lines[0].keys():
         return JobData(name, "no rows in results.csv")
     skipped = read_csv(folder / "skipped.csv") if (folder / "skipped.csv").is_file() else []
-    try:
-        summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    except (OSError, ValueError):  # a killed run has none yet
-        summary = {}
     pictured = (path.stem for path in (folder / "panels").glob("*.png"))
     masks = {name.encode("utf-8", "backslashreplace").decode(): folder / "masks" / f"{name}.npz" for name in pictured}
     reasons = [(line["image"], line["reason"]) for line in skipped]

@@ -8,6 +8,7 @@ import logging
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,16 +74,13 @@ def read_sweep(folder: str | Path) -> Sweep:
     varying = [key for key in keys if len({values.get(key) for values in axes.values()}) > 1] or list(keys)
     sweep = Sweep(folder, [], {}, [])
     for name in names:
-        if (folder / name / FAILED).is_file():
-            sweep.failed[name] = (folder / name / FAILED).read_text("utf-8").strip()
-            continue
-        try:
+        run = None
+        with suppress(ValueError):
             run = read_run(folder / name)
-        except ValueError:
-            sweep.unfinished.append(name)
-            continue
-        if run.is_finished:
+        if run and run.is_finished:
             sweep.runs.append(replace(run, axes={key: axes[name].get(key, "") for key in varying}))
+        elif (folder / name / FAILED).is_file():
+            sweep.failed[name] = (folder / name / FAILED).read_text("utf-8").strip()
         else:  # a part of the images makes no fair comparison
             sweep.unfinished.append(name)
     return sweep

@@ -23,6 +23,7 @@ from mpx.explanation import Explanation
 from mpx.runs import files, tables
 from mpx.runs.base import ClaimedImage
 from mpx.runs.curve_means import CurveMeans
+from mpx.runs.fingerprint import UNKNOWN, Fingerprint
 from mpx.runs.folder import lock, scan
 from mpx.runs.loggers import RunLoggers
 from mpx.runs.progress import Progress
@@ -46,7 +47,13 @@ class RunCoordinator:
     """The coordinator in the process that holds the run's folder."""
 
     def __init__(
-        self, folder: Path, items: list[Item], index: int = 0, count: int = 1, loggers: RunLoggers | None = None
+        self,
+        folder: Path,
+        items: list[Item],
+        index: int = 0,
+        count: int = 1,
+        loggers: RunLoggers | None = None,
+        fingerprint: Fingerprint = UNKNOWN,
     ) -> None:
         """items: all images of the run in their order; this process does share `index` of `count` of them."""
         self.folder = folder
@@ -59,6 +66,9 @@ class RunCoordinator:
         self.computed_with: Counter[str] = Counter()  # versions, device and batch size -> rows
         self.means = CurveMeans()
         self.loggers = loggers or RunLoggers(folder, {})
+        self.fingerprint = fingerprint
+        self.changed: dict[str, list[str]] = {}  # part of the fingerprint -> images whose rows are made again for it
+        self.other_versions = ""  # of a row on disk
         self._csv = folder / "results.csv" if count == 1 else self._part(index, "csv")
         self._rows: list[StoredRow] = []
         self._evaluated_with: dict[str, str] = {}  # row name -> protocols of its metrics
@@ -91,6 +101,7 @@ class RunCoordinator:
         return [ClaimedImage(image_index, item, self._finished_rows.get(item.name, set())) for image_index, item in items]
 
     def add_row(self, row: dict[str, Any], curve_sums: dict[str, Tensor], explanation: Explanation | None) -> None:
+        os.stat(self.folder)  # it may have been removed
         self._register(row)
         self.means.add_sums(curve_sums)
         line = tables.table_row(row)
@@ -127,6 +138,13 @@ class RunCoordinator:
         """Return the number of images that are neither finished nor skipped."""
         open_images = (self.items[image_index].name for image_index in self.share if self._is_open(image_index))
         return sum(name not in self.skipped for name in open_images)
+
+    def drop_removed_rows(self) -> int:
+        """Forget rows whose files somebody removed while the run was at work, and their images; return their number."""
+        removed = {row.name: row for row in self._rows if not (self.folder / row.cells["mask"]).is_file()}
+        self._rows = [row for row in self._rows if row.name not in removed]
+        self._finished_images -= {self.items[row.image_index].name for row in removed.values()}
+        return len(removed)
 
     def sorted_rows(self) -> list[StoredRow]:
         """Return all rows by image, then by their order within the image."""
@@ -176,8 +194,8 @@ class RunCoordinator:
         if not self.count_missing() and not stopped:
             files.write_json(self._part(self.index, "json"), {"images": names, "skipped": self.skipped})
         with self._merge_lock():
-            paths = [self._part(index, "json") for index in range(self.count)]
-            parts = [json.loads(path.read_text()) for path in paths if path.is_file()]
+            paths = (self.folder / "parts").glob(f"[0-9]*-of-{self.count}.json")
+            parts = [json.loads(path.read_text()) for path in paths]
             if len(parts) == self.count and any(part["images"] != names for part in parts):
                 log.warning(
                     "the shares have different images (another limit, or a folder that grew): results are written "
@@ -187,7 +205,7 @@ class RunCoordinator:
             elif len(parts) < self.count:
                 yield None
             else:
-                merged = RunCoordinator(self.folder, self.items, loggers=self.loggers)
+                merged = RunCoordinator(self.folder, self.items, loggers=self.loggers, fingerprint=self.fingerprint)
                 for part in parts:
                     merged.skipped |= part["skipped"]
                 yield merged
@@ -204,12 +222,17 @@ class RunCoordinator:
         return self.image_indices.get(image_name, -1) in self.share
 
     def _is_current(self, row: dict[str, Any]) -> bool:
-        """Return whether a row on disk is of this image file and label."""
-        item = self.items[self.image_indices[row["image"]]]
-        try:
-            return str(item.label) == row["label"] and os.stat(item.path).st_size == row["file_bytes"]
-        except OSError:
-            return True  # the image file is gone, and its rows stay
+        """Return whether a row on disk is of today's photo, label and files. A row of another configuration is refused."""
+        changes = self.fingerprint.changes(row["made_from"], self.items[self.image_indices[row["image"]]])
+        self.other_versions = changes.pop("versions", (self.other_versions, ""))[0]
+        if "configuration" in changes:
+            raise ValueError(
+                f"{self.folder} holds {row['name']} of another configuration than its .hydra/config.yaml: remove this row, "
+                "or give another name="
+            )
+        for part in changes:
+            self.changed.setdefault(part, []).append(row["image"])
+        return not changes
 
     def _is_open(self, image_index: int) -> bool:
         return self.items[image_index].name not in self._finished_images

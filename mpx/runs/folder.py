@@ -17,13 +17,22 @@ from pathlib import Path
 from typing import IO, Any
 
 from mpx.runs import store
+from mpx.runs.files import write_file
 
 log = logging.getLogger("mpx")
 JOIN_TIMEOUT = 10  # seconds in which the first share checks the configuration
-OUTPUTS = ("masks/*.npz", "panels/*.png", "pairs/*.png", "evolution/*.gif", ".hydra/*.yaml", "results.csv",
-           "summary.json", "skipped.csv", "smallest_areas.csv", "area_sums.csv", "report.html", store.FAILED)  # fmt: skip
-OUTPUT_FOLDERS = (".", ".hydra", "masks", "panels", "pairs", "evolution", "parts", "tensorboard/*")  # patterns
+LOCK = ".lock"  # also says that the folder is a run's
+FILES = ("results.csv", "summary.json", "skipped.csv", "smallest_areas.csv", "area_sums.csv", "report.html",
+         ".hydra/config.yaml", ".hydra/overrides.yaml", "run.log", store.FAILED)  # of the whole run # fmt: skip
+ROW_FILES = ("masks/{}.npz", "panels/{}.png", "pairs/{}.png", "evolution/{}.gif")  # of the row of a name
 LOG_FOLDERS = ("tensorboard", "csv", "wandb", "mlflow", "batches")
+RESULTS = ("summary.json", "batches", "masks/*", "parts/*")  # patterns of what a run that made something leaves
+OUTPUT_FOLDERS = (".hydra", "masks", "panels", "pairs", "evolution", "parts", "tensorboard/*")  # patterns
+PARTIAL = ".*." + "[0-9a-f]" * 8 + ".tmp"  # pattern of mpx.runs.files.open_atomically's partial files
+
+
+class FolderRefusedError(ValueError):
+    """Another process works in the folder, or it holds files of somebody else."""
 
 
 def no_check(joins: bool) -> None:
@@ -32,40 +41,64 @@ def no_check(joins: bool) -> None:
 
 @contextmanager
 def claim_folder(folder: Path, index: int, count: int, on_lock: Callable[[bool], None]) -> Iterator[None]:
-    """Lock the folder for share `index` of `count`; on_lock: see `lock`."""
+    """Lock the folder for share `index` of `count`; on_lock: see `lock`. Refuses a folder with files of somebody else."""
+    _check_owner(folder)
     with ExitStack() as stack:
         if count == 1:
-            stack.enter_context(lock(folder / ".lock", "one process", on_lock=on_lock))
+            stack.enter_context(lock(folder / LOCK, "one process", on_lock=on_lock))
         else:
-            stack.enter_context(lock(folder / ".lock", f"{count} shares", JOIN_TIMEOUT, on_lock, shared=True))
+            stack.enter_context(lock(folder / LOCK, f"{count} shares", JOIN_TIMEOUT, on_lock, shared=True))
             stack.enter_context(lock(folder / f".lock-{index}", f"share {index} of {count}"))
         yield
+
+
+def _check_owner(folder: Path) -> None:
+    """Refuse a folder in which no run has worked, and that holds a file of a name that a run writes."""
+    if (folder / LOCK).exists():
+        return
+    patterns = [*(name for name in FILES if name != store.FAILED), *(name.format("*") for name in ROW_FILES), *LOG_FOLDERS]
+    others = [path for pattern in patterns for path in folder.glob(pattern)]
+    if others:
+        raise FolderRefusedError(
+            f"{folder} holds {others[0].relative_to(folder)}, which mpx did not write: give a folder that is new or empty, "
+            "or move this file"
+        )
 
 
 @contextmanager
 def lock(
     path: Path, owner: str, timeout: float = 0, on_lock: Callable[[bool], None] = no_check, shared: bool = False
 ) -> Iterator[None]:
-    """Lock a file, alone or shared with processes of the same `owner`; a ValueError names the process in the way.
+    """Lock a file, alone or shared with processes of the same `owner`; an error names the process in the way.
 
-    timeout: seconds to wait; on_lock(joins): called while the lock is exclusive, or when this process joins others. The file
-    is never removed: then two processes could hold a lock of the same name.
+    timeout: seconds to wait; on_lock(joins): called while the lock is exclusive, or when this process joins others.
     """
-    with open(path, "a+") as file:
-        deadline = time.monotonic() + timeout
-        while (joins := _try_lock(file, owner, shared)) is None:
-            if time.monotonic() >= deadline:
-                file.seek(0)
-                raise ValueError(
-                    f"{path.parent} is in use ({' '.join(file.read().split())}): wait until that process ends, "
-                    "or give another name="
-                )
-            time.sleep(0.05)
-        on_lock(joins)
-        if shared and not joins:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_SH)
-        yield
+    deadline = time.monotonic() + timeout
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+") as file:
+            while (joins := _try_lock(file, owner, shared)) is None:
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    raise FolderRefusedError(
+                        f"{path.parent} is in use ({' '.join(file.read().split())}): wait until that process ends, "
+                        "or give another name="
+                    )
+                time.sleep(0.05)
+            if not _is_open_file(path, file):  # a failed run has removed it meanwhile
+                continue
+            on_lock(joins)
+            if shared and not joins:
+                with suppress(OSError):  # a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+            return
+
+
+def _is_open_file(path: Path, file: IO[str]) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    return False
 
 
 def _try_lock(file: IO[str], owner: str, shared: bool) -> bool | None:
@@ -94,31 +127,60 @@ def scan(
 ) -> Iterator[dict[str, Any]]:
     """Yield the intact rows of this run on disk, as `store.load_row` returns them.
 
-    in_share(image name): arrays of other images are not read; is_current(row): whether the row is of today's image file.
+    in_share(image name): arrays of other images are not read; is_current(row): whether the row is of today's inputs.
     """
     for path in _files(folder / "masks"):
         row = None if path.name.startswith(".") else store.load_row(path, in_share)
-        if row and is_current(row) and _has_pictures(folder, row):
+        if row and is_current(row) and store.has_pictures(folder, row):
             yield row
 
 
-def _has_pictures(folder: Path, row: dict[str, Any]) -> bool:
-    files = (folder / "panels" / f"{row['name']}.png", folder / "evolution" / f"{row['name']}.gif")
-    return not row["pictures"] or all(file.is_file() for file in files)
-
-
 def clear(folder: Path) -> None:
-    """Remove the files that a run writes, and no others."""
-    for path in [path for pattern in OUTPUTS for path in folder.glob(pattern)]:
-        path.unlink()
+    """Remove the files of a run, and no others: the rows that mpx wrote with their pictures, tables and logs."""
+    for path in list(_files(folder / "masks")):
+        if store.is_row(path):
+            for name in ROW_FILES:
+                (folder / name.format(path.stem)).unlink(missing_ok=True)
+    for name in FILES:
+        if name != "run.log":  # this session logs to it
+            (folder / name).unlink(missing_ok=True)
     for name in LOG_FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
+def remove_unused(folder: Path, keep_log: bool = False) -> None:
+    """Remove the folder of a failed run that made nothing; files of others stay."""
+    with suppress(OSError):
+        folder.rmdir()  # nothing but Hydra's own
+    if not (folder / LOCK).exists():
+        return
+    with suppress(FolderRefusedError), lock(folder / LOCK, "one process"):
+        remove_partial_files(folder)
+        if any(True for pattern in RESULTS for _ in folder.glob(pattern)):
+            return
+        clear(folder)
+        for path in (folder / ".lock-merge", *folder.glob(".lock-[0-9]*"), *([] if keep_log else [folder / "run.log"])):
+            path.unlink(missing_ok=True)
+        for inner in (path for pattern in OUTPUT_FOLDERS for path in folder.glob(pattern)):
+            with suppress(OSError):
+                inner.rmdir()
+        if {path.name for path in folder.iterdir()} == {LOCK}:
+            (folder / LOCK).unlink()
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def write_failure(folder: Path, reason: str) -> None:
+    """Write why a sweep's job failed into its folder, unless another process works there: its end says what the job is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(FolderRefusedError), claim_folder(folder, 0, 1, no_check):
+        write_file(folder / store.FAILED, f"{reason}\n")
+
+
 def remove_partial_files(folder: Path) -> None:
     """Remove the partial files that killed processes left."""
-    for pattern in OUTPUT_FOLDERS:
-        for path in list(folder.glob(f"{pattern}/.*.tmp")):
+    for pattern in (".", *OUTPUT_FOLDERS):
+        for path in list(folder.glob(f"{pattern}/{PARTIAL}")):
             path.unlink()
 
 

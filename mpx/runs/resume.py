@@ -1,13 +1,16 @@
 """The configuration stored in a run's folder. Resuming or joining a run requires an equal configuration."""
 
+import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from mpx.runs import store
 from mpx.runs.files import write_file
 
 if TYPE_CHECKING:
@@ -18,7 +21,9 @@ RESUMABLE_KEYS = ("name", "force", "limit", "dataset.limit", "trainer.devices", 
                   "objective")  # keys that may change when a run is resumed # fmt: skip
 RESUMABLE_WITHOUT_DETERMINISM = ("batch_size", "device", "threads", "parallel", "compile")  # these may change bits
 METRIC_KEYS = ("metrics", "other_perturbations")  # equal in processes that work at the same time
-FILE_KEYS = {"model": ("weights", "network"), "task": ("embeddings", "images", "region")}  # that may name a file
+FILE_KEYS = {"model": ("weights", "network", "categories"), "task": ("embeddings", "images", "region")}  # may name a file
+PARTS_WITHOUT_ROWS = ("metrics", "logger", "callbacks", "trainer", "dataset")  # whose code no row depends on
+CODE = "code_sha256"  # module of the user's that the configuration names -> digest
 DIGEST = "_sha256"
 ABSENT = "absent"
 
@@ -30,13 +35,11 @@ def check_config(plan: "RunPlan", joins: bool) -> None:
     """
     path = plan.folder / ".hydra" / "config.yaml"
     config = stored_config(plan.config)
-    if path.exists() and (joins or any(plan.folder.glob("masks/*.npz"))):
-        resumable = RESUMABLE_KEYS + (() if plan.deterministic else RESUMABLE_WITHOUT_DETERMINISM)
-        free = [key for key in resumable if not (joins and key in METRIC_KEYS)]
+    if joins or any(map(store.is_row, plan.folder.glob("masks/*.npz"))):
+        free = [key for key in _free_keys(plan.deterministic) if not (joins and key in METRIC_KEYS)]
+        stored = _load(path)
         differences = [
-            f"{key} was {old} and is {new}"
-            for key, old, new in _differences(yaml.safe_load(path.read_text("utf-8")), config)
-            if not any(f"{key}.".startswith(f"{prefix}.") for prefix in free)
+            f"{key} was {old} and is {new}" for key, old, new in _differences(stored, config) if not _is_below(key, free)
         ]
         if differences:
             raise ValueError(
@@ -46,6 +49,35 @@ def check_config(plan: "RunPlan", joins: bool) -> None:
     if not joins:
         write_file(path, to_yaml(config))
         write_file(path.with_name("overrides.yaml"), to_yaml(plan.overrides))
+
+
+def configuration_digest(config: Mapping[str, Any], deterministic: bool) -> str:
+    """Return a digest of the part of a configuration that rows depend on, and of the files that it names."""
+    free = _free_keys(deterministic)
+    leaves = {key: value for key, value in _leaves(stored_config(config)) if not _is_below(key, free)}
+    return sha256(json.dumps(leaves, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Return a stored configuration, or refuse the rows whose configuration is not known."""
+    try:
+        stored = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        stored = None
+    if not isinstance(stored, dict):
+        raise ValueError(
+            f"{path} is {'damaged' if path.exists() else 'missing'}, so nobody knows how the rows in {path.parents[1]} were "
+            "made: restore it, give another name=, or force=true to remove the rows"
+        )
+    return stored
+
+
+def _free_keys(deterministic: bool) -> tuple[str, ...]:
+    return RESUMABLE_KEYS + (() if deterministic else RESUMABLE_WITHOUT_DETERMINISM)
+
+
+def _is_below(key: str, prefixes: Sequence[str]) -> bool:
+    return any(f"{key}.".startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def stored_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,7 +91,35 @@ def stored_config(config: Mapping[str, Any]) -> dict[str, Any]:
             file = Path(value.rpartition(":")[0] if key == "network" else value).expanduser()
             if file.is_file():
                 stored[group] = {**stored[group], f"{key}{DIGEST}": sha256(file.read_bytes()).hexdigest()}
+    parts = {key: value for key, value in config.items() if key not in PARTS_WITHOUT_ROWS}
+    if code := {name: sha256(file.read_bytes()).hexdigest() for name, file in sorted(_own_modules(parts))}:
+        stored[CODE] = code
     return stored
+
+
+def input_files(config: Mapping[str, Any]) -> list[Path]:
+    """Return the files of maps that a configuration reads beside its images (explainer=files)."""
+    folder = (config.get("explainer") or {}).get("folder")
+    path = Path(str(folder)).expanduser()
+    return sorted(path.iterdir()) if folder is not None and path.is_dir() else []
+
+
+def _own_modules(value: Any, key: str = "") -> set[tuple[str, Path]]:
+    """Return (name, file) of the modules that a configuration names and that are not installed: the user's own."""
+    if isinstance(value, Mapping):
+        return {found for inner, one in value.items() for found in _own_modules(one, str(inner))}
+    if key == "_target_" and not str(value).startswith("mpx."):
+        name = str(value).rpartition(".")[0]
+    elif key == "network" and isinstance(value, str) and not value.rpartition(":")[0].endswith(".py"):
+        name = value.rpartition(":")[0]
+    else:
+        return set()
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):  # building the part gives the error
+        return set()
+    is_own = spec and spec.has_location and spec.origin and "site-packages" not in Path(spec.origin).parts
+    return {(name, Path(spec.origin))} if is_own and spec and spec.origin else set()
 
 
 def to_yaml(values: dict[str, Any] | list[Any]) -> str:
@@ -70,6 +130,15 @@ def to_yaml(values: dict[str, Any] | list[Any]) -> str:
 def to_command(overrides: list[str]) -> str:
     """Return the command line with these overrides."""
     return shlex.join(["mpx", *overrides])
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (key, value) of all leaves of a configuration."""
+    if isinstance(value, Mapping):
+        for inner in value:
+            yield from _leaves(value[inner], f"{key}.{inner}" if key else inner)
+    else:
+        yield key, value
 
 
 def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

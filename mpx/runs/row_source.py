@@ -19,6 +19,7 @@ from mpx.learning.rows import Row, annotated, rows_of_image
 from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
 from mpx.runs.base import ClaimedImage, Coordinator
+from mpx.runs.fingerprint import UNKNOWN, Fingerprint
 
 
 class RowSource:
@@ -32,6 +33,7 @@ class RowSource:
         areas: tuple[float | None, ...],
         with_annotations: bool = False,
         check_metrics: Callable[[Tensor], None] | None = None,
+        fingerprint: Fingerprint = UNKNOWN,
     ):
         """target: `target=`, one or a list; with_annotations: rows carry where their target is in the image.
 
@@ -43,6 +45,7 @@ class RowSource:
         self._areas = areas
         self._with_annotations = with_annotations
         self._check_metrics = check_metrics
+        self._fingerprint = fingerprint
         self._rows_per_image = len(areas) * (len(target) if isinstance(target, list) else 1)  # at most
         self._waiting: list[Row] = []
         self._model_checked = False
@@ -65,6 +68,7 @@ class RowSource:
         try:
             if item.problem:
                 raise ValueError(item.problem)
+            made_from = self._fingerprint.of_image(item)
             x, context = load_image(self._classifier, item)
             file_bytes = os.stat(item.path).st_size
         except (ValueError, OSError) as error:
@@ -74,7 +78,7 @@ class RowSource:
             self._coordinator.skip(item.name, reason)
             return
         try:
-            self._waiting += self._unfinished_rows(image, x, context, file_bytes)
+            self._waiting += self._unfinished_rows(image, x, context, file_bytes, made_from)
         except ValueError as error:
             self._coordinator.skip(item.name, str(error).removeprefix(f"{item.name}: "))
 
@@ -108,7 +112,9 @@ class RowSource:
         warning = self._classifier.fold(x[None])
         return check_classifier(self._classifier, x[None])[0], warning
 
-    def _unfinished_rows(self, image: ClaimedImage, x: Tensor, context: TargetContext, file_bytes: int) -> list[Row]:
+    def _unfinished_rows(
+        self, image: ClaimedImage, x: Tensor, context: TargetContext, file_bytes: int, made_from: dict[str, Any]
+    ) -> list[Row]:
         item = image.item
         rows = [
             replace(
@@ -120,15 +126,18 @@ class RowSource:
         ]
         provenance = {
             "row_keys": np.array([row.key for row in rows], np.str_),
-            "label": str(item.label),
             "path": str(item.path),
             "file_bytes": file_bytes,
         }
         return [
-            replace(row, provenance=provenance | {"row_key": row.key})
+            replace(row, provenance=provenance | self._row_provenance(row, made_from))
             for row in rows
             if row.key not in image.finished_rows
         ]
+
+
+    def _row_provenance(self, row: Row, made_from: dict[str, Any]) -> dict[str, str]:
+        return {"row_key": row.key, "made_from": self._fingerprint.of_row(made_from, row.image_name, row.target)}
 
 
 def preprocessing(classifier: Classifier) -> Preprocess:

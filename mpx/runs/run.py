@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import tempfile
 import time
 from contextlib import AbstractContextManager, closing
@@ -12,21 +13,23 @@ from typing import Any
 
 import torch
 
-from mpx.data.items import Item, fingerprint
-from mpx.metrics.base import check_task
+from mpx.data.items import fingerprint
 from mpx.runs import terminal
+from mpx.runs.checks import check_complete, check_metrics, check_rows, folder_in_error
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.devices import single_worker, thread_count, worker_devices
 from mpx.runs.distributed import SampleGroup, find_group
 from mpx.runs.evaluation import needs_annotations
+from mpx.runs.fingerprint import Fingerprint
 from mpx.runs.folder import claim_folder, clear
 from mpx.runs.launch import run_processes
 from mpx.runs.loggers import RunLoggers
 from mpx.runs.plan import RunPlan
 from mpx.runs.reevaluation import evaluate_area_sums, reevaluate
 from mpx.runs.results import write_results
-from mpx.runs.resume import check_config
+from mpx.runs.resume import check_config, input_files
 from mpx.runs.shares import Share, find_share
+from mpx.runs.store import FAILED
 from mpx.runs.worker import work
 from mpx.tasks.normalised import doubtful_rows
 
@@ -64,21 +67,22 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
         return None
     index, count = (0, 1) if group else (share.index, share.count)
     items = plan.list_items()
-    _check_metrics(plan, items)
+    check_metrics(plan, items)
     if plan.force and count > 1:
         raise ValueError("force=true would remove the rows of other shares: give another name=, or remove the folder")
     with claim_folder(plan.folder, index, count, partial(_prepare_folder, plan)):
         loggers = RunLoggers(plan.folder, plan.loggers)
-        coordinator = RunCoordinator(plan.folder, items, index, count, loggers)
+        coordinator = RunCoordinator(plan.folder, items, index, count, loggers, Fingerprint.of(plan))
+        check_rows(coordinator)
         session = Session(plan, share, devices, group, coordinator, time.perf_counter())
         log.info(f"{plan.command}\n{_beginning(session)}")
-        with closing(loggers):
+        with closing(loggers), folder_in_error(plan.folder):
             merged, summary = _work_and_write_results(session)
         report = _write_report(plan) if merged and merged.table() and plan.pictures else ""
     if merged is None or summary is None:
         log.info(f"share {share} is done; the results are written when all shares are done")
         return None  # even with skipped images: torchrun and srun end all processes when one ends with another code than 0
-    _check_complete(plan, merged)
+    check_complete(plan, merged)
     _log_results(plan, merged, summary, report)
     return summary
 
@@ -114,17 +118,8 @@ def _prepare_folder(plan: RunPlan, joins: bool) -> None:
     if plan.force:
         clear(plan.folder)
     check_config(plan, joins)
-
-
-def _check_metrics(plan: RunPlan, items: list[Item]) -> None:
-    """Refuse metrics that do not apply to the task, and those that need annotations where no image has any."""
-    for name, metric in plan.metrics.items():
-        check_task(name, metric.needs, plan.task)
-    if (needing := needs_annotations(plan.metrics)) and not any(item.regions for item in items):
-        raise ValueError(
-            f"metric={needing[0]} compares with where the class is, and dataset={plan.choices['dataset']} does not say: "
-            "take dataset=imagenet, voc, coco, pets, cub or synthetic, or give dataset=images dataset.boxes=boxes.csv"
-        )
+    if not joins:
+        (plan.folder / FAILED).unlink(missing_ok=True)
 
 
 def _single_worker(plan: RunPlan, share: Share) -> AbstractContextManager[None]:
@@ -166,6 +161,9 @@ def _write_results(session: Session, stopped: bool) -> tuple[RunCoordinator | No
     plan, coordinator = session.plan, session.coordinator
     coordinator.close()
     summary = None
+    os.stat(session.folder)  # it may have been removed
+    if removed := coordinator.drop_removed_rows():
+        log.warning(f"{removed} rows were removed from {session.folder} while the run was at work")
     with coordinator.merge_shares(stopped) as merged:
         if merged:
             area_sums = []
@@ -187,7 +185,7 @@ def _protocol(session: Session, stopped: bool) -> dict[str, Any]:
         "game": plan.method.game,
         "learnt_with": plan.learnt_with,
         "stopped": stopped,
-        "images": fingerprint(session.coordinator.items),
+        "images": fingerprint(session.coordinator.items, input_files(plan.config)),
         "session_seconds": round(time.perf_counter() - session.start, 1),
         "value": plan.task.quantity,
         "support": plan.task.support_unit,
@@ -203,20 +201,6 @@ def _write_report(plan: RunPlan) -> str:
     except Exception as error:  # a full disk, or an error in the report: the run is complete without it
         log.warning(f"report.html could not be written: {type(error).__name__}: {error}")
         return ""
-
-
-def _check_complete(plan: RunPlan, merged: RunCoordinator) -> None:
-    """Log the skipped images; refuse a run without rows or with missing images."""
-    for name, reason in merged.skipped.items():
-        log.warning(f"skipped {name}: {reason}")
-    images = len(merged.items)
-    if not merged.table() and merged.skipped:
-        raise ValueError(
-            f"no image could be explained: all {images} were skipped, see {plan.folder / 'skipped.csv'}; "
-            f"the first: {next(iter(merged.skipped.values()))}"
-        )
-    if missing := merged.count_missing():
-        raise ValueError(f"{missing} of {images} images are still missing in {plan.folder}: run the command again")
 
 
 def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any], report: str) -> None:

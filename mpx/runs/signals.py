@@ -2,12 +2,14 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last is what Slurm's --signal often sends
+PARENT_CHECK_SECONDS = 0.5
 REPEATED_SIGNAL_SECONDS = 1  # a launcher may pass on the signal that the terminal has already sent
 
 
@@ -39,3 +41,16 @@ def raise_on_signal() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def end_with_parent(pid: int) -> None:
+    """End this process soon after its parent, if that is process `pid`: joblib's workers outlive a parent that is killed."""
+    if os.getppid() != pid:
+        return
+
+    def watch() -> None:
+        while os.getppid() == pid:
+            time.sleep(PARENT_CHECK_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

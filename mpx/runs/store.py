@@ -5,7 +5,10 @@ all that the tables, the mean curves and report.html need. Nothing is pickled.
 """
 
 import io
+import json
 from collections.abc import Callable
+from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +19,14 @@ from mpx.pictures.encoding import encode_png
 from mpx.pictures.panel import draw_panel
 from mpx.pictures.snapshots import snapshots
 from mpx.runs.files import write_file
-from mpx.runs.tables import row_values, table_row
+from mpx.runs.tables import NUMBER_COLUMNS, row_values, table_row
 
 if TYPE_CHECKING:
     from mpx.explanation import Explanation
 
 FAILED = "failed.txt"  # in the folder of a sweep's job: the reason why the job failed
-PROVENANCE = {"row_keys", "label", "file_bytes", "computed_with", "pictures"}  # a resumed run recognises a row by these
+PROVENANCE = {"row_keys", "made_from", "file_bytes", "computed_with", "pictures"}  # a resumed run recognises a row by these
+TEXTS = ("image", "class", "row_key", "made_from", "computed_with")
 
 
 def save_row(folder: str | Path, explanation: "Explanation", row: int, pictures: bool = True, **provenance: Any) -> None:
@@ -32,9 +36,9 @@ def save_row(folder: str | Path, explanation: "Explanation", row: int, pictures:
     """
     folder = Path(folder)
     name = explanation.names[row]
-    if pictures:
-        write_file(folder / "panels" / f"{name}.png", encode_png(draw_panel(explanation, row)))
-        write_file(folder / "evolution" / f"{name}.gif", animation_gif(explanation, row))
+    drawn = [encode_png(draw_panel(explanation, row)), animation_gif(explanation, row)] if pictures else []
+    for path, data in zip(picture_files(folder, name), drawn):
+        write_file(path, data)
     values = {
         "parameter": explanation.parameter[row].float().squeeze(0).numpy(),  # (h,w), other shapes for masks that are no grid
         "mask": explanation.mask[row, 0].half().numpy(),  # (H,W)
@@ -44,10 +48,27 @@ def save_row(folder: str | Path, explanation: "Explanation", row: int, pictures:
         **row_values(explanation, row),
         "game": explanation.game,
         "pictures": pictures,
+        "picture_digest": sha256(b"".join(drawn)).hexdigest(),
         **(snapshots(explanation, row) if pictures else {}),
         **provenance,
     }
     replace_row(folder / "masks" / f"{name}.npz", values)
+
+
+def picture_files(folder: Path, name: str) -> tuple[Path, Path]:
+    """Return the panel and the animation of the row of a name."""
+    return folder / "panels" / f"{name}.png", folder / "evolution" / f"{name}.gif"
+
+
+def has_pictures(folder: Path, row: dict[str, Any]) -> bool:
+    """Return whether the pictures of a loaded row, where it has any, are those that were written with it."""
+    if not row["pictures"]:
+        return True
+    try:
+        data = b"".join(path.read_bytes() for path in picture_files(folder, row["name"]) if path.is_file())
+    except OSError:
+        return False
+    return sha256(data).hexdigest() == row["picture_digest"]
 
 
 def replace_row(path: Path, values: dict[str, Any]) -> None:
@@ -57,18 +78,33 @@ def replace_row(path: Path, values: dict[str, Any]) -> None:
     write_file(path, file.getvalue())
 
 
+def is_row(path: Path) -> bool:
+    """Return whether a file is a row that mpx wrote."""
+    try:
+        with np.load(path if path.is_file() else "") as file:  # a pipe would block
+            return "row_key" in file.files and file["name"].item() == path.stem
+    except Exception:  # see load_row
+        return False
+
+
 def load_row(path: Path, includes: Callable[[str], bool] = lambda image: True) -> dict[str, Any] | None:
     """Return the entries of masks/<name>.npz; None where the file is damaged or `includes(image)` is false.
 
     All entries are read, which verifies their checksums.
     """
+    if not path.is_file():  # a pipe would block
+        return None
     try:
         with np.load(path) as file:
             if not includes(file["image"].item()):
                 return None
             row = {key: file[key] if file[key].ndim else file[key].item() for key in file.files}
-        valid = row["name"] == path.stem and row["saliency"].ndim == row["mask"].ndim == 2
-        valid = valid and len(row["curves"]) == len(row["terms"]) and row["row_key"] in row["row_keys"]
+        valid = row["name"] == path.stem and row["row_key"] in row["row_keys"]
+        valid = valid and all(isinstance(row[key], str) for key in TEXTS)
+        valid = valid and len(row["curves"]) == len(row["terms"]) and row["curves"].dtype.kind == "f"
+        valid = valid and all(row[key].ndim == 2 and np.isfinite(row[key]).all() for key in ("saliency", "mask"))
+        valid = valid and all(isinstance(row[column], float) for column in NUMBER_COLUMNS) and isfinite(row["area"])
+        valid = valid and isinstance(row["target"], int) and isinstance(json.loads(row.get("evaluated_with") or "{}"), dict)
         return row if valid and PROVENANCE <= row.keys() and table_row(row) else None
     except Exception:  # a damaged zip raises OSError, ValueError, zlib.error, NotImplementedError, RuntimeError, ...
         return None

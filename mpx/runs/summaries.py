@@ -9,6 +9,7 @@ from typing import Any
 from mpx.metrics.summary import describe
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mpx")
+ARITHMETIC = ("torch", "torchvision", "mpx")  # packages whose version changes numbers
 SUMMARISED_COLUMNS = ("value_normalised", "value_after", "area", "passes", "forwards", "seconds")
 
 
@@ -35,6 +36,11 @@ def summarise_rows(
 def package_versions() -> dict[str, str | None]:
     """Return the versions of Python and PACKAGES; None for a package that is not installed."""
     return {"python": platform.python_version()} | {name.replace("-", "_"): _version(name) for name in PACKAGES}
+
+
+def arithmetic_versions() -> str:
+    """Return the versions that the numbers of a row depend on."""
+    return ", ".join(f"{name} {_version(name)}" for name in ARITHMETIC)
 
 
 def _version(package: str) -> str | None:

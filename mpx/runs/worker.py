@@ -3,6 +3,7 @@
 A row is on disk before the coordinator counts it.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -29,6 +30,7 @@ from mpx.runs.curve_means import CurveMeans
 from mpx.runs.devices import deterministic_algorithms, keep_freed_memory
 from mpx.runs.distributed import SampleGroup
 from mpx.runs.evaluation import Evaluator, Protocols, needs_annotations
+from mpx.runs.fingerprint import Fingerprint
 from mpx.runs.launch import single_device
 from mpx.runs.plan import RunPlan
 from mpx.runs.row_source import RowSource, preprocessing
@@ -99,8 +101,9 @@ class Worker:
         if self._coordinator:
             with_annotations = bool(needs_annotations(self._plan.metrics))
             areas = self._plan.method.areas
-            check = partial(check_metrics, self._plan.metrics, self._classifier)
-            source = RowSource(self._coordinator, self._classifier, self._plan.target, areas, with_annotations, check)
+            check = partial(check_metrics_of_model, self._plan.metrics, self._classifier)
+            fingerprint, target = Fingerprint.of(self._plan), self._plan.target
+            source = RowSource(self._coordinator, self._classifier, target, areas, with_annotations, check, fingerprint)
         if not self._group:
             assert source is not None
             return source
@@ -165,6 +168,7 @@ class Worker:
             "pictures": row.image_index < self._plan.pictures,
             **evaluation,
         }
+        os.stat(self._plan.folder)  # a folder that somebody removed must not come back with a part of its rows
         store.save_row(self._plan.folder, explanation, 0, **entries)
         means = CurveMeans()
         means.add(explanation.curves)
@@ -212,7 +216,7 @@ class ProgressCallback(SilentCallback):
         return iterations / batch.steps * len(set(names)) / len(names)
 
 
-def check_metrics(metrics: Mapping[str, Metric], classifier: Classifier, output: Tensor) -> None:
+def check_metrics_of_model(metrics: Mapping[str, Metric], classifier: Classifier, output: Tensor) -> None:
     """Refuse metrics that do not apply to a network with this output (B,...)."""
     for name, metric in metrics.items():
         check_network(name, metric.needs, classifier, classifier.task, output)

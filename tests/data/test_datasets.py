@@ -97,6 +97,17 @@ def test_folder(tmp_path):
         datasets.folder(tmp_path / "void")
 
 
+def test_links_to_a_parent_folder_lead_to_each_file_once(tmp_path):
+    touch(tmp_path, "cat/1.png", "dog/2.png", "dog/deep/3.png")
+    for link, target in (("cat/again", "."), ("cat/all", ".."), ("dog/up", ".."), ("dog/deep/up", "../..")):
+        (tmp_path / link).symlink_to(target)
+    found = [(item.label, item.path.relative_to(tmp_path).as_posix()) for item in datasets.folder(tmp_path)]
+    assert found == [("cat", "cat/1.png"), ("dog", "dog/2.png"), ("dog", "dog/deep/3.png")]
+    (tmp_path / "cat/all").unlink()
+    globbed = datasets.images(f"{tmp_path}/cat/**/*.png")
+    assert [item.path for item in globbed] == [tmp_path / "cat/1.png"]
+
+
 def test_names_are_unique_and_safe(tmp_path):
     nasty = [
         "a/1.png",

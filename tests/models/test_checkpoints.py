@@ -1,6 +1,7 @@
 """The user's own network: weights and names from files, good and bad."""
 
 import json
+import os
 import pickle
 
 import pytest
@@ -128,3 +129,9 @@ def test_custom_networks(tmp_path, monkeypatch):
     ]:
         with pytest.raises(ValueError, match=words):
             zoo.custom(given)
+
+
+def test_a_pipe_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "names.txt")
+    with pytest.raises(ValueError, match="names.txt.*it is a pipe"):
+        read_categories(tmp_path / "names.txt")

@@ -84,13 +84,13 @@ def test_the_pieces_are_what_was_stored(tmp_path, explanation):
 
 def test_what_a_row_keeps_is_small_and_survives_being_measured_again(tmp_path, explanation):
     e = explanation((24, 400), steps=200, frames=120)
-    stamp = {"row_keys": np.array(["1"]), "row_key": "1", "label": "", "file_bytes": 1, "computed_with": "x"}
+    stamp = {"row_keys": np.array(["1"]), "row_key": "1", "made_from": "{}", "file_bytes": 1, "computed_with": "x"}
     store.save_row(tmp_path, e, 0, **stamp)
     path = tmp_path / "masks/cup-1-mug.npz"
     row = store.load_row(path)
     assert Image.open(io.BytesIO(row["photo"].tobytes())).size == (320, 19)
     assert Image.open(io.BytesIO(row["frames"].tobytes())).size == (56, 100 * 8) and len(row["iterations"]) == 100
-    store.replace_row(path, row | {"metrics": '{"deletion": {"": 0.5}}', "evaluated_with": "me"})
+    store.replace_row(path, row | {"metrics": '{"deletion": {"": 0.5}}', "evaluated_with": "{}"})
     again = store.load_row(path)
     arrays = ("photo", "perturbed", "complement", "frames", "iterations", "frame_values")
     assert all(np.array_equal(again[k], row[k]) for k in arrays)

@@ -22,7 +22,7 @@ from mpx.report.run_folder import RunFolder
 from mpx.report.sweep_grid import CELL, MAX_JOBS, draw_grid
 from mpx.runs import files, store, summaries, tables
 
-TERMS = {"computed_with": "test", "label": "", "file_bytes": 1, "row_keys": np.array(["1", "2"])}
+TERMS = {"computed_with": "test", "made_from": "{}", "file_bytes": 1, "row_keys": np.array(["1", "2"])}
 
 
 @pytest.fixture

@@ -200,6 +200,7 @@ def test_a_full_disk_stops_the_run_with_what_is_done(home):
 def test_a_logger_that_cannot_write_is_one_warning(home):
     this = run(home, "unlogged")
     this.mkdir(parents=True)
+    (this / ".lock").touch()  # the folder is a run's
     (this / "tensorboard").write_text("a file where its folder should be")
     command = done(home, *LONG, "limit=2", "pictures=none", "name=unlogged")
     assert command.out.count("logger=tensorboard is off") == 1 and not command.err

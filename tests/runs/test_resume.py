@@ -1,6 +1,8 @@
 """The same command does what is missing, and only that: a row is looked at, not only found."""
 
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from planted import RoundingNet, SquareNet, square_photo
 from torchvision.transforms.v2.functional import to_pil_image
 
 from mpx.config_plan import compose_plan
+from mpx.runs.coordinator import RunCoordinator
+from mpx.runs.fingerprint import Fingerprint, digest_file
 from mpx.runs.resume import check_config
-from mpx.runs.store import load_row
+from mpx.runs.store import is_row, load_row, replace_row
 
 ROWS = ["p00-1-checker-board", "p01-1-checker-board", "p02-1-checker-board", "p03-1-checker-board"]
 SHOWN = [a for a in SAME if not a.startswith("pictures")] + ["pictures=2"]
@@ -247,3 +251,136 @@ def test_a_network_whose_file_changed_is_refused(home, tmp_path):
     assert "1 of 1 images are done" in done(home, *own).out
     file.write_text("from planted import *\n\nclass RoundingNet(SquareNet):\n    pass\n")
     assert "model.network_sha256 was" in done(home, *own, code=1).err
+
+
+# ---- what a row was made from
+
+
+def _other(home, name: str, arguments: list[str], code: int = 0):
+    return done(home, *arguments, f"name={name}", code=code)
+
+
+def test_a_photo_replaced_by_one_of_the_same_size_and_time_is_done_again(home, tmp_path):
+    photo = tmp_path / "p.bmp"
+    few = [*(a for a in SAME if not a.startswith("images")), f"images={tmp_path}/*.bmp", "metric=[]"]
+    to_pil_image(square_photo(SquareNet(), 1)).save(photo)
+    before, run = photo.stat(), home / "outputs" / "bmp"
+    _other(home, "bmp", few)
+    first = masks(run)
+    to_pil_image(square_photo(SquareNet(), 2)).save(photo)
+    os.utime(photo, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert photo.stat().st_size == before.st_size
+    assert "the photo of p has changed" in _other(home, "bmp", few).out and masks(run) != first
+    photo.touch()
+    assert "1 of 1 images are done" in _other(home, "bmp", few).out  # the bytes are the same
+
+
+def test_class_names_that_changed_are_refused(home):
+    names = home / "names.txt"
+    few = [*SAME, "target='checker board'", "metric=[]"]
+    _other(home, "names", [*few, "limit=2"])
+    before = names.read_bytes()
+    try:
+        names.write_text("checker board\nnothing\n")
+        assert "model.categories_sha256 was" in _other(home, "names", few, code=1).err
+    finally:
+        names.write_bytes(before)
+    assert len(masks(home / "outputs" / "names")) == 2
+
+
+def test_maps_that_changed_are_read_again(home, tmp_path):
+    few = [*SAME, "explainer=files", f"explainer.folder={tmp_path}", "limit=2", "metric=[]", "target=1"]
+    values = np.random.default_rng(0)
+    for name in ("p00", "p01"):
+        np.save(tmp_path / f"{name}.npy", values.random((32, 32), np.float32))
+    _other(home, "maps", few)
+    first = masks(home / "outputs" / "maps")
+    np.save(tmp_path / "p01.npy", values.random((32, 32), np.float32))
+    assert "the map of p01 has changed" in _other(home, "maps", few).out
+    second = masks(home / "outputs" / "maps")
+    assert [first[row] == second[row] for row in sorted(first)] == [True, False]
+
+
+def test_code_of_the_users_that_changed_is_refused(home):
+    part = home / "mine.py"
+    part.write_text("def black(images, context, **_):\n    return images * 0\n")
+    few = [*SAME, "perturbation._target_=mine.black", "limit=1"]
+    _other(home, "code", few)
+    part.write_text("def black(images, context, **_):\n    return images * 0 + 0.5\n")
+    assert "code_sha256.mine was" in _other(home, "code", few, code=1).err
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_text("a: [b\n")])
+def test_rows_whose_configuration_is_lost_are_refused(home, run, damage):
+    damage(run / ".hydra" / "config.yaml")
+    before = masks(run)
+    command = done(home, *SHOWN, "name=this", "lambda_tv=5", code=1)
+    assert "config.yaml" in command.err and len(command.err.strip().splitlines()) == 1 and masks(run) == before
+    assert len(again(home, "force=true")[0]) == 4
+
+
+def test_a_row_of_another_configuration_is_refused(home, run):
+    done(home, *SHOWN, "seed=5", "limit=1", "name=other")
+    shutil.copy(home / "outputs" / "other" / "masks" / f"{ROWS[0]}.npz", run / "masks")
+    assert "of another configuration" in done(home, *SHOWN, "name=this", code=1).err
+
+
+def test_rows_of_another_version_are_not_mixed(home, run):
+    file = run / "masks" / f"{ROWS[0]}.npz"
+    row = load_row(file)
+    replace_row(file, row | {"made_from": row["made_from"].replace("torch ", "torch 0.", 1)})
+    assert "4 of 4 images are done" in done(home, *SHOWN, "name=this").out  # nothing to add
+    (run / "masks" / f"{ROWS[1]}.npz").unlink()
+    assert "were made with torch 0." in done(home, *SHOWN, "name=this", code=1).err
+
+
+def test_damaged_pictures_and_reports_are_made_again(home, run):
+    files = [run / "panels" / f"{ROWS[0]}.png", run / "evolution" / f"{ROWS[1]}.gif", run / "report.html"]
+    before = [file.read_bytes() for file in files[:2]]
+    for file in files:
+        _flipped(file)
+    assert again(home)[0] == set(ROWS[:2])
+    assert [file.read_bytes() for file in files[:2]] == before
+
+
+def test_a_digest_costs_no_millisecond(home, tmp_path):
+    photo = tmp_path / "photo"
+    photo.write_bytes(os.urandom(150_000))  # a photo of 500 x 375 px
+    start = time.process_time()
+    known = [digest_file(photo) for _ in range(100)][0]
+    assert (time.process_time() - start) / 100 < 1e-3
+    start = time.process_time()
+    assert all(digest_file(photo, known) == known for _ in range(100)) and (time.process_time() - start) / 100 < 1e-4
+
+
+# ---- crafted rows
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"area": "abc"},
+        {"saliency": np.full((32, 32), np.nan, np.float16)},
+        {"mask": np.full((32, 32), np.inf, np.float16)},
+        {"target": "one"},
+        {"made_from": "{}"},
+        {"made_from": "[1"},
+        {"metrics": "[]"},
+        {"evaluated_with": "1"},
+        {"class": 3.5},
+    ],
+)
+def test_a_crafted_row_is_made_again(home, run, monkeypatch, entries):
+    monkeypatch.chdir(home)
+    file = run / "masks" / f"{ROWS[0]}.npz"
+    replace_row(file, load_row(file) | entries)
+    plan = compose_plan(*SHOWN, folder=run)
+    coordinator = RunCoordinator(run, plan.list_items(), fingerprint=Fingerprint.of(plan))
+    assert coordinator.remaining == [0]
+
+
+def test_a_pipe_among_the_rows_is_no_row(run):
+    file = run / "masks" / f"{ROWS[0]}.npz"
+    file.unlink()
+    os.mkfifo(file)
+    assert load_row(file) is None and not is_row(file)

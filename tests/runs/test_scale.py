@@ -23,19 +23,19 @@ def home(tmp_path_factory):
     return many_photos(tmp_path_factory.mktemp("scale"), ALL)
 
 
-def test_batches_cost_the_same_a_photo_is_opened_once_and_a_finished_row_read_once(home):
+def test_batches_cost_the_same_a_photo_is_opened_twice_and_a_finished_row_read_once(home):
     _, calls, opened = measured(home, f"limit={FEW}", "name=few")
-    assert photos(opened) == {f"p{i:04}": 1 for i in range(FEW)}
+    assert photos(opened) == {f"p{i:04}": 2 for i in range(FEW)}
     assert calls[-1] < 1.02 * calls[0]  # not seconds, which neighbours lengthen
     _, _, opened = measured(home, "name=few")
     new = {f"p{i:04}" for i in range(FEW, ALL)}
-    assert photos(opened) == dict.fromkeys(new, 1)
+    assert photos(opened) == dict.fromkeys(new, 2)
     rows = {name: count for name, count in opened.items() if name.endswith(".npz") and name.split("-")[0] not in new}
-    assert len(rows) == FEW and set(rows.values()) == {1}
+    assert len(rows) == FEW and sum(rows.values()) <= FEW + 1  # one tells that there are rows
 
 
 def photos(opened: dict[str, int]) -> dict[str, int]:
-    """Return how often each photo was opened."""
+    """Return how often each photo was opened: for its digest, and to be explained."""
     return {Path(name).stem: count for name, count in opened.items() if name.endswith(".png")}
 
 

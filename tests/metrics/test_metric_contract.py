@@ -24,6 +24,7 @@ FAST = {  # fewer images than by default
     "road": {"percentiles": [30, 70]},
     "infidelity": {"samples": 16},
     "max_box_acc_v2": {"levels": 20},
+    "sets": {"levels": 16},
 }
 
 

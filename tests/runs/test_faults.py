@@ -52,6 +52,7 @@ def home(tmp_path_factory):
 # ---- SIGKILL
 
 
+@pytest.mark.slow
 def test_a_folder_is_refused_while_a_run_lives_and_continued_when_it_was_killed(home):
     this, many = run(home, "taken"), [*LONG, "name=taken"]
     with paused_after(home, "taken"):
@@ -68,6 +69,7 @@ def test_a_folder_is_refused_while_a_run_lives_and_continued_when_it_was_killed(
     check_equals_calm(home, "taken")
 
 
+@pytest.mark.slow
 def test_a_kill_between_writing_and_renaming_leaves_a_partial_file_that_goes(home):
     this, few = run(home, "renaming"), [*LONG, "limit=4", "name=renaming"]
     for name, number in (("overrides.yaml", 1), (".npz", 2), ("summary.json", 1)):
@@ -85,6 +87,7 @@ def workers(command: Command) -> set[int]:
     return children(forkserver._forkserver._forkserver_pid) - {command.pid}
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_ends_the_run_with_a_sentence(home):
     this, many = run(home, "worker"), [*LONG, "name=worker", "trainer.devices=2"]
     with paused_after(home, "worker"):
@@ -130,7 +133,9 @@ def test_each_signal_of_a_launcher_is_one_exception():
         assert stopped.value.signum == number
 
 
-@pytest.mark.parametrize("number, code, devices", [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 2)])
+@pytest.mark.parametrize(
+    "number, code, devices", [(signal.SIGINT, 130, 1), pytest.param(signal.SIGTERM, 143, 2, marks=pytest.mark.slow)]
+)
 def test_a_signal_stops_a_run_that_says_how_to_continue(home, number, code, devices):
     name = f"{number.name}{devices}"
     with paused_after(home, name):

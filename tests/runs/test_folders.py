@@ -90,6 +90,7 @@ def test_force_leaves_what_is_no_row(home):
 # ---- two sweeps at once
 
 
+@pytest.mark.slow
 def test_a_second_sweep_is_refused_and_the_first_is_complete(home):
     sweep = home / "outputs" / "sweeps" / "twice"
     line = [*SAME, "model.network=net.py:PausingNet", "-m", "seed=0,1", "limit=2", "batch_size=1", "name=twice", "metric=[]"]
@@ -117,6 +118,7 @@ def test_a_stale_reason_does_not_make_a_finished_job_fail(home):
     assert "failed" not in (sweep / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_job_in_a_folder_that_is_in_use_spoils_nothing(home):
     """The job's folder alone is taken, by a command of its own."""
     sweep = home / "outputs" / "sweeps" / "taken"
@@ -137,6 +139,7 @@ def test_a_job_in_a_folder_that_is_in_use_spoils_nothing(home):
     done(home, *net, "-m", "seed=0,1", "name=taken")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster", [[], ["cluster=joblib", "hydra.launcher.n_jobs=2"]])
 def test_a_stopped_sweep_says_how_to_go_on(home, cluster):
     if cluster:
@@ -156,7 +159,7 @@ def test_a_stopped_sweep_says_how_to_go_on(home, cluster):
 # ---- a folder that disappears
 
 
-@pytest.mark.parametrize("removed", ["rm", "mv", "masks"])
+@pytest.mark.parametrize("removed", ["rm", *(pytest.param(how, marks=pytest.mark.slow) for how in ("mv", "masks"))])
 @pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_folder_that_disappears_is_told_and_the_same_command_is_complete(home, removed, devices):
     name = f"{removed}{devices}"

@@ -124,6 +124,7 @@ def test_snapshots_that_nobody_sees_are_not_made_and_change_nothing(mpx, folder)
     assert not (folder / "unseen" / "panels").exists()
 
 
+@pytest.mark.slow
 def test_a_failing_job_leaves_the_others_running(mpx, folder):
     code, _, err = mpx("-m", *NO_PICTURES, "images=photos/p0.png", "mask_size=99,8", "hydra.sweep.dir=sweep")
     assert code == 1 and "mask_size=99" in err and len(list((folder / "sweep").glob("*/masks/*.npz"))) == 1
@@ -338,6 +339,7 @@ def test_a_network_that_memory_does_not_hold_is_one_sentence(mpx, folder):
     assert len(err.splitlines()) == 1 and "Traceback" not in out
 
 
+@pytest.mark.slow
 def test_a_reader_that_ends_stops_no_run(folder):
     """As `mpx ... | head -1` does."""
     script = Path(__file__).parents[2] / "scripts" / "run.py"

@@ -23,6 +23,7 @@ def home(tmp_path_factory):
     return many_photos(tmp_path_factory.mktemp("scale"), ALL)
 
 
+@pytest.mark.slow
 def test_batches_cost_the_same_a_photo_is_opened_twice_and_a_finished_row_read_once(home):
     _, calls, opened = measured(home, f"limit={FEW}", "name=few")
     assert photos(opened) == {f"p{i:04}": 2 for i in range(FEW)}

@@ -47,6 +47,7 @@ def test_worker_processes_give_the_run_of_one_process(home):
     check_equals_one(home, "two", 5)
 
 
+@pytest.mark.slow
 def test_shares_may_come_one_after_the_other_and_the_last_sums_up(home):
     first = done(home, *SHOWN, "share=0/2", "name=shares")
     assert not (run(home, "shares") / "results.csv").exists() and not (run(home, "shares") / "summary.json").exists()
@@ -56,6 +57,7 @@ def test_shares_may_come_one_after_the_other_and_the_last_sums_up(home):
     check_equals_one(home, "shares")
 
 
+@pytest.mark.slow
 def test_the_plain_command_finishes_what_a_share_began(home):
     done(home, *SHOWN, "share=1/2", "name=plain")
     times = {path: path.stat().st_mtime_ns for path in (run(home, "plain") / "masks").iterdir()}
@@ -64,6 +66,7 @@ def test_the_plain_command_finishes_what_a_share_began(home):
     assert len(times) == 4 and all(path.stat().st_mtime_ns == time for path, time in times.items())
 
 
+@pytest.mark.slow
 def test_of_shares_that_end_together_one_sums_up(home, tmp_path):
     """The second to end waits for the first, which looked before it had ended."""
     shutil.copytree(run(home, "one"), tmp_path / "run")
@@ -88,6 +91,7 @@ def test_neither_the_order_of_files_nor_the_place_in_a_batch_matters(home):
     assert [row["image"] for row in table(run(home, "permuted"))] == [f"p{i:02}" for i in order]
 
 
+@pytest.mark.slow
 def test_a_network_that_rounds_by_the_place_in_a_batch_is_solved_one_by_one(home):
     few = [*SAME, "model.network=net.py:PlaceNet", "steps=4"]
     assert "one by one" in done(home, *few, "limit=3", "name=alone").out
@@ -95,6 +99,7 @@ def test_a_network_that_rounds_by_the_place_in_a_batch_is_solved_one_by_one(home
     assert len(masks(run(home, "alone"))) == 3 and masks(run(home, "alone2")) == masks(run(home, "alone"))
 
 
+@pytest.mark.slow
 def test_bad_images_of_one_share_end_no_other(home):
     """torchrun ends all its processes when one ends with another code than 0."""
     (home / "mixed").mkdir()
@@ -110,6 +115,7 @@ def test_bad_images_of_one_share_end_no_other(home):
     assert summary(run(home, "mixed"))["n_skipped"] == 3 and not (run(home, "mixed") / "parts").exists()
 
 
+@pytest.mark.slow
 def test_shares_of_different_images_are_not_summed_up(home):
     done(home, *SHOWN, "share=1/2", "limit=4", "name=grew")
     assert "different images" in done(home, *SHOWN, "share=0/2", "name=grew").out
@@ -118,6 +124,7 @@ def test_shares_of_different_images_are_not_summed_up(home):
     check_equals_one(home, "grew")
 
 
+@pytest.mark.slow
 def test_a_share_that_joins_has_the_same_configuration(tmp_path):
     def check(*overrides):
         return partial(check_config, compose_plan(*overrides, folder=tmp_path))

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mpx.cli.arguments import answer_help
+
 FIXED = (
     "steps=20",
     "deterministic=true",
@@ -29,6 +31,9 @@ TOLERANCE = 1e-5
 
 
 def main() -> None:
+    answer_help(__doc__)
+    if len(sys.argv) < 3:
+        sys.exit("give two folders of checkouts: python scripts/same_masks.py OLD NEW (--help says more)")
     old, new = (Path(argument).resolve() for argument in sys.argv[1:3])
     options = [argument for argument in sys.argv[3:] if "=" in argument]
     presets = [argument for argument in sys.argv[3:] if "=" not in argument]

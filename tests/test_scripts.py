@@ -82,7 +82,7 @@ def test_no_method_comes_nearer_than_the_optimum_of_regions(tmp_path):
         assert value[2].item() == pytest.approx(value[:2].mean().item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("script", ["benchmark.py", "compare.py", "evaluate.py", "figure.py"])
+@pytest.mark.parametrize("script", ["benchmark.py", "compare.py", "evaluate.py", "figure.py", "same_masks.py"])
 def test_each_script_has_a_help(script, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     with pytest.raises(SystemExit) as end:

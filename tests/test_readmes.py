@@ -6,13 +6,17 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from mpx import config
 from mpx.data.synthetic import synthetic
+from mpx.masks.base import MaskContext
+from mpx.metrics.base import MetricContext, Need
 
 ROOT = Path(__file__).parents[1]
 READMES = [
@@ -89,6 +93,14 @@ def test_options_in_the_text_exist(path):
             if group in GROUPS:
                 for name in value.strip("[]").split(","):
                     assert name in config.options(group) or name == "null" or f"configs/{group}/{name}.yaml" in NEW, code
+
+
+def test_the_contracts_are_listed_in_full():
+    """What needs= takes, and the fields of the contexts that metrics and masks get."""
+    words = {word.strip('"') for word in re.findall(r"`([^`\n]+)`", DEVELOPMENT)}
+    words |= {word.removeprefix("context.") for word in words}
+    for names in (get_args(Need), *([field.name for field in fields(kind)] for kind in (MetricContext, MaskContext))):
+        assert not {*names} - words - {re.split(r"\W", word)[0] for word in words}
 
 
 def test_examples_of_the_library_run(tmp_path, monkeypatch):

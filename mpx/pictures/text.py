@@ -13,7 +13,7 @@ RULE = "#e4e4e8"
 MARK = "#d9466a"
 TARGET_BAR = "#f6cbd6"
 PAPER = "#ffffff"
-SMALLEST = 0.7  # size of a left text that would not fit otherwise, as a share of the line's
+SMALLEST = 0.8  # size of a left text that would not fit otherwise, as a share of the line's
 
 
 def draw_text(page: Image.Image, place: tuple[int, int, int], left: str, right: str, size: int, ink: str = INK) -> None:

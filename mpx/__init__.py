@@ -13,7 +13,7 @@ if "OMP_WAIT_POLICY" not in os.environ:  # torch reads it at import: idle thread
 if TYPE_CHECKING:
     from mpx.api import explain
     from mpx.captum_api import MeaningfulPerturbation
-    from mpx.config import method, task
+    from mpx.config import method, part, task
     from mpx.evaluation import evaluate
     from mpx.explanation import Explanation
     from mpx.mask_learner import MaskLearner
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mpx.tasks.base import Task
 
 __all__ = ["Classifier", "Explanation", "MaskLearner", "MeaningfulPerturbation", "Task", "evaluate", "explain",
-           "method", "task"]  # fmt: skip
+           "method", "part", "task"]  # fmt: skip
 __version__ = "0.1.0"
 
 _MODULES = {
@@ -33,6 +33,7 @@ _MODULES = {
     "evaluate": "mpx.evaluation",
     "explain": "mpx.api",
     "method": "mpx.config",
+    "part": "mpx.config",
     "task": "mpx.config",
 }
 

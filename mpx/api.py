@@ -111,8 +111,8 @@ def explain(
         returns for B images to the number (B,) that is explained: task=Regression(function=target).
     task: what of the network's output is explained: an option's name in configs/task/ or an mpx.Task, e.g.
         mpx.task("segmentation", "task.region=image"); None: the Classifier's.
-    perturbation, mask, score, ranking, optimizer, scheduler, stop: an option's name in configs/, or a function of the same
-        contract.
+    perturbation, mask, score, ranking, optimizer, scheduler, stop: an option's name in configs/, a function of the same
+        contract, or an option with options of its own: mpx.part("perturbation", "blur_gaussian", sigma=3).
     regularizers: further terms, name -> (weight, an option's name or a function as in mpx.regularizers).
     explainer: a baseline in the place of the learnt mask, e.g. "gradcam"; the optimization's options have no effect then.
     method: all of these at once, e.g. a published method: method=mpx.method("extremal2019").

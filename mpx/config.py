@@ -18,13 +18,16 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mpx.config_errors import error_sentence, missing_target, targets, unknown_key, unused_weight, warn_of_unread
 from mpx.config_options import check_options
-from mpx.config_schema import CONFIGS, REQUIRED_GROUPS, SCHEMA, compose, groups, options
+from mpx.config_schema import CONFIGS, INTERPOLATED, REQUIRED_GROUPS, SCHEMA, compose, groups, options
 from mpx.errors import names_unknown_arguments, with_place
 from mpx.learning.method import Method
 from mpx.tasks.base import Task
 
 CALLED_AT_ONCE = ("task", "dataset", "model")  # mpx calls the functions of all other nodes itself, with tensors or a context
 GLOBAL_GROUPS = ("regularizer", "augment", "metric")  # options of these write to root keys of other names
+# groups whose options explain() and evaluate() take as functions
+PARTS = ("perturbation", "mask", "score", "regularizer", "ranking", "optimizer", "scheduler", "stop", "gradient",
+         "explainer", "metric")  # fmt: skip
 HINT = ': write it as on the command line, e.g. "steps=30"'
 
 Node = DictConfig | Mapping[str, Any]
@@ -47,6 +50,19 @@ def option(group: str, choice: str | Callable[..., Any], **root: Any) -> Callabl
     cfg = OmegaConf.merge(loaded, root)  # a file that owns a root key keeps its part one level down, e.g. regularizers.l1
     assert isinstance(cfg, DictConfig)
     return build(next(node[choice] for node in cfg.values() if isinstance(node, DictConfig)), group)
+
+
+def part(group: str, name: str, /, **options: Any) -> partial[Any]:
+    """Return an option of a group for explain() or evaluate(), with options of its own, e.g. "blur_gaussian", sigma=3.
+
+    group: of PARTS. The options that are not given are those of the file configs/<group>/<name>.yaml.
+    """
+    if group not in PARTS:
+        raise ValueError(f"{group!r} is not a group of parts: choose one of {', '.join(PARTS)}")
+    cfg = compose()
+    built = partial(option(group, name, **{key: cfg[key] for key in (*INTERPOLATED, "steps")}), **options)
+    check_options(built, group)
+    return built
 
 
 def build(node: Node, name: str) -> Any:

@@ -71,6 +71,11 @@ class Explanation:
         return self.evidence.mean((1, 2, 3))
 
     @property
+    def is_learnt(self) -> bool:
+        """Whether the mask was learnt; False: it is an explainer's saliency, which has no iterations."""
+        return self.iterations[-1] > 0
+
+    @property
     def evidence(self) -> Tensor:
         """(B,1,H,W) in [0,1]: 1 - mask, or the mask in a preservation."""
         return evidence_of(self.mask, self.game)

@@ -66,9 +66,10 @@ def tv(
 ) -> Tensor:
     """Total variation sum |grad s|^beta by forward differences (Fong & Vedaldi 2017, equation 4).
 
-    isotropic: (dx^2+dy^2)^(beta/2), as the authors' code; otherwise |dx|^beta + |dy|^beta, as the predecessor's, whose mean
-    is over the differences of each axis. cells: differences are per 1/cells of the image's side, so that the same mask costs
-    the same at every mask_size (28 is the papers' grid); None for differences per cell.
+    isotropic: (dx^2+dy^2)^(beta/2), as the authors' code; otherwise |dx|^beta + |dy|^beta, as in
+    jacobgil/pytorch-explain-black-box, whose mean is over the differences of each axis.
+    cells: differences are per 1/cells of the image's side, so that the same mask costs the same at every mask_size (28 is
+    the papers' grid); None for differences per cell.
     """
     if not beta > 0:
         raise ValueError(f"regularizers.tv.beta={beta} must be above 0")

@@ -102,6 +102,25 @@ def test_predecessors_constants():
     torch.testing.assert_close(mean_tv(s, regularizer_context(s)), rows.mean((1, 2, 3)) + cols.mean((1, 2, 3)))
 
 
+def test_a_part_has_options_of_its_own():
+    """The others are the file's; root keys that it reads are config.yaml's."""
+    root = {"mask_size": 28, "steps": 60}
+    for group, name, options in (
+        ("perturbation", "blur_gaussian", {"sigma": 3.0}),
+        ("mask", "grid", {"init": "disc"}),
+        ("regularizer", "tv", {"beta": 2.0}),
+        ("scheduler", "linear", {"end_factor": 0.5}),
+    ):
+        assert config.part(group, name, **options).keywords == config.option(group, name, **root).keywords | options
+    for arguments, options, sentence in (
+        (("perturbation", "blur_gaussian"), {"sigm": 3}, "perturbation.sigm is not an option of blur_gaussian; near"),
+        (("perturbation", "blur"), {}, "perturbation='blur' is not an option: choose one of black, "),
+        (("task", "regression"), {}, "'task' is not a group of parts: choose one of perturbation, "),
+    ):
+        with pytest.raises(ValueError, match=re.escape(sentence)):
+            config.part(*arguments, **options)
+
+
 def test_any_optimizer_by_its_path():
     overrides = "optimizer=adam", "optimizer._target_=torch.optim.RMSprop", "+optimizer.momentum=0.5"
     method = config.build_method(config.compose(*overrides))

@@ -1,18 +1,23 @@
 """The READMEs and the notebook: every link leads somewhere, every option exists, every example runs."""
 
+import csv
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from mpx import config
 from mpx.data.synthetic import synthetic
+from mpx.masks.base import MaskContext
+from mpx.metrics.base import MetricContext, Need
 
 ROOT = Path(__file__).parents[1]
 READMES = [
@@ -91,6 +96,14 @@ def test_options_in_the_text_exist(path):
                     assert name in config.options(group) or name == "null" or f"configs/{group}/{name}.yaml" in NEW, code
 
 
+def test_the_contracts_are_listed_in_full():
+    """What needs= takes, and the fields of the contexts that metrics and masks get."""
+    words = {word.strip('"') for word in re.findall(r"`([^`\n]+)`", DEVELOPMENT)}
+    words |= {word.removeprefix("context.") for word in words}
+    for names in (get_args(Need), *([field.name for field in fields(kind)] for kind in (MetricContext, MaskContext))):
+        assert not {*names} - words - {re.split(r"\W", word)[0] for word in words}
+
+
 def test_examples_of_the_library_run(tmp_path, monkeypatch):
     pytest.importorskip("pytorch_lightning")
     monkeypatch.chdir(tmp_path)
@@ -99,7 +112,9 @@ def test_examples_of_the_library_run(tmp_path, monkeypatch):
     scope = {"network": network, "images": torch.rand(2, 3, 64, 64), "targets": torch.tensor([3, 285])}
     for block in blocks(READMES[0], "python"):
         exec(block, scope)
-    assert (tmp_path / "panel.png").exists() and any((tmp_path / "logs").rglob("metrics.csv"))
+    (curves,) = (tmp_path / "logs").rglob("metrics.csv")
+    steps = [int(line["step"]) for line in csv.DictReader(curves.open()) if line["loss/total"]]
+    assert (tmp_path / "panel.png").exists() and steps[:3] == [9, 19, 29]
 
 
 SMALL = ("model=synthetic", "dataset=synthetic", "limit=2", "target=label", "metric=[]", "steps=6", "threads=1")

@@ -2,8 +2,8 @@
 
 An explainer is a function `(images (B,C,H,W) in [0,1], classifier, targets (B,), context: ExplainerContext, **options)` that
 returns the relevance (B,1,H,W): any real numbers, higher where there is more evidence for the target. The relevance of a row
-does not depend on the other rows. The classifier is frozen and stays as it was. At most `max_batch` images go through it at
-once.
+does not depend on the other rows. The classifier is frozen and stays as it was. At most `max_batch` images, an option of the
+explainer, go through it at once; an explainer without this option does not run the network.
 """
 
 from collections.abc import Callable, Iterator

@@ -29,12 +29,12 @@ def blur_gaussian(
 
 
 def blur_median(images: Tensor, context: PerturbationContext, kernel_size: int = 11) -> Tensor:
-    """Median over a square of `kernel_size` pixels (odd): the predecessor's blur during the optimization."""
+    """Median over a square of `kernel_size` pixels (odd), as jacobgil/pytorch-explain-black-box optimizes."""
     return median_blur(images, kernel_size)
 
 
 def blur_mean(images: Tensor, context: PerturbationContext, sigma: float = 5.0, kernel_size: int = 11) -> Tensor:
-    """Mean of a Gaussian and a median blur: the predecessor's blur for pictures and in its README."""
+    """Mean of a Gaussian and a median blur, as in the pictures of jacobgil/pytorch-explain-black-box."""
     return (gaussian_blur(images, sigma) + median_blur(images, kernel_size)) / 2
 
 

@@ -35,6 +35,9 @@ class PicturedExplanation(Protocol):
     @property
     def area(self) -> Tensor: ...  # (B,) share of the image that is the mask's evidence
 
+    @property
+    def is_learnt(self) -> bool: ...  # whether the mask was learnt; False: it is an explainer's saliency
+
 
 def evidence_state(explanation: PicturedExplanation) -> str:
     """Return whether the evidence is "kept" or "deleted" in `explanation.perturbed`."""

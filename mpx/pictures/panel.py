@@ -66,6 +66,7 @@ def _columns(explanation: PicturedExplanation, row: int) -> list[Column]:
         images.append(e.complement)
     image, *perturbed = [as_rgb(x[row], e.bands) for x in images]
     first = image if e.region is None else outlined(image, e.region[row])
+    measured = "mask" if e.is_learnt else "area"
     note = "nothing kept" if e.game == "preservation" else "all deleted"
     states = [
         (evidence_state(e), e.value_after, after, f"{note}: {text(float(e.value_reference[row]))}", e.answers_after[row]),
@@ -74,7 +75,7 @@ def _columns(explanation: PicturedExplanation, row: int) -> list[Column]:
     columns = [
         Column(to_tile(first), e.classes[row], text(float(e.value_before[row])), (before, math.nan), e.image_names[row],
                e.answers_before[row]),
-        Column(to_tile(overlay(image, e.saliency[row])), SALIENCY, f"mask {format_percent(float(e.area[row]))}",
+        Column(to_tile(overlay(image, e.saliency[row])), SALIENCY, f"{measured} {format_percent(float(e.area[row]))}",
                (math.nan, math.nan), "", []),
     ]  # fmt: skip
     for picture, (name, values, position, below, answers) in zip(perturbed, states):

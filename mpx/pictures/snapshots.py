@@ -29,7 +29,8 @@ def snapshots(
         pictures |= {"perturbed": explanation.perturbed, "complement": explanation.complement}
     shown = {name: to_image(as_rgb(x[row], explanation.bands)) for name, x in pictures.items()}
     encoded = {name: encode_jpeg(reduce_image(image, max_side), 85) for name, image in shown.items()}
-    frames = torch.linspace(0, len(explanation.iterations) - 1, min(len(explanation.iterations), MAX_FRAMES)).round().long()
+    recorded = len(explanation.iterations)
+    frames = torch.linspace(0, recorded - 1, min(recorded, MAX_FRAMES)).round().int().tolist()
     longer = max(explanation.images.shape[2:])
     h, w = (8 * max(1, round(side * frame_side / longer / 8)) for side in explanation.images.shape[2:])
     strip = F.interpolate(explanation.frame_evidence[frames, row].float(), (h, w), mode="area").round().byte()  # (F,1,h,w)

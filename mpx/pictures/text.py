@@ -1,4 +1,4 @@
-"""Text in pictures: one line with a left and a right part, shortened to fit; numbers as pictures and tables show them."""
+"""Text in pictures: one line with a left and a right part, fitted to its width; numbers as pictures and tables show them."""
 
 import unicodedata
 from bisect import bisect_right
@@ -13,18 +13,25 @@ RULE = "#e4e4e8"
 MARK = "#d9466a"
 TARGET_BAR = "#f6cbd6"
 PAPER = "#ffffff"
+SMALLEST = 0.8  # size of a left text that would not fit otherwise, as a share of the line's
 
 
 def draw_text(page: Image.Image, place: tuple[int, int, int], left: str, right: str, size: int, ink: str = INK) -> None:
-    """Draw two texts on one line at place (x, y, width): the right one in full, the left one shortened to the free width."""
+    """Draw two texts on one line at place (x, y, width): the right one in full, the left one in the width that is free.
+
+    A left text that is too long becomes smaller, to SMALLEST, and then loses its end.
+    """
     x, y, width = place
     draw = ImageDraw.Draw(page)
     font = _font(size)
     right_width = draw.textlength(right, font=font)
     draw.text((x + width - right_width, y), right, fill=ink, font=font)
     free = width - right_width - (size if right else 0)
-    left = shorten(drawable(left), free, lambda text: draw.textlength(text, font=font))
-    draw.text((x, y), left, fill=ink, font=font)
+    left = drawable(left)
+    smaller = max(round(SMALLEST * size), min(size, int(size * free / max(1.0, draw.textlength(left[:1000], font=font)))))
+    font = _font(smaller)
+    left = shorten(left, free, lambda text: draw.textlength(text, font=font))
+    draw.text((x, y + size - smaller), left, fill=ink, font=font)  # on the line of the right one
 
 
 def drawable(text: str) -> str:

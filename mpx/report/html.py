@@ -59,6 +59,7 @@ def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> 
         "names": list(dict.fromkeys(name for headline in headlines for name in headline)),
         "jobs": [{"name": job.name, "fault": job.fault, "numbers": texts} for job, texts in zip(jobs, headlines)],
         "bound": BOUND,
+        "learnt": any(job.is_learnt for job in jobs),
         "skipped": [(image, why, job.name if len(jobs) > 1 else "") for job in jobs for image, why in job.skipped],
         "policy": f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
         f"style-src {_policy_hash(style)}; script-src {_policy_hash(script)}",

@@ -39,13 +39,14 @@ class JobData:
     game: str = "deletion"
     quantity: str = "probability"  # what the values are
     bounded: bool = True  # whether they are in [0,1]
+    is_learnt: bool = True  # whether the masks were learnt; False: by an explainer, which plays no game
     paired: bool = False  # whether an image has two rows, a target and its opposite
     opposites: dict[str, Path] = field(default_factory=dict)  # name of such a row -> mask file of the other
 
     def cell(self, line: Line, columns: Sequence[str]) -> dict[str, Any]:
         """Return the name, the success (None: unknown) and the values of a row."""
         p = finite_number(line["value_normalised"])
-        success = None if p is None else p >= 1 - BOUND if self.game == "preservation" else p <= BOUND
+        success = None if p is None or not self.is_learnt else p >= 1 - BOUND if self.game == "preservation" else p <= BOUND
         return {"name": row_name(line), "success": success, "values": [finite_number(line.get(c)) for c in columns]}
 
     def page_entry(self) -> dict[str, Any]:
@@ -60,7 +61,7 @@ class JobData:
         counts = {"missing": self.summary.get("n_missing", 0), "skipped": len(self.skipped)}
         texts = {"rows": str(len(self.lines))} | {name: str(n) for name, n in counts.items() if n}
         share = format_percent(sum(successes) / len(successes)) if successes else ""
-        texts |= {"game": self.game, "success": share}
+        texts |= {"game": self.game, "success": share} if self.is_learnt else {}
         common = {name: self.summary[name] for name in ("value_normalised", "area") if name in self.summary}
         metrics = {name: values | {"value": values["mean"]} for name, values in common.items()}
         for name, metric in (metrics | self.summary.get("metrics", {})).items():
@@ -88,7 +89,7 @@ def read_job(folder: Path, name: str) -> JobData:
     pictured = (path.stem for path in (folder / "panels").glob("*.png"))
     masks = {name.encode("utf-8", "backslashreplace").decode(): folder / "masks" / f"{name}.npz" for name in pictured}
     reasons = [(line["image"], line["reason"]) for line in skipped]
-    stored = load_arrays(folder / lines[0]["mask"], ("game", "quantity", "bounded", "paired"))
+    stored = load_arrays(folder / lines[0]["mask"], ("game", "is_learnt", "quantity", "bounded", "paired"))
     task = {key: array.item() for key, array in stored.items()}
     pairs = pairs_of_lines(lines) if task.get("paired") else []
     opposites = {Path(one).stem: folder / other for a, b in pairs for one, other in ((a, b), (b, a))}

@@ -228,5 +228,6 @@ def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any],
     folder = plan.folder
     curves = f"\ncurves    tensorboard --logdir {folder}" if "tensorboard" in plan.loggers else ""
     pairs = f"  {folder}/pairs" if plan.task.is_paired else ""
-    pictures = f"pictures  {folder}/panels{pairs}  {folder}/evolution\n" if plan.pictures else ""
+    animations = "" if plan.method.explainer else f"  {folder}/evolution"
+    pictures = f"pictures  {folder}/panels{pairs}{animations}\n" if plan.pictures else ""
     log.info(f"\n{report}{pictures}numbers   {folder}/results.csv{curves}")

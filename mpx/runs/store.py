@@ -1,4 +1,4 @@
-"""Rows on disk: a panel, an animation and a mask file each.
+"""Rows on disk: a panel, an animation (of a learnt mask) and a mask file each.
 
 The mask file is written last. A mask file that can be read therefore means that the row's other files are complete; it holds
 all that the tables, the mean curves and report.html need. Nothing is pickled.
@@ -30,13 +30,15 @@ TEXTS = ("image", "class", "row_key", "made_from", "computed_with")
 
 
 def save_row(folder: str | Path, explanation: "Explanation", row: int, pictures: bool = True, **provenance: Any) -> None:
-    """Write row `row`: panels/<name>.png and evolution/<name>.gif where `pictures`, then masks/<name>.npz.
+    """Write row `row`: where `pictures`, panels/<name>.png and evolution/<name>.gif of a learnt mask, then masks/<name>.npz.
 
     provenance: more entries of the mask file, see PROVENANCE.
     """
     folder = Path(folder)
     name = explanation.names[row]
-    drawn = [encode_png(draw_panel(explanation, row)), animation_gif(explanation, row)] if pictures else []
+    drawn = [encode_png(draw_panel(explanation, row))] if pictures else []
+    if pictures and explanation.is_learnt:
+        drawn.append(animation_gif(explanation, row))
     for path, data in zip(picture_files(folder, name), drawn):
         write_file(path, data)
     values = {
@@ -47,6 +49,7 @@ def save_row(folder: str | Path, explanation: "Explanation", row: int, pictures:
         "curves": np.array([curve[:, row].tolist() for curve in explanation.curves.values()], np.float32),  # (terms, steps)
         **row_values(explanation, row),
         "game": explanation.game,
+        "is_learnt": explanation.is_learnt,
         "pictures": pictures,
         "picture_digest": sha256(b"".join(drawn)).hexdigest(),
         **(snapshots(explanation, row) if pictures else {}),

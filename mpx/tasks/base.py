@@ -35,7 +35,10 @@ class Answer(NamedTuple):
 class Task:
     """A task; a subclass has `logits`, and the other methods where they differ from these.
 
-    quantity: the words for the number that people read; low, high: its range; support_unit: what metrics are computed of.
+    quantity: what the number that people read (`value`) is called; low, high: its range.
+    support_unit: what `support` measures, in words; metrics are computed from it. It stands in error sentences and in
+        summary.json. In a regression the quantity is the predicted value; the support has the unit "what full perturbation
+        changes".
     """
 
     quantity = "probability"

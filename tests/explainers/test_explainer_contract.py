@@ -25,7 +25,7 @@ from mpx.explainers.base import to_saliency
 
 pytest.importorskip("captum")
 
-NETWORKS = [name for name in EXPLAINERS if name not in ("center", "files")]
+NETWORKS = [name for name in EXPLAINERS if "max_batch" in OPTIONS[name].keywords]  # the others do not run the network
 
 PIXELS = ["gradient", "smoothgrad", "integrated_gradients", "occlusion", "rise", "smdl", "vps"]  # use no layer
 
@@ -145,6 +145,13 @@ def test_yaml_options_are_the_functions_defaults(name):
     parameters = inspect.signature(part.func).parameters
     assert list(parameters)[:4] == ["images", "classifier", "targets", "context"]
     assert part.keywords == {k: p.default for k, p in parameters.items() if p.default is not p.empty}
+
+
+@pytest.mark.parametrize("name", [name for name in EXPLAINERS if name not in NETWORKS])
+def test_an_explainer_without_max_batch_does_not_run_the_network(name, maps):
+    network = network_for(name)
+    fail_after(network, 0)
+    assert explain(name, frozen(network), folder=maps).shape == (3, 1, 32, 32)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -11,7 +11,7 @@ from mpx.pictures.colours import COLOUR_TABLE, heatmap, overlay
 from mpx.pictures.encoding import TILE, to_tile, to_uint8
 from mpx.pictures.pair import two_colours
 from mpx.pictures.panel import draw_panel, draw_sheet, draw_thumbnail_panel, panel_layout
-from mpx.pictures.text import drawable, format_percent, shorten
+from mpx.pictures.text import draw_text, drawable, format_percent, shorten
 from mpx.runs.tables import row_values
 
 LUMINANCE = torch.tensor([0.2126, 0.7152, 0.0722])
@@ -127,6 +127,25 @@ def test_the_animation_says_what_was_recorded(explanation, monkeypatch):
     assert [left for left, _ in texts if "iteration" in left] == [f"iteration {k} of 30" for k in (0, 10, 20, 30)]
     seen = [right for _, right in texts if right.startswith("p ")]
     assert seen == [f"p {p:.3f}" for p in e.frame_values[:, 1].tolist()]
+
+
+def test_an_explainers_area_is_not_called_a_mask(explanation, monkeypatch):
+    texts = []
+    monkeypatch.setattr("mpx.pictures.panel.draw_text", lambda page, place, left, right, *rest: texts.append(right))
+    for frames in (2, 1):
+        draw_panel(explanation(frames=frames), 0)
+    assert [text.split()[0] for text in texts if text.endswith("%")] == ["mask", "area"]
+
+
+def test_a_title_becomes_smaller_before_it_is_cut():
+    """Its end differs in the picture only where the end is drawn."""
+    pages = []
+    for end in "mw":
+        for length in (9, 11, 40):
+            page = Image.new("RGB", (160, 24), "#fff")
+            draw_text(page, (0, 0, 160), "n" * length + end, "p 0.5", 16)
+            pages.append(page.tobytes())
+    assert [a != b for a, b in zip(pages[:3], pages[3:])] == [True, True, False]
 
 
 def test_a_nan_is_drawn_not_fatal(explanation):

@@ -130,9 +130,23 @@ def test_no_curves_no_nan(tmp_path, explanation):
     set_values(e, 0.2, 0.9)
     e.frame_values[:] = torch.nan
     blocks = Pieces(html.write_report(save(tmp_path, e))).blocks
-    assert "curves" not in blocks["d0-0"] and blocks["d0-0"]["values"] == [None]
+    assert "curves" not in blocks["d0-0"] and blocks["d0-0"]["values"] == [None] and blocks["d0-0"]["iterations"] == [0]
     assert blocks["page"]["rows"][0]["cells"][0]["success"] is None
     assert "NaN" not in (tmp_path / "report.html").read_text().replace("isNaN", "").replace("|| NaN", "")
+
+
+def test_an_explainer_plays_no_game(tmp_path, explanation):
+    """Nothing was learnt: no success, no iterations and no animation."""
+    for frames, is_learnt in ((2, True), (1, False)):
+        e, folder = explanation(frames=frames), tmp_path / f"{frames}"
+        set_values(e, 0.05, 0.0)
+        path = html.write_report(save(folder, e))
+        assert Pieces(path).blocks["page"]["rows"][0]["cells"][0]["success"] is (True if is_learnt else None)
+        for words in ("<dt>game</dt>", "<dt>success</dt>", "A mask succeeds"):
+            assert (words in path.read_text()) is is_learnt, words
+        assert (folder / "evolution/cup-1-mug.gif").exists() is is_learnt and (folder / "panels/cup-1-mug.png").exists()
+        with np.load(folder / "masks/cup-1-mug.npz") as file:
+            assert file["iterations"].shape == file["frame_values"].shape == (frames,)
 
 
 def test_what_works(tmp_path, explanation):

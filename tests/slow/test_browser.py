@@ -92,6 +92,22 @@ def test_sliders_and_views(tmp_path, explanation, browse):
 
 
 @pytest.mark.slow
+def test_an_explainers_saliency_is_shown(tmp_path, monkeypatch, browse, mpx):
+    monkeypatch.chdir(tmp_path)
+    small = ("model=synthetic", "dataset=synthetic", "limit=2", "target=label", "metric=[]", "threads=1")
+    code, out, err = mpx(*small, "explainer=center", "name=center")
+    assert code == 0, out + err
+    page = browse(tmp_path / "outputs/center/report.html")
+    wait(page, "document.querySelector('.card canvas').width > 1")
+    colours = torch.tensor(page.evaluate(PIXELS, ".card canvas")).view(-1, 4)[:, :3]
+    assert (colours[:, 0] - colours[:, 1]).max() > 30  # the photo is in grey, the evidence in colour
+    page.click(".card a")
+    page.wait_for_selector("#views canvas")
+    assert not page.is_visible("#iteration") and page.is_visible("#opacity")
+    assert not {"game", "fails", "succeeds"} & {*page.inner_text("header").split(), *page.inner_text("#gallery").split()}
+
+
+@pytest.mark.slow
 def test_filters_sorting_and_hostile_names(tmp_path, explanation, browse):
     names = [f"row{k}" for k in range(5)]
     e = explanation(names=names, classes=HOSTILE)

@@ -292,7 +292,7 @@ async function open(r, j) {
   $("sliders").hidden = !view;
   $("sliders").style.display = view ? "" : "none";
   if (view) {
-    for (const control of ["iteration", "play"]) $(control).disabled = view.last === 0;
+    $("iteration").parentElement.style.display = view.last ? "" : "none";
     $("iteration").max = view.last;
     $("iteration").value = Math.round(share * view.last);
   }
@@ -323,8 +323,9 @@ function figures(visit) {
   });
   image("pair", "orange: evidence of this class, blue: of the other");
   const [under, opposite] = kept(j);
-  image("perturbed", `evidence ${under} at the end`, number(cell, "value_after"));
-  image("complement", `evidence ${opposite} at the end`, number(cell, "value_complement"));
+  const end = view?.last ? " at the end" : ""; // an explainer has no iterations
+  image("perturbed", `evidence ${under}${end}`, number(cell, "value_after"));
+  image("complement", `evidence ${opposite}${end}`, number(cell, "value_complement"));
   $("views").replaceChildren(...new Set([first, rest]));
 }
 
@@ -337,7 +338,7 @@ function draw() {
   $("iteration").setAttribute("aria-valuetext", `iteration ${$("iterated").textContent}`);
   views.forEach((one, k) => {
     if (!one) return;
-    const f = Math.round((frame / Math.max(1, view.last)) * one.last);
+    const f = view.last ? Math.round((frame / view.last) * one.last) : one.last; // an explainer stands beside finished masks
     const found = overlay(canvases[k], one, f, strength);
     const area = f === one.last ? number(rows[r].cells[k], "area") : found;
     canvases[k].said.textContent = `evidence · area\u00a0${percent(area)} · ${word}\u00a0${value(one.data.values[f])}`;

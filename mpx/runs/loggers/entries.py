@@ -43,7 +43,7 @@ class RowEntry:
     saliency: list[tuple[int, float, Tensor]]  # (iteration, time, values in [0,1]) of every recorded iteration
     evolution: list[tuple[int, float, Image.Image]]  # image | saliency | perturbed image at up to MAX_IMAGES iterations
     panel: Image.Image
-    animation: bytes  # a GIF
+    animation: bytes | None  # a GIF; None of an explainer, which has no iterations
     end: tuple[int, float]  # last iteration and its time
 
 
@@ -77,7 +77,7 @@ def row_entry(explanation: Explanation, row: int) -> RowEntry:
             (explanation.iterations[f], time_of(explanation.iterations[f]), strip) for f, strip in zip(frames, strips)
         ],
         panel=draw_thumbnail_panel(explanation, row),
-        animation=animation_gif(explanation, row),
+        animation=animation_gif(explanation, row) if explanation.is_learnt else None,
         end=(last, time_of(last)),
     )
 

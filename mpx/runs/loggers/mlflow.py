@@ -29,10 +29,11 @@ class MLFlowWriter(LogWriter):
         for iteration, _, image in row.evolution:
             client.log_image(run, image, f"{row.name}/evolution/{iteration:06}.png")
         client.log_image(run, row.panel, f"{row.name}/panel.png")
-        with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / "animation.gif"
-            path.write_bytes(row.animation)
-            client.log_artifact(run, str(path), row.name)
+        if row.animation:
+            with tempfile.TemporaryDirectory() as temporary:
+                path = Path(temporary) / "animation.gif"
+                path.write_bytes(row.animation)
+                client.log_artifact(run, str(path), row.name)
 
     def write_summary(self, summary: SummaryEntry) -> None:
         run = self._open()

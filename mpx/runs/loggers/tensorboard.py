@@ -32,7 +32,8 @@ class TensorBoardWriter(LogWriter):
             for iteration, time, image in row.evolution:
                 self._add_image(logger, "pictures/evolution", encode_jpeg(image), iteration, time)
             self._add_image(logger, "pictures/panel", encode_jpeg(row.panel), *row.end)
-            self._add_image(logger, "pictures/animation", row.animation, *row.end)  # TensorBoard plays a GIF
+            if row.animation:
+                self._add_image(logger, "pictures/animation", row.animation, *row.end)  # TensorBoard plays a GIF
             self._publish(logger, temporary, row.name)
 
     def write_summary(self, summary: SummaryEntry) -> None:

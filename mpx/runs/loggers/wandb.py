@@ -31,8 +31,9 @@ class WandbWriter(LogWriter):
         for iteration, _, image in row.evolution:
             self.logger.log_image(f"{row.name}/evolution", [image], iteration)
         self.logger.log_image(f"{row.name}/panel", [row.panel], row.end[0])
-        video = wandb.Video(io.BytesIO(row.animation), format="gif")
-        self.logger.experiment.log({f"{row.name}/animation": video, "trainer/global_step": row.end[0]})
+        if row.animation:
+            video = wandb.Video(io.BytesIO(row.animation), format="gif")
+            self.logger.experiment.log({f"{row.name}/animation": video, "trainer/global_step": row.end[0]})
 
     def write_summary(self, summary: SummaryEntry) -> None:
         self.is_open = True

@@ -31,9 +31,8 @@ from mpx.learning.method import Method, check_regularizers
 from mpx.models.bare import as_classifier
 from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
-from mpx.runs.tables import table_rows
+from mpx.runs.doubtful import warn_of_doubtful_rows
 from mpx.tasks.base import Task
-from mpx.tasks.normalised import doubtful_rows
 
 # arguments of explain() that are not part of a method
 OUTSIDE_A_METHOD = ("model", "images", "target", "task", "method", "batch_size", "deterministic", "frames", "on_step")
@@ -163,8 +162,7 @@ def _explain(
                 raise ValueError(sentence)
             parts.append((solution.rows[0].image_index, solution.explanation))
     explanation = join([explanation for _, explanation in sorted(parts, key=lambda part: part[0])])
-    for sentence in doubtful_rows(table_rows(explanation), explanation.task):
-        warnings.warn(sentence, stacklevel=2)
+    warn_of_doubtful_rows(explanation)
     return explanation
 
 

@@ -6,7 +6,7 @@ Only mpx/config*.py and mpx/cli import Hydra and OmegaConf.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from mpx.config_errors import error_sentence, missing_target, targets, unknown_key, unused_weight, warn_of_unread
 from mpx.config_options import check_options
 from mpx.config_schema import CONFIGS, INTERPOLATED, REQUIRED_GROUPS, SCHEMA, compose, groups, options
-from mpx.errors import names_unknown_arguments, with_place
+from mpx.errors import names_unknown_arguments, near, own_code_error, with_place
 from mpx.learning.method import Method
 from mpx.tasks.base import Task
 
@@ -40,10 +40,7 @@ def option(group: str, choice: str | Callable[..., Any], **root: Any) -> Callabl
     """
     if callable(choice):
         return choice
-    if choice not in options(group):
-        raise ValueError(
-            f"{group}={choice!r} is not an option: choose one of {', '.join(options(group))}, or pass a function"
-        )
+    _check_option(group, choice, "; a function works, too")
     loaded = OmegaConf.load(CONFIGS / group / f"{choice}.yaml")
     if "_target_" in loaded:
         return build(OmegaConf.create({**root, group: loaded})[group], group)
@@ -65,6 +62,23 @@ def part(group: str, name: str, /, **options: Any) -> partial[Any]:
     return built
 
 
+def other_perturbations(names: Sequence[str]) -> dict[str, Callable[..., Any]]:
+    """Return name -> perturbation of the names in `other_perturbations`."""
+    for name in names:
+        _check_option("perturbation", name, key="other_perturbations")
+    return {name: option("perturbation", name) for name in names}
+
+
+def _check_option(group: str, choice: object, otherwise: str = "", key: str = "") -> None:
+    """Raise ValueError for a name that no file in configs/<group>/ has.
+
+    otherwise: what may stand in its place; key: of the configuration, by default the group.
+    """
+    if choice not in options(group):
+        near_it = near(choice, options(group))
+        raise ValueError(f"{key or group}={choice!r} is not an option{near_it} (mpx --help lists all){otherwise}")
+
+
 def build(node: Node, name: str) -> Any:
     """Instantiate one part and check its options against its signature; name: of the node, for error sentences."""
     target = _check_target(node, name)
@@ -74,7 +88,7 @@ def build(node: Node, name: str) -> Any:
         part = instantiate(node)
     except Exception as error:  # Hydra wraps whatever the target raised
         cause = error.__cause__ or error
-        if isinstance(cause, ValueError):
+        if isinstance(cause, ValueError) and not own_code_error(cause):
             raise cause from None
         if isinstance(cause, MissingMandatoryValue):
             raise ValueError(f"{cause.full_key} has no value: give {cause.full_key}=...") from None
@@ -164,8 +178,7 @@ def _augmentations(cfg: DictConfig, group: str) -> list[Callable[..., Any]]:
 @names_unknown_arguments(HINT)
 def method(experiment: str, *overrides: str) -> Method:
     """Return a published method (`experiment=`) for explain(), with overrides as on the command line."""
-    if experiment not in options("experiment"):
-        raise ValueError(f"experiment={experiment!r} is not an option: choose one of {', '.join(options('experiment'))}")
+    _check_option("experiment", experiment)
     method_keys = {field.name for field in fields(Method)} | {"area", "mask_size", "lr", "regularizer", "augment"}
     for override in overrides:
         if not isinstance(override, str):
@@ -184,8 +197,7 @@ def method(experiment: str, *overrides: str) -> Method:
 @names_unknown_arguments(HINT)
 def task(name: str, *overrides: str) -> Task:
     """Return a task (`task=`) for explain() and MaskLearner, with overrides as on the command line: "task.region=image"."""
-    if name not in options("task"):
-        raise ValueError(f"task={name!r} is not an option: choose one of {', '.join(options('task'))}, or pass an mpx.Task")
+    _check_option("task", name, "; an mpx.Task works, too")
     for override in map(str, overrides):
         if not override.lstrip("+~").startswith("task."):
             raise ValueError(f"{override} is not an option of the task: write e.g. task.region=image")

@@ -1,6 +1,7 @@
 """Sentences for errors in a configuration: each names the value, the allowed values and the next step. Imports no torch."""
 
 import importlib
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from mpx.cli.menu import root_keys
-from mpx.config_schema import ENGINES, INTERPOLATED, options, readers
+from mpx.config_schema import ENGINES, INTERPOLATED, SEVERAL, options, readers
 from mpx.errors import OwnCodeError, first_line, near, place, with_place
 
 KINDS = {IntegerNode: "a whole number", FloatNode: "a number", BooleanNode: "true or false", StringNode: "text"}
@@ -140,4 +141,7 @@ def _config_error(error: HydraException | OmegaConfBaseException) -> str:
     text = first_line(cause)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         text = f"{cause.full_key}: {text}"
-    return f"{text}; quote a value that holds a comma, 'key=\"a,b\"', or add -m to sweep" if "Ambiguous" in text else text
+    ambiguous = re.match("Ambiguous value for argument '(.+?)=(.*)'", text)
+    if ambiguous and ambiguous[1] in SEVERAL:
+        return f"{ambiguous[1]}={ambiguous[2]}: write {ambiguous[1]}=[{ambiguous[2]}] for several, or add -m to sweep"
+    return f"{text}; quote a value that holds a comma, 'key=\"a,b\"', or add -m to sweep" if ambiguous else text

@@ -45,7 +45,7 @@ def build_plan(
     job.
     """
     method = config.build_method(cfg)
-    _check_settings(cfg)
+    _check_settings(cfg, overrides)
     plain_config = to_plain(cfg)
     return RunPlan(
         folder=folder,
@@ -156,7 +156,7 @@ def build_other_perturbations(cfg: DictConfig) -> dict[str, Callable[..., Any]]:
         raise ValueError(
             f"other_perturbations={names!r} must be a list of perturbations, e.g. other_perturbations=[mean_color,noise]"
         )
-    return {name: config.option("perturbation", name) for name in names}
+    return config.other_perturbations(names)
 
 
 def build_trainer(cfg: DictConfig) -> Callable[..., pl.Trainer]:
@@ -190,7 +190,9 @@ def _check_trainer(cfg: DictConfig) -> None:
         raise ValueError(f"trainer.max_epochs={cfg.trainer.max_epochs} must be 1: steps= sets the number of iterations")
 
 
-def _check_settings(cfg: DictConfig) -> None:
+def _check_settings(cfg: DictConfig, overrides: list[str]) -> None:
+    if cfg.images is not None and "dataset=sample" in overrides:  # else it is the default, which images= replaces
+        raise ValueError(f"images={cfg.images} and dataset=sample name two sources: give one of them")
     if cfg.target == []:
         raise ValueError('target=[] names no class: give "top1", "label", an index or a class name')
     for key, minimum in (("limit", 1), ("log_images", 0), ("frames", 2)):

@@ -33,6 +33,7 @@ SCHEMA = {
 # groups of which an option must be chosen; the others may be null
 REQUIRED_GROUPS = ("model", "task", "dataset", "perturbation", "mask", "score", "ranking", "optimizer", "trainer")
 LISTS = ("regularizer", "augment", "metric")  # groups whose default is a list of options
+SEVERAL = (*LISTS, "logger", "callbacks")  # groups of which several options may be chosen
 INTERPOLATED = ("mask_size", "lr")  # root keys that only the YAML of some options reads, as ${lr}
 ConfigStore.instance().store("mpx_schema", SCHEMA)
 

@@ -1,8 +1,10 @@
 """evaluate(): metrics of an explanation in Python, the numbers that a run writes to results.csv."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,9 +18,11 @@ from mpx.learning.method import Method
 from mpx.learning.rows import Row
 from mpx.metrics.base import as_metric
 from mpx.models.bare import as_classifier
-from mpx.operators import unwrap
+from mpx.models.classifier import Classifier
+from mpx.operators import describe, unwrap
+from mpx.runs.doubtful import nothing_to_lose
 from mpx.runs.evaluation import Evaluator, needs_annotations
-from mpx.runs.tables import metric_columns
+from mpx.runs.tables import metric_columns, table_rows
 from mpx.tasks.difference import ModelDifference
 
 BATCH = 16  # rows that are evaluated together
@@ -48,10 +52,12 @@ def evaluate(
     if not isinstance(e.method, Method):
         raise ValueError("this explanation does not say by which method it was made: give what explain() returned")
     names = config.compose().other_perturbations if other_perturbations is None else other_perturbations
-    others = {name: config.option("perturbation", name) for name in names}
+    others = config.other_perturbations(names)
     functions = {name: as_metric(function) for name, function in _named(metric).items()}
     if regions is None and (needing := needs_annotations(functions)):
         raise ValueError(f"metric {needing[0]} compares with where the target is: give regions=, (B,1,H,W) of True there")
+    _check_regions(regions, e)
+    _check_targets(e, classifier)
     rows = [
         Row(
             e.images[i], int(e.targets[i]), e.image_names[i],
@@ -69,7 +75,11 @@ def evaluate(
             values += evaluator.evaluate(rows[part], e.saliency[part], e.mask[part], e.value_normalised[part])
     lines = [metric_columns(line) for line in values]
     columns = [column for column in lines[0] if "@" not in column]  # points of curves have no column
-    return {name: torch.tensor([math.nan if line[name] is None else line[name] for line in lines]) for name in columns}
+    found = {name: torch.tensor([math.nan if line[name] is None else line[name] for line in lines]) for name in columns}
+    if any(column.isnan().all() for column in found.values()):
+        for sentence in nothing_to_lose(table_rows(e), e.task):
+            warnings.warn(sentence, stacklevel=2)
+    return found
 
 
 def _named(metric: Sequence[str | Callable] | Mapping[str, Callable]) -> Mapping[str, Callable]:
@@ -81,8 +91,28 @@ def _named(metric: Sequence[str | Callable] | Mapping[str, Callable]) -> Mapping
     return {one if isinstance(one, str) else unwrap(one).__name__: config.option("metric", one) for one in metric}
 
 
+def _check_regions(regions: Any, e: Explanation) -> None:
+    """Raise ValueError where regions are not (B,1,H,W) of True and False."""
+    shape = (len(e), 1, *e.images.shape[2:])
+    is_mask = isinstance(regions, Tensor) and regions.dtype is torch.bool and regions.shape == shape
+    if regions is not None and not is_mask:
+        kind = f" of {regions.dtype}" if isinstance(regions, Tensor) else ""
+        raise ValueError(f"regions={describe(regions)}{kind} must be a tensor (B,1,H,W) = {shape} of True and False")
+
+
+def _check_targets(e: Explanation, classifier: Classifier) -> None:
+    """Raise ValueError where the model lacks a class that is explained."""
+    with torch.no_grad(), classifier.frozen():
+        choices = classifier.task.target_choices(classifier(e.images[:1].to(classifier.device)))
+    if choices and (missing := set(e.targets.tolist()) - set(choices)):
+        raise ValueError(
+            f"model {classifier.name} has no class {min(missing)}, which is explained (it has 0 to {max(choices)}): give "
+            "the explained model"
+        )
+
+
 def _annotation(region: Tensor) -> Annotation:
     """Return a region (H,W) of True and False as an annotation of an image of this size."""
     height, width = region.shape
-    drawing = Image.fromarray(region.bool().cpu().numpy())
+    drawing = Image.fromarray(region.cpu().numpy())
     return Annotation(Region(draw=partial(Image.Image.copy, drawing)), (width, height), Preprocess((height, width)))

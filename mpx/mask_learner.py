@@ -5,6 +5,7 @@
     learner.explanation().panel(0)
 """
 
+import warnings
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 from mpx import config
 from mpx.errors import names_unknown_arguments
 from mpx.explanation import Explanation
-from mpx.learning.batch import RowBatch
+from mpx.learning.batch import RowBatch, without_gradient
 from mpx.learning.batching import prepare_batch
 from mpx.learning.inputs import as_images, make_rows, with_task
 from mpx.learning.learner import BatchLearner, SilentCallback
@@ -24,6 +25,7 @@ from mpx.learning.outcome import to_explanation
 from mpx.learning.rows import Row
 from mpx.models.bare import as_classifier
 from mpx.models.classifier import Classifier
+from mpx.runs.doubtful import warn_of_doubtful_rows
 from mpx.tasks.base import Task
 
 
@@ -116,4 +118,7 @@ class MaskLearner(BatchLearner):
             explanation, failures = to_explanation(self.row_batch.objective, self.row_batch.rows, self.rows)
         if failures:
             raise ValueError(next(iter(failures.values())))
+        if sentence := without_gradient(self.row_batch.rows):
+            warnings.warn(sentence, stacklevel=2)
+        warn_of_doubtful_rows(explanation)
         return explanation

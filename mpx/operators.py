@@ -10,12 +10,13 @@ optimizer     mpx.learning.optimizers       metric     mpx.metrics.base       ta
 
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpx.errors import first_line
 
@@ -60,6 +61,19 @@ def imported(path: str, option: str) -> Callable[..., Any]:
             f"{option}={path!r} cannot be imported ({first_line(error).rstrip('.')}): expected package.module:function or "
             "path/file.py:function"
         ) from error
+
+
+def check_call(kind: str, operator: Callable, arguments: str, returns: str) -> None:
+    """Raise ValueError where an operator cannot be called with these arguments, whose names are divided by ", "."""
+    function = operator.forward if isinstance(operator, nn.Module) else operator
+    try:
+        inspect.signature(function).bind(*arguments.split(", "))
+    except TypeError as error:
+        raise ValueError(
+            f"{kind} {dotted_name(operator)} cannot be called ({error}): its contract is f({arguments}) -> {returns}"
+        ) from error
+    except ValueError:  # of a builtin, whose signature is unknown
+        return
 
 
 def check_shape(kind: str, operator: Callable, value: object, axes: str, shape: tuple[int, ...]) -> None:

@@ -81,7 +81,7 @@ def class_activation(context: RankingContext, layer: str | int | None = None) ->
             relevance = gradcam(images, classifier, targets, context.explainer_context, layer=layer)
     except ValueError as error:
         if layer is not None:
-            raise
+            raise ValueError(str(error).replace("explainer.layer=", "ranking.layer=")) from error
         reason = str(error).replace("explainer.layer=", "ranking.layer=, or set ranking=trajectory")
         warnings.warn(f"ranking=prior has no prior here, so the mask alone ranks the pixels: {reason}", stacklevel=2)
         return torch.zeros_like(images[:, :1])

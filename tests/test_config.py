@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from mpx import config, config_plan, explain
+from mpx.cli.arguments import prepare
 from mpx.config_errors import error_sentence
 from mpx.config_schema import INTERPOLATED, SCHEMA
 from mpx.learning.method import Method
@@ -166,16 +167,17 @@ def test_an_error_while_building_names_the_option(override, names):
     "node, names",
     [
         ({"_target_": "lost.s"}, "dataset: lost.s raised KeyError: 'path'"),
+        ({"_target_": "lost.j"}, "dataset: lost.j raised JSONDecodeError: Expecting value: line 1 column 1 (char 0) (at "),
         ({"_target_": "mpx.data.datasets.sample", "_partial_": True}, "leave out the line _partial_: true"),
         ({"_target_": "this.s"}, "dataset: _target_ this.s: importing this raised ZeroDivisionError: division by zero"),
         ({"_target_": "that.s"}, "dataset: _target_ that.s: importing that failed: No module named 'nosuch'"),
-        ({"_target_": "lost.s", "of": [{"_target_": "lost.t"}]}, "dataset.of.0: _target_ lost.t: lost has no t; near it: s"),
+        ({"_target_": "lost.s", "of": [{"_target_": "lost.t"}]}, "dataset.of.0: _target_ lost.t: lost has no t; near it: "),
         ({"_target_": "builtins.dict", "a": {"_target_": "lost.s", "b": 1}}, "dataset: lost.s raised TypeError: s() got"),
     ],
 )
 def test_an_error_of_a_dataset_names_its_function(node, names, tmp_path, monkeypatch):
     (tmp_path / "this.py").write_text("1 / 0")
-    (tmp_path / "lost.py").write_text("def s():\n    return {}['path']")
+    (tmp_path / "lost.py").write_text("import json\ndef s():\n    return {}['path']\ndef j():\n    json.loads('')")
     (tmp_path / "that.py").write_text("import nosuch")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=re.escape(names)):
@@ -241,3 +243,29 @@ def test_null_leaves_a_group_out_whatever_chose_it(override):
     cfg = config.compose(*chosen, override)
     node = {"metric": "metrics", "augment": "image_augmentations"}.get(group, group)
     assert not cfg.get(node)
+
+
+@pytest.mark.parametrize("group, value", [("regularizer", "tv,l1"), ("metric", "deletion,road"), ("logger", "csv,wandb"),
+                                          ("callbacks", "early_stopping,x"), ("augment", "noise,flip")])  # fmt: skip
+def test_several_options_are_a_list(group, value):
+    with pytest.raises(HydraException) as error:
+        config.compose(f"{group}={value}")
+    assert error_sentence(error.value) == f"{group}={value}: write {group}=[{value}] for several, or add -m to sweep"
+
+
+def test_two_sources_of_images_or_two_methods_are_refused():
+    with pytest.raises(ValueError, match="images=a.png and dataset=sample name two sources"):
+        config_plan.compose_plan("images=a.png", "dataset=sample")
+    with pytest.raises(ValueError, match="^experiment=quick experiment=rise: give one method; -m experiment=quick,rise"):
+        prepare(["experiment=quick", "experiment=rise"])
+    with pytest.raises(ValueError, match="share=3 must be auto, array, or a part of the images such as 0/4"):
+        prepare(["share=3"])
+
+
+def test_a_misspelt_perturbation_of_the_metrics_is_told_with_what_was_meant():
+    with pytest.raises(ValueError, match="other_perturbations='noize' is not an option; near it: noise"):
+        config_plan.compose_plan("other_perturbations=[noize]")
+
+
+def test_one_band_is_a_number():
+    assert config_plan.compose_plan("bands=1", "model=synthetic").build_classifier(torch.device("cpu")).bands == (1,)

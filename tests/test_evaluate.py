@@ -66,6 +66,27 @@ def test_what_cannot_be_evaluated_is_one_sentence(metric, options, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "regions",
+    [torch.rand(2, 1, 96, 96), torch.ones(2, 96, 96, dtype=torch.bool), torch.ones(1, 1, 96, 96, dtype=torch.bool), [True]],
+)
+def test_regions_are_of_true_and_false(regions):
+    one = TASKS["classification"]
+    e = explain(one.classifier, one.photos, one.target, mask_size=12, steps=1, jitter=0)
+    with pytest.raises(ValueError, match=r"must be a tensor \(B,1,H,W\) = \(2, 1, 96, 96\) of True and False"):
+        evaluate(e, one.classifier, ["mass"], regions=regions)
+
+
+def test_a_model_without_the_class_is_refused_and_a_metric_without_values_is_told():
+    e = explain(Classifier(SquareNet()), PHOTOS, 1, mask_size=8, steps=2, ranking="mask")
+    single = torch.nn.Sequential(SquareNet(), torch.nn.Linear(2, 1))
+    with pytest.raises(ValueError, match="has no class 1, which is explained .it has 0 to 0.: give the explained model"):
+        evaluate(e, Classifier(single), [partial(deletion, step=256)])
+    absent = explain(Classifier(SquareNet()), PHOTOS, 0, mask_size=8, steps=2, ranking="mask")
+    with pytest.warns(UserWarning, match="2 of 2 rows have next to nothing to lose"):
+        assert evaluate(absent, Classifier(SquareNet()), ["cross_perturbation"])["cross_perturbation"].isnan().all()
+
+
 def test_two_models_are_those_of_the_classifier():
     classifier = Classifier(SquareNet(), task=ModelDifference(Classifier(SquareNet(top=20, left=4))))
     e = explain(classifier, PHOTOS, 1, mask_size=8, steps=4)

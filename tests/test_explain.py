@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import re
 from contextlib import nullcontext
 from functools import partial
@@ -215,6 +216,12 @@ class LogOdds(Plain):
         ({"perturbation": lambda images, _: None}, "returned NoneType: it must return (B,C,H,W) = (3, 3, 32, 32), a "),
         ({"perturbation": lambda x, _: lambda rng: x[:, :1]}, "returned (3, 1, 32, 32): it must return (B,C,H,W)"),
         ({"perturbation": lambda x, _: x * 5 - 3}, "they must be in [0,1]"),
+        ({"perturbation": lambda images: images}, "its contract is f(images (B,C,H,W), context) -> fully perturbed images"),
+        ({"perturbation": nn.Linear(2, 2)}, "its contract is f(images (B,C,H,W), context) -> fully perturbed images"),
+        ({"score": lambda logits: logits[:, 0]}, "its contract is f(logits (B,K), targets (B,), context) -> numbers (B,)"),
+        ({"mask": nn.Linear(2, 2)}, "mask=Linear(...) is a module: give a class, mask(context) -> its masks"),
+        ({"mask": lambda: 1}, "its contract is f(context) -> an mpx.masks.base.Mask; normally it is a class"),
+        ({"perturbation": "blur_medain"}, "perturbation='blur_medain' is not an option; near it: blur_median"),
         ({"mask": lambda context: nn.Identity()}, "is Identity: it must be a class that derives from Mask"),
         ({"mask": Shapeless}, "Plain.initial returned (3, 4): it must return (B,*self.shape) = (3,)"),
         ({"mask": Narrow}, "Narrow returned (3, 1, 32, 9): it must return (B,*mask_shape) = (3, 1, 32, 32)"),
@@ -286,6 +293,22 @@ def test_what_is_not_a_picture_is_refused():
         quick([to_pil_image(PHOTOS[0]), to_pil_image(PHOTOS[1]).resize((40, 40))])
     with pytest.raises(ValueError, match="nowhere.png"):
         quick("nowhere.png")
+
+
+def test_images_that_hold_nan_are_named():
+    images = PHOTOS.clone()
+    images[1, 0, 3, 3] = math.nan
+    with pytest.raises(ValueError, match="images hold NaN, the first of them image1"):
+        quick(images)
+
+
+def test_a_dict_is_told_which_tasks_read_one():
+    class Named(nn.Module):
+        def forward(self, x):
+            return {"scores": NET(x)}
+
+    with pytest.raises(ValueError, match="got dict for B=1 with 'scores': task=segmentation reads the key 'out', .* tensor"):
+        explain(Classifier(Named()), PHOTOS[:1], **OPTIONS)
 
 
 def test_a_file_listed_twice_is_refused(tmp_path):

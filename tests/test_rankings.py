@@ -47,6 +47,12 @@ def test_a_batch_is_its_single_rows(ranking):
     assert [(e.passes, e.forwards) for e in alone] == list(zip(together.passes, together.forwards))
 
 
+def test_a_layer_that_does_not_exist_is_that_of_the_ranking():
+    zeros = torch.zeros(1, 1, 32, 32)
+    with pytest.raises(ValueError, match="^ranking.layer='nolayer' is not a module"):
+        rankings.prior(zeros, context(zeros), layer="nolayer")
+
+
 @pytest.mark.parametrize("ranking", ["trajectory", "prior"])
 def test_more_evidence_ranks_higher_and_ties_are_ordered_by_the_search(ranking):
     evidence, trajectory = torch.zeros(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)

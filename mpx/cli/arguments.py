@@ -11,7 +11,7 @@ from pathlib import Path
 from mpx.cli import sweeper
 from mpx.cli.folders import sweep_folder
 from mpx.config_schema import claim_name, without_null_groups
-from mpx.runs.shares import launched_share
+from mpx.runs.shares import find_share, launched_share
 
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 PRINTS_ONLY = ("-c", "--cfg", "-i", "--info", "-sc", "--shell-completion", "--shell_completion", "--hydra-help")
@@ -53,6 +53,7 @@ def order(arguments: list[str]) -> list[str]:
 def prepare(arguments: list[str]) -> list[str]:
     """Return the arguments for Hydra. Raises ValueError for those that would fail after Hydra has made a folder."""
     _refuse_dashes(arguments)
+    _refuse_two_experiments(arguments)
     arguments = without_null_groups(arguments)
     sweeps = is_sweep(arguments)
     if sweeps:
@@ -98,11 +99,18 @@ def _refuse_dashes(arguments: list[str]) -> None:
             raise ValueError(f"{argument}: keys are written without dashes, {argument.lstrip('-')}")
 
 
+def _refuse_two_experiments(arguments: list[str]) -> None:
+    experiments = [argument for argument in arguments if argument.startswith("experiment=")]
+    if len(experiments) > 1:
+        names = ",".join(argument.partition("=")[2] for argument in experiments)
+        raise ValueError(f"{' '.join(experiments)}: give one method; -m experiment={names} runs each of them")
+
+
 def _check_processes(arguments: list[str], sweeps: bool) -> None:
     """Raise ValueError where several processes would each make a folder of their own."""
     process = launched_share(os.environ)
-    names_share = any(argument.startswith("share=") and argument != "share=auto" for argument in arguments)
-    if process.count == 1 and not names_share:
+    shares = [find_share(argument.removeprefix("share=")) for argument in arguments if argument.startswith("share=")]
+    if process.count == 1 and not any(share.launcher for share in shares):
         return
     if sweeps:
         raise ValueError(

@@ -19,6 +19,7 @@ from mpx.learning.objective import Iterations, Objective
 from mpx.learning.optimizers import OptimizerContext, make_optimizer, make_scheduler
 from mpx.learning.rows import RowState
 from mpx.operators import dotted_name
+from mpx.tasks.normalised import MIN_DROP
 
 
 class RowBatch:
@@ -210,6 +211,23 @@ def _first_failure(row: RowState) -> str:
         quantity = infinite[0] if infinite else "the objective"
         remedy = f"the perturbation, {model}" if quantity == output else "its function"
     return f"{quantity} is NaN or infinite at iteration {failed_at[first]}: check {remedy}"
+
+
+def without_gradient(rows: Sequence[RowState]) -> str:
+    """Return the sentence about rows whose gradient was 0 at every iteration; an empty string where there are none.
+
+    Rows that full perturbation changes next to nothing do not count.
+    """
+    still = [row for row in rows if "gradient" in row.history and not row.history["gradient"][: row.iteration].any()]
+    still = [row for row in still if row.support_drop >= MIN_DROP]
+    if not still:
+        return ""
+    method = still[0].objective.method
+    return (
+        f"the gradient is 0 at every iteration ({still[0].image_name}), so the mask stays as it began: look for a mask "
+        f"({dotted_name(method.mask)}) whose gradient vanishes at its initial parameter, or a score "
+        f"({dotted_name(method.score)}) that is flat there, as the probability is where the network is sure"
+    )
 
 
 def snapshot_iterations(steps: int, count: int) -> list[int]:

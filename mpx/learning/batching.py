@@ -13,7 +13,7 @@ import torch
 from mpx.errors import is_out_of_memory
 from mpx.explanation import Explanation
 from mpx.learning.attribution import Attribution
-from mpx.learning.batch import RowBatch
+from mpx.learning.batch import RowBatch, without_gradient
 from mpx.learning.continuous import ContinuousBatch
 from mpx.learning.method import Method
 from mpx.learning.objective import Objective
@@ -131,6 +131,7 @@ class RowSolver:
         self.position_matters = position_matters
         self.pad = pad or position_matters is not None
         self.can_halve = can_halve
+        self._told_of_gradients = False
         self._checked_size: int | None = None  # batch size for which position_matters was called
         # a row goes from `next_rows` to waiting, and prepared to entering, to active, and with its batch to a Solution
         self._waiting: list[Row] = []  # not prepared yet
@@ -203,6 +204,9 @@ class RowSolver:
             batch = prepared.batch
             assert batch is not None
             if all(row.finished for row in batch.rows):
+                if not self._told_of_gradients and (sentence := without_gradient(batch.rows)):
+                    self._told_of_gradients = True
+                    self.warn(sentence)
                 solutions.append(Solution(prepared.rows, *to_explanation(batch.objective, batch.rows, prepared.rows)))
             else:
                 unsolved.append(prepared)

@@ -74,6 +74,8 @@ def as_images(images: Any, classifier: Classifier) -> tuple[Tensor, list[str], l
         contexts = [_context(classifier, None, image) for image in batch]
     else:
         batch, names, contexts = _read(_sources(images, classifier.channels), classifier)
+    if unknown := [name for name, image in zip(names, batch) if image.isnan().any()]:
+        raise ValueError(f"images hold NaN, the first of them {unknown[0]}: images are numbers in [0,1]")
     low, high = batch.min().item(), batch.max().item()
     if not (0 <= low and high <= 1):
         is_bytes = low >= 0 and high > 2

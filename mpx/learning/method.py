@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mpx import rankings
-from mpx.operators import requires_area
+from mpx.operators import check_call, requires_area
 
 
 class View(NamedTuple):
@@ -28,6 +28,15 @@ GAMES: dict[str, tuple[View, ...]] = {
 }
 PRECISIONS: dict[str, torch.dtype | None] = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
+IMAGES = "images (B,C,H,W), "
+CONTRACTS = {  # operator -> the arguments that it is called with, and what it returns
+    "perturbation": (IMAGES + "context", "fully perturbed images (B,C,H,W) in [0,1]"),
+    "mask": ("context", "an mpx.masks.base.Mask; normally it is a class that derives from Mask"),
+    "score": ("logits (B,K), targets (B,), context", "numbers (B,)"),
+    "ranking": ("evidence (B,1,H,W), context", "saliency (B,1,H,W) in [0,1]"),
+    "explainer": (IMAGES + "classifier, targets (B,), context", "relevance (B,1,H,W)"),
+    "regularizer": ("evidence (B,1,h,w), context", "numbers (B,)"),
+}
 MOST = 1_000_000  # steps, and samples: what a row records of each fits into memory
 
 
@@ -79,12 +88,10 @@ class Method:
                 raise ValueError(f"{name}={value!r} must be a whole number, 1 to {MOST}")
         if type(self.seed) is not int:
             raise ValueError(f"seed={self.seed!r} must be a whole number")
-        for name in ("perturbation", "mask", "score", "optimizer", "ranking"):
-            if not callable(vars(self)[name]):
-                raise ValueError(f"{name}={vars(self)[name]!r} must be a function; explain() takes an option's name too")
         if self.stop:
             self.stop([])  # raises for options out of range
         terms = check_regularizers(self.regularizers)
+        self._check_contracts()
         self._check_areas()
         weights = {f"lambda_{name}": weight for name, (weight, _) in terms.items()}
         for name, weight in (weights | {"dual_weight": self.dual_weight}).items():
@@ -105,6 +112,17 @@ class Method:
             return GAMES[self.game]
         deletion, preservation = GAMES["dual"]
         return deletion, preservation._replace(weight=preservation.weight * self.dual_weight)
+
+    def _check_contracts(self) -> None:
+        kinds = ["perturbation", "mask", "score", "ranking", "optimizer", *["explainer"] * bool(self.explainer)]
+        parts = [(kind, vars(self)[kind]) for kind in kinds]
+        for kind, part in [*parts, *(("regularizer", term) for _, term in self.regularizers.values())]:
+            if not callable(part):
+                raise ValueError(f"{kind}={part!r} must be a function; explain() takes an option's name too")
+            if kind == "mask" and isinstance(part, torch.nn.Module):
+                raise ValueError(f"mask={type(part).__name__}(...) is a module: give a class, mask(context) -> its masks")
+            if kind in CONTRACTS:
+                check_call(kind, part, *CONTRACTS[kind])
 
     def _check_areas(self) -> None:
         for area in self.areas:

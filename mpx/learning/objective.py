@@ -15,7 +15,7 @@ from mpx.augmentations import AugmentationContext
 from mpx.learning.gradients import SCALE, PartialSum, ScaledGradient
 from mpx.learning.method import PRECISIONS
 from mpx.learning.prepared_rows import PreparedRows
-from mpx.operators import check_shape
+from mpx.operators import check_shape, dotted_name
 from mpx.regularizers import RegularizerContext
 from mpx.scores import ScoreContext
 from mpx.tasks.base import repeat_rows
@@ -123,6 +123,11 @@ class Objective(PreparedRows):
             context = ScoreContext(original, math.copysign(1, view.weight))
             values = self.method.score(logits, answers, context)
             check_shape("score", self.method.score, values, "(B,)", (len(targets),))
+            if logits.requires_grad and not values.requires_grad:
+                raise ValueError(
+                    f"score {dotted_name(self.method.score)} has no gradient to the logits, so no mask can be learnt: look "
+                    "for detach, argmax, comparisons or numpy inside it"
+                )
             scores.append(view.weight * values.view(len(draws), -1).sum(0))
         with torch.no_grad():
             ends = torch.tensor([draw.point == 1 for draw in draws], device=output.device)

@@ -93,6 +93,11 @@ class RowState:
     def image_name(self) -> str:
         return self.objective.image_names[self.index]
 
+    @property
+    def support_drop(self) -> float:
+        """The support that full perturbation takes."""
+        return float(self.objective.support_before[self.index] - self.objective.support_reference[self.index])
+
     def add_cost(self, passes: float, forwards: float) -> None:
         """Add what the row's batch spent on each of its rows."""
         self.passes += passes

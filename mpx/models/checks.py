@@ -6,6 +6,7 @@ from torch import Tensor
 from mpx.data.arrays import count_channels
 from mpx.errors import is_out_of_memory, with_place
 from mpx.models.classifier import Classifier
+from mpx.models.synthetic import Synthetic
 
 OUTPUT_TOLERANCE = 1e-2  # of the largest number of an output
 REPEAT_TOLERANCE = 1e-3  # of the same, where the same image is asked twice
@@ -74,6 +75,8 @@ def _check_gradient(classifier: Classifier, image: Tensor, output: Tensor, name:
         return None
     gradient = _gradient(output, image)
     if gradient is None or not gradient.any():
+        if isinstance(classifier, Synthetic):
+            raise ValueError(f"model=synthetic finds none of its textures in {name}: explain dataset=synthetic with it")
         raise ValueError(
             f"{classifier.name} is a model without gradient to its input, so no mask can be learnt: look for no_grad, "
             "detach, numpy or argmax inside its forward"

@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         name: str | None = None,
         task: Task = CLASSIFICATION,
         channels: int | None = None,
-        bands: Sequence[int] | None = None,
+        bands: int | Sequence[int] | None = None,
         embed_texts: Callable[[list[str]], Tensor] | None = None,
     ):
         super().__init__()
@@ -210,12 +210,13 @@ def _device(network: nn.Module) -> torch.device | None:
     return None if first is None else first.device
 
 
-def check_bands(bands: Sequence[int] | None, channels: int) -> tuple[int, ...] | None:
+def check_bands(bands: int | Sequence[int] | None, channels: int) -> tuple[int, ...] | None:
     """Return the channels that pictures show, or raise ValueError where the model has no such channels."""
     if bands is None:
         return None
+    bands = list(bands) if isinstance(bands, Sequence) else [bands]
     if len(bands) not in (GREY, RGB) or any(type(band) is not int or not 0 <= band < channels for band in bands):
-        raise ValueError(f"bands={list(bands)} must be one or three channels from 0 to {channels - 1}")
+        raise ValueError(f"bands={bands} must be one or three channels from 0 to {channels - 1}")
     return tuple(bands)
 
 

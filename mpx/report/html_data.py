@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from mpx.pictures.encoding import encode_jpeg
-from mpx.pictures.text import format_percent
 from mpx.report.pairs import encode_pair, pairs_of_lines
 from mpx.runs.store import FAILED
 from mpx.runs.tables import RESULT_COLUMNS, parse_number, read_csv
@@ -60,7 +59,8 @@ class JobData:
         successes = [s for line in self.lines if (s := self.cell(line, columns)["success"]) is not None]
         counts = {"missing": self.summary.get("n_missing", 0), "skipped": len(self.skipped)}
         texts = {"rows": str(len(self.lines))} | {name: str(n) for name, n in counts.items() if n}
-        share = format_percent(sum(successes) / len(successes)) if successes else ""
+        rows = "1 row" if len(successes) == 1 else f"{len(successes)} rows"
+        share = f"{100 * sum(successes) / len(successes):.3g} % of {rows}" if successes else ""
         texts |= {"game": self.game, "success": share} if self.is_learnt else {}
         common = {name: self.summary[name] for name in ("value_normalised", "area") if name in self.summary}
         metrics = {name: values | {"value": values["mean"]} for name, values in common.items()}

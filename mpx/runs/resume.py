@@ -38,8 +38,12 @@ def check_config(plan: "RunPlan", joins: bool) -> None:
     if joins or any(map(store.is_row, plan.folder.glob("masks/*.npz"))):
         free = [key for key in _free_keys(plan.deterministic) if not (joins and key in METRIC_KEYS)]
         stored = _load(path)
+        differing = [(key, change) for key, *change in _differences(stored, config) if not _is_below(key, free)]
+        of_root_keys = [change for key, change in differing if "." not in key]
         differences = [
-            f"{key} was {old} and is {new}" for key, old, new in _differences(stored, config) if not _is_below(key, free)
+            f"{key} was {old} and is {new}"
+            for key, (old, new) in differing
+            if "." not in key or [old, new] not in of_root_keys  # else it is interpolated from the root key
         ]
         if differences:
             raise ValueError(

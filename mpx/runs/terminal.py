@@ -10,10 +10,15 @@ from mpx.tasks.base import Task
 
 
 def format_rows(rows: Sequence[Mapping[str, Any]], task: Task, width: int = 100) -> str:
-    """Return lines of results.csv as aligned text, at most `width` cells wide; image and class share the free space."""
-    headings = ("image", "class", task.quantity, "area", "seconds")
+    """Return lines of results.csv as aligned text, at most `width` cells wide; image and class share the free space.
+
+    The requested area is shown where rows differ in it.
+    """
+    has_areas = len({row["requested_area"] for row in rows}) > 1
+    headings = ("image", "class", *["requested"] * has_areas, task.quantity, "area", "seconds")
     number = "{:.3f}".format if task.is_bounded else "{:.4g}".format
-    texts = [(row["image"], row["class"], f"{number(row['value_before'])} → {number(row['value_after'])}",
+    texts = [(row["image"], row["class"], *[format_percent(row["requested_area"] or 0)] * has_areas,
+              f"{number(row['value_before'])} → {number(row['value_after'])}",
               format_percent(row["area"]), f"{row['seconds']:.1f}") for row in rows]  # fmt: skip
     columns = [[printable(text) for text in column] for column in zip(headings, *texts)]
     widths = [max(map(cell_width, column)) for column in columns]

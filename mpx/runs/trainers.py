@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
 
+from mpx.errors import with_place
 from mpx.learning.fitting import misfits_as_value_errors, quiet_lightning
 from mpx.learning.learner import SilentCallback
 from mpx.operators import describe, dotted_name, unwrap
@@ -32,7 +33,11 @@ def batch_trainer(plan: RunPlan, batch_name: str, progress: SilentCallback | Non
 
 def _batch_callback(name: str, factory: Callable[..., pl.Callback], folder: Path) -> pl.Callback:
     """Return a batch's callback. Its checkpoints lie in checkpoints/, whatever loggers there are."""
-    callback = factory()
+    try:
+        callback = factory()
+    except Exception as error:  # of any package's, or the user's own
+        reason = f"{type(error).__name__}: {with_place(error)}"
+        raise ValueError(f"callbacks.{name} cannot be made ({reason}): check its options") from error
     if not isinstance(callback, pl.Callback):
         returned = f"{dotted_name(factory)} returned {describe(callback)}"
         raise ValueError(f"callbacks.{name}: {returned}: it must return a Lightning Callback")

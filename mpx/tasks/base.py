@@ -227,6 +227,9 @@ def fitting_task(raw: Any) -> str:
         return ": set task=detection"
     if isinstance(raw, Mapping) and isinstance(raw.get("out"), Tensor) or dimensions == 4:
         return ": set task=segmentation"
+    if output is None and isinstance(raw, Mapping):
+        readers = "task=segmentation reads the key 'out', task=detection a list of dicts"
+        return f" with {', '.join(map(repr, raw))}: {readers}; for any other task let the network return the tensor"
     return {1: ": set task=regression", 2: ": set task=classification"}.get(dimensions, "")
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from mpx.models import Classifier
 from mpx.models.checks import check_classifier
+from mpx.models.synthetic import Synthetic
 
 
 class NoGrad(Wrap):
@@ -56,6 +57,11 @@ def test_refuses(network, words):
     with pytest.raises(ValueError, match=words) as error:
         check_classifier(Classifier(network), X[:1])
     assert equal_states(before, state(network)) and "\n" not in str(error.value)
+
+
+def test_the_synthetic_network_says_which_images_it_is_for():
+    with pytest.raises(ValueError, match="finds none of its textures in cat: explain dataset=synthetic with it"):
+        check_classifier(Synthetic(64), torch.rand(1, 3, 64, 64) * 0.1 + 0.4, "cat")
 
 
 def test_returns_logits_even_under_no_grad():

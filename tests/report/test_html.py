@@ -13,6 +13,7 @@ from PIL import Image
 from synthetic_explanation import set_values
 
 from mpx.report import html
+from mpx.report.html_data import read_job
 from mpx.runs import store, tables
 
 
@@ -156,6 +157,9 @@ def test_what_works(tmp_path, explanation):
         set_values(e, p, 0.0)
         page = Pieces(html.write_report(save(tmp_path / f"{game}{p}", e, game))).blocks["page"]
         assert page["rows"][0]["cells"][0]["success"] is works, (game, p)
+    e.value_normalised[1] = torch.nan
+    job = read_job(save(tmp_path / "nan", e, "preservation"), "nan")
+    assert len(job.lines) == 2 and job.headline([])["success"] == "100 % of 1 row"
 
 
 def test_a_sweep_pairs_its_jobs(tmp_path, explanation):

@@ -225,6 +225,15 @@ def test_a_missing_package_is_one_sentence(tmp_path):
         RunLoggers(tmp_path, {"wandb": Missing})
 
 
+def test_a_logger_that_cannot_be_made_is_one_sentence(tmp_path):
+    def broken():
+        raise KeyError("htp is no scheme\nof several lines")
+
+    with pytest.raises(ValueError, match=r"logger=mine cannot be made .KeyError: .*options, logger.mine") as error:
+        RunLoggers(tmp_path, {"mine": broken})
+    assert "\n" not in str(error.value)
+
+
 def test_every_rank_logs_its_rows(tmp_path, explanation, monkeypatch):
     """Under torchrun Lightning's loggers are silent on other ranks than 0; here each rank has rows of its own."""
     from pytorch_lightning.utilities import rank_zero_only

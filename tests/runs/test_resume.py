@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -60,7 +61,12 @@ def _garbage(file):
 
 def _flipped(file):
     data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
+    at = len(data) // 2
+    if zipfile.is_zipfile(file):  # in an array: a bit of the dates between them changes no row
+        with zipfile.ZipFile(file) as row:
+            largest = max(row.infolist(), key=lambda array: array.compress_size)
+        at = largest.header_offset + largest.compress_size // 2
+    data[at] ^= 1
     file.write_bytes(data)
 
 
@@ -162,8 +168,9 @@ def test_of_an_image_with_two_targets_the_missing_one_is_done(home):
 @pytest.mark.parametrize(
     "changed, names",
     [
-        (["steps=13"], ["steps was 12 and is 13", "scheduler.total_iters was 12 and is 13"]),
-        (["seed=1", "mask_size=7"], ["seed was 0 and is 1", ", mask.mask_size was 8 and is 7", "mask_size was 8 and is 7"]),
+        (["steps=13"], [": steps was 12 and is 13"]),  # and not scheduler.total_iters, which reads it
+        (["seed=1", "mask_size=7"], ["seed was 0 and is 1", ": mask_size was 8 and is 7"]),
+        (["scheduler.total_iters=13"], ["scheduler.total_iters was 12 and is 13"]),
         (["perturbation=blur_mean"], ["perturbation._target_ was", "perturbation.kernel_size was None and is 11"]),
         (["pictures=1"], ["pictures was 2 and is 1"]),
         (["target=0"], ["target was top1 and is 0"]),

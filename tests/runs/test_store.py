@@ -121,7 +121,7 @@ def test_summary(tmp_path, explanation):
 
 @pytest.mark.parametrize("names", [["cup"], ["x" * 300, "日本語" * 60, "e\u0301" * 90, "ok"], ["\x1b[31mred\nline\r", ""]])
 def test_the_table_fits_the_terminal_and_is_aligned(names):
-    numbers = {"value_before": 0.987, "value_after": math.nan, "area": 0.5, "seconds": 1234.56}
+    numbers = {"requested_area": "", "value_before": 0.987, "value_after": math.nan, "area": 0.5, "seconds": 1234.56}
     lines = terminal.format_rows([{"image": n, "class": n[::-1], **numbers} for n in names], CLASSIFICATION).split("\n")
     assert len(lines) == 1 + len(names)
     assert all(terminal.cell_width(line) <= 100 and line.isprintable() for line in lines)
@@ -134,5 +134,6 @@ def test_terminal_cells_of_wide_and_combining_characters():
 
 
 def test_a_short_neighbour_leaves_its_room():
-    row = {"image": "x", "class": "c" * 60, "value_before": 0.5, "value_after": 0.5, "area": 0.5, "seconds": 1.0}
+    numbers = {"requested_area": "", "value_before": 0.5, "value_after": 0.5, "area": 0.5, "seconds": 1.0}
+    row = {"image": "x", "class": "c" * 60, **numbers}
     assert "c" * 54 in terminal.format_rows([row], CLASSIFICATION)

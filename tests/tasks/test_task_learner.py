@@ -74,10 +74,10 @@ def test_a_task_has_a_name_and_options():
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda: mpx.task("segmentatoin"), "task='segmentatoin' is not an option: choose one of classification"),
+        (lambda: mpx.task("segmentatoin"), "task='segmentatoin' is not an option; near it: segmentation"),
         (lambda: mpx.task("segmentation", "task.regoin=image"), "regoin"),
         (lambda: mpx.task("segmentation", "steps=3"), "steps=3 is not an option of the task"),
-        (lambda: learnt(SquareNet(), "multilabl", 1), "task='multilabl' is not an option: choose one of classification"),
+        (lambda: learnt(SquareNet(), "multilabl", 1), "task='multilabl' is not an option; near it: multilabel"),
         (lambda: learnt(SquareNet(), 3, 1), "task of type int must be an mpx.Task, e.g. mpx.task"),
         (lambda: learnt(SquareNet(), Difference("nothing"), 1), "task.other 'nothing' is a name, and the model has no"),
         (lambda: mpx.Classifier(SquareNet(), categories=NAMES, task=Difference("nthing")), "near it: nothing"),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from mpx.errors import first_line
 from mpx.explanation import Explanation
 from mpx.runs.loggers.entries import row_entry, summary_entry
 from mpx.runs.tables import TableRow
@@ -74,7 +75,7 @@ class RunLoggers:
                     action()
             except Exception as error:  # each logger's package has errors of its own; none is worth the masks
                 del self.writers[name]
-                log.warning(f"logger={name} is off for the rest of this run: {type(error).__name__}: {error}")
+                log.warning(f"logger={name} is off for the rest of this run: {type(error).__name__}: {first_line(error)}")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+from mpx.errors import with_place
 from mpx.operators import unwrap
 from mpx.runs.loggers.base import LogWriter, ScalarWriter
 from mpx.runs.loggers.csv import CSVWriter
@@ -22,10 +23,14 @@ WRITERS: dict[type[Logger], type[LogWriter]] = {
 
 
 def make_writer(name: str, factory: Callable[..., Any], folder: Path) -> LogWriter:
-    """Return the writer for the class behind `factory`. ValueError where the logger's package is not installed."""
+    """Return the writer for the class behind `factory`. Raises ValueError where the logger cannot be made."""
     logger_class = unwrap(factory)
     bases = [base for base in WRITERS if isinstance(logger_class, type) and issubclass(logger_class, base)]
     try:
         return WRITERS[bases[0]](name, factory, folder) if bases else ScalarWriter(name, factory, folder)
     except ModuleNotFoundError as error:
         raise ValueError(f"logger={name} needs a package that is not installed: pip install {name} ({error})") from error
+    except Exception as error:  # each logger's package has errors of its own
+        raise ValueError(
+            f"logger={name} cannot be made ({type(error).__name__}: {with_place(error)}): check its options, logger.{name}.*"
+        ) from error

@@ -115,7 +115,7 @@ def test_a_part_has_options_of_its_own():
         assert config.part(group, name, **options).keywords == config.option(group, name, **root).keywords | options
     for arguments, options, sentence in (
         (("perturbation", "blur_gaussian"), {"sigm": 3}, "perturbation.sigm is not an option of blur_gaussian; near"),
-        (("perturbation", "blur"), {}, "perturbation='blur' is not an option: choose one of black, "),
+        (("perturbation", "blur"), {}, "perturbation='blur' is not an option; near it: blur_"),
         (("task", "regression"), {}, "'task' is not a group of parts: choose one of perturbation, "),
     ):
         with pytest.raises(ValueError, match=re.escape(sentence)):

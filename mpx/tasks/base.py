@@ -36,9 +36,7 @@ class Task:
     """A task; a subclass has `logits`, and the other methods where they differ from these.
 
     quantity: what the number that people read (`value`) is called; low, high: its range.
-    support_unit: what `support` measures, in words; metrics are computed from it. It stands in error sentences and in
-        summary.json. In a regression the quantity is the predicted value; the support has the unit "what full perturbation
-        changes".
+    support_unit: what `support`, from which metrics are computed, measures; in words, for messages and summary.json.
     """
 
     quantity = "probability"

@@ -101,7 +101,7 @@ def on_textures(
 def block(task: str, question: str, network: str, e: Explanation) -> Image.Image:
     """Draw the photo, where the target is in it, the evidence of one target or of two, and the photo without the first."""
     photo, deleted = as_rgb(e.images[0]), as_rgb(e.perturbed[0])
-    evidence = overlay(photo, e.saliency[0]) if len(e) == 1 else two_colours(e, 0, 1)
+    evidence = overlay(photo, e.saliency[0]) if len(e) == 1 else two_colours(photo, *e.saliency[:2])
     before, after = (format_value(e.task.quantity, float(x[0])) for x in (e.value_before, e.value_after))
     pictures = (photo if e.region is None else outlined(photo, e.region[0], 1), evidence, deleted)
     shown = "orange deleted" if len(e) > 1 else "deleted"

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from planted import SquareNet, square_photo
 
+from mpx import explain
 from mpx.config_plan import compose_plan
 from mpx.data.images import read_image
 from mpx.data.synthetic import synthetic
@@ -88,3 +90,11 @@ def test_each_script_has_a_help(script, monkeypatch, capfd):
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(SCRIPTS / script), run_name="__main__")
     assert not end.value.code and f"python scripts/{script}" in capfd.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.parametrize("targets", [1, [0, 1]])
+def test_a_figure_has_a_block_for_one_target_and_for_two(targets):
+    block = runpy.run_path(str(SCRIPTS / "figure.py"))["block"]
+    photo = square_photo(SquareNet(), 0)[None]
+    page = block("difference", "why?", "network", explain(SquareNet(), photo, targets, mask_size=8, steps=2))
+    assert len(set(page.getdata())) > 100  # pictures, not an empty page

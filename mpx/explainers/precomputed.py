@@ -67,9 +67,9 @@ def _find_file(root: Path, name: str, target: int, names: set[str]) -> Path:
 
 def _belongs_to(path: Path, name: str, target: int, names: set[str]) -> bool:
     """Return whether a matching file is this image's and not that of a longer name: photo-1-1 is class 1 of photo-1."""
-    if path.suffix == ".npz" and path.stem not in (name, f"{name}-{target}"):
-        with suppress(Exception), np.load(path if path.is_file() else "") as file:  # "": a pipe would block
-            return (file["image"].item(), file["target"].item()) == (name, target)  # or reading it later reports the error
+    if path.suffix == ".npz" and path.stem not in (name, f"{name}-{target}") and path.is_file():  # a pipe would block
+        with suppress(Exception), np.load(path) as file:  # not a run's file; reading it later reports the error
+            return (file["image"].item(), file["target"].item()) == (name, target)
     longer = (other for other in names if len(other) > len(name))
     return not any(re.fullmatch(rf"{re.escape(other)}(-\d+(-.*)?)?", path.stem) for other in longer)
 

@@ -39,7 +39,7 @@ def check_rows(coordinator: RunCoordinator) -> None:
 
 
 @contextmanager
-def folder_in_error(folder: Path) -> Iterator[None]:
+def lost_folder_as_error(folder: Path) -> Iterator[None]:
     """Say that the folder is gone, where that is why a file could not be written."""
     cause = None
     try:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mpx.explanation import Explanation
@@ -37,58 +37,58 @@ def doubtful_rows(rows: Sequence[Line], method: Method, task: Task) -> list[str]
     learnt = [] if method.explainer else [row for row in valued if row["area"] >= EMPTY_AREA]
     largest = max((row["requested_area"] for row in rows if row["requested_area"]), default="")
     ineffective = [row for row in learnt if row["requested_area"] == largest and _effect(row, method) < MIN_EFFECT]
-    kinds = [_empty_mask(empty, rows, method, task), _no_effect(ineffective, rows, method, task), _other_area(learnt, rows)]
-    return [*nothing_to_lose(rows, task), *(sentence for sentence in kinds if sentence)]
+    far = [row for row in learnt if row["requested_area"] and _is_far(row["area"], row["requested_area"])]
+
+    def value(row: Line, name: str) -> str:
+        return task.format(row[f"value_{name}"])
+
+    return [
+        *nothing_to_lose(rows, task),
+        *_sentence(
+            empty, rows, "an empty mask",
+            lambda row: f"{value(row, 'before')}, and {value(row, 'after')} under the mask", _remedy(method),
+        ),
+        *_sentence(
+            ineffective, rows, "a mask of next to no effect",
+            lambda row: f"{value(row, 'before')}, {value(row, 'after')} under the mask, fully perturbed "
+            f"{value(row, 'reference')}", _remedy(method),
+        ),
+        *_sentence(
+            far, rows, "an area far from the requested one",
+            lambda row: f"{format_percent(row['area'])} for area={row['requested_area']:g}", "more steps",
+        ),
+    ]  # fmt: skip
 
 
 def nothing_to_lose(rows: Sequence[Line], task: Task) -> list[str]:
     """Return the sentence about rows that full perturbation changes next to nothing; none where there are no such rows."""
     found = [row for row in rows if math.isnan(row["value_normalised"])]
+    remedy = "another target or a stronger perturbation"
+    if found and task.is_bounded and found[0]["value_before"] < 2 * MIN_DROP:
+        remedy = "another target or score=log_odds" if task.quantity == "probability" else "another target"
+    return _sentence(
+        found, rows, "next to nothing to lose",
+        lambda row: f"{task.format(row['value_before'])}, fully perturbed {task.format(row['value_reference'])}", remedy,
+        consequence=", so the mask may be empty and value_normalised has no value",
+    )  # fmt: skip
+
+
+def _sentence(
+    found: Sequence[Line], rows: Sequence[Line], what: str, shown: Callable[[Line], str], remedy: str, consequence: str = ""
+) -> list[str]:
+    """Return the sentence about the rows of a kind among all rows; none where there are no such rows.
+
+    shown: what is shown of the first of them.
+    """
     if not found:
         return []
-    row = found[0]
-    before, reference = task.format(row["value_before"]), task.format(row["value_reference"])
-    remedy = "another target or a stronger perturbation"
-    if task.is_bounded and row["value_before"] < 2 * MIN_DROP:
-        remedy = "another target or score=log_odds" if task.quantity == "probability" else "another target"
-    return [
-        f"{_count(found, rows)} next to nothing to lose ({row['image']}, {row['class']}: {before}, fully perturbed "
-        f"{reference}), so the mask may be empty and value_normalised has no value: try {remedy}"
-    ]
+    have = "has" if len(found) == 1 else "have"
+    first = f"{found[0]['image']}, {found[0]['class']}: {shown(found[0])}"
+    return [f"{len(found)} of {len(rows)} rows {have} {what} ({first}){consequence}: try {remedy}"]
 
 
-def _empty_mask(found: Sequence[Line], rows: Sequence[Line], method: Method, task: Task) -> str:
-    if not found:
-        return ""
-    row = found[0]
-    before, after = task.format(row["value_before"]), task.format(row["value_after"])
-    return (
-        f"{_count(found, rows)} an empty mask ({row['image']}, {row['class']}: {before}, and {after} under the mask): try "
-        f"{_remedy(method)}"
-    )
-
-
-def _no_effect(found: Sequence[Line], rows: Sequence[Line], method: Method, task: Task) -> str:
-    if not found:
-        return ""
-    row = found[0]
-    before, after, reference = (task.format(row[f"value_{name}"]) for name in ("before", "after", "reference"))
-    return (
-        f"{_count(found, rows)} a mask of next to no effect ({row['image']}, {row['class']}: {before}, {after} under the "
-        f"mask, fully perturbed {reference}): try {_remedy(method)}"
-    )
-
-
-def _other_area(learnt: Sequence[Line], rows: Sequence[Line]) -> str:
-    requested = [row for row in learnt if row["requested_area"]]
-    found = [row for row in requested if abs(row["area"] / row["requested_area"] - 1) > AREA_TOLERANCE]
-    if not found:
-        return ""
-    row = found[0]
-    return (
-        f"{_count(found, rows)} an area far from the requested one ({row['image']}, {row['class']}: "
-        f"{format_percent(row['area'])} for area={row['requested_area']:g}): try more steps"
-    )
+def _is_far(area: float, requested: float) -> bool:
+    return abs(area / requested - 1) > AREA_TOLERANCE
 
 
 def _effect(row: Line, method: Method) -> float:
@@ -107,7 +107,3 @@ def _remedy(method: Method) -> str:
     if "l1" in weights:
         return "a smaller lambda_l1 or more steps"
     return f"smaller weights of {' and '.join(weights)}, or more steps" if weights else "more steps"
-
-
-def _count(found: Sequence[Line], rows: Sequence[Line]) -> str:
-    return f"{len(found)} of {len(rows)} rows {'has' if len(found) == 1 else 'have'}"

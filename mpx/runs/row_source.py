@@ -135,7 +135,6 @@ class RowSource:
             if row.key not in image.finished_rows
         ]
 
-
     def _row_provenance(self, row: Row, made_from: dict[str, Any]) -> dict[str, str]:
         return {"row_key": row.key, "made_from": self._fingerprint.of_row(made_from, row.image_name, row.target)}
 

@@ -15,7 +15,7 @@ import torch
 
 from mpx.data.items import fingerprint
 from mpx.runs import terminal
-from mpx.runs.checks import check_complete, check_metrics, check_rows, folder_in_error
+from mpx.runs.checks import check_complete, check_metrics, check_rows, lost_folder_as_error
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.devices import single_worker, thread_count, worker_devices
 from mpx.runs.distributed import SampleGroup, find_group
@@ -76,7 +76,7 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
         check_rows(coordinator)
         session = Session(plan, share, devices, group, coordinator, time.perf_counter())
         log.info(f"{plan.command}\n{_beginning(session)}")
-        with closing(loggers), folder_in_error(plan.folder):
+        with closing(loggers), lost_folder_as_error(plan.folder):
             merged, summary = _work_and_write_results(session)
         report = _write_report(plan) if merged and merged.table() and plan.pictures else ""
     if merged is None or summary is None:

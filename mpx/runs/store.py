@@ -83,8 +83,10 @@ def replace_row(path: Path, values: dict[str, Any]) -> None:
 
 def is_row(path: Path) -> bool:
     """Return whether a file is a row that mpx wrote."""
+    if not path.is_file():  # a pipe would block
+        return False
     try:
-        with np.load(path if path.is_file() else "") as file:  # a pipe would block
+        with np.load(path) as file:
             return "row_key" in file.files and file["name"].item() == path.stem
     except Exception:  # see load_row
         return False

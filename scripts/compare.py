@@ -3,7 +3,7 @@
 Prints a table of runs and metrics (all, or those of metrics=) with intervals and a paired test against the first run. Writes
 table.md, table.csv, table.tex and cost.png, each metric against the cost of a row, to out= (default outputs/compare).
 
-For a sweep: python scripts/compare.py outputs/sweeps/a. Writes table.md, .csv and .tex, grid.png, plots.png and pareto.png
+For a sweep: python scripts/compare.py outputs/sweeps/a. Writes table.md, .csv and .tex, consensus.csv and pictures (.png)
 to out= (default: the sweep's folder).
 """
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     try:
         if len(folders) == 1 and not (Path(folders[0]) / "results.csv").exists():
             print(sweep.write_sweep_results(folders[0], out, metrics))
-            print(f"written to {out or folders[0]}/: table.md, .csv and .tex, grid.png, plots.png, pareto.png")
+            print(f"written to {out or folders[0]}/: table.md, .csv and .tex, consensus.csv, pictures (.png)")
         else:
             out = out or "outputs/compare"
             print(compare.write_comparison(folders, Path(out), metrics))

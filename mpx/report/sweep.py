@@ -17,6 +17,7 @@ import numpy as np
 from mpx.pictures.encoding import encode_png
 from mpx.report import html, pareto, plots, tables
 from mpx.report.compare import compare_runs
+from mpx.report.consensus import write_consensus
 from mpx.report.run_folder import COMMON_METRICS, RunFolder, read_run
 from mpx.report.sweep_grid import draw_grid
 from mpx.runs.files import write_file
@@ -37,7 +38,7 @@ class Sweep:
 
 
 def write_sweep_results(folder: str | Path, out: str | Path | None = None, metrics: Sequence[str] = ()) -> str:
-    """Write table.md, .csv and .tex, grid.png, plots.png, pareto.png and report.html; return the Markdown.
+    """Write table.md, .csv and .tex, consensus.csv, pictures (.png) and report.html; return the Markdown.
 
     out: another folder for all but the report. metrics: names; none: the normalised probability, the area, each metric's
     main number and the cost.
@@ -51,7 +52,8 @@ def write_sweep_results(folder: str | Path, out: str | Path | None = None, metri
         write_file(out / "table.md", text)
         return text
     lines = compare_runs(sweep.runs, metrics or _main_metrics(sweep.runs))
-    text = tables.save_tables(sweep.runs, lines, out, *(["".join(faults)] if faults else []))
+    paragraphs = filter(None, (write_consensus(sweep.runs, out), "".join(faults)))
+    text = tables.save_tables(sweep.runs, lines, out, *paragraphs)
     write_file(out / "grid.png", encode_png(draw_grid(sweep.runs)))
     plots.plot_metrics(lines, out / "plots.png")
     pareto.plot_pareto(sweep.runs, out / "pareto.png")

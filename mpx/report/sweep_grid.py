@@ -31,11 +31,11 @@ StoredRow = dict[str, Any]  # of store.load_row
 def draw_grid(runs: Sequence[RunFolder]) -> Image.Image:
     """Draw the rows of up to MAX_JOBS runs: the value before and after, area, and the class where jobs differ in it."""
     jobs = [runs[i] for i in np.unique(np.linspace(0, len(runs) - 1, min(len(runs), MAX_JOBS)).round().astype(int))]
-    numbered = [_rows_by_number(run) for run in jobs]
+    numbered = [rows_by_number(run) for run in jobs]
     keys = list(dict.fromkeys(key for rows in numbered for key in rows))
-    stored = [[_load(run, rows.get(key)) for run, rows in zip(jobs, numbered)] for key in keys[:MAX_ROWS]]
+    stored = [[load_line(run, rows.get(key)) for run, rows in zip(jobs, numbered)] for key in keys[:MAX_ROWS]]
     stored = [row for row in stored if any(row)]  # files in masks/ may have been removed
-    pictures = [[_first_photo(row), *map(_saliency_picture, row)] for row in stored]
+    pictures = [[_first_photo(row), *map(saliency_picture, row)] for row in stored]
     heights = [max(picture.height for picture in row if picture) for row in pictures]
     top = GAP + LINE * len(runs[0].axes)
     size = GAP + (len(jobs) + 1) * (CELL + GAP), top + sum(heights) + len(stored) * (2 * LINE + GAP) + LINE
@@ -80,7 +80,7 @@ def _write(page: Image.Image, column: int, y: int, text: str, ink: str = INK) ->
     draw_text(page, (GAP + column * (CELL + GAP), y, CELL), text, "", TEXT_SIZE, ink)
 
 
-def _rows_by_number(run: RunFolder) -> dict[tuple[str, int], dict[str, str]]:
+def rows_by_number(run: RunFolder) -> dict[tuple[str, int], dict[str, str]]:
     """Return (image, n) -> its n-th row: jobs may differ in class and area, so these cannot pair them."""
     rows: dict[tuple[str, int], dict[str, str]] = {}
     counts: Counter[str] = Counter()
@@ -90,7 +90,8 @@ def _rows_by_number(run: RunFolder) -> dict[tuple[str, int], dict[str, str]]:
     return rows
 
 
-def _load(run: RunFolder, line: dict[str, str] | None) -> StoredRow | None:
+def load_line(run: RunFolder, line: dict[str, str] | None) -> StoredRow | None:
+    """Return the stored row of a line of results.csv; None without one, or where its file is gone or damaged."""
     return load_row(run.folder / line["mask"]) if line else None
 
 
@@ -104,22 +105,23 @@ def stored_photo(row: StoredRow) -> Tensor | None:
 
 def _first_photo(row: list[StoredRow | None]) -> Image.Image | None:
     photos = (stored_photo(stored) for stored in row if stored)
-    return next((_fit(to_image(photo)) for photo in photos if photo is not None), None)
+    return next((fit(to_image(photo)) for photo in photos if photo is not None), None)
 
 
-def _saliency_picture(row: StoredRow | None) -> Image.Image | None:
+def saliency_picture(row: StoredRow | None) -> Image.Image | None:
     """Draw the saliency over the row's own image: another job's model may see another crop."""
-    if row is None:
-        return None
-    photo = stored_photo(row)
-    saliency = torch.from_numpy(row["saliency"]).float()[None]  # (1,H,W)
+    return None if row is None else saliency_over(stored_photo(row), torch.from_numpy(row["saliency"]).float()[None])
+
+
+def saliency_over(photo: Tensor | None, saliency: Tensor) -> Image.Image:
+    """Draw saliency (1,H,W) in [0,1] over a reduced photo (3,h,w), or alone."""
     if photo is None:
-        return _fit(to_image(heatmap(saliency)))
+        return fit(to_image(heatmap(saliency)))
     sized = F.interpolate(saliency[None], photo.shape[1:], mode="bilinear", antialias=True)[0]
-    return _fit(to_image(overlay(photo, sized.clamp(0, 1))))
+    return fit(to_image(overlay(photo, sized.clamp(0, 1))))
 
 
-def _fit(image: Image.Image) -> Image.Image:
+def fit(image: Image.Image) -> Image.Image:
     """Resize so that the longer side is CELL."""
     scale = CELL / max(image.size)
     resampling = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST

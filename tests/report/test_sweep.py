@@ -288,3 +288,35 @@ def test_labels_of_a_crowded_front_keep_apart(tmp_path, monkeypatch):
     boxes, frame = [text.get_window_extent() for text in left.texts], left.get_window_extent()
     assert len(boxes) == 8 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
+
+
+def test_jobs_that_agree_are_stable_and_others_are_told(tmp_path, job):
+    """IoU of one disc with itself is 1; of a left and a right half 0."""
+    left = torch.ones(2, 1, 40, 56)
+    left[..., :28] = 0
+    for seed, (agree, differ) in enumerate([({}, {"mask": left}), ({}, {"mask": 1 - left})]):
+        job(f"a/seed={seed}", **agree)
+        job(f"b/seed={seed}", **differ)
+    agreed, unstable = (sweep.write_sweep_results(tmp_path / name) for name in "ab")
+    assert "IoU of 1.00" in agreed and "0 of 2 rows are unstable" in agreed
+    assert "2 of 2 rows are unstable, below 0.5: cup (mug, 0.00), cat (tabby cat, 0.00)" in unstable
+    with open(tmp_path / "b/consensus.csv", newline="") as file:
+        first = next(csv.DictReader(file))
+    maps = np.load(tmp_path / "b" / first["maps"])
+    assert first["jobs"] == "2" and (maps["mean"] == 0.5).all() and (maps["spread"] == 0.5).all()
+    assert Image.open(tmp_path / "b/consensus.png").height > 2 * 40
+
+
+def test_a_consensus_needs_two_masks_of_one_target(tmp_path, job):
+    job("seed=0")
+    job("seed=1", targets=torch.tensor([8, 9]))
+    assert "Consensus" not in sweep.write_sweep_results(tmp_path) and not (tmp_path / "consensus.csv").exists()
+
+
+def test_an_axis_on_which_evidence_depends_is_told(tmp_path, job):
+    left = torch.ones(2, 1, 40, 56)
+    left[..., :28] = 0
+    for seed, (side, mask) in itertools.product((0, 1), (("left", left), ("right", 1 - left))):
+        job(f"seed={seed},side={side}", mask=mask)
+    text = sweep.write_sweep_results(tmp_path)
+    assert "(1.00 if they differ in seed alone, 0.00 if they differ in side alone)" in text  # and 0.33 of all pairs

@@ -13,27 +13,34 @@ if "OMP_WAIT_POLICY" not in os.environ:  # torch reads it at import: idle thread
 if TYPE_CHECKING:
     from mpx.api import explain
     from mpx.captum_api import MeaningfulPerturbation
+    from mpx.command import run
     from mpx.config import method, part, task
+    from mpx.errors import Error
     from mpx.evaluation import evaluate
     from mpx.explanation import Explanation
     from mpx.mask_learner import MaskLearner
     from mpx.models.classifier import Classifier
+    from mpx.stored_run import Run, load
     from mpx.tasks.base import Task
 
-__all__ = ["Classifier", "Explanation", "MaskLearner", "MeaningfulPerturbation", "Task", "evaluate", "explain",
-           "method", "part", "task"]  # fmt: skip
+__all__ = ["Classifier", "Error", "Explanation", "MaskLearner", "MeaningfulPerturbation", "Run", "Task", "evaluate",
+           "explain", "load", "method", "part", "run", "task"]  # fmt: skip
 __version__ = "0.1.0"
 
 _MODULES = {
     "Classifier": "mpx.models.classifier",
+    "Error": "mpx.errors",
     "Explanation": "mpx.explanation",
     "MaskLearner": "mpx.mask_learner",
     "MeaningfulPerturbation": "mpx.captum_api",
+    "Run": "mpx.stored_run",
     "Task": "mpx.tasks.base",
     "evaluate": "mpx.evaluation",
     "explain": "mpx.api",
+    "load": "mpx.stored_run",
     "method": "mpx.config",
     "part": "mpx.config",
+    "run": "mpx.command",
     "task": "mpx.config",
 }
 

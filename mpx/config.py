@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
+from os import PathLike
 from typing import Any
 
 from hydra.errors import HydraException
@@ -176,9 +177,10 @@ def _augmentations(cfg: DictConfig, group: str) -> list[Callable[..., Any]]:
 
 
 @names_unknown_arguments(HINT)
-def method(experiment: str, *overrides: str) -> Method:
-    """Return a published method (`experiment=`) for explain(), with overrides as on the command line."""
-    _check_option("experiment", experiment)
+def method(experiment: str, *overrides: str, config_dir: str | PathLike | None = None) -> Method:
+    """Return a method (`experiment=`) for explain(), with overrides as on the command line; config_dir: as --config-dir."""
+    if config_dir is None:
+        _check_option("experiment", experiment)
     method_keys = {field.name for field in fields(Method)} | {"area", "mask_size", "lr", "regularizer", "augment"}
     for override in overrides:
         if not isinstance(override, str):
@@ -187,7 +189,7 @@ def method(experiment: str, *overrides: str) -> Method:
         if key in {*SCHEMA, *groups()} - method_keys:
             raise ValueError(f"{override}: {key} is not part of a method: pass it to explain()")
     try:
-        cfg = compose(f"experiment={experiment}", *overrides)
+        cfg = compose(f"experiment={experiment}", *overrides, config_dir=config_dir)
         warn_of_unread(cfg, overrides)
         return build_method(cfg)
     except (HydraException, OmegaConfBaseException) as error:

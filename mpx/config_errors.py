@@ -14,10 +14,18 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from mpx.cli.menu import root_keys
 from mpx.config_schema import ENGINES, INTERPOLATED, SEVERAL, options, readers
-from mpx.errors import OwnCodeError, first_line, near, place, with_place
+from mpx.errors import OwnCodeError, as_told, first_line, near, place, with_place
 
 KINDS = {IntegerNode: "a whole number", FloatNode: "a number", BooleanNode: "true or false", StringNode: "text"}
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra launcher -> extra of pyproject.toml
+
+
+def told_sentence(error: BaseException, cfg: DictConfig | Mapping[str, Any]) -> str:
+    """Return an error of a run of this configuration as a sentence; an empty string for one that is mpx's own fault."""
+    told = as_told(error)
+    if isinstance(told, OwnCodeError):
+        return own_code_sentence(told, cfg)
+    return error_sentence(told) if isinstance(told, (ValueError, OSError, HydraException, OmegaConfBaseException)) else ""
 
 
 def error_sentence(error: Exception) -> str:
@@ -61,17 +69,17 @@ def unread(key: str, value: object) -> str:
     return f"{key}={value} has no effect: nothing that is chosen here reads it; {used} would"
 
 
-def own_code_sentence(error: OwnCodeError, cfg: DictConfig) -> str:
+def own_code_sentence(error: OwnCodeError, cfg: DictConfig | Mapping[str, Any]) -> str:
     """Return which part of a configuration failed in the user's own code, where, and the frames of that code."""
     part = _failed_part(error, cfg)
     where = f"in {error.frames[-1].name} at {place(error.frames[-1])}"
     return f"{part} failed with {error.error}, {where} (HYDRA_FULL_ERROR=1 shows all frames)\n{error.lines}"
 
 
-def _failed_part(error: OwnCodeError, cfg: DictConfig) -> str:
+def _failed_part(error: OwnCodeError, cfg: DictConfig | Mapping[str, Any]) -> str:
     """Return the key of the part whose function mpx called, as far as the file and the name of the function tell."""
     first, candidates = error.frames[0], {}
-    for key, path in targets(OmegaConf.to_container(cfg), ""):
+    for key, path in targets(OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else cfg, ""):
         parts = path.split(".")
         modules = (sys.modules.get(".".join(parts[:k])) for k in range(len(parts), 0, -1))
         module = next((module for module in modules if module is not None), None)

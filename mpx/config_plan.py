@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
 from mpx import config
+from mpx.config_errors import warn_of_unread
 from mpx.data import datasets
 from mpx.data.items import Item, named_items
 from mpx.metrics.base import Metric, as_metric
@@ -82,9 +84,12 @@ def build_plan(
     )
 
 
-def compose_plan(*overrides: str, folder: Path = Path("outputs")) -> RunPlan:
-    """Return the plan of command line overrides, for scripts that need the parts of a run."""
-    cfg = config.compose(*overrides, choices=True)
+def compose_plan(
+    *overrides: str, folder: Path = Path("outputs"), config_dir: str | PathLike | None = None
+) -> RunPlan:
+    """Return the plan of command line overrides. config_dir: a folder of further options, as --config-dir."""
+    cfg = config.compose(*overrides, choices=True, config_dir=config_dir)
+    warn_of_unread(cfg, overrides)
     choices = dict(cfg.hydra.runtime.choices)
     return build_plan(OmegaConf.create(to_plain(cfg)), folder, choices, list(overrides))
 

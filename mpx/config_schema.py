@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from functools import cache
 from itertools import count
+from os import PathLike
 from pathlib import Path
 
 from hydra import compose as hydra_compose
@@ -64,10 +65,21 @@ def without_null_groups(overrides: Sequence[str]) -> list[str]:
     return [nulls.get(override, override) for override in overrides]
 
 
-def compose(*overrides: str, choices: bool = False) -> DictConfig:
-    """Return the configuration of these command line overrides; with `choices` it keeps the node `hydra`."""
+def compose(*overrides: str, choices: bool = False, config_dir: str | PathLike | None = None) -> DictConfig:
+    """Return the configuration of these command line overrides.
+
+    choices: whether it keeps the node `hydra`. config_dir: a folder of further options, as --config-dir.
+    """
+    own = [] if config_dir is None else [f"hydra.searchpath=['file://{_own_folder(config_dir)}']"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose("config", without_null_groups(overrides), return_hydra_config=choices)
+        return hydra_compose("config", [*own, *without_null_groups(overrides)], return_hydra_config=choices)
+
+
+def _own_folder(path: str | PathLike) -> Path:
+    folder = Path(path).expanduser().resolve()
+    if not folder.is_dir():
+        raise ValueError(f"config_dir={str(path)!r} is no folder: give one that holds e.g. experiment/mine.yaml")
+    return folder
 
 
 def claim_name(outputs: Path) -> str:

@@ -15,6 +15,10 @@ Function = TypeVar("Function", bound=Callable)
 INSTALLED = ("site-packages", "dist-packages")  # folders of packages
 
 
+class Error(ValueError):
+    """What a user can put right, in one sentence: the value, what is allowed, and what to do."""
+
+
 class OwnCodeError(Exception):
     """An error inside the user's own code, whose frames are kept without the traceback, so that a process can send it.
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from mpx.cli.arguments import is_sweep, names_folder
 from mpx.cli.gpus import claim_gpu
-from mpx.config_errors import error_sentence, own_code_sentence, warn_of_unread
-from mpx.errors import OwnCodeError, as_told, first_line
+from mpx.config_errors import told_sentence, warn_of_unread
+from mpx.errors import first_line
 from mpx.runs.signals import end_with_parent
 
 log = logging.getLogger("mpx")
@@ -59,15 +58,11 @@ class Job:
             return ""
         if self.show_traceback and not sweeps:
             return ""
-        told = as_told(error)
-        if isinstance(told, OwnCodeError):
-            sentence = own_code_sentence(told, cfg)
-        elif isinstance(told, (ValueError, OSError, OmegaConfBaseException)):
-            sentence = error_sentence(told)
-        elif sweeps:
+        sentence = told_sentence(error, cfg)
+        if not sentence and sweeps:
             log.exception("this job failed")
             sentence = f"{type(error).__name__}: {first_line(error)}"
-        else:
+        if not sentence:
             return ""
         print(f"mpx: {sentence}", file=sys.stderr)
         self.exit_codes.append(FAILURE)

@@ -1,0 +1,73 @@
+"""run() does what the command does, and load() reads what it left."""
+
+import numpy as np
+import pytest
+from planted import SQUARE
+
+from mpx import Error, Run, load, method, run
+
+OPTIONS = [*SQUARE, "images=photos", "frames=3", "metric=[deletion]", "pictures=1", "log_images=0", "deterministic=true"]
+SHORT = [*OPTIONS, "steps=2"]
+
+
+def without_time(rows):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def test_a_run_in_python_is_the_commands_to_the_bit(folder, mpx):
+    ours = run(*OPTIONS, name="a")
+    assert mpx(*OPTIONS, "name=b")[0] == 0
+    theirs = load("outputs/b")
+    assert isinstance(theirs, Run) and len(ours) == len(theirs) == 3 and repr(ours) == "Run of 3 rows in outputs/a"
+    for name in ("saliency", "mask", "parameter"):
+        assert ours.arrays(name).dtype == np.float32 and np.array_equal(ours.arrays(name), theirs.arrays(name))
+    assert str(without_time(ours.rows)) == str(without_time(theirs.rows))
+    assert ours.rows[0]["target"] == 1 and ours.rows[0]["value_before"] > ours.rows[0]["value_after"]
+    assert ours.summary["n"] == 3 and ours.panel(0).width > 300
+    assert (ours.folder / "run.log").read_text().startswith("mpx name=a ")
+
+
+def test_the_same_call_continues_a_run(folder):
+    first = run(*SHORT, "limit=1", name="a")
+    written = (first.folder / first.rows[0]["mask"]).stat().st_mtime_ns
+    assert len(run(*SHORT, name="a")) == 3 and (first.folder / first.rows[0]["mask"]).stat().st_mtime_ns == written
+    with pytest.raises(Error, match="another configuration: steps was 2 and is 3"):
+        run(*OPTIONS, "steps=3", name="a")
+
+
+def test_a_folder_of_ones_own_options(folder):
+    (folder / "my/experiment").mkdir(parents=True)
+    (folder / "my/experiment/mine.yaml").write_text("# @package _global_\nsteps: 3\nlambda_l1: 0.25\n")
+    assert method("mine", config_dir="my").steps == 3
+    (row,) = run(*[o for o in OPTIONS if o != "steps=12"], "experiment=mine", "limit=1", config_dir="my").rows
+    assert row["passes"] == 6
+    with pytest.raises(Error, match="config_dir='no' is no folder"):
+        run(*SHORT, config_dir="no")
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["perturbation=blur_medain"], "near it: blur_median"),
+        (["images=nowhere"], "nowhere"),
+        (["-m", "seed=0,1"], "'-m' is no override"),
+        ([3], "3 is no override"),
+        (["sweep=seeds"], "sweep=seeds is for the command"),
+        (["steps=many"], "steps='many' must be a whole number"),
+        (["model=custom", "model.network=broken.py:build"], "ZeroDivisionError: division by zero .at broken.py:2"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_no_folder(folder, overrides, words):
+    (folder / "broken.py").write_text("def build():\n    return 1 / 0\n")
+    with pytest.raises(Error, match=words) as error:
+        run(*overrides)
+    assert isinstance(error.value, ValueError) and not list((folder / "outputs").glob("*"))
+
+
+def test_what_is_no_run_is_told(folder):
+    with pytest.raises(Error, match="'photos' is not the folder of a run"):
+        load("photos")
+    finished = run(*SHORT, "limit=1", name="a")
+    (finished.folder / finished.rows[0]["mask"]).write_bytes(b"half")
+    with pytest.raises(Error, match="is missing or damaged"):
+        finished.arrays("saliency")

@@ -17,22 +17,10 @@ from torch import Tensor
 
 from mpx.masks.evidence import evidence_of
 from mpx.metrics.similarity import iou_of_pixels
+from mpx.pictures.cells import Cell, draw_cells, fit, saliency_over
 from mpx.pictures.encoding import encode_png, to_image
-from mpx.pictures.text import FAINT_INK, INK, PAPER, draw_text
 from mpx.report.run_folder import RunFolder
-from mpx.report.sweep_grid import (
-    CELL,
-    GAP,
-    LINE,
-    MAX_ROWS,
-    TEXT_SIZE,
-    StoredRow,
-    fit,
-    load_line,
-    rows_by_number,
-    saliency_over,
-    stored_photo,
-)  # fmt: skip
+from mpx.report.sweep_grid import MAX_ROWS, StoredRow, load_line, rows_by_number, stored_photo
 from mpx.runs.files import write_file
 from mpx.runs.store import replace_row
 from mpx.runs.tables import write_csv
@@ -132,29 +120,12 @@ def _paragraph(lines: Sequence[dict[str, Any]], iou_by_axis: dict[str, float]) -
 
 def draw_consensus(rows: Sequence[Consensus]) -> Image.Image:
     """Draw the photo, the mean over it and the spread of each row, with the IoU and the verdict."""
-    pictures = [[_photo(row), saliency_over(row.photo, row.mean), saliency_over(None, row.spread)] for row in rows]
-    heights = [max(picture.height for picture in line if picture) for line in pictures]
-    step = CELL + GAP
-    size = GAP + len(PICTURES) * step, GAP + LINE + sum(heights) + len(rows) * (2 * LINE + GAP)
-    page = Image.new("RGB", size, PAPER)
-
-    def write(column: int, y: int, text: str, ink: str = INK) -> None:
-        draw_text(page, (GAP + column * step, y, CELL), text, "", TEXT_SIZE, ink)
-
-    for column, heading in enumerate(PICTURES):
-        write(column, GAP, heading, FAINT_INK)
-    y = GAP + LINE
-    for row, line, height in zip(rows, pictures, heights):
-        for column, picture in enumerate(line):
-            if picture:
-                page.paste(picture, (GAP + column * step, y))
-        texts = ((row.target, row.image), (f"IoU {row.iou:.2f}, {row.verdict}", f"{len(row.runs)} jobs"), ("0 to 1", ""))
-        for column, (first, second) in enumerate(texts):
-            write(column, y + height + 2, first)
-            write(column, y + height + 2 + LINE, second, FAINT_INK)
-        y += height + 2 * LINE + GAP
-    return page
-
-
-def _photo(row: Consensus) -> Image.Image | None:
-    return None if row.photo is None else fit(to_image(row.photo))
+    cells = [
+        [
+            Cell(None if row.photo is None else fit(to_image(row.photo)), row.target, row.image),
+            Cell(saliency_over(row.photo, row.mean), f"IoU {row.iou:.2f}, {row.verdict}", f"{len(row.runs)} jobs"),
+            Cell(saliency_over(None, row.spread), "from 0 to 1"),
+        ]
+        for row in rows
+    ]
+    return draw_cells(cells, [PICTURES])

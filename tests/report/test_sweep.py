@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from synthetic_explanation import set_values
 
+from mpx.pictures.cells import CELL
 from mpx.report import pareto, plots, sweep
 from mpx.report.heat_map import draw_heat_map
 from mpx.report.lines import ComparisonLine
 from mpx.report.pareto import pareto_front
 from mpx.report.run_folder import RunFolder
-from mpx.report.sweep_grid import CELL, MAX_JOBS, draw_grid
+from mpx.report.sweep_grid import MAX_JOBS, draw_grid
 from mpx.runs import files, store, summaries, tables
 
 TERMS = {"computed_with": "test", "made_from": "{}", "file_bytes": 1, "row_keys": np.array(["1", "2"])}

@@ -17,19 +17,21 @@ if TYPE_CHECKING:
     from mpx.config import method, part, task
     from mpx.errors import Error
     from mpx.evaluation import evaluate
+    from mpx.explain_callback import ExplainCallback
     from mpx.explanation import Explanation
     from mpx.mask_learner import MaskLearner
     from mpx.models.classifier import Classifier
     from mpx.stored_run import Run, load
     from mpx.tasks.base import Task
 
-__all__ = ["Classifier", "Error", "Explanation", "MaskLearner", "MeaningfulPerturbation", "Run", "Task", "evaluate",
-           "explain", "load", "method", "part", "run", "task"]  # fmt: skip
+__all__ = ["Classifier", "Error", "ExplainCallback", "Explanation", "MaskLearner", "MeaningfulPerturbation", "Run", "Task",
+           "evaluate", "explain", "load", "method", "part", "run", "task"]  # fmt: skip
 __version__ = "0.1.0"
 
 _MODULES = {
     "Classifier": "mpx.models.classifier",
     "Error": "mpx.errors",
+    "ExplainCallback": "mpx.explain_callback",
     "Explanation": "mpx.explanation",
     "MaskLearner": "mpx.mask_learner",
     "MeaningfulPerturbation": "mpx.captum_api",

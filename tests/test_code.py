@@ -26,7 +26,7 @@ LAYERS = (  # when imported, a module imports modules of its own layer and of th
     ("runs",),
     ("report",),
     ("config", "config_errors", "config_options", "config_plan", "config_schema", "api", "captum_api", "command",
-     "evaluation", "mask_learner", "stored_run", "cli"),  # fmt: skip
+     "evaluation", "explain_callback", "mask_learner", "stored_run", "cli"),  # fmt: skip
 )
 FOREIGN = "# foreign:"  # comment on a line that looks for an attribute of an object that is not ours, with its kind
 

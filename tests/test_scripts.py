@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from PIL import Image
 from planted import SquareNet, square_photo
 
 from mpx import explain
@@ -84,7 +85,7 @@ def test_no_method_comes_nearer_than_the_optimum_of_regions(tmp_path):
         assert value[2].item() == pytest.approx(value[:2].mean().item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("script", ["benchmark.py", "compare.py", "evaluate.py", "figure.py", "same_masks.py"])
+@pytest.mark.parametrize("script", ["benchmark.py", "compare.py", "digits.py", "evaluate.py", "figure.py", "same_masks.py"])
 def test_each_script_has_a_help(script, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     with pytest.raises(SystemExit) as end:
@@ -98,3 +99,11 @@ def test_a_figure_has_a_block_for_one_target_and_for_two(targets):
     photo = square_photo(SquareNet(), 0)[None]
     page = block("difference", "why?", "network", explain(SquareNet(), photo, targets, mask_size=8, steps=2))
     assert len(set(page.getdata())) > 100  # pictures, not an empty page
+
+
+def test_digits_are_explained_as_they_are_learnt(tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["digits.py", "epochs=1"])
+    runpy.run_path(str(SCRIPTS / "digits.py"), run_name="__main__")
+    assert Image.open("outputs/digits/strip.png").width > 3 * 160

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from captum.attr import Attribution, NoiseTunnel
 from captum.metrics import infidelity, sensitivity_max
 from PIL import Image
 from planted import PlaceNet, RoundingNet, SquareNet, square_photo
@@ -254,6 +255,58 @@ def test_normalised_inputs_are_undone():
     undone = MeaningfulPerturbation(Normalised(), mean, std, **OPTIONS).attribute((PHOTOS - m) / s, target=1)
     assert plain.shape == (3, 1, 32, 32)
     torch.testing.assert_close(plain, undone, atol=1e-4, rtol=0)
+
+
+class Mixed(torch.nn.Module):
+    """Logits that depend on another argument: of which square the class is."""
+
+    def forward(self, x, flip, name="x"):
+        assert name == "named"
+        return NET(torch.where(flip.view(-1, 1, 1, 1), x.flip(-1), x))
+
+
+def test_captums_arguments():
+    """Per input or for all: baselines are the perturbation, feature_mask the cells, further arguments reach the model."""
+    flips = torch.tensor([True, False, True])
+    mixed = MeaningfulPerturbation(Mixed(), **OPTIONS).attribute(PHOTOS, 1, (flips, "named"))
+    plain = MeaningfulPerturbation(NET, **OPTIONS)
+    expected = [plain.attribute(x[None].flip(-1) if f else x[None], 1).flip(-1 if f else ()) for x, f in zip(PHOTOS, flips)]
+    for ours, alone in zip(mixed, expected):
+        centres = [(m * torch.arange(32)).sum() / m.sum() for m in (ours[0], alone[0, 0])]
+        assert abs(centres[0] - centres[1]) < 2
+    black = MeaningfulPerturbation(NET, **OPTIONS | {"perturbation": "black"}).attribute(PHOTOS, 1)
+    for zeros in (0, torch.zeros(3, 32, 32), torch.zeros(1, 3, 32, 32)):
+        assert torch.equal(plain.attribute(PHOTOS, 1, baselines=zeros), black)
+    torch.testing.assert_close(plain.attribute(PHOTOS, 1, baselines=torch.zeros_like(PHOTOS)), black, atol=1e-4, rtol=0)
+    halves = (torch.arange(32) >= 16).long().expand(32, 32) * 7
+    options = OPTIONS | {"ranking": "mask"}
+    for mask in (halves, halves[None, None], halves.expand(3, 1, 32, 32)):
+        maps = MeaningfulPerturbation(NET, **options).attribute(PHOTOS, 1, feature_mask=mask)
+        assert all(len(m.unique()) <= 2 and (m[0, :, :16] == m[0, 0, 0]).all() for m in maps)
+
+
+def test_captums_classes_take_it_for_theirs():
+    attribution = MeaningfulPerturbation(NET, clip=True, **OPTIONS)
+    assert isinstance(attribution, Attribution) and not attribution.has_convergence_delta()
+    smooth = NoiseTunnel(attribution).attribute(PHOTOS, nt_samples=2, stdevs=0.3, target=1)
+    assert smooth.shape == (3, 1, 32, 32) and smooth.isfinite().all()
+    arrays = attribution.attribute(PHOTOS.numpy(), target=1)
+    assert isinstance(arrays, np.ndarray) and np.array_equal(arrays, attribution.attribute(PHOTOS, target=1).numpy())
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"baselines": torch.zeros(3, 8, 8)}, "baselines of shape"),
+        ({"feature_mask": torch.zeros(8, 8).long()}, "feature_mask .8, 8. must be integers"),
+        ({"feature_mask": torch.zeros(32, 32)}, "must be integers"),
+    ],
+)
+def test_captums_arguments_of_other_shapes(given, words):
+    with pytest.raises(ValueError, match=words):
+        MeaningfulPerturbation(NET, **OPTIONS).attribute(PHOTOS, 1, **given)
+    with pytest.raises(ValueError, match="need the bare network"):
+        MeaningfulPerturbation(Classifier(NET), **OPTIONS).attribute(PHOTOS, 1, 3)
 
 
 def test_captums_metrics_accept_it():

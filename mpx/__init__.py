@@ -12,7 +12,7 @@ if "OMP_WAIT_POLICY" not in os.environ:  # torch reads it at import: idle thread
 
 if TYPE_CHECKING:
     from mpx.api import explain
-    from mpx.captum_api import MeaningfulPerturbation
+    from mpx.captum_api import MeaningfulPerturbation, quantus_explain
     from mpx.command import run
     from mpx.config import method, part, task
     from mpx.errors import Error
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mpx.tasks.base import Task
 
 __all__ = ["Classifier", "Error", "ExplainCallback", "Explanation", "MaskLearner", "MeaningfulPerturbation", "Run", "Task",
-           "evaluate", "explain", "load", "method", "part", "run", "task"]  # fmt: skip
+           "evaluate", "explain", "load", "method", "part", "quantus_explain", "run", "task"]  # fmt: skip
 __version__ = "0.1.0"
 
 _MODULES = {
@@ -42,6 +42,7 @@ _MODULES = {
     "load": "mpx.stored_run",
     "method": "mpx.config",
     "part": "mpx.config",
+    "quantus_explain": "mpx.captum_api",
     "run": "mpx.command",
     "task": "mpx.config",
 }

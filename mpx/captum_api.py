@@ -1,6 +1,6 @@
 """Captum's attribution convention over explain(): with Captum's metrics, NoiseTunnel and visualisation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +128,25 @@ class MeaningfulPerturbation(Attribution):
                 f"{tuple(images.shape[1:])}"
             )
         return fill
+
+
+def quantus_explain(
+    model: nn.Module,
+    inputs: Any,
+    targets: Any,
+    *,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+    options: Mapping[str, Any] | None = None,
+    **_: Any,
+) -> np.ndarray:
+    """Return the saliency (B,1,H,W) of inputs (B,C,H,W), an array, for Quantus' `explain_func=`.
+
+    options: those of `mpx.explain`, e.g. explain_func_kwargs={"options": {"steps": 30}}. mean, std: see
+    `MeaningfulPerturbation`. What else Quantus passes (a device) has no effect.
+    """
+    attribution = MeaningfulPerturbation(model, mean, std, clip=True, **(options or {}))
+    return attribution.attribute(np.asarray(inputs), target=np.asarray(targets))
 
 
 class _WithArguments(nn.Module):

@@ -18,6 +18,7 @@ from mpx.models.synthetic import Synthetic
 
 ROWS = 6
 CAPTUM = ("infidelity", "max_sensitivity")
+METRICS = [name for name in config.options("metric") if name != "quantus"]  # another package's: tests/slow/test_quantus.py
 FAST = {  # fewer images than by default
     "deletion": {"step": 1024},
     "insertion": {"step": 1024},
@@ -92,7 +93,7 @@ def methods(scene):
     }
 
 
-@pytest.mark.parametrize("name", config.options("metric"))
+@pytest.mark.parametrize("name", METRICS)
 def test_perfect_is_best_inverted_worst_and_random_is_chance(name, scene):
     if name in CAPTUM:
         pytest.importorskip("captum")
@@ -137,7 +138,7 @@ def test_the_best_possible_value(name, scene):
     assert summary(fast_metric(name), scene.perfect, scene.context())["value"] == pytest.approx(BEST[name], abs=0.05)
 
 
-@pytest.mark.parametrize("name", [name for name in config.options("metric") if name not in CAPTUM])
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in CAPTUM])
 def test_rows_do_not_depend_on_each_other(name, scene):
     metric, maps = fast_metric(name), scene.random(2, seed=5)
     if "explain" in metric.needs:

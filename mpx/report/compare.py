@@ -14,7 +14,7 @@ from scipy.stats import permutation_test
 
 from mpx.report import plots, tables
 from mpx.report.lines import ComparisonLine
-from mpx.report.run_folder import RunFolder, read_run
+from mpx.report.run_folder import RunFolder, as_compared, read_run
 from mpx.runs.tables import parse_number
 
 FLIPS = 9999
@@ -36,6 +36,7 @@ def write_comparison(folders: Sequence[str | Path], out: str | Path, metrics: Se
 
 def compare_runs(runs: Sequence[RunFolder], metrics: Sequence[str] = ()) -> list[ComparisonLine]:
     """Return a line for each run and metric; metrics: names, none: all. ValueError for a metric that no run has."""
+    runs = as_compared(runs)
     if len({run.name for run in runs}) < len(runs):
         raise ValueError(f"two runs are called {sorted(run.name for run in runs)}: give each folder a name of its own")
     names = dict.fromkeys(name for run in runs for name in run.metrics)
@@ -47,7 +48,10 @@ def compare_runs(runs: Sequence[RunFolder], metrics: Sequence[str] = ()) -> list
 def _line(run: RunFolder, first: RunFolder, name: str) -> ComparisonLine:
     metric = run.metrics[name]
     low, high = metric["interval95"] or (math.nan, math.nan)
-    difference, pairs, p_value = (math.nan, 0, math.nan) if run is first else paired_difference(run, first, name)
+    is_relative = name == "value_normalised" and metric["better"] == "none"  # to another thing in each run
+    difference, pairs, p_value = math.nan, 0, math.nan
+    if not (run is first or is_relative):
+        difference, pairs, p_value = paired_difference(run, first, name)
     protocol = metric["protocol"]
     return ComparisonLine(
         run=run.name, metric=name, value=metric["value"], better=metric["better"], low=low, high=high, n=metric["n"],

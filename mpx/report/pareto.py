@@ -9,7 +9,7 @@ import numpy as np
 from mpx.report.figures import new_figure, save_figure
 from mpx.report.lines import ComparisonLine, better_values, metric_title, run_cost
 from mpx.report.plots import PASSES_LABEL
-from mpx.report.run_folder import RunFolder
+from mpx.report.run_folder import RunFolder, as_compared, shares_reference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,19 +20,21 @@ OFFSETS = [(6, 4), (6, -10), (-6, 4), (-6, -10), (6, 14), (6, -20), (-6, 14), (-
 
 
 def plot_pareto(runs: Sequence[RunFolder], path: Path) -> None:
-    """Plot normalised probability against area, and quality against passes; join the runs that no other run beats."""
+    """Plot the probability that is left against area, and quality against passes; join the runs that no other run beats."""
+    runs = as_compared(runs)
     lines = [ComparisonLine(run.name, name, metric["value"], metric["better"])
              for run in runs for name, metric in run.metrics.items()]  # fmt: skip
     values: dict[str, dict[str, float | None]] = {}  # metric -> run -> value
     for line in lines:
         values.setdefault(line.metric, {})[line.run] = line.value
-    quality = "deletion" if "deletion" in values else "value_normalised"
+    left_value = "value_normalised" if shares_reference(runs) else "value_after"
+    quality = "deletion" if "deletion" in values else left_value
     costs = {run.name: run_cost(run) for run in runs}
     figure = new_figure(2 * 5.2, 4.2)
     left, right = figure.subplots(1, 2)
-    left.set(xlabel="area of the evidence", ylabel=metric_title(lines, "value_normalised"))
+    left.set(xlabel="area of the evidence", ylabel=metric_title(lines, left_value))
     right.set(xlabel=PASSES_LABEL, ylabel=metric_title(lines, quality), xscale="log")
-    labels = _draw_front(left, values["area"], values["value_normalised"], better_values(lines, "value_normalised"), runs)
+    labels = _draw_front(left, values["area"], values[left_value], better_values(lines, left_value), runs)
     labels += _draw_front(right, costs, values[quality], better_values(lines, quality), runs)
     if any(runs[0].axes):
         figure.suptitle(", ".join(runs[0].axes), fontsize=8, color="grey")  # the labels are values of these

@@ -1,14 +1,16 @@
 """The folder of a finished run, read: rows of results.csv, metrics and protocol of summary.json."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mpx.runs.tables import read_csv
 
 # metrics that every run has, in summary.json under their own names -> which values are better
-COMMON_METRICS = {"value_normalised": "lower", "area": "lower", "passes": "lower", "forwards": "lower", "seconds": "lower"}
+COMMON_METRICS = dict.fromkeys(("value_normalised", "value_after", "area", "passes", "forwards", "seconds"), "lower")
+PROBABILITY = "probability"
 COST_METRICS = ("passes", "forwards", "seconds")
 
 
@@ -45,7 +47,9 @@ def read_run(folder: str | Path) -> RunFolder:
         protocol = summary["protocol"]
         metrics = {name: _common_metric(summary[name], better) for name, better in COMMON_METRICS.items()}
         if protocol.get("game") == "preservation":
-            metrics["value_normalised"]["better"] = "higher"
+            metrics["value_normalised"]["better"] = metrics["value_after"]["better"] = "higher"
+        if protocol.get("value") != PROBABILITY:  # another task's number may be better high or low
+            metrics["value_after"]["better"] = "none"
         protocols = dict(summary.get("metric_protocols", {}))
         for name, metric in summary.get("metrics", {}).items():  # the first column of a metric has its protocol
             metrics[name] = metric | {"protocol": protocols.pop(metric["metric"], "")}
@@ -61,3 +65,19 @@ def read_run(folder: str | Path) -> RunFolder:
 def _common_metric(statistics: dict[str, Any], better: str) -> dict[str, Any]:
     values = {"value": statistics["mean"], "interval95": statistics["interval95"], "n": statistics["n"]}
     return {**values, "better": better, "protocol": ""}
+
+
+def as_compared(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """Return the runs, in which value_normalised has no better direction if it is relative to another thing in each run.
+
+    It is 0 at the fully perturbed image: another perturbation or network is another scale.
+    """
+    if len({json.dumps(run.protocol.get("reference"), sort_keys=True) for run in runs}) == 1:
+        return list(runs)
+    name = "value_normalised"
+    return [replace(run, metrics=run.metrics | {name: run.metrics[name] | {"better": "none"}}) for run in runs]
+
+
+def shares_reference(runs: Sequence[RunFolder]) -> bool:
+    """Return whether value_normalised has a direction in every run, see `as_compared`."""
+    return all(run.metrics["value_normalised"]["better"] != "none" for run in runs)

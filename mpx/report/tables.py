@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mpx.metrics.summary import ARROWS
 from mpx.report.lines import ComparisonLine, better_values, format_interval, format_value, is_best, metric_names
-from mpx.report.run_folder import COST_METRICS, RunFolder
+from mpx.report.run_folder import COST_METRICS, RunFolder, as_compared, shares_reference
 from mpx.runs.files import write_file
 from mpx.runs.tables import write_csv
 
@@ -89,8 +89,14 @@ def notes(runs: Sequence[RunFolder], lines: Sequence[ComparisonLine]) -> list[st
     sentences += [
         f"{run.name} is not finished: {run.n_missing} images are missing." for run in runs if not run.is_finished
     ]
+    relative = [] if shares_reference(as_compared(runs)) else ["value_normalised"]
+    if relative and "value_normalised" in metric_names(lines):
+        sentences.append(
+            "value_normalised is not compared: it is 0 at the fully perturbed image, and the perturbation or the network "
+            "differs between these runs. value_after is the probability itself."
+        )
     n_first = {line.metric: line.n for line in lines if line.run == runs[0].name}
-    for name in metric_names(lines):
+    for name in (name for name in metric_names(lines) if name not in relative):
         other_lines = [line for line in lines if line.metric == name and line.run != runs[0].name]
         if other_lines and not any(line.pairs for line in other_lines):
             sentences.append(f"{name} has no test: it is not a number of single rows, or no row is in both runs.")

@@ -189,6 +189,7 @@ def _protocol(session: Session, stopped: bool) -> dict[str, Any]:
         "session_seconds": round(time.perf_counter() - session.start, 1),
         "value": plan.task.quantity,
         "support": plan.task.support_unit,
+        "reference": {key: plan.config[key] for key in ("model", "task", "perturbation")},
         "value_normalised": "support, 1 on the image and 0 on the fully perturbed one, no augmentation, "
         f"reference and mask's perturbation: {plan.choices['perturbation']}",
     }

@@ -25,12 +25,14 @@ from mpx.runs import files, store, summaries, tables
 
 TERMS = {"computed_with": "test", "made_from": "{}", "file_bytes": 1, "row_keys": np.array(["1", "2"])}
 
+PROTOCOL = {"stopped": False, "value": "probability"}
+
 
 @pytest.fixture
 def job(tmp_path, explanation):
     """job(name, value_after, game, ...) -> the folder of a finished job; `more` sets the explanation's attributes."""
 
-    def make(name, value_after=0.2, game="deletion", pictures=True, size=(40, 56), **more):
+    def make(name, value_after=0.2, game="deletion", pictures=True, size=(40, 56), perturbation="blur", **more):
         e, folder = explanation(game=game, size=size), tmp_path / name
         set_values(e, value_after)
         for key, value in more.items():
@@ -39,7 +41,7 @@ def job(tmp_path, explanation):
             store.save_row(folder, e, i, pictures, row_key="1", **TERMS)
         rows = tables.table_rows(e)
         tables.write_csv(folder / "results.csv", rows)
-        summary = summaries.summarise_rows(rows, 0, 0, {"game": game, "stopped": False})
+        summary = summaries.summarise_rows(rows, 0, 0, PROTOCOL | {"game": game, "reference": perturbation})
         files.write_json(folder / "summary.json", summary | {"metrics": {}})
         return folder
 
@@ -321,3 +323,15 @@ def test_an_axis_on_which_evidence_depends_is_told(tmp_path, job):
         job(f"seed={seed},side={side}", mask=mask)
     text = sweep.write_sweep_results(tmp_path)
     assert "(1.00 if they differ in seed alone, 0.00 if they differ in side alone)" in text  # and 0.33 of all pairs
+
+
+def test_what_is_relative_to_the_perturbation_is_not_compared_across_perturbations(tmp_path, job):
+    """A weak perturbation leaves much and yet has a small value_normalised: only the probability itself is compared."""
+    for name, left, normalised in (("gaussian", 0.002, 0.1), ("median", 0.211, -0.756)):
+        job(f"a/perturbation={name}", left, perturbation=name, value_normalised=torch.full((2,), normalised))
+        job(f"b/seed={name}", left)
+    across, within = (sweep.write_sweep_results(tmp_path / name) for name in "ab")
+    assert "| gaussian | **0.002**" in across and "**-0.756**" not in across and "value_normalised is not compared" in across
+    assert "value_after" not in within and "is not compared" not in within and "value_normalised ↓" in within
+    table = [line for line in lines(tmp_path / "a") if line["metric"] == "value_normalised"]
+    assert {line["better"] for line in table} == {"none"} and not any(line["p_value"] not in ("", "nan") for line in table)

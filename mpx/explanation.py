@@ -14,6 +14,7 @@ from mpx.masks.evidence import evidence_of
 from mpx.tasks.base import Answer, Task
 
 if TYPE_CHECKING:
+    import pandas
     from PIL import Image
 
     from mpx.learning.method import Method
@@ -93,6 +94,14 @@ class Explanation:
 
         return draw_panel(self, row)
 
+    def animation(self, row: int = 0) -> bytes:
+        """Return a GIF of a learnt mask as it formed: saliency over the image | perturbed image."""
+        from mpx.pictures.animation import animation_gif
+
+        if not self.is_learnt:
+            raise ValueError("an explainer's saliency has no iterations: panel() draws it")
+        return animation_gif(self, row)
+
     def pair(self, first: int = 0, second: int = 1) -> "Image.Image":
         """Draw the evidence of two rows of one image in two colours, e.g. for either class of task=difference."""
         from mpx.pictures.pair import draw_pair
@@ -114,8 +123,14 @@ class Explanation:
         groups = group_rows(list(zip(self.image_names, self.targets.tolist(), self.classes)))
         return torch.stack([sum_of_areas(self.saliency[rows], smooth) for rows in groups.values()])
 
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Return a table of pandas with a line for each row: the columns of results.csv."""
+        from mpx.runs.tables import as_dataframe, table_rows
+
+        return as_dataframe(table_rows(self))
+
     def save(self, folder: str | PathLike) -> None:
-        """Write masks/, panels/, evolution/ and results.csv into the folder, each file whole or not at all."""
+        """Write masks/, panels/, evolution/ and results.csv into the folder, which `mpx.load` reads, each file whole."""
         from mpx.runs.store import save_row
         from mpx.runs.tables import table_rows, write_csv
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from mpx.errors import Error
-from mpx.runs.store import load_row, picture_files
-from mpx.runs.tables import FILE_COLUMNS, parse_number, read_csv
+from mpx.runs.store import picture_files
+from mpx.runs.tables import FILE_COLUMNS, as_dataframe, parse_number, read_csv
 
 if TYPE_CHECKING:
     import pandas
@@ -24,18 +24,22 @@ TEXT_COLUMNS = ("image", "class", "mask", FILE_COLUMNS[0])
 
 
 class Run:
-    """The folder of a run whose results are written. Masks are read when they are asked for."""
+    """The folder of a run whose results are written, or of `Explanation.save`. Masks are read when they are asked for.
+
+    rows: the lines of results.csv; texts and floats, NaN where a cell is empty. summary: what summary.json says.
+    """
 
     def __init__(self, folder: str | PathLike):
         """Raises Error where the folder holds no results."""
         self.folder = Path(folder).expanduser()
         try:
             lines = read_csv(self.folder / "results.csv")
-            self.summary: dict[str, Any] = json.loads((self.folder / "summary.json").read_text("utf-8"))
+            summary = self.folder / "summary.json"
+            self.summary: dict[str, Any] = json.loads(summary.read_text("utf-8")) if summary.exists() else {}
         except (OSError, ValueError) as error:
             raise Error(
                 f"{str(folder)!r} is not the folder of a run ({type(error).__name__}: {error}): give one that holds "
-                "results.csv and summary.json"
+                "results.csv"
             ) from error
         self.rows: list[dict[str, Any]] = [
             {key: text if key in TEXT_COLUMNS else parse_number(text) for key, text in line.items()} for line in lines
@@ -46,10 +50,12 @@ class Run:
 
     def row(self, index: int) -> dict[str, Any]:
         """Return all that is stored of a row, see outputs/README.md: "saliency" and "mask" (H,W), "curves", values, ..."""
-        stored = load_row(self.folder / self.rows[index]["mask"])
-        if stored is None:
-            raise Error(f"{self.folder / self.rows[index]['mask']} is missing or damaged: run the command again")
-        return stored
+        path = self.folder / self.rows[index]["mask"]
+        try:
+            with np.load(path) as file:
+                return {key: file[key] if file[key].ndim else file[key].item() for key in file.files}
+        except Exception as error:  # a damaged zip raises many kinds
+            raise Error(f"{path} is missing or damaged ({type(error).__name__}): run the command again") from error
 
     def arrays(self, name: str = "saliency") -> np.ndarray:
         """Return an array of every row as one, (N,...) float32: "saliency", "mask" or "parameter"."""
@@ -66,12 +72,8 @@ class Run:
         return Image.open(file)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Return the rows as a table of pandas."""
-        try:
-            import pandas
-        except ModuleNotFoundError as error:
-            raise Error("to_dataframe() needs a package that is not installed: pip install pandas") from error
-        return pandas.DataFrame(self.rows)
+        """Return a table of pandas with a line for each row: the columns of results.csv."""
+        return as_dataframe(self.rows)
 
     def __repr__(self) -> str:
         return f"Run of {len(self)} rows in {self.folder}"

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from planted import SQUARE
+import torch
+from planted import SQUARE, SquareNet, square_photo
 
-from mpx import Error, Run, load, method, run
+from mpx import Error, Run, explain, load, method, run
 
 OPTIONS = [*SQUARE, "images=photos", "frames=3", "metric=[deletion]", "pictures=1", "log_images=0", "deterministic=true"]
 SHORT = [*OPTIONS, "steps=2"]
@@ -71,3 +72,19 @@ def test_what_is_no_run_is_told(folder):
     (finished.folder / finished.rows[0]["mask"]).write_bytes(b"half")
     with pytest.raises(Error, match="is missing or damaged"):
         finished.arrays("saliency")
+
+
+def test_what_an_explanation_saved_is_loaded(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    net = SquareNet()
+    photos = torch.stack([square_photo(net, seed) for seed in range(2)])
+    e = explain(net, photos, 1, steps=3, mask_size=8, jitter=0, frames=2)
+    e.save(tmp_path)
+    stored = load(tmp_path)
+    assert np.allclose(stored.arrays("mask"), e.mask[:, 0], atol=1e-3) and stored.summary == {}
+    ours, theirs = e.to_dataframe(), stored.to_dataframe()
+    assert isinstance(ours, pandas.DataFrame) and list(ours["image"]) == list(theirs["image"])
+    assert np.allclose(ours["area"], theirs["area"], rtol=1e-5) and e.animation(1)[:3] == b"GIF"
+    gradient = explain(net, e.images, 1, explainer="gradient")
+    with pytest.raises(ValueError, match="no iterations"):
+        gradient.animation()

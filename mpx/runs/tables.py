@@ -13,9 +13,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mpx.errors import Error
 from mpx.runs.files import path_in_error, write_file
 
 if TYPE_CHECKING:
+    import pandas
+
     from mpx.explanation import Explanation
 
 FILE_COLUMNS = ("path", "file_bytes")  # of the image's file
@@ -99,6 +102,15 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """Read the lines of a table; missing cells are empty."""
     with open(path, newline="", encoding="utf-8") as file:
         return [{k: _unescape(v) for k, v in line.items()} for line in csv.DictReader(file, restval="")]
+
+
+def as_dataframe(rows: Sequence[TableRow]) -> "pandas.DataFrame":
+    """Return lines of a table as one of pandas."""
+    try:
+        import pandas
+    except ModuleNotFoundError as error:
+        raise Error("a data frame needs a package that is not installed: pip install pandas") from error
+    return pandas.DataFrame(rows)
 
 
 def write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:

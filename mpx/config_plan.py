@@ -64,6 +64,7 @@ def build_plan(
         target=plain_config["target"],
         device=cfg.device,
         trainer_devices=plain_config["trainer"]["devices"],
+        launch=plain_config.get("launch"),
         share=cfg.share,
         parallel=cfg.parallel,
         threads=cfg.threads,

@@ -1,5 +1,6 @@
 """The contract between a run's coordinator and its workers."""
 
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -14,6 +15,7 @@ class ClaimedImage(NamedTuple):
     image_index: int  # in the run
     item: Item
     finished_rows: set[str]  # keys of its rows that are on disk
+    sent_from: Path | None = None  # path at the coordinator, where the item's file is a copy that was sent to this machine
 
 
 class Coordinator(Protocol):

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from mpx.data.items import Item
@@ -11,6 +12,7 @@ from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.evaluation import needs_annotations
 from mpx.runs.folder import LOCK, clear
 from mpx.runs.plan import RunPlan
+from mpx.runs.shares import Share
 
 log = logging.getLogger("mpx")
 
@@ -24,6 +26,16 @@ def check_metrics(plan: RunPlan, items: list[Item]) -> None:
             f"metric={needing[0]} compares with where the class is, and dataset={plan.choices['dataset']} does not say: "
             "take dataset=imagenet, voc, coco, pets, cub or synthetic, or give dataset=images dataset.boxes=boxes.csv"
         )
+
+
+def check_ray(plan: RunPlan, share: Share) -> None:
+    """Refuse what does not go together with launch=ray."""
+    if find_spec("ray") is None:
+        raise ValueError("launch=ray needs Ray: pip install 'mpx[ray]'")
+    if share.count > 1:
+        raise ValueError(f"launch=ray is one command, and this is share {share}: leave out torchrun, srun and share=")
+    if plan.parallel == "samples":
+        raise ValueError("parallel=samples needs devices that work in step: give it trainer.devices=N without launch=ray")
 
 
 def check_rows(coordinator: RunCoordinator) -> None:

@@ -1,14 +1,14 @@
 """The coordinator of a run: it hands images to workers, and keeps the tables up to date as rows come in.
 
-Workers in other processes call it through mpx.runs.launch, so whatever its methods take and return can be pickled.
+Workers elsewhere call it through mpx.runs.launch or ray_cluster, so whatever its methods take and return can be pickled.
 """
 
 import json
 import logging
 import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -81,8 +81,7 @@ class RunCoordinator:
         for row in scan(folder, self._in_share, self._is_current):
             self._register(row)
             self.means.add(dict(zip(row["terms"].tolist(), torch.from_numpy(row["curves"])[..., None])))
-        self.remaining = [image_index for image_index in self.share if self._is_open(image_index)]
-        self._n_claimed = 0  # of remaining
+        self.remaining = deque(filter(self._is_open, self.share))  # not handed out yet
         self._claim_limit = 1
 
     def start(self, workers: int) -> None:
@@ -95,10 +94,8 @@ class RunCoordinator:
     # ---- calls of workers
 
     def claim(self, count: int) -> list[ClaimedImage]:
-        claimed = self.remaining[self._n_claimed : self._n_claimed + min(count, self._claim_limit)]
-        self._n_claimed += len(claimed)
-        items = [(image_index, self.items[image_index]) for image_index in claimed]
-        return [ClaimedImage(image_index, item, self._finished_rows.get(item.name, set())) for image_index, item in items]
+        claimed = [self.remaining.popleft() for _ in range(min(count, self._claim_limit, len(self.remaining)))]
+        return [ClaimedImage(i, item := self.items[i], self._finished_rows.get(item.name, set())) for i in claimed]
 
     def add_row(self, row: dict[str, Any], curve_sums: dict[str, Tensor], explanation: Explanation | None) -> None:
         os.stat(self.folder)  # it may have been removed
@@ -127,6 +124,11 @@ class RunCoordinator:
     def warn(self, text: str) -> None:
         log.warning(text)
 
+    def give_back(self, image_indices: Iterable[int]) -> list[int]:
+        """Hand out again, and return, what is not done of the images of a worker that died."""
+        self.remaining.extendleft(images := sorted(filter(self._is_open, image_indices), reverse=True))
+        return images
+
     # ---- progress
 
     def describe(self, images: int) -> str:
@@ -136,8 +138,7 @@ class RunCoordinator:
 
     def count_missing(self) -> int:
         """Return the number of images that are neither finished nor skipped."""
-        open_images = (self.items[image_index].name for image_index in self.share if self._is_open(image_index))
-        return sum(name not in self.skipped for name in open_images)
+        return sum(map(self._is_open, self.share))
 
     def drop_removed_rows(self) -> int:
         """Forget rows whose files somebody removed while the run was at work, and their images; return their number."""
@@ -235,14 +236,13 @@ class RunCoordinator:
         return not changes
 
     def _is_open(self, image_index: int) -> bool:
-        return self.items[image_index].name not in self._finished_images
+        name = self.items[image_index].name
+        return name not in self._finished_images and name not in self.skipped
 
     def _register(self, row: dict[str, Any]) -> None:
-        image_name = row["image"]
-        keys = list(row["row_keys"])
-        finished = self._finished_rows.setdefault(image_name, set())
-        finished.add(row["row_key"])
-        if finished >= set(keys):
+        image_name, keys = row["image"], list(row["row_keys"])
+        self._finished_rows.setdefault(image_name, set()).add(row["row_key"])
+        if self._finished_rows[image_name] >= set(keys):
             self._finished_images.add(image_name)
         stored = StoredRow(self.image_indices[image_name], keys.index(row["row_key"]), tables.table_row(row))
         self._rows.append(stored)

@@ -1,5 +1,14 @@
 """Worker processes on this machine, one per device, that share the images of a run.
 
+When to take what; all workers call one interface (`mpx.runs.base.Coordinator`), and do the same work (`mpx.runs.worker`):
+
+- trainer.devices=N, trainer=gpus: one machine. The processes of this module.
+- launch=ray: several machines, without a common file system, or whose number changes while the run works: workers claim
+  images one by one, those of a machine that dies are claimed again, and machines that join are used (mpx.runs.ray_cluster).
+- torchrun, srun, job arrays, share=0/4: where these start the processes anyway. Each does a fixed part of the images, and
+  all write to one folder on a common file system (mpx.runs.shares).
+- parallel=samples: one image, sooner, on several devices (mpx.runs.distributed).
+
 Why this is not Trainer(devices=N): Lightning's strategies give each device a part of one batch and average the gradients.
 The parameters here are the masks of different images, so an average of their gradients would be wrong, and ranks that wait
 for each other at every step would stall whenever one image takes longer. Each worker is therefore an ordinary process with a
@@ -20,7 +29,7 @@ from contextlib import suppress
 from multiprocessing import connection, parent_process, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.multiprocessing as mp
@@ -32,18 +41,26 @@ from mpx.explanation import Explanation
 from mpx.runs.base import ClaimedImage, Coordinator
 from mpx.runs.signals import SIGNALS
 
+CLAIM = "claim"  # message that is answered
 RAISE = "raise"  # message that carries a worker's error
+
+
+class Pipe(Protocol):
+    """What a worker needs of a `Connection`."""
+
+    def send_bytes(self, message: bytes, /) -> None: ...
+
+    def recv_bytes(self) -> bytes: ...
 
 
 class RemoteCoordinator:
     """The coordinator as a worker process sees it: each call is a message to the parent."""
 
-    def __init__(self, pipe: Connection):
+    def __init__(self, pipe: Pipe):
         self._pipe = pipe
 
     def claim(self, count: int) -> list[ClaimedImage]:
-        self._send("claim", count)
-        return pickle.loads(self._pipe.recv_bytes())
+        return self._ask(CLAIM, count)
 
     def add_row(self, row: dict[str, Any], curve_sums: dict[str, Tensor], explanation: Explanation | None) -> None:
         self._send("add_row", row, curve_sums, explanation)
@@ -66,6 +83,10 @@ class RemoteCoordinator:
 
     def _send(self, call: str, *arguments: Any) -> None:
         self._pipe.send_bytes(pickle.dumps((call, arguments)))
+
+    def _ask(self, call: str, *arguments: Any) -> Any:
+        self._send(call, *arguments)
+        return pickle.loads(self._pipe.recv_bytes())
 
 
 def single_device(device: torch.device) -> dict[str, Any]:
@@ -107,14 +128,25 @@ def run_processes(
             process.join()
 
 
-def _answer_until_all_end(processes: dict[Connection, SpawnProcess], coordinator: Coordinator) -> None:
-    calls: dict[str, Callable[..., None]] = {
+def coordinator_calls(coordinator: Coordinator) -> dict[str, Callable[..., Any]]:
+    """Return message -> what it calls, with its arguments."""
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    return {
+        CLAIM: coordinator.claim,
         "add_row": coordinator.add_row,
         "skip": coordinator.skip,
         "report_progress": coordinator.report_progress,
         "log": coordinator.log,
         "warn": coordinator.warn,
+        RAISE: fail,
     }
+
+
+def _answer_until_all_end(processes: dict[Connection, SpawnProcess], coordinator: Coordinator) -> None:
+    calls = coordinator_calls(coordinator)
     while processes:
         for pipe in connection.wait(list(processes)):
             assert isinstance(pipe, Connection)
@@ -124,14 +156,10 @@ def _answer_until_all_end(processes: dict[Connection, SpawnProcess], coordinator
                 _check_exit(processes.pop(pipe))
                 continue
             call, arguments = pickle.loads(message)
-            if call == RAISE:
-                raise arguments[0]
-            if call == "claim":
-                images = coordinator.claim(*arguments)
+            result = calls[call](*arguments)
+            if call == CLAIM:
                 with suppress(ConnectionError):  # a worker that died meanwhile is found in the next round
-                    pipe.send_bytes(pickle.dumps(images))
-            else:
-                calls[call](*arguments)
+                    pipe.send_bytes(pickle.dumps(result))
 
 
 def _check_exit(process: SpawnProcess) -> None:

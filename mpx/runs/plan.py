@@ -44,6 +44,7 @@ class RunPlan:
     # devices and workers
     device: str  # auto, cpu, cuda, cuda:N or mps
     trainer_devices: int | str | list[int]  # a number of devices, "all" GPUs, or indices of GPUs
+    launch: dict[str, Any] | None  # arguments of ray.init, where the workers are on a Ray cluster
     share: str  # auto, array, or index/count
     parallel: str  # rows or samples
     threads: int | None

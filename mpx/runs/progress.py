@@ -25,7 +25,7 @@ class Progress:
         """Count another part of the work; note: shown beside the bar."""
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(min(images, self._bar.total - self._bar.n))
-        self._images_done += images
+        self._images_done = min(self._images_done + images, self._bar.total)  # images of a worker that died are done again
         now = time.perf_counter()
         if self._bar.disable and now - self._last_line > LOG_INTERVAL:
             self._last_line = now

@@ -16,7 +16,7 @@ from mpx.runs.files import write_file
 if TYPE_CHECKING:
     from mpx.runs.plan import RunPlan
 
-RESUMABLE_KEYS = ("name", "force", "limit", "dataset.limit", "trainer.devices", "share", "log_images", "logger",
+RESUMABLE_KEYS = ("name", "force", "limit", "dataset.limit", "trainer.devices", "launch", "share", "log_images", "logger",
                   "sufficient_share", "metrics", "other_perturbations",
                   "objective")  # keys that may change when a run is resumed # fmt: skip
 RESUMABLE_WITHOUT_DETERMINISM = ("batch_size", "device", "threads", "parallel", "compile")  # these may change bits

@@ -126,7 +126,7 @@ class RowSource:
         ]
         provenance = {
             "row_keys": np.array([row.key for row in rows], np.str_),
-            "path": str(item.path),
+            "path": str(image.sent_from or item.path),
             "file_bytes": file_bytes,
         }
         return [

@@ -15,9 +15,9 @@ import torch
 
 from mpx.data.items import fingerprint
 from mpx.runs import terminal
-from mpx.runs.checks import check_complete, check_metrics, check_rows, lost_folder_as_error
+from mpx.runs.checks import check_complete, check_metrics, check_ray, check_rows, lost_folder_as_error
 from mpx.runs.coordinator import RunCoordinator
-from mpx.runs.devices import single_worker, thread_count, worker_devices
+from mpx.runs.devices import find_device, single_worker, thread_count, worker_devices
 from mpx.runs.distributed import SampleGroup, find_group
 from mpx.runs.doubtful import doubtful_rows
 from mpx.runs.evaluation import needs_annotations
@@ -59,7 +59,11 @@ def run(plan: RunPlan) -> dict[str, Any] | None:
     Raises ValueError or OSError if that is impossible, and Stopped after a signal; finished rows stay.
     """
     share = find_share(plan.share)
-    devices = worker_devices(plan.device, plan.trainer_devices, share)
+    if plan.launch is None:
+        devices = worker_devices(plan.device, plan.trainer_devices, share)
+    else:
+        check_ray(plan, share)
+        devices = [find_device("cpu" if plan.device == "cpu" else "auto")]  # here, for the metrics of finished rows
     group = find_group(plan.parallel, plan.method.samples, share, devices)
     if group and group.rank:  # under torchrun only rank 0 opens the folder
         with _single_worker(plan, share):
@@ -143,8 +147,13 @@ def _work_and_write_results(session: Session) -> tuple[RunCoordinator | None, di
 
 
 def _explain(session: Session) -> None:
-    """Explain the remaining images, here on one device, in processes on several."""
+    """Explain the remaining images: here on one device, in processes on several, or on a Ray cluster."""
     plan, devices, group = session.plan, session.devices, session.group
+    if plan.launch is not None:
+        from mpx.runs.ray_cluster import run_on_ray  # it imports Ray
+
+        run_on_ray(plan, session.coordinator)
+        return
     session.coordinator.start(1 if group else len(devices))
     if len(devices) == 1:
         with _single_worker(plan, session.share):

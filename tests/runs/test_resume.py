@@ -383,7 +383,7 @@ def test_a_crafted_row_is_made_again(home, run, monkeypatch, entries):
     replace_row(file, load_row(file) | entries)
     plan = compose_plan(*SHOWN, folder=run)
     coordinator = RunCoordinator(run, plan.list_items(), fingerprint=Fingerprint.of(plan))
-    assert coordinator.remaining == [0]
+    assert list(coordinator.remaining) == [0]
 
 
 def test_a_pipe_among_the_rows_is_no_row(run):

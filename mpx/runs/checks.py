@@ -32,6 +32,11 @@ def check_ray(plan: RunPlan, share: Share) -> None:
     """Refuse what does not go together with launch=ray."""
     if find_spec("ray") is None:
         raise ValueError("launch=ray needs Ray: pip install 'mpx[ray]'")
+    count = plan.trainer_devices
+    if count != "all" and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+        raise ValueError(f"trainer.devices={count!r} must be a number from 1, or all, with launch=ray")
+    if plan.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device={plan.device!r} must be auto, cpu or cuda with launch=ray, which chooses the GPU")
     if share.count > 1:
         raise ValueError(f"launch=ray is one command, and this is share {share}: leave out torchrun, srun and share=")
     if plan.parallel == "samples":

@@ -66,12 +66,13 @@ def _connected(arguments: dict[str, Any]) -> Iterator[None]:
         if port.isdecimal():  # ray.init would try for minutes
             socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         ray.init(**{"logging_level": "warning", **arguments})
-    except Exception as error:
-        where = f"launch.address={address or 'null'}"
+    except OSError as error:
         raise ValueError(
-            f"{where}: no Ray cluster could be reached or started ({first_line(error)}): start one with `ray start --head`, "
-            "and give the address that it prints"
+            f"launch.address={address or 'null'}: no Ray cluster is reached there ({first_line(error)}): start one with "
+            "`ray start --head` and give the address that it prints, or null to start one here"
         ) from error
+    except Exception as error:
+        raise ValueError(f"launch=ray: Ray does not start ({first_line(error)}): check the options of launch") from error
     finally:
         signal.signal(signal.SIGTERM, handler)  # ray.init replaces it
     try:
@@ -94,7 +95,7 @@ class RayWorkers:
 
     def __init__(self, plan: RunPlan, coordinator: RunCoordinator):
         self._coordinator = coordinator
-        self._count = _worker_count(plan.trainer_devices)
+        self._count = plan.trainer_devices
         self._resource = _resource(plan.device)
         threads = thread_count(plan.threads or 1, 1, Share(), plan.deterministic)
         self._amount = 1 if self._resource == "GPU" else threads  # of the resource, for each worker
@@ -129,7 +130,9 @@ class RayWorkers:
 
     def wanted(self) -> int:
         """Return the number of workers that are asked for, or that the cluster has room for."""
-        return self._count or int(ray.cluster_resources().get(self._resource, 0) // self._amount)
+        if isinstance(self._count, int):
+            return self._count
+        return int(ray.cluster_resources().get(self._resource, 0) // self._amount)
 
     def _start_workers(self) -> None:
         if not self._coordinator.remaining or time.monotonic() < self._next_look:
@@ -213,19 +216,8 @@ class RayWorkers:
             write_file(folder / name, content)
 
 
-def _worker_count(setting: int | str | list[int]) -> int:
-    """Return the number of workers that `trainer.devices=` asks for; 0 for all that the cluster has room for."""
-    if setting == "all":
-        return 0
-    if isinstance(setting, bool) or not isinstance(setting, int) or setting < 1:
-        raise ValueError(f"trainer.devices={setting!r} must be a number from 1, or all, with launch=ray")
-    return setting
-
-
 def _resource(device: str) -> str:
     """Return what each worker takes of the cluster, GPU or CPU. device: `device=`."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device={device!r} must be auto, cpu or cuda with launch=ray, which chooses the GPU")
     has_gpus = ray.cluster_resources().get("GPU", 0) >= 1
     if device == "cuda" and not has_gpus:
         raise ValueError("device=cuda: the Ray cluster has no GPU: take device=cpu, or add a machine with one")

@@ -9,6 +9,7 @@ be told from one that was never answered.
 """
 
 import logging
+import math
 import os
 import pickle
 import signal
@@ -38,7 +39,9 @@ from mpx.runs.shares import Share
 
 log = logging.getLogger("mpx")
 LOOK_SECONDS = 1.0  # between two looks at what the cluster has
+PATIENCE_SECONDS = 60  # in which a worker should begin
 CONNECT_SECONDS = 5
+AGAIN = "finished rows are kept, and the same command does the others"
 MOST_DEATHS = 3  # of workers with the same image; for each worker, in a row before any claimed an image
 
 
@@ -49,6 +52,8 @@ def run_on_ray(plan: RunPlan, coordinator: RunCoordinator) -> None:
         coordinator.start(max(1, workers.wanted()))
         try:
             workers.run()
+        except RayError as error:
+            raise ValueError(f"the Ray cluster failed ({first_line(error)}): {AGAIN}") from error
         finally:
             workers.kill()
 
@@ -69,7 +74,8 @@ def _connected(arguments: dict[str, Any]) -> Iterator[None]:
     except OSError as error:
         raise ValueError(
             f"launch.address={address or 'null'}: no Ray cluster is reached there ({first_line(error)}): start one with "
-            "`ray start --head` and give the address that it prints, or null to start one here"
+            "`ray start --head` and give the address that it prints, or null to start one here (Ray's tokens need "
+            "RAY_AUTH_MODE=token)"
         ) from error
     except Exception as error:
         raise ValueError(f"launch=ray: Ray does not start ({first_line(error)}): check the options of launch") from error
@@ -112,16 +118,19 @@ class RayWorkers:
         self._workers: dict[Future[bytes], _Worker] = {}  # by the open call
         self._deaths: Counter[int | None] = Counter()  # image, or None before one was claimed -> workers that died
         self._next_look = 0.0
+        self._next_warning = time.monotonic() + PATIENCE_SECONDS
 
     def run(self) -> None:
         """Answer workers until no image is left. Workers that Ray has found no machine for are not waited for."""
-        while self._coordinator.remaining or any(worker.is_at_work for worker in self._workers.values()):
+        while (at_work := any(worker.is_at_work for worker in self._workers.values())) or self._coordinator.remaining:
             self._start_workers()
             done, _ = wait(self._workers, LOOK_SECONDS, FIRST_COMPLETED)
             for call in done:
                 self._answer(self._workers.pop(call), call)
-            if not self._workers:
-                time.sleep(LOOK_SECONDS)
+            if at_work or done:
+                self._next_warning = time.monotonic() + PATIENCE_SECONDS
+            else:
+                self._wait_for_room()
 
     def kill(self) -> None:
         """End all workers; what they have sent is stored whole."""
@@ -137,12 +146,16 @@ class RayWorkers:
     def _start_workers(self) -> None:
         if not self._coordinator.remaining or time.monotonic() < self._next_look:
             return
-        wanted = self.wanted()
-        if not (wanted or self._workers or self._next_look):
-            log.warning(f"the Ray cluster has no room for a worker ({self._amount} {self._resource}): waiting for a machine")
         self._next_look = time.monotonic() + LOOK_SECONDS
-        for _ in range(wanted - len(self._workers)):
+        for _ in range(self.wanted() - len(self._workers)):
             self._call(_Worker(self._new_actor()), None)
+
+    def _wait_for_room(self) -> None:
+        if not self._workers:
+            time.sleep(LOOK_SECONDS)
+        if time.monotonic() > self._next_warning:
+            self._next_warning = math.inf
+            log.warning(f"still waiting for a machine of the Ray cluster that has {self._amount} {self._resource} free")
 
     def _call(self, worker: _Worker, answer: bytes | None) -> None:
         self._workers[worker.actor.exchange.remote(answer).future()] = worker
@@ -174,7 +187,7 @@ class RayWorkers:
         when = "before they claimed an image" if key is None else f"while they explained {self._coordinator.items[key].name}"
         raise ValueError(
             f"{self._deaths[key]} workers died {when}, perhaps for lack of memory (a smaller batch_size needs less): "
-            "finished rows are kept, and the same command does the others"
+            + AGAIN
         )
 
     # ---- messages

@@ -53,6 +53,14 @@ def test_every_option_builds(overrides):
     assert isinstance(config.build_method(cfg), Method)
 
 
+def test_one_yaml_has_the_address_of_a_ray_cluster():
+    """For launch=ray, one run, and for the jobs of a sweep."""
+    address = OmegaConf.load(config.CONFIGS / "ray.yaml")
+    assert "address" in address and config.compose("launch=ray").launch == address
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    assert config.compose("cluster=ray", choices=True).hydra.launcher.ray.init == address
+
+
 def test_library_defaults_are_the_manuals():
     cfg = config.compose()
     choices = {"explainer", "perturbation", "mask", "score", "ranking", "gradient", "optimizer", "scheduler", "stop"}

@@ -10,7 +10,7 @@ import pytest
 import mpx
 
 ROOT = Path(__file__).parents[1]
-FRAMEWORKS = ["pytorch_lightning", "timm", "skimage", "matplotlib", "tensorboard", "scipy", "torchmetrics"]
+FRAMEWORKS = ["pytorch_lightning", "timm", "skimage", "matplotlib", "tensorboard", "scipy", "torchmetrics", "ray"]
 COMMAND = "import sys; from mpx.cli.main import main; main()"
 REPORT = """
 import atexit, sys

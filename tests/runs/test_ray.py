@@ -19,7 +19,7 @@ ON_RAY = [*LINE, "launch=ray", "name=ray"]
 
 
 class Actor:
-    """A worker without Ray. dies(image names): whether it does so when it gets these images."""
+    """A worker without Ray. dies(image names): whether it does so at a call that gives it these images."""
 
     def __init__(self, worker, dies):
         self.worker, self.dies, self.exchange = worker, dies, self
@@ -32,11 +32,11 @@ class Actor:
     def _exchange(self, call, answer):
         from ray.exceptions import ActorDiedError
 
-        images = pickle.loads(answer) if answer else None
+        images = pickle.loads(answer) if answer else []
         if isinstance(images, list) and self.dies({image.item.name for image, _ in images}):
             call.set_exception(ActorDiedError())
-            return
-        call.set_result(self.worker.exchange(answer))
+        else:
+            call.set_result(self.worker.exchange(answer))
 
 
 @pytest.fixture
@@ -93,6 +93,13 @@ def test_an_image_that_kills_its_workers_ends_the_run_by_name(mpx, home, cluster
         "p00-1-checker-board",
         "p01-1-checker-board",
     }
+
+
+def test_workers_that_die_as_they_start_end_the_run(mpx, home, cluster):
+    cluster(cpus=2, dies=lambda images: not images)
+    code, out, err = mpx(*ON_RAY)
+    assert code == 1 and "6 workers died before they claimed an image" in err and err.count("\n") == 1
+    assert "joined" not in out
 
 
 def test_images_of_a_worker_that_died_are_claimed_again(mpx, home, cluster):

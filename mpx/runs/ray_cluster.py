@@ -54,8 +54,6 @@ def run_on_ray(plan: RunPlan, coordinator: RunCoordinator) -> None:
             workers.run()
         except RayError as error:
             raise ValueError(f"the Ray cluster failed ({first_line(error)}): {AGAIN}") from error
-        finally:
-            workers.kill()
 
 
 @contextmanager
@@ -84,7 +82,7 @@ def _connected(arguments: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        ray.shutdown()  # which ends the workers; every file here is written whole
 
 
 @dataclass(eq=False)
@@ -132,11 +130,6 @@ class RayWorkers:
             else:
                 self._wait_for_room()
 
-    def kill(self) -> None:
-        """End all workers; what they have sent is stored whole."""
-        for worker in self._workers.values():
-            ray.kill(worker.actor)
-
     def wanted(self) -> int:
         """Return the number of workers that are asked for, or that the cluster has room for."""
         if isinstance(self._count, int):
@@ -147,7 +140,8 @@ class RayWorkers:
         if not self._coordinator.remaining or time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_SECONDS
-        for _ in range(self.wanted() - len(self._workers)):
+        useful = len(self._coordinator.remaining) + sum(worker.is_at_work for worker in self._workers.values())
+        for _ in range(min(self.wanted(), useful) - len(self._workers)):
             self._call(_Worker(self._new_actor()), None)
 
     def _wait_for_room(self) -> None:
@@ -185,15 +179,13 @@ class RayWorkers:
         if self._deaths[key] < MOST_DEATHS * (max(1, self.wanted()) if key is None else 1):
             return
         when = "before they claimed an image" if key is None else f"while they explained {self._coordinator.items[key].name}"
-        raise ValueError(
-            f"{self._deaths[key]} workers died {when}, perhaps for lack of memory (a smaller batch_size needs less): "
-            + AGAIN
-        )
+        reason = "perhaps for lack of memory (a smaller batch_size needs less)"
+        raise ValueError(f"{self._deaths[key]} workers died {when}, {reason}: {AGAIN}")
 
     # ---- messages
 
     def _check(self, host: str, configuration: str, versions: str) -> None:
-        """Refuse a machine whose rows would be others."""
+        """End the run where a machine would make other rows."""
         own = self._coordinator.fingerprint
         if versions != own.versions:
             raise ValueError(f"{host} has {versions}, and this machine {own.versions}: install the same on both")

@@ -73,6 +73,7 @@ def test_a_command_that_is_killed_continues(home, machines):
         command = launched(home, machines, "killed")
         command.until(lambda: JOINED in command.out)
         check_stopped(command, signal.SIGTERM, 143, ROWS)
+        assert eventually(lambda: not machines.workers(), 30)
     done(home, *LONG, "launch=ray", f"launch.address={machines.address}", "name=killed")
     assert before.items() <= rows(run(home, "killed")).items()
     check_equals_calm(home, "killed")

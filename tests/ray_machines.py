@@ -6,9 +6,11 @@ stdin. Every wait has an end, and every process that Ray has started is killed b
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +24,9 @@ class Machines:
     """The cluster as tests use it; it begins with one machine, where the commands run."""
 
     def __init__(self):
+        self._folder = tempfile.mkdtemp(prefix="ray")  # of its own, or every other test with Ray would find this cluster
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "RAY_USAGE_STATS_ENABLED": "0"}
+        environment["RAY_TMPDIR"] = self._folder
         self._process = subprocess.Popen(
             [sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
@@ -47,6 +51,7 @@ class Machines:
         for pid in self._started:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _ask(self, word: str, seconds: float = 60) -> str:
         self._process.stdin.write(f"{word}\n".encode())

@@ -27,6 +27,7 @@ from mpx.learning.batch_position import batch_position_matters
 from mpx.learning.batching import RowSolver, prepare_batch
 from mpx.learning.inputs import as_images, make_rows, with_task
 from mpx.learning.loop import optimize
+from mpx.learning.memory import kept_memory
 from mpx.learning.method import Method, check_regularizers
 from mpx.models.bare import as_classifier
 from mpx.models.checks import check_classifier
@@ -145,7 +146,7 @@ def _explain(
 ) -> Explanation:
     batch, names, contexts = as_images(images, classifier)
     parts = []
-    with _without_autocast(classifier.device.type), classifier.frozen_and_folded(batch):
+    with kept_memory(), _without_autocast(classifier.device.type), classifier.frozen_and_folded(batch):
         check_classifier(classifier, batch[:1], names[0])
         rows = iter(make_rows(classifier, batch, names, contexts, target, method.areas))
         solver = RowSolver(

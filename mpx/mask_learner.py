@@ -20,6 +20,7 @@ from mpx.learning.batch import RowBatch, without_gradient
 from mpx.learning.batching import prepare_batch
 from mpx.learning.inputs import as_images, make_rows, with_task
 from mpx.learning.learner import BatchLearner, SilentCallback
+from mpx.learning.memory import kept_memory
 from mpx.learning.method import Method
 from mpx.learning.outcome import to_explanation
 from mpx.learning.rows import Row
@@ -83,6 +84,7 @@ class MaskLearner(BatchLearner):
         super().setup(stage)
         if self.batch is not None and self.batch.finished:
             raise ValueError("these masks are learnt: explanation() returns them, and another fit needs a new MaskLearner")
+        self._frozen.enter_context(kept_memory())
         self._frozen.callback(self.classifier.to, self.classifier.device)
         self.classifier.to(self.trainer.strategy.root_device)
         self._frozen.enter_context(self.classifier.frozen_and_folded(self.rows[0].image[None]))

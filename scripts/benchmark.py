@@ -36,6 +36,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -55,6 +56,7 @@ from mpx.learning.batch import RowBatch
 from mpx.learning.batching import RowSolver, prepare_batch, solve
 from mpx.learning.fitting import fit, quiet_lightning
 from mpx.learning.learner import SilentCallback
+from mpx.learning.memory import kept_memory
 from mpx.learning.method import Method
 from mpx.learning.objective import Objective
 from mpx.learning.rows import Row, rows_of_image, stacked_places
@@ -64,7 +66,7 @@ from mpx.models.classifier import Classifier
 from mpx.perturbations.base import PerturbationContext, fully_perturbed
 from mpx.perturbations.blur import median_blur
 from mpx.randomness import RowRandom
-from mpx.runs.devices import find_device, keep_freed_memory
+from mpx.runs.devices import find_device
 from mpx.runs.launch import single_device
 from mpx.runs.plan import RunPlan
 
@@ -101,9 +103,8 @@ def main() -> None:
         program, areas, *overrides = overrides
         print(TORCHRAY_PROCESSES[row](program, overrides, tuple(map(float, areas.split(",")))))
         return
-    keep_freed_memory()  # as workers do
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads of {os.cpu_count()} cores")
-    with quiet_lightning():
+    with kept_memory(), quiet_lightning():  # as workers do
         if row in ROWS:
             ROWS[row](overrides)
         elif row:
@@ -452,10 +453,9 @@ def run_torchray_process(row: str, program: str, overrides: list[str], areas: Se
 def torchray_seconds(program: str, overrides: list[str], areas: Sequence[float]) -> float:
     """Return the seconds of an iteration of one image; the difference of two runs leaves out the preparation."""
     images = TORCHRAY_IMAGES if program == "mpx" else 1
-    if program == "mpx":
-        keep_freed_memory()
     runs = [extremal_programs(overrides, areas, steps, images)[program] for steps in (1, *TORCHRAY_STEPS)]
-    _, short, long = map(call_seconds, runs)  # the first one warms up
+    with kept_memory() if program == "mpx" else nullcontext():
+        _, short, long = map(call_seconds, runs)  # the first one warms up
     return (long - short) / (TORCHRAY_STEPS[1] - TORCHRAY_STEPS[0]) / images
 
 

@@ -1,15 +1,12 @@
 """Devices, CPU threads and algorithms of this process and of its workers."""
 
-import ctypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
 
 from mpx.runs.shares import Share
-
-M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # parameters of mallopt(3)
 
 
 def worker_devices(name: str, count: int | str | list[int], share: Share) -> list[torch.device]:
@@ -85,17 +82,6 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # foreign: absent on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep large freed blocks for the next pass.
-
-    By default it returns them to the system. New pages cost a tenth of a pass on one core, and more with several processes.
-    """
-    with suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_MAX, 0)  # no block is a mapping of its own
-        libc.mallopt(M_TRIM_THRESHOLD, -1)  # the heap does not shrink
 
 
 @contextmanager

@@ -21,13 +21,14 @@ from mpx.learning.batch_position import batch_position_matters
 from mpx.learning.batching import Batch, RowSolver, Solution, prepare_batch
 from mpx.learning.fitting import fit
 from mpx.learning.learner import BatchLearner, SilentCallback
+from mpx.learning.memory import kept_memory
 from mpx.learning.rows import Row
 from mpx.metrics.base import Metric, check_network
 from mpx.models.classifier import Classifier
 from mpx.runs import store, summaries, tables
 from mpx.runs.base import Coordinator
 from mpx.runs.curve_means import CurveMeans
-from mpx.runs.devices import deterministic_algorithms, keep_freed_memory
+from mpx.runs.devices import deterministic_algorithms
 from mpx.runs.distributed import SampleGroup
 from mpx.runs.evaluation import Evaluator, Protocols, needs_annotations
 from mpx.runs.fingerprint import Fingerprint
@@ -44,11 +45,11 @@ def work(coordinator: Coordinator | None, plan: RunPlan, device: torch.device, g
 
     group: the ranks of parallel=samples; all but rank 0 have no coordinator, and write nothing.
     """
-    keep_freed_memory()
     if group:
         group.join()
     classifier = plan.build_classifier(device)
-    with deterministic_algorithms(plan.deterministic), classifier.frozen():  # and folded, once there is an image
+    # folded, too, once there is an image
+    with kept_memory(), deterministic_algorithms(plan.deterministic), classifier.frozen():
         Worker(plan, classifier, coordinator if not group or group.rank == 0 else None, group).run()
 
 

@@ -165,10 +165,7 @@ class Objective(PreparedRows):
         joined = [torch.cat(parts) for parts in zip(*patch_inputs)]
         if PRECISIONS[method.precision] is torch.float16:
             joined = [ScaledGradient.apply(x, 1 / SCALE) for x in joined]
-        images = torch.cat(inputs) if len(inputs) > 1 else inputs[0]
-        if images.requires_grad:  # a network in channels_last gives a gradient in that order, which slows all that follows
-            images.register_hook(Tensor.contiguous)
-        return images, joined
+        return torch.cat(inputs) if len(inputs) > 1 else inputs[0], joined
 
     def output(self, images: Tensor) -> Tensor:
         """Return the network's output (N,...) float32 for images (N,C,H,W), computed in the method's precision."""

@@ -138,11 +138,32 @@ def blend(levels: Tensor, mask: Tensor) -> Tensor:
     also at 0 and 1 and, for a pyramid, in the amount of blur (Fong & Vedaldi 2017, equation 2's sigma).
     """
     if levels.shape[1] == 2:
-        return torch.lerp(levels[:, 0], levels[:, 1], mask)
+        return _Lerp.apply(levels[:, 0], levels[:, 1], mask)
     position = mask * (levels.shape[1] - 1)
     below = position.detach().nan_to_num(0).long().clamp(0, levels.shape[1] - 2)  # (B,1,H,W); a NaN stays in its row
     index = below.unsqueeze(1).expand(-1, 1, *levels.shape[2:])  # (B,1,C,H,W)
-    return torch.lerp(levels.gather(1, index)[:, 0], levels.gather(1, index + 1)[:, 0], position - below)
+    return _Lerp.apply(levels.gather(1, index)[:, 0], levels.gather(1, index + 1)[:, 0], position - below)
+
+
+class _Lerp(torch.autograd.Function):
+    """torch.lerp of images (B,C,H,W) by a mask (B,1,H,W), whose gradient to the mask takes a third of the time.
+
+    A network in channels_last gives a gradient in that order, and torch sums over channels slowly.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(start, end, weight)
+        return torch.lerp(start, end, weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        start, end, weight = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        channels = zip(gradient.unbind(1), start.unbind(1), end.unbind(1))
+        of_weight = sum((b - a) * g for g, a, b in channels).unsqueeze(1).sum_to_size(weight.shape)
+        needs_start, needs_end, _ = ctx.needs_input_grad
+        return gradient * (1 - weight) if needs_start else None, gradient * weight if needs_end else None, of_weight
 
 
 def prepare(perturbation: Callable, images: Tensor, context: PerturbationContext) -> PreparedPerturbation:

@@ -30,7 +30,7 @@ def composed_once():
     """Tests compose two thousand configurations of the same files, so Hydra is spared what has the same result.
 
     A YAML text is parsed once, and the same command line composed once. Before a command Hydra composes it only to read
-    hydra.mode, which sweep= alone sets. For each file it collects what defaults with an interpolation could name; none has.
+    hydra.mode, which few files set. For each file it collects what defaults with an interpolation could name; none has.
     """
     import copy
     import os
@@ -43,7 +43,11 @@ def composed_once():
     from omegaconf import OmegaConf
     from omegaconf._utils import get_yaml_loader
 
+    from mpx.config_schema import CONFIGS
+
     composed = {}
+    with_mode = {path.parent.name for path in CONFIGS.glob("*/*.yaml") if "mode: MULTIRUN" in path.read_text("utf-8")}
+    with_mode.add("hydra.mode")
 
     @cache
     def parse(text):
@@ -54,7 +58,7 @@ def composed_once():
         return OmegaConf.create({} if plain is None else plain)
 
     def get_mode(hydra, config_name, overrides, original=Hydra.get_mode):
-        sets_mode = any(override.lstrip("+").startswith(("sweep=", "hydra.mode=")) for override in overrides)
+        sets_mode = any(override.lstrip("+").partition("=")[0] in with_mode for override in overrides)
         return original(hydra, config_name, overrides) if sets_mode else None
 
     def load_configuration(loader, config_name, overrides, *args, original=ConfigLoaderImpl.load_configuration, **options):

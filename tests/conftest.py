@@ -65,7 +65,7 @@ def composed_once():
         sources = [source.path for source in loader.get_sources()]
         if len(sources) != 3 or any("searchpath" in override for override in overrides):  # a user's files may change
             return original(loader, config_name, overrides, *args, **options)
-        key = (os.getcwd(), *sources, *overrides, *args, *map(str, options.items()))
+        key = (os.getcwd(), config_name, *sources, *overrides, *args, *map(str, options.items()))
         if key not in composed:
             composed[key] = original(loader, config_name, overrides, *args, **options)
         return copy.deepcopy(composed[key])

@@ -2,7 +2,7 @@
 
     def rise(..., masks: Count = 4000, keep: Annotated[float, Allowed(lambda x: 0 < x < 1, "above 0 and below 1")] = 0.5)
 
-So a wrong value is refused before any work begins. What depends on the image is checked by the function itself.
+So a wrong value is refused before any work begins, and one that is too large for the images once their size is known.
 """
 
 import inspect
@@ -12,15 +12,24 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from mpx.errors import near
+
+Extra = TypeVar("Extra")
 
 
 class Allowed(NamedTuple):
     """The values that an option may have, besides its type. words: these in words, after "must be"."""
 
     test: Callable[[Any], bool]
+    words: str
+
+
+class Limit(NamedTuple):
+    """The largest value that an option may have for images of a size. words: it in words, after the number."""
+
+    largest: Callable[[int, int], float]  # of (height, width)
     words: str
 
 
@@ -35,6 +44,10 @@ Share = Annotated[float, Allowed(lambda x: 0 <= x <= 1, "from 0 to 1")]
 ShareAboveZero = Annotated[float, Allowed(lambda x: 0 < x <= 1, "above 0 and at most 1")]
 NotNegative = Annotated[float, Allowed(lambda x: 0 <= x < math.inf, "a finite number, at least 0")]
 Positive = Annotated[float, Allowed(lambda x: 0 < x < math.inf, "a finite number above 0")]
+
+
+PixelCount = Annotated[Count, Limit(lambda h, w: h * w, "the number of the image's pixels")]
+Blur = Annotated[Positive, Limit(lambda h, w: (min(h, w) - 1) / 3, "a third of the image's shorter side")]  # px, sigma
 
 
 def _is_color(value: float | Sequence[float]) -> bool:
@@ -60,10 +73,19 @@ def check_options(part: partial[Any], name: str) -> None:
             raise ValueError(f"{name}.{key} is not an option of {part.func.__name__}{known}")
 
 
+def check_limits(part: Callable[..., Any], name: str, size: tuple[int, int]) -> None:
+    """Refuse options of a part that are too large for images of this size (H,W); name: of the part, for sentences."""
+    for key, parameter in inspect.signature(part).parameters.items():
+        for limit in _extras(parameter.annotation, Limit):
+            largest = limit.largest(*size)
+            if parameter.default is not None and parameter.default > largest:
+                raise ValueError(f"{name}.{key}={parameter.default} must be at most {largest:g}, {limit.words}")
+
+
 def _check_value(key: str, value: object, annotation: Any) -> None:
     """Refuse a value of another type, where the annotation consists of plain types, and one that it does not allow."""
     annotation = {"int": int, "float": float, "str": str, "bool": bool}.get(annotation, annotation)  # torch's are strings
-    kinds, allowed = _kinds(annotation)
+    kinds = _kinds(annotation)
     lists = {Sequence[float], list[float]} & set(kinds)
     plain = tuple(kind for kind in kinds if kind not in lists)
     if not kinds or not set(plain) <= {int, float, str, bool, type(None)}:
@@ -72,9 +94,9 @@ def _check_value(key: str, value: object, annotation: Any) -> None:
     if plain and not is_list and not _is_kind(value, plain):
         names = ["null" if kind is type(None) else kind.__name__ for kind in plain] + ["a list"] * bool(lists)
         raise ValueError(f"{key}={value!r} must be of type {' or '.join(names)}")
-    for values in allowed:
-        if value is not None and not values.test(value):
-            raise ValueError(f"{key}={value} must be {values.words}")
+    for allowed in _extras(annotation, Allowed):
+        if value is not None and not allowed.test(value):
+            raise ValueError(f"{key}={value} must be {allowed.words}")
 
 
 def _is_kind(value: object, kinds: tuple[type, ...]) -> bool:
@@ -86,13 +108,23 @@ def _is_kind(value: object, kinds: tuple[type, ...]) -> bool:
     return float in kinds if isinstance(value, numbers.Real) else isinstance(value, kinds)
 
 
-def _kinds(annotation: Any) -> tuple[tuple[Any, ...], list[Allowed]]:
-    """Return the alternatives of an annotation, and which of their values are allowed."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        kinds, allowed = _kinds(arguments[0])
-        return kinds, [*allowed, *(extra for extra in arguments[1:] if isinstance(extra, Allowed))]
-    if origin is typing.Union or isinstance(annotation, types.UnionType):
-        parts = [_kinds(argument) for argument in arguments]
-        return tuple(kind for kinds, _ in parts for kind in kinds), [values for _, allowed in parts for values in allowed]
-    return (annotation,), []
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """Return the alternatives of an annotation."""
+    if typing.get_origin(annotation) is Annotated:
+        return _kinds(typing.get_args(annotation)[0])
+    if _is_union(annotation):
+        return tuple(kind for argument in typing.get_args(annotation) for kind in _kinds(argument))
+    return (annotation,)
+
+
+def _extras(annotation: Any, kind: type[Extra]) -> list[Extra]:
+    """Return what an annotation says of this kind, in any of its alternatives."""
+    if typing.get_origin(annotation) is Annotated:
+        return [extra for extra in annotation.__metadata__ if isinstance(extra, kind)]
+    if _is_union(annotation):
+        return [extra for argument in typing.get_args(annotation) for extra in _extras(argument, kind)]
+    return []
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is typing.Union or isinstance(annotation, types.UnionType)

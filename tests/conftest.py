@@ -119,7 +119,7 @@ def explanation():
 
 
 def pytest_collection_finish(session):
-    """What is imported by now stays, so the garbage collector need not walk through it; nor through every 700 new objects."""
+    """What is imported by now stays, so the garbage collector need not walk through it; nor often through what is new."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000)

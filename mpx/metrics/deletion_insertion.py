@@ -12,7 +12,7 @@ from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.baseline import Baseline
 from mpx.metrics.baseline import baseline as baseline_images
 from mpx.metrics.batched import class_probabilities
-from mpx.option_values import Count, OddSize, Positive
+from mpx.option_values import Count, OddSize, PixelCount, Positive
 
 NOTES = {
     "normalisation": "(sum - first/2 - last/2) / (points - 1)",
@@ -23,7 +23,7 @@ NOTES = {
 
 @metric(direction="lower", notes=NOTES)
 def deletion(
-    saliency: Tensor, context: MetricContext, baseline: Baseline = "mean", step: Count | None = None,
+    saliency: Tensor, context: MetricContext, baseline: Baseline = "mean", step: PixelCount | None = None,
     sigma: Positive = 5.0, kernel_size: OddSize = 11, max_batch: Count = 64,
 ) -> Tensor:  # fmt: skip
     """Area under the curve (B,), in [0,1], while the most salient pixels are removed first.
@@ -36,7 +36,7 @@ def deletion(
 
 @metric(direction="higher", notes=NOTES)
 def insertion(
-    saliency: Tensor, context: MetricContext, baseline: Baseline = "blur", step: Count | None = None,
+    saliency: Tensor, context: MetricContext, baseline: Baseline = "blur", step: PixelCount | None = None,
     sigma: Positive = 5.0, kernel_size: OddSize = 11, max_batch: Count = 64,
 ) -> Tensor:  # fmt: skip
     """Area under the curve (B,), in [0,1], while the most salient pixels are inserted first. Options as in `deletion`."""

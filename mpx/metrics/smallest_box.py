@@ -9,7 +9,7 @@ from torch import Tensor
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.batched import class_probabilities
 from mpx.metrics.boxes import area_share, pixels_inside, scaled_to_unit, tight_boxes
-from mpx.option_values import Count, NotNegative, Positive, Share, one_of
+from mpx.option_values import Blur, Count, NotNegative, Share, one_of
 from mpx.perturbations.blur import gaussian_blur
 from mpx.tasks.normalised import MIN_DROP, normalise
 
@@ -25,7 +25,7 @@ LEVELS = (80, 90, 95, 99)  # per cent of the normalised probability that the box
     },
 )
 def minimality(
-    saliency: Tensor, context: MetricContext, sigma: Positive = 10.0, thresholds: Count = 11,
+    saliency: Tensor, context: MetricContext, sigma: Blur = 10.0, thresholds: Count = 11,
     level: Annotated[int, one_of(*LEVELS)] = 90, min_drop: NotNegative = MIN_DROP, max_batch: Count = 64,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the area (B,) of the smallest box whose blurring takes 80, 90, 95 and 99 % of the normalised probability.

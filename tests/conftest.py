@@ -30,7 +30,8 @@ def composed_once():
     """Tests compose two thousand configurations of the same files, so Hydra is spared what has the same result.
 
     A YAML text is parsed once, and the same command line composed once. Before a command Hydra composes it only to read
-    hydra.mode, which few files set. For each file it collects what defaults with an interpolation could name; none has.
+    hydra.mode, which few files set. For each file it collects what defaults with an interpolation could name; none has. It
+    copies the folders' contents deeply, of which it changes only the list of folders.
     """
     import copy
     import os
@@ -39,6 +40,7 @@ def composed_once():
     import yaml
     from hydra._internal import defaults_list
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
+    from hydra._internal.config_repository import CachingConfigRepository
     from hydra._internal.hydra import Hydra
     from omegaconf import OmegaConf
     from omegaconf._utils import get_yaml_loader
@@ -61,6 +63,9 @@ def composed_once():
         sets_mode = any(override.lstrip("+").partition("=")[0] in with_mode for override in overrides)
         return original(hydra, config_name, overrides) if sets_mode else None
 
+    def begin(repository, delegate):
+        repository.delegate, repository.cache = copy.copy(delegate), {}
+
     def load_configuration(loader, config_name, overrides, *args, original=ConfigLoaderImpl.load_configuration, **options):
         sources = [source.path for source in loader.get_sources()]
         if len(sources) != 3 or any("searchpath" in override for override in overrides):  # a user's files may change
@@ -74,6 +79,7 @@ def composed_once():
         patch.setattr(OmegaConf, "load", load)
         patch.setattr(Hydra, "get_mode", get_mode)
         patch.setattr(ConfigLoaderImpl, "load_configuration", load_configuration)
+        patch.setattr(CachingConfigRepository, "__init__", begin)
         patch.setattr(defaults_list, "_create_interpolation_map", lambda *_: None)
         yield
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mpx import config
 from mpx.config_errors import unread
 from mpx.config_schema import INTERPOLATED, readers
-from mpx.errors import names_unknown_arguments
+from mpx.errors import memory_error_as_sentence, names_unknown_arguments
 from mpx.explanation import Explanation, join
 from mpx.learning.batch_position import batch_position_matters
 from mpx.learning.batching import RowSolver, prepare_batch
@@ -146,7 +146,12 @@ def _explain(
 ) -> Explanation:
     batch, names, contexts = as_images(images, classifier)
     parts = []
-    with kept_memory(), _without_autocast(classifier.device.type), classifier.frozen_and_folded(batch):
+    with (
+        kept_memory(),
+        memory_error_as_sentence(),
+        _without_autocast(classifier.device.type),
+        classifier.frozen_and_folded(batch),
+    ):
         check_classifier(classifier, batch[:1], names[0])
         rows = iter(make_rows(classifier, batch, names, contexts, target, method.areas))
         solver = RowSolver(

@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mpx.config_errors import error_sentence, missing_target, targets, unknown_key, unused_weight, warn_of_unread
-from mpx.config_options import check_options
 from mpx.config_schema import CONFIGS, INTERPOLATED, REQUIRED_GROUPS, SCHEMA, compose, groups, options
 from mpx.errors import names_unknown_arguments, near, own_code_error, with_place
 from mpx.learning.method import Method
+from mpx.option_values import check_options
 from mpx.tasks.base import Task
 
 CALLED_AT_ONCE = ("task", "dataset", "model")  # mpx calls the functions of all other nodes itself, with tensors or a context

@@ -49,6 +49,7 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
+@cache  # explain() reads it at every call
 def readers(key: str) -> dict[str, list[str]]:
     """Return group -> its options whose YAML reads a root key."""
     found = {group: [name for name in options(group) if f"${{{key}}}" in _text(group, name)] for group in groups()}

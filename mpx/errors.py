@@ -3,7 +3,8 @@
 import os
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import wraps
 from inspect import signature
@@ -123,6 +124,17 @@ def as_told(error: BaseException) -> BaseException:
     if is_out_of_memory(error):
         return ValueError(f"out of memory ({first_line(error)}): a smaller batch_size, model.size or network needs less")
     return own_code_error(error) or error
+
+
+@contextmanager
+def memory_error_as_sentence() -> Iterator[None]:
+    """Raise an error of memory that ran out as the sentence of `as_told`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise as_told(error) from error
+        raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from mpx import config
 from mpx.data.annotations import Annotation, Region
 from mpx.data.preprocessing import Preprocess
+from mpx.errors import memory_error_as_sentence
 from mpx.explanation import Explanation
 from mpx.learning.method import Method
 from mpx.learning.rows import Row
 from mpx.metrics.base import as_metric
 from mpx.models.bare import as_classifier
+from mpx.models.checks import checked_output
 from mpx.models.classifier import Classifier
 from mpx.operators import describe, unwrap
 from mpx.runs.doubtful import nothing_to_lose
@@ -68,7 +70,7 @@ def evaluate(
         for i in range(len(e))
     ]  # fmt: skip
     values = []
-    with classifier.frozen_and_folded(e.images):
+    with memory_error_as_sentence(), classifier.frozen_and_folded(e.images):
         evaluator = Evaluator(functions, others, e.method, classifier)
         for k in range(0, len(rows), BATCH):
             part = slice(k, k + BATCH)
@@ -76,8 +78,8 @@ def evaluate(
     lines = [metric_columns(line) for line in values]
     columns = [column for column in lines[0] if "@" not in column]  # points of curves have no column
     found = {name: torch.tensor([math.nan if line[name] is None else line[name] for line in lines]) for name in columns}
-    if any(column.isnan().all() for column in found.values()):
-        for sentence in nothing_to_lose(table_rows(e), e.task):
+    if empty := [name for name in functions if name in found and found[name].isnan().all()]:
+        for sentence in nothing_to_lose(table_rows(e), e.task) or [f"{', '.join(empty)}: no row has a value"]:
             warnings.warn(sentence, stacklevel=2)
     return found
 
@@ -101,9 +103,9 @@ def _check_regions(regions: Any, e: Explanation) -> None:
 
 
 def _check_targets(e: Explanation, classifier: Classifier) -> None:
-    """Raise ValueError where the model lacks a class that is explained."""
+    """Raise ValueError where the model does not take the images, or lacks a class that is explained."""
     with torch.no_grad(), classifier.frozen():
-        choices = classifier.task.target_choices(classifier(e.images[:1].to(classifier.device)))
+        choices = classifier.task.target_choices(checked_output(classifier, e.images[:1].to(classifier.device)))
     if choices and (missing := set(e.targets.tolist()) - set(choices)):
         raise ValueError(
             f"model {classifier.name} has no class {min(missing)}, which is explained (it has 0 to {max(choices)}): give "

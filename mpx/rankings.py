@@ -17,6 +17,7 @@ from torch import Tensor
 from mpx.explainers.base import ExplainerContext, to_saliency
 from mpx.explainers.cam import gradcam
 from mpx.models.classifier import Classifier
+from mpx.option_values import NotNegative
 
 FLOOR = 1e-3  # of a pixel that was never evidence, so that the prior orders these too
 
@@ -37,27 +38,24 @@ def mask(evidence: Tensor, context: RankingContext) -> Tensor:
     return evidence
 
 
-def trajectory(evidence: Tensor, context: RankingContext, weight: float = 0.05) -> Tensor:
+def trajectory(evidence: Tensor, context: RankingContext, weight: NotNegative = 0.05) -> Tensor:
     """Return e^2 + weight t of the evidence e and its mean t over the search, scaled to the maximum of e.
 
     The evidence leads. Where it is flat, pixels come first that were evidence early and long.
     """
-    if not weight >= 0:
-        raise ValueError(f"ranking.weight={weight} must be 0 or larger")
     return _scaled(evidence**2 + weight * context.trajectory, evidence)
 
 
 def prior(
-    evidence: Tensor, context: RankingContext, weight: float = 0.05, gain: float = 10.0, layer: str | int | None = None
-) -> Tensor:
+    evidence: Tensor, context: RankingContext, weight: NotNegative = 0.05, gain: NotNegative = 10.0,
+    layer: str | int | None = None,
+) -> Tensor:  # fmt: skip
     """Return (e^2 + weight t + FLOOR) (1 + gain a g), scaled to the maximum of e: `trajectory` with Grad-CAM's map g.
 
     The prior orders pixels that the search treats alike, inside the mask and outside of it. a in [0,1] is how far it agrees
     with the evidence (`agreement`): a map that says nothing about this image has no influence. gain: of a map that agrees;
     its peak counts 1 + gain times as much as its zeros. layer: of Grad-CAM; None chooses one.
     """
-    if not weight >= 0 or not gain >= 0:
-        raise ValueError(f"ranking.weight={weight} and ranking.gain={gain} must be 0 or larger")
     map_of_class = class_activation(context, layer)
     factor = 1 + gain * agreement(evidence, map_of_class).view(-1, 1, 1, 1) * map_of_class
     return _scaled((evidence**2 + weight * context.trajectory + FLOOR) * factor, evidence)

@@ -69,6 +69,7 @@ from mpx.randomness import RowRandom
 from mpx.runs.devices import find_device
 from mpx.runs.launch import single_device
 from mpx.runs.plan import RunPlan
+from mpx.runs.row_source import preprocessing
 
 PAIRS = 9  # pairs of timings of an iteration
 STEPS = 6  # iterations of a timing; the first is not counted
@@ -150,7 +151,7 @@ def predecessor(overrides: list[str]) -> None:
 def random_rows(plan: RunPlan, classifier: Classifier) -> Objective:
     """Fold the classifier, and return a batch of random images, prepared for the plan's method."""
     device, size = classifier.device, plan.batch_size_on(classifier.device.type)
-    images = torch.rand(size, 3, *classifier.preprocess.crop, device=device)
+    images = torch.rand(size, 3, *preprocessing(classifier).crop, device=device)
     classifier.fold(images[:1])
     context = TargetContext(classifier.categories)
     rows = [row for image in images for row in rows_of_image(classifier, image, "", plan.target, [None], context)]
@@ -158,14 +159,23 @@ def random_rows(plan: RunPlan, classifier: Classifier) -> Objective:
     return Objective(plan.method, classifier, images, targets, [""] * size, places=places)
 
 
+class Clock(SilentCallback):
+    """The time at the end of each iteration. Any other callback would have every term logged at every iteration."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.ticks: list[float] = []
+
+    def on_train_batch_end(self, *arguments: object) -> None:
+        self.ticks.append(synchronised_time(self.device))
+
+
 def iteration_seconds(objective: Objective, plan: RunPlan) -> float:
     """Return the seconds of one iteration of mpx on these rows."""
     device = objective.images.device
-    ticks: list[float] = []
-    clock = SilentCallback()  # any other callback would have every term logged at every iteration
-    clock.on_train_batch_end = lambda *_: ticks.append(synchronised_time(device))
+    clock = Clock(device)
     fit(RowBatch(objective), plan.build_trainer(**single_device(device), callbacks=[clock]))
-    return (ticks[-1] - ticks[0]) / (len(ticks) - 1)
+    return (clock.ticks[-1] - clock.ticks[0]) / (len(clock.ticks) - 1)
 
 
 def pass_seconds(objective: Objective, steps: int = STEPS) -> float:
@@ -184,7 +194,7 @@ def predecessor_seconds(classifier: Classifier, image: Tensor) -> float:
     """Return the seconds of one iteration of jacobgil/pytorch-explain-black-box, written from its description."""
     image, blurred = (classifier.scale * x + classifier.shift for x in (image, median_blur(image, 11)))
     mask = torch.ones(1, 1, 28, 28, device=image.device, requires_grad=True)
-    upsample = torch.nn.UpsamplingBilinear2d(image.shape[2:])
+    upsample = torch.nn.UpsamplingBilinear2d((image.shape[2], image.shape[3]))
     adam = torch.optim.Adam([mask], lr=0.1)
     ticks = []
     for _ in range(STEPS):
@@ -222,7 +232,8 @@ def stop(overrides: list[str]) -> None:
     default, quick = compose_plan("steps=300", *overrides), compose_plan("experiment=quick", *overrides)
     device = find_device(default.device)
     classifier = default.build_classifier(device)
-    images = [classifier.preprocess(read_image(item.path)) for item in default.list_items()]
+    preprocess = preprocessing(classifier)
+    images = [preprocess(read_image(item.path)) for item in default.list_items()]
     with classifier.frozen(), torch.no_grad():
         targets = [int(classifier(image[None].to(device)).argmax()) for image in images]
     rows = [Row(image, target, f"{i}") for i, (image, target) in enumerate(zip(images, targets))]
@@ -292,7 +303,7 @@ def memory(overrides: list[str]) -> None:
         for count in counts:
             write_random_images(Path(folder, f"{count}"), count)
             options = (f"images={folder}/{count}", "steps=3", "metric=[]", f"hydra.run.dir={folder}/run{count}")
-            command = [sys.executable, RUN_SCRIPT, *options, *overrides]
+            command = [sys.executable, str(RUN_SCRIPT), *options, *overrides]
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             peaks.append(os.wait4(process.pid, 0)[2].ru_maxrss / 1024)
     report("100 images, MiB", peaks[:1])
@@ -338,7 +349,7 @@ def metrics(overrides: list[str]) -> None:
     plan = compose_plan("metric=[deletion,insertion]", *overrides)
     device = find_device(plan.device)
     classifier = plan.build_classifier(device)
-    size, target = classifier.preprocess.crop, torch.zeros(1, dtype=torch.long, device=device)
+    size, target = preprocessing(classifier).crop, torch.zeros(1, dtype=torch.long, device=device)
     image, saliency = torch.rand(1, 3, *size, device=device), torch.rand(1, 1, *size, device=device)
     max_batch = plan.config["metrics"]["deletion"]["max_batch"]
     count = math.ceil(math.prod(size) / size[1]) + 1  # points of one curve
@@ -376,7 +387,7 @@ def optimum(overrides: list[str]) -> None:
     methods = {name: compose_plan(*chosen, *overrides).method for name, chosen in RANKED.items()}
     values: dict[str, list[Tensor]] = {}
     for item in plan.list_items():
-        image = classifier.preprocess(read_image(item.path)).to(device)
+        image = preprocessing(classifier)(read_image(item.path)).to(device)
         for name, of_photo in photo_values(plan.method.perturbation, classifier, image, methods).items():
             values.setdefault(name, []).append(of_photo)
     photos = len(values["optimum"])
@@ -468,7 +479,7 @@ def torchray_memory(program: str, overrides: list[str], areas: Sequence[float]) 
 
 def peak_memory() -> int:
     """Return the peak of this process in KiB, on Linux; getrusage includes the parent's."""
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+    return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0])
 
 
 def extremal_programs(
@@ -480,7 +491,7 @@ def extremal_programs(
     plan = compose_plan("experiment=extremal2019", f"steps={steps}", f"area={list(areas)}", *overrides)
     device = find_device(plan.device)
     classifier = plan.build_classifier(device)
-    x = torch.rand(images, 3, *classifier.preprocess.crop)
+    x = torch.rand(images, 3, *preprocessing(classifier).crop)
     rows = [Row(image, 0, "", area) for image in x for area in areas]
     normalised = classifier.scale * x[:1].to(device) + classifier.shift
 

@@ -20,7 +20,7 @@ REPLACED_KEYS = ("name=", "share=", "force=", "sweep=", "cluster=")  # all rows 
 def command(run: Path, arguments: list[str]) -> list[str]:
     """Return the overrides that continue the run with these arguments."""
     stored = run / ".hydra"
-    replaced = REPLACED_KEYS
+    replaced: tuple[str, ...] = REPLACED_KEYS
     metrics = next((a.removeprefix("metric=").strip("[]").split(",") for a in arguments if a.startswith("metric=")), None)
     if metrics:
         present = yaml.safe_load((stored / "config.yaml").read_text("utf-8")).get("metrics") or {}

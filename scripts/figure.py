@@ -14,6 +14,7 @@ take hours for a photo on a CPU get the fewer passes of LIGHTER; the sheet has t
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,7 +136,7 @@ def presets(overrides: list[str]) -> None:
 
 def sheet(rows: list[tuple[str, Path]], columns: int | None) -> Image.Image:
     """A line of evidence over photo for each method, under the photos."""
-    runs = [{row["image"]: row for row in map(store.load_row, sorted((at / "masks").glob("*.npz")))} for _, at in rows]
+    runs = [{row["image"]: row for row in intact_rows(at)} for _, at in rows]
     names = sorted(set.intersection(*map(set, runs)))[:columns]
     photos = {name: _photo(rows[0][1], runs[0][name]) for name in names}
     height = SIDE + 2 * LINE
@@ -155,6 +156,11 @@ def sheet(rows: list[tuple[str, Path]], columns: int | None) -> Image.Image:
         for line, text in enumerate((name, row["game"], spent)):
             draw_text(page, (4, (j + 1) * height + LINE * (line + 1), NAME_COLUMN - 10), text, "", 14 - 2 * bool(line))
     return page
+
+
+def intact_rows(run: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's folder, without those whose file is damaged."""
+    return [row for path in sorted((run / "masks").glob("*.npz")) if (row := store.load_row(path))]
 
 
 def _photo(run: Path, row: dict) -> torch.Tensor:

@@ -45,8 +45,9 @@ def main() -> None:
         kept = out or Path(folder) / "new"
         print(f"{'preset':<28} {'parameter':>10} {'saliency':>10}")
         for preset in presets:
-            masks = [masks_of(old, Path(folder) / "old", preset, overrides), masks_of(new, kept, preset, overrides)]
-            differences = [largest_difference(*masks, array) for array in ("parameter", "saliency")]
+            old_masks = masks_of(old, Path(folder) / "old", preset, overrides)
+            new_masks = masks_of(new, kept, preset, overrides)
+            differences = [largest_difference(old_masks, new_masks, array) for array in ("parameter", "saliency")]
             worst = max(worst, *differences)
             print(f"{preset:<28} {differences[0]:>10.2g} {differences[1]:>10.2g}", flush=True)
     sys.exit(worst > TOLERANCE)

@@ -15,7 +15,7 @@ LOOKUPS = ("hasattr", "getattr")
 CONFIG_NAMES = ("cfg", "DictConfig")
 CONFIG_MODULES = ("mpx/config", "mpx/cli/")  # which may take a configuration
 LAYERS = (  # when imported, a module imports modules of its own layer and of those above it in this list
-    ("errors", "operators", "randomness"),
+    ("errors", "operators", "option_values", "randomness"),
     ("data",),
     ("models", "tasks"),
     ("masks", "perturbations", "scores", "regularizers", "augmentations"),
@@ -25,7 +25,7 @@ LAYERS = (  # when imported, a module imports modules of its own layer and of th
     ("pictures",),
     ("runs",),
     ("report",),
-    ("config", "config_errors", "config_options", "config_plan", "config_schema", "api", "captum_api", "command",
+    ("config", "config_errors", "config_plan", "config_schema", "api", "captum_api", "command",
      "evaluation", "explain_callback", "mask_learner", "stored_run", "cli"),  # fmt: skip
 )
 FOREIGN = "# foreign:"  # comment on a line that looks for an attribute of an object that is not ours, with its kind

@@ -87,6 +87,29 @@ def test_a_model_without_the_class_is_refused_and_a_metric_without_values_is_tol
         assert evaluate(absent, Classifier(SquareNet()), ["cross_perturbation"])["cross_perturbation"].isnan().all()
 
 
+def test_images_that_the_model_does_not_take_are_one_sentence():
+    e = explain(Classifier(SquareNet(), channels=1), PHOTOS[:, :1], 1, mask_size=8, steps=1, ranking="mask")
+    coloured = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 32), torch.nn.Flatten())
+    with pytest.raises(ValueError, match="model Sequential fails for images of 1 channel and 32x32 px") as error:
+        evaluate(e, Classifier(coloured), ["complexity"])
+    assert "\n" not in str(error.value)
+
+
+def test_a_metric_without_values_for_any_other_reason_is_told():
+    e = explain(Classifier(SquareNet()), PHOTOS, 1, mask_size=8, steps=2, ranking="mask")
+    with pytest.warns(UserWarning, match="^cross_perturbation: no row has a value$"):
+        evaluate(e, Classifier(SquareNet()), ["cross_perturbation"], other_perturbations=[])
+
+
+def test_memory_that_ends_while_norms_are_folded_is_one_sentence(monkeypatch):
+    def end(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    monkeypatch.setattr(Classifier, "fold", end)
+    with pytest.raises(ValueError, match="^out of memory .CUDA out of memory.*: a smaller batch_size, .* needs less$"):
+        explain(Classifier(SquareNet()), PHOTOS, 1, mask_size=8, steps=1, ranking="mask")
+
+
 def test_two_models_are_those_of_the_classifier():
     classifier = Classifier(SquareNet(), task=ModelDifference(Classifier(SquareNet(top=20, left=4))))
     e = explain(classifier, PHOTOS, 1, mask_size=8, steps=4)

@@ -40,13 +40,6 @@ def to_saliency(relevance: Tensor) -> Tensor:
     return torch.where((largest == 0) | is_constant, 0.0, positive / largest)
 
 
-def check_at_least(minimum: float, **options: float) -> None:
-    """Refuse options of an explainer below a minimum."""
-    for name, value in options.items():
-        if not value >= minimum:
-            raise ValueError(f"explainer.{name}={value} must be at least {minimum}")
-
-
 def split_rows(max_batch: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield tensors of B rows in parts of at most `max_batch` rows."""
     return zip(*(tensor.split(max_batch) for tensor in tensors))

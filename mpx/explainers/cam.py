@@ -6,15 +6,20 @@
 The default layer is the last on every path to the logits, before any pooling; in a transformer, the middle block.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
-from mpx.explainers.base import ExplainerContext, check_at_least, split_rows
+from mpx.explainers.base import ExplainerContext, split_rows
 from mpx.explainers.layer_maps import choose_layer, upsample
 from mpx.models.classifier import Classifier
 from mpx.models.layers import Layer
+from mpx.option_values import Allowed, Count, OddSize, Positive
 from mpx.perturbations.blur import gaussian_blur
 from mpx.tasks.base import repeat_rows
+
+LESS_THAN_ALL = Allowed(lambda share: 0 <= share < 1, "at least 0 and below 1")
 
 
 def gradcam(
@@ -23,10 +28,9 @@ def gradcam(
     targets: Tensor,
     context: ExplainerContext,
     layer: str | int | None = None,
-    max_batch: int = 64,
+    max_batch: Count = 64,
 ) -> Tensor:
     """Return relu(sum_c w_c A_c), equations 1 and 2 of Selvaraju et al. 2017. layer: see `choose_layer`."""
-    check_at_least(1, max_batch=max_batch)
     target_layer = choose_layer(images, classifier, layer)
     maps = [weighted_channels(target_layer, x, y).sum(1, keepdim=True) for x, y in split_rows(max_batch, images, targets)]
     return upsample(torch.cat(maps).relu(), images)
@@ -39,20 +43,17 @@ def group_cam(
     targets: Tensor,
     context: ExplainerContext,
     layer: str | int | None = None,
-    groups: int = 32,
-    share: float = 0.7,
-    sigma: float = 50.0,
-    kernel_size: int | None = 51,
-    max_batch: int = 64,
+    groups: Count = 32,
+    share: Annotated[float, LESS_THAN_ALL] = 0.7,
+    sigma: Positive = 50.0,
+    kernel_size: OddSize | None = 51,
+    max_batch: Count = 64,
 ) -> Tensor:
     """Return the sum of the groups' maps, weighted by the probability that each keeps in a blurred image.
 
     groups: of neighbouring channels. share: of each map's cells, its lowest, that become 0. sigma, kernel_size: of the blur,
     in px; a group's map, scaled to [0,1], keeps its part of the image sharp. All as the authors' code.
     """
-    check_at_least(1, groups=groups, max_batch=max_batch)
-    if not 0 <= share < 1:
-        raise ValueError(f"explainer.share={share} must be at least 0 and below 1")
     target_layer = choose_layer(images, classifier, layer)
     blurred = gaussian_blur(images, sigma, kernel_size)
     maps = []

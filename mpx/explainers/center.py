@@ -5,14 +5,13 @@ from torch import Tensor
 
 from mpx.explainers.base import ExplainerContext
 from mpx.models.classifier import Classifier
+from mpx.option_values import Positive
 
 
 def center(
-    images: Tensor, classifier: Classifier, targets: Tensor, context: ExplainerContext, sigma: float = 0.25
+    images: Tensor, classifier: Classifier, targets: Tensor, context: ExplainerContext, sigma: Positive = 0.25
 ) -> Tensor:
     """Return the same Gaussian for every row; sigma: standard deviation as a share of the sides."""
-    if not sigma > 0:
-        raise ValueError(f"explainer.sigma={sigma} must be above 0")
     h, w = images.shape[2:]
     ys, xs = (((torch.arange(n).to(images) + 0.5) / n - 0.5) / sigma for n in (h, w))
     return (-0.5 * (ys[:, None] ** 2 + xs**2)).exp().expand(len(images), 1, h, w).clone()

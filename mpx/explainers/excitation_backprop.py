@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from mpx.explainers.base import ExplainerContext, check_at_least, split_rows
+from mpx.explainers.base import ExplainerContext, split_rows
 from mpx.explainers.layer_maps import choose_layer, upsample
 from mpx.explainers.torch_functions import function_name, is_relu
 from mpx.models.classifier import Classifier
 from mpx.models.layers import Layer
+from mpx.option_values import Count, ShareAboveZero
 
 LINEAR: dict[str, Callable] = {"conv2d": F.conv2d, "linear": F.linear}
 MEANS = ("avg_pool2d", "adaptive_avg_pool2d", "mean")
@@ -35,14 +36,13 @@ def excitation_backprop(
     targets: Tensor,
     context: ExplainerContext,
     layer: str | int | None = None,
-    min_map_fraction: float = 0.0625,
-    max_batch: int = 64,
+    min_map_fraction: ShareAboveZero = 0.0625,
+    max_batch: Count = 64,
 ) -> Tensor:
     """Return the probability that arrives at a layer, summed over its channels.
 
     layer: see `choose_layer`. min_map_fraction: smallest side of the default layer's map, as a share of the image's.
     """
-    check_at_least(1, max_batch=max_batch)
     with classifier.unfolded():  # the rules use the network's own weights
         target_layer = choose_layer(images, classifier, layer, min_map_fraction)
         maps = [excitation_at(target_layer, x, y) for x, y in split_rows(max_batch, images, targets)]

@@ -8,14 +8,15 @@ integrated_gradients  (x - x0) times the mean gradient on the path from x0 to x 
 import torch
 from torch import Tensor
 
-from mpx.explainers.base import ExplainerContext, captum_attr, check_at_least, split_rows
+from mpx.explainers.base import ExplainerContext, captum_attr, split_rows
 from mpx.models.classifier import Classifier
+from mpx.option_values import Count, NotNegative, Positive
 from mpx.perturbations.blur import gaussian_blur
 from mpx.tasks.base import repeat_rows
 
 
 def gradient(
-    images: Tensor, classifier: Classifier, targets: Tensor, context: ExplainerContext, max_batch: int = 64
+    images: Tensor, classifier: Classifier, targets: Tensor, context: ExplainerContext, max_batch: Count = 64
 ) -> Tensor:
     """Return the largest absolute gradient over colours."""
     return largest_over_colours(input_gradients(images, classifier, targets, max_batch))
@@ -26,16 +27,14 @@ def smoothgrad(
     classifier: Classifier,
     targets: Tensor,
     context: ExplainerContext,
-    samples: int = 50,
-    noise: float = 0.15,
-    max_batch: int = 64,
+    samples: Count = 50,
+    noise: NotNegative = 0.15,
+    max_batch: Count = 64,
 ) -> Tensor:
     """Return the largest absolute value over colours of the mean gradient under noise.
 
     noise: standard deviation, as a share of the range of the image's own values. Noisy values are not clipped.
     """
-    check_at_least(1, samples=samples, max_batch=max_batch)
-    check_at_least(0, noise=noise)
     spread = noise * (images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True))
     total = torch.zeros_like(images)
     numbers = torch.arange(samples).split(max(1, max_batch // len(images)))
@@ -52,15 +51,14 @@ def integrated_gradients(
     classifier: Classifier,
     targets: Tensor,
     context: ExplainerContext,
-    blur: float | None = None,
-    steps: int = 50,
-    max_batch: int = 64,
+    blur: Positive | None = None,
+    steps: Count = 50,
+    max_batch: Count = 64,
 ) -> Tensor:
     """Return integrated gradients, summed over colours, so that they add up to y(x) - y(x0).
 
     blur: px, sigma of the Gaussian blur that makes x0 of the image; None: x0 is black. steps: gradients on the path.
     """
-    check_at_least(1, steps=steps, max_batch=max_batch)
 
     def logit(x: Tensor, target: Tensor) -> Tensor:
         return classifier.task.logit(classifier(x), target)
@@ -77,7 +75,6 @@ def integrated_gradients(
 @torch.enable_grad()
 def input_gradients(images: Tensor, classifier: Classifier, targets: Tensor, max_batch: int) -> Tensor:
     """Return dy/dx (B,C,H,W)."""
-    check_at_least(1, max_batch=max_batch)
     gradients = []
     for part, target in split_rows(max_batch, images, targets):
         x = part.detach().clone().requires_grad_()

@@ -14,10 +14,11 @@ from mpx.explainers.base import ExplainerContext
 from mpx.explainers.gradients import input_gradients, largest_over_colours
 from mpx.explainers.torch_functions import function_name, is_relu
 from mpx.models.classifier import Classifier
+from mpx.option_values import Count
 
 
 def guided_backprop(
-    images: Tensor, classifier: Classifier, targets: Tensor, context: ExplainerContext, max_batch: int = 64
+    images: Tensor, classifier: Classifier, targets: Tensor, context: ExplainerContext, max_batch: Count = 64
 ) -> Tensor:
     """Return the largest absolute value over colours of the guided gradient."""
     with GuidedReLUs() as guided:

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from mpx.explainers.base import ExplainerContext, check_at_least, split_rows
+from mpx.explainers.base import ExplainerContext, split_rows
 from mpx.explainers.layer_maps import upsample
 from mpx.explainers.torch_functions import function_name
 from mpx.models.classifier import Classifier
 from mpx.models.layers import as_map
+from mpx.option_values import Count
 
 
 def legrad(
@@ -29,15 +30,14 @@ def legrad(
     classifier: Classifier,
     targets: Tensor,
     context: ExplainerContext,
-    blocks: int | None = None,
-    max_batch: int = 64,
+    blocks: Count | None = None,
+    max_batch: Count = 64,
 ) -> Tensor:
     """Return the sum over the last `blocks` blocks (None: all) of the mean positive gradient of the attention to each token.
 
     The network consists of blocks of one size in which all tokens attend to all, by torch's scaled_dot_product_attention or
     MultiheadAttention. The last n*n tokens are the map.
     """
-    check_at_least(1, max_batch=max_batch, **({} if blocks is None else {"blocks": blocks}))
     tokens = torch.cat([attention_relevance(classifier, x, y, blocks) for x, y in split_rows(max_batch, images, targets)])
     layout = as_map(tokens[..., None], images.shape[2:])
     if layout is None:

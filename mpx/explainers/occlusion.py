@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from mpx.explainers.base import ExplainerContext, captum_attr, check_at_least, split_rows
+from mpx.explainers.base import ExplainerContext, captum_attr, split_rows
 from mpx.models.classifier import Classifier
+from mpx.option_values import Color, Count
 from mpx.perturbations.constant import filled_with
 from mpx.tasks.base import repeat_rows
 
@@ -15,17 +16,16 @@ def occlusion(
     classifier: Classifier,
     targets: Tensor,
     context: ExplainerContext,
-    patch: int = 35,
-    stride: int = 8,
-    color: float | list[float] | None = None,
-    max_batch: int = 64,
+    patch: Count = 35,
+    stride: Count = 8,
+    color: Color | None = None,
+    max_batch: Count = 64,
 ) -> Tensor:
     """Return the mean loss of probability.
 
     patch: px, the square's side. stride: px between squares; the last square may reach over the edge. color: see
     `one_colour`.
     """
-    check_at_least(1, stride=stride, max_batch=max_batch)
     shorter = min(images.shape[2:])
     if not stride <= patch <= shorter:
         raise ValueError(
@@ -46,7 +46,7 @@ def occlusion(
     return torch.cat(parts).mean(1, keepdim=True).to(images)  # the same for all colours
 
 
-def one_colour(images: Tensor, classifier: Classifier, color: float | list[float] | None) -> Tensor:
+def one_colour(images: Tensor, classifier: Classifier, color: Color | None) -> Tensor:
     """Return images (B,C,H,W) of one colour: one number in [0,1], or one per channel.
 
     None: the colour that the network's normalisation turns into 0, as in published code, which multiplies normalised images.

@@ -9,17 +9,20 @@ without it. The next region is the one with which the set's value is highest. Ea
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from mpx.explainers.base import ExplainerContext, check_at_least
+from mpx.explainers.base import ExplainerContext
 from mpx.explainers.occlusion import one_colour
 from mpx.masks.superpixels import slic_labels
 from mpx.models.classifier import Classifier
+from mpx.option_values import Allowed, Color, Count, NotNegative
 from mpx.tasks.base import repeat_rows
 
 SetValue = Callable[[Tensor], Tensor]  # sets (N,n) of n regions, True for members -> their values (N,)
+Regions = Annotated[int, Allowed(lambda n: n >= 2, "at least 2")]
 COMPACTNESS = 10.0  # where SLICO begins; it adapts each segment's own
 
 
@@ -28,14 +31,14 @@ def smdl(
     classifier: Classifier,
     targets: Tensor,
     context: ExplainerContext,
-    regions: int = 56,
-    consistency: float = 20.0,
-    collaboration: float = 5.0,
-    confidence: float = 0.01,
-    effectiveness: float = 0.0,
-    pending: int | None = None,
-    color: float | list[float] | None = 0.0,
-    max_batch: int = 64,
+    regions: Regions = 56,
+    consistency: NotNegative = 20.0,
+    collaboration: NotNegative = 5.0,
+    confidence: NotNegative = 0.01,
+    effectiveness: NotNegative = 0.0,
+    pending: Count | None = None,
+    color: Color | None = 0.0,
+    max_batch: Count = 64,
 ) -> Tensor:
     """Return the order of regions by a value of four weighted parts, each of the task's output for a set's pictures.
 
@@ -64,11 +67,11 @@ def vps(
     classifier: Classifier,
     targets: Tensor,
     context: ExplainerContext,
-    regions: int = 100,
-    insertion: float = 1.0,
-    deletion: float = 1.0,
-    color: float | list[float] | None = None,
-    max_batch: int = 64,
+    regions: Regions = 100,
+    insertion: NotNegative = 1.0,
+    deletion: NotNegative = 1.0,
+    color: Color | None = None,
+    max_batch: Count = 64,
 ) -> Tensor:
     """Return the order of regions by insertion * support by the set alone + deletion * (1 - support without the set).
 
@@ -92,7 +95,7 @@ def region_order(
     targets: Tensor,
     value_of: Callable[["RegionPictures"], SetValue],
     regions: int,
-    color: float | list[float] | None,
+    color: Color | None,
     max_batch: int,
     pending: int | None = None,
 ) -> Tensor:
@@ -100,9 +103,8 @@ def region_order(
 
     regions: approximate number. color: in [0,1], of pixels that are not kept, see `one_colour`. pending: see `greedy_order`.
     """
-    check_at_least(1, max_batch=max_batch, **({} if pending is None else {"pending": pending}))
     pixels = images.shape[2] * images.shape[3]
-    if not 2 <= regions <= pixels // 4:
+    if regions > pixels // 4:
         raise ValueError(f"explainer.regions={regions} must be from 2 to {pixels // 4}, a quarter of the pixels")
     fills, maps = one_colour(images, classifier, color), []
     for image, fill, target in zip(images, fills, targets):

@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpx.explainers.base import ExplainerContext, check_at_least
+from mpx.explainers.base import ExplainerContext
 from mpx.explainers.occlusion import one_colour
 from mpx.models.classifier import Classifier
+from mpx.option_values import Allowed, Color, Count
+
+PROBABILITY = Allowed(lambda p: 0 < p < 1, "a probability, above 0 and below 1")
 
 
 @torch.no_grad()
@@ -18,19 +22,16 @@ def rise(
     classifier: Classifier,
     targets: Tensor,
     context: ExplainerContext,
-    masks: int = 4000,
-    cells: int = 7,
-    keep: float = 0.5,
-    color: float | list[float] | None = None,
-    max_batch: int = 64,
+    masks: Count = 4000,
+    cells: Count = 7,
+    keep: Annotated[float, PROBABILITY] = 0.5,
+    color: Color | None = None,
+    max_batch: Count = 64,
 ) -> Tensor:
     """Return sum_k p_k M_k / (masks * keep), as published, less its smallest value in the image: the order of pixels stays.
 
     masks: of each row, its own. cells: per side of a mask. keep: the probability of each cell. color: see `one_colour`.
     """
-    check_at_least(1, masks=masks, cells=cells, max_batch=max_batch)
-    if not 0 < keep < 1:
-        raise ValueError(f"explainer.keep={keep} is a probability: it must be above 0 and below 1")
     size, reference = images.shape[2:], one_colour(images, classifier, color)
     cell = [math.ceil(side / cells) for side in size]  # px
     rng = context.rng.at("rise")

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 
 from mpx import rankings
 from mpx.operators import check_call, requires_area
+from mpx.option_values import check_options
 
 
 class View(NamedTuple):
@@ -121,6 +123,8 @@ class Method:
                 raise ValueError(f"{kind}={part!r} must be a function; explain() takes an option's name too")
             if kind == "mask" and isinstance(part, torch.nn.Module):
                 raise ValueError(f"mask={type(part).__name__}(...) is a module: give a class, mask(context) -> its masks")
+            if isinstance(part, partial):
+                check_options(part, kind)
             if kind in CONTRACTS:
                 check_call(kind, part, *CONTRACTS[kind])
 

@@ -4,15 +4,17 @@ import torch
 from torch import Tensor
 
 from mpx.metrics.base import MetricContext, metric
+from mpx.metrics.baseline import Baseline
 from mpx.metrics.baseline import baseline as baseline_images
 from mpx.metrics.batched import stack_probabilities
+from mpx.option_values import Count
 
 
 @metric(
     direction={"": "lower", "increase": "higher", "gain": "higher"},
 )
 def average_drop(
-    saliency: Tensor, context: MetricContext, baseline: str | float = "mean", max_batch: int = 64
+    saliency: Tensor, context: MetricContext, baseline: Baseline = "mean", max_batch: Count = 64
 ) -> dict[str, Tensor]:
     """Return max(0, y - y_m) / y (B,), with y of the image and y_m of the image times its saliency.
 

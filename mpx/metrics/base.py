@@ -15,7 +15,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
@@ -27,6 +27,7 @@ from mpx.masks.evidence import mask_of
 from mpx.metrics.summary import RowValues, SummaryContext, mean_with_interval
 from mpx.models.classifier import Classifier
 from mpx.operators import check_shape, dotted_name, unwrap
+from mpx.option_values import check_options
 from mpx.tasks.base import Task
 from mpx.tasks.classification import CLASSIFICATION
 
@@ -206,9 +207,11 @@ def metric(
 
 
 def as_metric(function: Callable) -> Metric:
-    """Return the `Metric` of a function or a partial of one, by its declaration where it has one."""
+    """Return the `Metric` of a function or a partial of one, whose options are checked, by its declaration if it has one."""
     if isinstance(function, Metric):
         return function
+    if isinstance(function, partial):
+        check_options(function, "metric")
     return replace(_declarations.get(unwrap(function), Metric(function)), function=function)
 
 

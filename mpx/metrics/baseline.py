@@ -1,14 +1,24 @@
 """Reference images, for metrics that remove pixels: each pixel is removed."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mpx.metrics.base import MetricContext
 from mpx.models.classifier import Classifier
+from mpx.option_values import Allowed
 
 
-def baseline(context: MetricContext, kind: str | float, sigma: float = 5.0, kernel_size: int = 11) -> Tensor:
+def _is_baseline(kind: str | float) -> bool:
+    return kind in ("mean", "photo", "blur") if isinstance(kind, str) else 0 <= kind <= 1
+
+
+Baseline = Annotated[str | float, Allowed(_is_baseline, "mean, photo, blur or a number in [0,1]")]
+
+
+def baseline(context: MetricContext, kind: Baseline, sigma: float = 5.0, kernel_size: int = 11) -> Tensor:
     """Return the context's images (B,C,H,W) with everything removed.
 
     kind: mean (the colour that normalisation turns into 0), photo (each image's mean colour), blur (a Gaussian of `sigma`
@@ -21,9 +31,8 @@ def baseline(context: MetricContext, kind: str | float, sigma: float = 5.0, kern
         return images.mean((2, 3), keepdim=True).expand_as(images)
     if kind == "blur":
         return _blurred(images, mean_color(context).to(images), sigma, kernel_size)
-    if isinstance(kind, (int, float)) and not isinstance(kind, bool) and 0 <= kind <= 1:
-        return torch.full_like(images, kind)
-    raise ValueError(f"baseline={kind!r} must be mean, photo, blur or a number in [0,1]")
+    assert isinstance(kind, (int, float))
+    return torch.full_like(images, kind)
 
 
 def mean_color(context: MetricContext) -> Tensor:
@@ -39,8 +48,6 @@ def mean_color(context: MetricContext) -> Tensor:
 
 def _blurred(images: Tensor, color: Tensor, sigma: float, kernel_size: int) -> Tensor:
     """Blur as RISE's code does: the Gaussian's tails are folded back into the kernel; beyond the edges lies `color`."""
-    if kernel_size % 2 == 0 or kernel_size < 1 or not sigma > 0:
-        raise ValueError(f"sigma={sigma}, kernel_size={kernel_size}: sigma must be above 0 and the kernel size odd")
     from scipy.ndimage import gaussian_filter1d  # slow to import
 
     dirac = torch.zeros(kernel_size, dtype=torch.float64)

@@ -18,8 +18,7 @@ def class_probabilities(
     make_images: rows (n,) and numbers (n,) of the rows' images -> images (n,C,H,W). max_batch: images per forward pass, of
     one row or several; halved where they do not fit into memory.
     """
-    if not max_batch >= 1:
-        raise ValueError(f"max_batch={max_batch} must be 1 or larger: it is the number of images per forward pass")
+    assert max_batch >= 1, "checked when the metric was built"
     targets = context.targets
     rows = torch.arange(len(targets), device=targets.device).repeat_interleave(count)
     numbers = torch.arange(count, device=targets.device).repeat(len(targets))

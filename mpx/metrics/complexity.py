@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from mpx.metrics.base import Direction, MetricContext, metric
+from mpx.option_values import Share
 
 LOWER: tuple[str, ...] = ("entropy", "effective_area", "area", "mean")
 DIRECTION: dict[str, Direction] = {"": "higher", **{suffix: "lower" for suffix in LOWER}}
@@ -11,7 +12,7 @@ DIRECTION: dict[str, Direction] = {"": "higher", **{suffix: "lower" for suffix i
 
 @metric(direction=DIRECTION)
 def complexity(
-    saliency: Tensor, context: MetricContext, eps: float = 1e-5, threshold: float = 0.5
+    saliency: Tensor, context: MetricContext, eps: Share = 1e-5, threshold: Share = 0.5
 ) -> dict[str, Tensor]:
     """Return the Gini index of the pixels (B,), in [0,1): 0 for a constant map, nearly 1 where one pixel has all. Beside it:
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.normalised_drop import normalised_probabilities
+from mpx.option_values import Count, NotNegative, Share
 from mpx.tasks.normalised import MIN_DROP
 
 
@@ -16,8 +17,8 @@ from mpx.tasks.normalised import MIN_DROP
     },
 )
 def cross_perturbation(
-    saliency: Tensor, context: MetricContext, success_share: float = 0.9, failure_share: float = 0.5,
-    min_drop: float = MIN_DROP, max_batch: int = 64,
+    saliency: Tensor, context: MetricContext, success_share: Share = 0.9, failure_share: Share = 0.5,
+    min_drop: NotNegative = MIN_DROP, max_batch: Count = 64,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the mask's success (B,) under each perturbation and, as main value, the mean over all but its own.
 

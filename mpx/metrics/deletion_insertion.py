@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from mpx.metrics.base import MetricContext, metric
+from mpx.metrics.baseline import Baseline
 from mpx.metrics.baseline import baseline as baseline_images
 from mpx.metrics.batched import class_probabilities
+from mpx.option_values import Count, OddSize, PixelCount, Positive
 
 NOTES = {
     "normalisation": "(sum - first/2 - last/2) / (points - 1)",
@@ -21,8 +23,8 @@ NOTES = {
 
 @metric(direction="lower", notes=NOTES)
 def deletion(
-    saliency: Tensor, context: MetricContext, baseline: str | float = "mean", step: int | None = None,
-    sigma: float = 5.0, kernel_size: int = 11, max_batch: int = 64,
+    saliency: Tensor, context: MetricContext, baseline: Baseline = "mean", step: PixelCount | None = None,
+    sigma: Positive = 5.0, kernel_size: OddSize = 11, max_batch: Count = 64,
 ) -> Tensor:  # fmt: skip
     """Area under the curve (B,), in [0,1], while the most salient pixels are removed first.
 
@@ -34,8 +36,8 @@ def deletion(
 
 @metric(direction="higher", notes=NOTES)
 def insertion(
-    saliency: Tensor, context: MetricContext, baseline: str | float = "blur", step: int | None = None,
-    sigma: float = 5.0, kernel_size: int = 11, max_batch: int = 64,
+    saliency: Tensor, context: MetricContext, baseline: Baseline = "blur", step: PixelCount | None = None,
+    sigma: Positive = 5.0, kernel_size: OddSize = 11, max_batch: Count = 64,
 ) -> Tensor:  # fmt: skip
     """Area under the curve (B,), in [0,1], while the most salient pixels are inserted first. Options as in `deletion`."""
     reference = baseline_images(context, baseline, sigma, kernel_size)
@@ -53,7 +55,7 @@ def probability_curve(
     """Return probabilities (B,1+steps) from start to end (B,C,H,W), `step` pixels at a time, the most salient first."""
     step = saliency.shape[-1] if step is None else step
     pixels = saliency[0].numel()
-    if not 1 <= step <= pixels:
+    if step > pixels:
         raise ValueError(f"step={step} must be from 1 to {pixels}, the number of pixels of an image")
     step_of_pixel = saliency_ranks(saliency) // step  # (B,1,H,W)
 

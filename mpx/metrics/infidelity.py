@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from mpx.metrics.base import MetricContext, metric
+from mpx.metrics.baseline import Baseline
 from mpx.metrics.baseline import baseline as baseline_images
 from mpx.metrics.captum_metrics import captum_metrics
+from mpx.option_values import Count, ShareAboveZero
 
 
 @metric(
@@ -15,16 +17,14 @@ from mpx.metrics.captum_metrics import captum_metrics
     notes={"normalisation": "the best scale of each row's map"},
 )
 def infidelity(
-    saliency: Tensor, context: MetricContext, baseline: str | float = "mean", side: float = 0.25,
-    samples: int = 64, seed: int = 0, max_batch: int = 64,
+    saliency: Tensor, context: MetricContext, baseline: Baseline = "mean", side: ShareAboveZero = 0.25,
+    samples: Count = 64, seed: int = 0, max_batch: Count = 64,
 ) -> Tensor:  # fmt: skip
     """Return the mean squared difference (B,) of what random squares lose and the saliency in them, at its best scale.
 
     The perturbed variable is the presence of pixels, from 1 to 0 in a square of `side` times the image's side, which the
     `baseline` replaces; the function is the support of the row's target. The squares are the same for every row.
     """
-    if samples < 1 or not 0 < side <= 1:
-        raise ValueError(f"samples={samples} must be 1 or larger, and side={side} above 0 and at most 1")
     captum = captum_metrics("infidelity")
     rows = zip(context.images, baseline_images(context, baseline), saliency)
     values = []

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.regions import region_masks
+from mpx.option_values import Share
 
 
 @metric(
@@ -12,7 +13,7 @@ from mpx.metrics.regions import region_masks
     needs=("annotations",),
     notes={"pixels": "of the network's image", "threshold": "between the map's smallest and largest value"},
 )
-def iou(saliency: Tensor, context: MetricContext, threshold: float = 0.5) -> Tensor:
+def iou(saliency: Tensor, context: MetricContext, threshold: Share = 0.5) -> Tensor:
     """Return the IoU (B,) of the region and the pixels at or above the threshold.
 
     threshold: share of the way from the map's smallest to its largest value. NaN where no pixel of the network's image has

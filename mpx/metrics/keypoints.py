@@ -5,17 +5,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mpx.metrics.base import MetricContext, metric
+from mpx.option_values import OddSize
 
 
 @metric(direction="higher", needs=("annotations",), notes={"pixels": "of the network's image"})
-def keypoints(saliency: Tensor, context: MetricContext, window: int = 5) -> dict[str, Tensor]:
+def keypoints(saliency: Tensor, context: MetricContext, window: OddSize = 5) -> dict[str, Tensor]:
     """Return the mean saliency (B,) in squares of `window` px around keypoints: by keypoint name, and the mean over them.
 
     Fong & Vedaldi 2017, section 5.4. Keypoints outside of the network's image do not count; at the image's edges the square
     is cut.
     """
-    if window % 2 == 0 or window < 1:
-        raise ValueError(f"window={window} must be odd, 1 or larger: it is centred on a pixel")
     means = F.avg_pool2d(saliency, window, 1, window // 2, count_include_pad=False)[:, 0]
     points = [{} if annotation is None else annotation.points() for annotation in context.annotations]
     names = sorted({name for row in points for name in row})

@@ -4,6 +4,7 @@ A row's columns are the IoU with the best of the class's boxes at each threshold
 """
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import numpy as np
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.boxes import THRESHOLD_GRIDS, best_iou, thresholds, tight_boxes
 from mpx.metrics.summary import RowValues, SummaryContext
+from mpx.option_values import Allowed, Share, one_of
+
+FOLDS = Allowed(lambda n: n >= 2, "at least 2: a threshold is tuned on images that it is not scored on")
 
 
 def localisation_error(
@@ -55,8 +59,9 @@ def _error_of_rule(
     summary=localisation_error,
 )
 def localisation(
-    saliency: Tensor, context: MetricContext, rule: str = "energy", folds: int = 2, min_iou: float = 0.5
-) -> dict[str, Tensor]:
+    saliency: Tensor, context: MetricContext, rule: Annotated[str, one_of(*THRESHOLD_GRIDS)] = "energy",
+    folds: Annotated[int, FOLDS] = 2, min_iou: Share = 0.5,
+) -> dict[str, Tensor]:  # fmt: skip
     """Return the IoU (B,) with the class's best box at each threshold of three rules: columns `rule@threshold`.
 
     The box lies around all pixels at or above the threshold, not the largest component of them; it is the whole image where
@@ -64,9 +69,5 @@ def localisation(
     fold is scored at the threshold with the smallest error on all others. One image alone has no error. rule: value, energy
     or mean, of the main value. min_iou: smallest IoU of a correct box.
     """
-    if rule not in THRESHOLD_GRIDS:
-        raise ValueError(f"rule={rule!r} must be one of {', '.join(THRESHOLD_GRIDS)}")
-    if not folds >= 2:
-        raise ValueError(f"folds={folds} must be at least 2: a threshold is tuned on images that it is not scored on")
     names = [f"{rule}@{alpha:g}" for rule, grid in THRESHOLD_GRIDS.items() for alpha in grid]
     return dict(zip(names, best_iou(tight_boxes(saliency, thresholds(saliency)), context.annotations).T))

@@ -10,6 +10,7 @@ from torchvision.ops import box_iou
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.boxes import annotated_boxes, component_boxes, scaled_to_unit
 from mpx.metrics.summary import RowValues, SummaryContext
+from mpx.option_values import Count
 
 OVERLAPS = (0.3, 0.5, 0.7)
 
@@ -36,15 +37,13 @@ def best_box_accuracy(columns: Mapping[str, np.ndarray], context: SummaryContext
     },
     summary=best_box_accuracy,
 )
-def max_box_acc_v2(saliency: Tensor, context: MetricContext, levels: int = 100) -> dict[str, Tensor]:
+def max_box_acc_v2(saliency: Tensor, context: MetricContext, levels: Count = 100) -> dict[str, Tensor]:
     """Return the IoU (B,) of the best pair of a component's box and a box of the class, at thresholds 0, 1/levels, ...
 
     Choe et al. 2020: thresholds in the map's range, pixels above the threshold, 8-connected, all components. Summarised as
     the share of rows with an IoU of at least 0.3, 0.5 and 0.7, each at its best threshold. Unlike in that paper's code, a
     component's holes give no boxes.
     """
-    if levels < 1:
-        raise ValueError(f"levels={levels} must be 1 or larger: it is the number of thresholds")
     maps = scaled_to_unit(saliency)[:, 0].cpu().numpy()
     best = torch.full((len(maps), levels), torch.nan)
     for row, (pixels, annotation) in enumerate(zip(maps, context.annotations)):

@@ -5,19 +5,18 @@ from torch import Tensor
 
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.captum_metrics import captum_metrics
+from mpx.option_values import Count, NotNegative
 
 
 @metric(direction="lower", needs=("explain",), notes={"normalisation": "by the norm of the map"})
 def max_sensitivity(
-    saliency: Tensor, context: MetricContext, radius: float = 0.02, samples: int = 10, seed: int = 0
+    saliency: Tensor, context: MetricContext, radius: NotNegative = 0.02, samples: Count = 10, seed: int = 0
 ) -> Tensor:
     """Return the largest change (B,) of the saliency, as a share of its norm, under noise on the image.
 
     radius: the noise is uniform in [-radius, radius], the same for every row. Each row is explained `samples` + 1 times, all
     with the same seed.
     """
-    if samples < 1:
-        raise ValueError(f"samples={samples} must be 1 or larger: it is the number of noisy images")
     captum = captum_metrics("max_sensitivity")
     random = torch.Generator().manual_seed(seed)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.batched import stack_probabilities
+from mpx.option_values import Count, NotNegative
 from mpx.tasks.normalised import MIN_DROP, normalise
 
 
@@ -18,7 +19,9 @@ from mpx.tasks.normalised import MIN_DROP, normalise
         "perturbation": "the one that the mask was learnt with",
     },
 )
-def normalised_drop(saliency: Tensor, context: MetricContext, min_drop: float = MIN_DROP, max_batch: int = 64) -> Tensor:
+def normalised_drop(
+    saliency: Tensor, context: MetricContext, min_drop: NotNegative = MIN_DROP, max_batch: Count = 64
+) -> Tensor:
     """Return 1 - p' (B,): 1 where perturbing the evidence costs as much as perturbing everything.
 
     p' = (p - p_reference) / (p_before - p_reference) of Fong & Vedaldi 2017, footnote 4, with the evidence perturbed as the

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.summary import RowValues, SummaryContext
+from mpx.option_values import Positive
 
 
 def mean_over_classes(columns: Mapping[str, np.ndarray], context: SummaryContext, tolerance: float) -> dict[str, RowValues]:
@@ -21,7 +22,7 @@ def mean_over_classes(columns: Mapping[str, np.ndarray], context: SummaryContext
     notes={"pixels": "of the original image", "mean": "over classes of each class's mean"},
     summary=mean_over_classes,
 )
-def pointing(saliency: Tensor, context: MetricContext, tolerance: float = 15.0) -> dict[str, Tensor]:
+def pointing(saliency: Tensor, context: MetricContext, tolerance: Positive = 15.0) -> dict[str, Tensor]:
     """Return 1 (B,) where the most salient pixel lies less than `tolerance` original pixels from the class's region, else 0.
 
     As TorchRay computes it; of equal pixels the first in reading order counts. NaN where the network's image shows nothing

@@ -6,6 +6,7 @@ from torch import Tensor
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.batched import class_probabilities
 from mpx.metrics.boxes import scaled_to_unit
+from mpx.option_values import Blur, Count, NotNegative
 from mpx.perturbations.blur import gaussian_blur
 from mpx.tasks.normalised import MIN_DROP, normalise
 
@@ -21,7 +22,7 @@ EVERYTHING = 2.0  # a threshold that every pixel of the mask is below
     },
 )
 def representativeness(
-    saliency: Tensor, context: MetricContext, sigma: float = 10.0, min_drop: float = MIN_DROP, max_batch: int = 64
+    saliency: Tensor, context: MetricContext, sigma: Blur = 10.0, min_drop: NotNegative = MIN_DROP, max_batch: Count = 64
 ) -> dict[str, Tensor]:
     """Return the mean normalised probability p' (B,) over growing deleted regions, by perturbation and over all of them.
 

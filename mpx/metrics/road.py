@@ -6,7 +6,7 @@ shape of the removed region could tell.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -15,8 +15,18 @@ from torch import Tensor
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.batched import stack_probabilities
 from mpx.metrics.deletion_insertion import saliency_ranks
+from mpx.option_values import Allowed, Count, NotNegative
 
 NEIGHBOURS = [(dy, dx, 1 / 12 if dy and dx else 1 / 6) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+
+
+
+def _are_percentiles(values: Any) -> bool:
+    is_list = isinstance(values, Sequence) and len(values) > 0
+    return is_list and all(isinstance(value, (int, float)) and 0 < value < 100 for value in values)
+
+
+Percentiles = Annotated[Sequence[float], Allowed(_are_percentiles, "a list of numbers above 0 and below 100")]
 
 
 @metric(
@@ -28,8 +38,8 @@ NEIGHBOURS = [(dy, dx, 1 / 12 if dy and dx else 1 / 6) for dy in (-1, 0, 1) for 
     },
 )
 def road(
-    saliency: Tensor, context: MetricContext, percentiles: Sequence[float] = (10, 20, 30, 40, 50, 60, 70, 80, 90),
-    noise: float = 0.01, seed: int = 0, max_batch: int = 64,
+    saliency: Tensor, context: MetricContext, percentiles: Percentiles = (10, 20, 30, 40, 50, 60, 70, 80, 90),
+    noise: NotNegative = 0.01, seed: int = 0, max_batch: Count = 64,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return (LeRF - MoRF) / 2 (B,), in [-1/2,1/2].
 
@@ -37,9 +47,6 @@ def road(
     relevant first; equal pixels in reading order. noise: standard deviation, for images in [0,1]; every row has the same
     draw, so that rows are independent of each other.
     """
-    is_list = isinstance(percentiles, Sequence) and len(percentiles)
-    if not is_list or not all(isinstance(p, (int, float)) and 0 < p < 100 for p in percentiles):
-        raise ValueError(f"percentiles={percentiles} must be a list of numbers above 0 and below 100")
     random = torch.Generator().manual_seed(seed)
     offsets = noise * torch.randn(context.images.shape[1:], generator=random)
     means = []

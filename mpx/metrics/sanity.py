@@ -6,6 +6,7 @@ Rows are explained again, so this costs as much as several runs.
 import copy
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +14,16 @@ from torch import Tensor, nn
 from mpx.metrics.base import MetricContext, Need, check_network, metric
 from mpx.metrics.similarity import spearman, ssim
 from mpx.models.classifier import Classifier
+from mpx.option_values import Count, one_of
 from mpx.randomness import key
 
+Randomisation = Annotated[str, one_of("shuffle", "reset")]
 NEEDS: tuple[Need, ...] = ("explain", "classes", "parameters")
 
 
 @metric(direction={"": "near 0", "ssim": "lower", "other_class": "near 0"}, needs=NEEDS)
 def sanity(
-    saliency: Tensor, context: MetricContext, stages: int = 4, randomisation: str = "shuffle", seed: int = 0
+    saliency: Tensor, context: MetricContext, stages: Count = 4, randomisation: Randomisation = "shuffle", seed: int = 0
 ) -> dict[str, Tensor]:
     """Return Spearman's rank correlation (B,) with the map of a network whose parameters are random.
 
@@ -31,8 +34,6 @@ def sanity(
     randomisation: shuffle puts each parameter's values in a random order, which keeps the scale of the outputs; reset draws
     them anew as at construction (as in the paper), after which the outputs of deep networks may be constant.
     """
-    if stages < 1:
-        raise ValueError(f"stages={stages} must be 1 or larger: at the last stage all layers are random")
     other_targets = _other_classes(context, seed)
     curves = {}
     for stage in range(1, stages + 1):
@@ -64,8 +65,6 @@ def randomised(
 
     So are the layers of a model that the task compares with.
     """
-    if randomisation not in ("shuffle", "reset"):
-        raise ValueError(f"randomisation={randomisation!r} must be shuffle or reset")
     if not isinstance(classifier, nn.Module):
         raise ValueError(f"{type(classifier).__name__} has no parameters to randomise: metric=sanity needs an nn.Module")
     network = copy.deepcopy(classifier)

@@ -4,13 +4,18 @@ The regions are sets of pixels, wholly kept or wholly perturbed, so that what is
 says. They follow Kelly & Chockler 2025 (arXiv 2507.23497), with the normalised support p' for the decision.
 """
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.batched import class_probabilities
 from mpx.metrics.deletion_insertion import saliency_ranks
+from mpx.option_values import Allowed, Count, NotNegative
 from mpx.tasks.normalised import MIN_DROP, normalise
+
+MORE_THAN_HALF = Allowed(lambda share: 0.5 < share < 1, "above 0.5 and below 1")
 
 
 @metric(
@@ -24,8 +29,8 @@ from mpx.tasks.normalised import MIN_DROP, normalise
     },
 )
 def sets(
-    saliency: Tensor, context: MetricContext, sufficient_share: float = 0.9, levels: int = 50, max_disjoint: int = 3,
-    min_drop: float = MIN_DROP, max_batch: int = 64,
+    saliency: Tensor, context: MetricContext, sufficient_share: Annotated[float, MORE_THAN_HALF] = 0.9, levels: Count = 50,
+    max_disjoint: Count = 3, min_drop: NotNegative = MIN_DROP, max_batch: Count = 64,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the areas (B,) of the smallest regions of the most salient pixels that are sufficient, necessary and both.
 
@@ -36,10 +41,6 @@ def sets(
     levels: areas that are tried, evenly spaced up to the whole image. NaN where perturbing everything costs less than
     `min_drop`.
     """
-    if not 0.5 < sufficient_share < 1:
-        raise ValueError(f"sufficient_share={sufficient_share} must be above 0.5 and below 1: of the normalised probability")
-    if levels < 1 or max_disjoint < 1:
-        raise ValueError(f"levels={levels} and max_disjoint={max_disjoint} must be 1 or larger")
     perturbed = next(iter(context.perturbations.values()))(context.images)
     level_of_pixel = saliency_ranks(saliency) * levels // saliency[0].numel()  # (B,1,H,W), 0: most salient
     ends = class_probabilities(context, lambda row, k: torch.where(_expand(k == 0), context.images[row], perturbed[row]), 2)

@@ -1,5 +1,7 @@
 """The smallest box: one whose perturbation takes the class away (minimality), or a crop that keeps it (saliency metric)."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.batched import class_probabilities
 from mpx.metrics.boxes import area_share, pixels_inside, scaled_to_unit, tight_boxes
+from mpx.option_values import Blur, Count, NotNegative, Share, one_of
 from mpx.perturbations.blur import gaussian_blur
 from mpx.tasks.normalised import MIN_DROP, normalise
 
@@ -22,8 +25,8 @@ LEVELS = (80, 90, 95, 99)  # per cent of the normalised probability that the box
     },
 )
 def minimality(
-    saliency: Tensor, context: MetricContext, sigma: float = 10.0, thresholds: int = 11,
-    level: int = 90, min_drop: float = MIN_DROP, max_batch: int = 64,
+    saliency: Tensor, context: MetricContext, sigma: Blur = 10.0, thresholds: Count = 11,
+    level: Annotated[int, one_of(*LEVELS)] = 90, min_drop: NotNegative = MIN_DROP, max_batch: Count = 64,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the area (B,) of the smallest box whose blurring takes 80, 90, 95 and 99 % of the normalised probability.
 
@@ -31,10 +34,6 @@ def minimality(
     evenly spaced values from 0 (the whole image, which takes all) to 1; p_reference is of the image blurred everywhere by
     `sigma` px. level: of the main value. NaN where p_before - p_reference is below `min_drop`.
     """
-    if level not in LEVELS:
-        raise ValueError(f"level={level} must be one of {', '.join(map(str, LEVELS))}")
-    if thresholds < 1:
-        raise ValueError(f"thresholds={thresholds} must be 1 or larger: each gives a box")
     images, size = context.images, context.images.shape[-2:]
     grid = torch.linspace(0, 1, thresholds, dtype=torch.float64).expand(len(images), -1)
     boxes = tight_boxes(scaled_to_unit(saliency), grid)  # (B,A,4); the box of threshold 0 is the whole image
@@ -57,7 +56,7 @@ def minimality(
 
 @metric(direction="lower", needs=("probability",), notes={"resize": "bilinear, antialiased"})
 def saliency_metric(
-    saliency: Tensor, context: MetricContext, threshold: float = 0.5, max_batch: int = 64
+    saliency: Tensor, context: MetricContext, threshold: Share = 0.5, max_batch: Count = 64
 ) -> dict[str, Tensor]:
     """Return log max(area, 0.05) - log p (B,), p of the class in the tightest crop, resized to the image's size.
 

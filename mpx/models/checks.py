@@ -22,15 +22,18 @@ def check_classifier(classifier: Classifier, images: Tensor, name: str = "this i
         for other in classifier.compared:
             check_classifier(other, images, name)
         image = images[:1].detach().to(classifier.device, copy=True).requires_grad_()
-        output = _output(classifier, image)
+        output = checked_output(classifier, image)
         _check_repeats(classifier, image, output)
         gradient = _check_gradient(classifier, image, output, name)
         _check_beside_another(classifier, image, output, gradient)
     return output.detach()
 
 
-def _output(classifier: Classifier, image: Tensor) -> Tensor:
-    """Return the output (1,...) for an image (1,C,H,W); refuse weights that are not float32, and a wrong input size."""
+def checked_output(classifier: Classifier, image: Tensor) -> Tensor:
+    """Return the output (1,...) for an image (1,C,H,W); refuse weights that are not float32, and a wrong input size.
+
+    image: on the classifier's device.
+    """
     weights = (parameter.dtype for parameter in classifier.network.parameters() if parameter.is_floating_point())
     dtype = next(weights, torch.float32)
     if dtype is not torch.float32:

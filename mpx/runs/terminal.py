@@ -34,18 +34,20 @@ def format_rows(rows: Sequence[Mapping[str, Any]], task: Task, width: int = 100)
 
 
 def format_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a line for each metric of a summary that has a value: mean, interval and number of rows.
+    """Return a line for each metric of a summary: mean, interval and number of rows; a part without a value has none.
 
     ↑ or ↓: higher or lower values are better; 0: values near 0.
     """
     lines = []
     names = [f"{name} {ARROWS[metric['better']]}".rstrip() for name, metric in metrics.items()]
     width = max(map(len, names), default=0)
-    for name, metric in zip(names, metrics.values()):
+    for name, (column, metric) in zip(names, metrics.items()):
         if metric["value"] is not None:
             interval = "[{:.3f}, {:.3f}]  ".format(*metric["interval95"]) if metric["interval95"] else ""
             rows = "1 row" if metric["n"] == 1 else f"{metric['n']} rows"
             lines.append(f"{name:<{width}} {metric['value']:9.3f}  {interval}of {rows}")
+        elif column == metric["metric"]:
+            lines.append(f"{name:<{width}}           no row has a value")
     return "\n".join(lines)
 
 

@@ -25,6 +25,7 @@ from mpx.learning.memory import kept_memory
 from mpx.learning.rows import Row
 from mpx.metrics.base import Metric, check_network
 from mpx.models.classifier import Classifier
+from mpx.option_values import check_limits
 from mpx.runs import store, summaries, tables
 from mpx.runs.base import Coordinator
 from mpx.runs.curve_means import CurveMeans
@@ -218,9 +219,10 @@ class ProgressCallback(SilentCallback):
 
 
 def check_metrics_of_model(metrics: Mapping[str, Metric], classifier: Classifier, output: Tensor) -> None:
-    """Refuse metrics that do not apply to a network with this output (B,...)."""
+    """Refuse metrics that do not apply to a network with this output (B,...), or whose options to its images."""
     for name, metric in metrics.items():
         check_network(name, metric.needs, classifier, classifier.task, output)
+        check_limits(metric.function, f"metrics.{name}", preprocessing(classifier).crop)
 
 
 def _batch_of(module: pl.LightningModule) -> RowBatch:

@@ -10,6 +10,7 @@ from torchvision.models import VisionTransformer
 
 from mpx import Classifier, config
 from mpx.explainers.base import ExplainerContext
+from mpx.option_values import check_options
 from mpx.randomness import RowRandom
 
 IMAGES = torch.stack([square_photo(SquareNet(), seed) for seed in range(3)])  # a checkerboard in rows 8-15, columns 16-23
@@ -114,4 +115,6 @@ def vit() -> nn.Module:
 def explain(name, classifier, images=IMAGES, targets=TARGETS, rows=(0, 1, 2), folder=None, **options) -> Tensor:
     options = CHEAP.get(name, {}) | ({"folder": folder and str(folder)} if name == "files" else {}) | options
     context = ExplainerContext(RowRandom([100 + row for row in rows]), [NAMES[row] for row in rows])
-    return partial(OPTIONS[name], **options)(images, classifier, targets, context)
+    part = partial(OPTIONS[name], **options)
+    check_options(part, "explainer")  # as mpx does when it is built
+    return part(images, classifier, targets, context)

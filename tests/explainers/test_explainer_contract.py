@@ -3,6 +3,7 @@
 import copy
 import inspect
 import sys
+from itertools import product
 
 import numpy as np
 import pytest
@@ -154,10 +155,17 @@ def test_an_explainer_without_max_batch_does_not_run_the_network(name, maps):
     assert explain(name, frozen(network), folder=maps).shape == (3, 1, 32, 32)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_an_empty_batch_is_refused(name):
-    with pytest.raises(ValueError, match="explainer.max_batch=0 must be at least 1"):
-        explain(name, frozen(network_for(name)), max_batch=0)
+@pytest.mark.parametrize("name", EXPLAINERS)
+def test_an_impossible_option_is_refused_by_its_name(name, maps):
+    classifier = frozen(network_for(name))
+    numeric = [key for key, value in OPTIONS[name].keywords.items() if isinstance(value, (int, float, type(None)))]
+    for key, value in product(numeric, (-1, 0, float("nan"))):
+        try:
+            assert explain(name, classifier, **{"folder": maps, key: value}).shape == (3, 1, 32, 32)
+        except ValueError as error:
+            assert f"explainer.{key}=" in str(error)
+        else:
+            assert value == 0 and key != "max_batch" or value == -1 and key == "layer", f"{key}={value} is accepted"
 
 
 def test_saliency():
@@ -171,7 +179,7 @@ def test_saliency():
     "name, options, text",
     [
         ("smoothgrad", {"samples": 0}, "explainer.samples=0 must be at least 1"),
-        ("smoothgrad", {"noise": -1.0}, "explainer.noise=-1.0 must be at least 0"),
+        ("smoothgrad", {"noise": -1.0}, "explainer.noise=-1.0 must be a finite number, at least 0"),
         ("integrated_gradients", {"steps": 0}, "explainer.steps=0 must be at least 1"),
         (
             "occlusion",
@@ -179,15 +187,15 @@ def test_saliency():
             "explainer.patch=33 must be from explainer.stride=2 to the image's shorter side, 32 px",
         ),
         ("occlusion", {"stride": 7}, "explainer.patch=6 must be from explainer.stride=7"),
-        ("occlusion", {"color": [2, 0, 0]}, "color=\\[2, 0, 0\\] must be from 0 to 1"),
-        ("rise", {"keep": 1.0}, "explainer.keep=1.0 is a probability"),
+        ("occlusion", {"color": [2, 0, 0]}, "color=\\[2, 0, 0\\] must be a number from 0 to 1, or one"),
+        ("rise", {"keep": 1.0}, "explainer.keep=1.0 must be a probability, above 0"),
         ("rise", {"cells": 0}, "explainer.cells=0 must be at least 1"),
         ("group_cam", {"share": 1.0}, "explainer.share=1.0 must be at least 0 and below 1"),
         ("group_cam", {"groups": 0}, "explainer.groups=0 must be at least 1"),
         ("excitation_backprop", {"min_map_fraction": 0.0}, "explainer.min_map_fraction=0.0 must be above 0"),
         ("smdl", {"pending": 0}, "explainer.pending=0 must be at least 1"),
         ("vps", {"regions": 300}, "explainer.regions=300 must be from 2 to 256, a quarter of the pixels"),
-        ("center", {"sigma": 0.0}, "explainer.sigma=0.0 must be above 0"),
+        ("center", {"sigma": 0.0}, "explainer.sigma=0.0 must be a finite number above 0"),
         ("files", {"folder": None}, "explainer.folder=None is not a folder: give the folder with <name>.npz, .npy or .png"),
     ],
 )

@@ -16,16 +16,16 @@ PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])
 PLAIN = [game for game in GAMES if game != "product"]  # which needs a mask of two
 INSIDE = torch.zeros(32, 32, dtype=torch.bool)
 INSIDE[NET.box] = True
-PAIRS = [(mask, "blur_gaussian") for mask in GRIDS] + [("grid", name) for name in PERTURBATIONS if name != "blur_gaussian"]
-
+KINDS = [(mask, "blur_gaussian") for mask in GRIDS] + [("grid", name) for name in PERTURBATIONS if name != "blur_gaussian"]
+# a dual is a deletion and a preservation at once, so each kind has one of these besides
+CASES = [(*kind, game) for number, kind in enumerate(KINDS) for game in ("dual", ("deletion", "preservation")[number % 2])]
 
 quick = partial(
     explain, NET, target=1, perturbation=small_perturbation("blur_gaussian"), mask="grid", mask_size=8, steps=40, jitter=0
 )
 
 
-@pytest.mark.parametrize("game", PLAIN)
-@pytest.mark.parametrize("mask, name", PAIRS)
+@pytest.mark.parametrize("mask, name, game", CASES)
 def test_planted_answer_is_found(game, name, mask):
     """The network looks at one square: the evidence is there, and nowhere else as much."""
     kind = partial(config.option("mask", mask, mask_size=16), **({"sigma": 1.0} if mask == "smooth" else {}))

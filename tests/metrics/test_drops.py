@@ -159,8 +159,3 @@ def test_a_constant_map_represents_nothing(value):
     maps = torch.full((1, 1, 32, 32), value)
     result = representativeness(maps, context(1, perturbations=perturbations()), sigma=3.0)
     assert result[""].item() == pytest.approx(1)
-
-
-def test_minimality_needs_a_threshold():
-    with pytest.raises(ValueError, match="thresholds=0"):
-        minimality(square(), context(1), thresholds=0)

@@ -1,10 +1,13 @@
 """Weak localisation and MaxBoxAccV2 by brute force, and against pycocotools and scikit-image."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from scene import BOX, SIDE, annotation, columns, context, random_maps, square, summary
 
+from mpx.metrics.base import as_metric
 from mpx.metrics.boxes import THRESHOLD_GRIDS, best_iou, component_boxes, scaled_to_unit, thresholds, tight_boxes
 from mpx.metrics.localisation import localisation, localisation_error
 from mpx.metrics.max_box_acc_v2 import max_box_acc_v2
@@ -100,11 +103,11 @@ def test_rows_without_a_box_neither_tune_nor_count():
 
 @pytest.mark.parametrize(
     "wrong, match",
-    [({"rule": "top"}, "rule='top' must be one"), ({"folds": 1}, "folds=1 must be at least 2")],
+    [({"rule": "top"}, "rule=top must be one of value, energy"), ({"folds": 1}, "folds=1 must be at least 2")],
 )
 def test_wrong_options_are_one_sentence(wrong, match):
     with pytest.raises(ValueError, match=match):
-        localisation(square(), context(1, annotations=[annotation()]), **wrong)
+        as_metric(partial(localisation, **wrong))
 
 
 def test_components_are_scikit_images():
@@ -128,8 +131,3 @@ def test_max_box_acc_by_hand():
     assert steps["@0.25"].item() == 0.5 and steps["@0.5"].item() == 1  # a half is not above a half
     assert scaled_to_unit(torch.full((1, 1, 4, 4), 0.7)).sum() == 0
     assert summary(max_box_acc_v2, square(), context(1, annotations=[None]))["value"] is None
-
-
-def test_max_box_acc_needs_a_threshold():
-    with pytest.raises(ValueError, match="levels=0"):
-        max_box_acc_v2(square(), context(1, annotations=[annotation()]), levels=0)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -154,6 +155,23 @@ def test_rows_do_not_depend_on_each_other(name, scene):
 def test_yaml_options_are_the_functions_defaults(name):
     function = config.option("metric", name)
     assert as_metric(function).options == as_metric(function.func).options
+
+
+@pytest.mark.parametrize("name", config.options("metric"))
+def test_an_impossible_option_is_refused_before_any_mask(name, scene):
+    """A number that the check of a built metric lets pass does not fail once there are masks."""
+    if name in CAPTUM:
+        pytest.importorskip("captum")
+    metric, explain = fast_metric(name), methods(scene)["perfect"]
+    numeric = [key for key, value in metric.options.items() if isinstance(value, (int, float, type(None), list))]
+    for key, value in product(numeric, (-1, 0, float("nan"), [0])):
+        try:
+            built = as_metric(partial(metric.function, **{key: value}))
+        except ValueError as error:
+            assert f"metric.{key}={value} must be" in str(error)
+        else:
+            assert value == 0 or value == -1, f"{key}={value} is accepted"
+            built(scene.perfect[:1], scene.context(explain, slice(0, 1)))
 
 
 def test_a_metric_that_returns_no_number_for_each_row_is_refused():

@@ -171,8 +171,6 @@ def test_keypoints_are_means_of_windows():
     assert result["foot"][0].item() == pytest.approx(maps[0, 0, 29:, :3].mean().item())  # what is left of it at a corner
     assert result[""][0].item() == pytest.approx((result["eye"][0] + result["foot"][0]).item() / 2)
     assert math.isnan(result["eye"][1]) and math.isnan(result[""][1])  # not in the picture
-    with pytest.raises(ValueError, match="window=4 must be odd"):
-        keypoints(maps, [annotation(points=points)] * 2, window=4)
 
 
 def test_a_region_of_another_size_is_one_sentence():

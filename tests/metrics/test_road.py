@@ -1,10 +1,13 @@
 """ROAD against grad-cam's imputation and score, and where the answer is known."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from scene import context, photos, random_maps, square
 
+from mpx.metrics.base import as_metric
 from mpx.metrics.road import impute, road
 
 
@@ -58,4 +61,4 @@ def test_rows_are_independent_and_constant_maps_score_zero():
 @pytest.mark.parametrize("percentiles", [[0, 50], [100], [], 50, ["a"], "50"])
 def test_percentiles_out_of_range_are_refused(percentiles):
     with pytest.raises(ValueError, match="must be a list of numbers above 0 and below 100"):
-        road(square(), context(1), percentiles=percentiles)
+        as_metric(partial(road, percentiles=percentiles))

@@ -55,8 +55,6 @@ def test_randomising_starts_at_the_logits_and_leaves_the_network(randomisation):
     assert torch.equal(state, torch.get_rng_state()) and not half.training
     if randomisation == "shuffle":
         assert torch.equal(half.head.weight.flatten().sort()[0], net.head.weight.flatten().sort()[0])
-    with pytest.raises(ValueError, match="must be shuffle or reset"):
-        randomised(net, 1.0, "zero")
 
 
 def test_a_folded_classifier_is_randomised_too():
@@ -129,8 +127,6 @@ def test_stability_by_hand():
     assert result["rank"].item() == pytest.approx(np.mean(ranks), abs=1e-6)
     blank = stability(square(), context(1, explain=lambda c, x, t, seed: torch.zeros(1, 1, 32, 32)))
     assert blank[""].item() == blank["agreement"].item() == 1  # the same each time
-    with pytest.raises(ValueError, match="seeds=1 must be 2"):
-        stability(square(), context(1, explain=gradient), seeds=1)
 
 
 def test_a_model_that_the_task_compares_with_is_randomised_too():
@@ -173,8 +169,3 @@ def test_a_network_that_sanity_does_not_apply_to_is_one_sentence_before_any_map_
     rows = context(classifier=Classifier(network, task=task), task=task, explain=lambda *_: pytest.fail("explained"))
     with pytest.raises(ValueError, match=words):
         sanity(random_maps(), rows)
-
-
-def test_sanity_needs_a_stage():
-    with pytest.raises(ValueError, match="stages=0"):
-        sanity(square(), context(1, explain=gradient), stages=0)

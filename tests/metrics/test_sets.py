@@ -1,6 +1,5 @@
 """Sufficient, necessary, complete and disjoint regions: planted ones are found, and each claim holds in a forward pass."""
 
-import pytest
 import torch
 from scene import SIDE, context, perturbations, random_maps
 
@@ -67,10 +66,3 @@ def test_nothing_to_lose_has_no_region():
     assert all(values.isnan().all() for values in as_metric(sets)(random_maps(2), scene).values())
 
 
-@pytest.mark.parametrize(
-    "wrong, match",
-    [({"sufficient_share": 0.4}, "sufficient_share=0.4 must be"), ({"levels": 0}, "levels=0 and max_disjoint=3 must be")],
-)
-def test_wrong_options_are_one_sentence(wrong, match):
-    with pytest.raises(ValueError, match=match):
-        sets(random_maps(2), context(2, perturbations=perturbations()), **wrong)

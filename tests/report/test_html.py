@@ -143,7 +143,7 @@ def test_an_explainer_plays_no_game(tmp_path, explanation):
         set_values(e, 0.05, 0.0)
         path = html.write_report(save(folder, e))
         assert Pieces(path).blocks["page"]["rows"][0]["cells"][0]["success"] is (True if is_learnt else None)
-        for words in ("<dt>game</dt>", "<dt>success</dt>", "A mask succeeds"):
+        for words in ("<dt>game</dt>", "<dt>success</dt>", "A mask succeeds", '<label>show <select id="which">'):
             assert (words in path.read_text()) is is_learnt, words
         assert (folder / "evolution/cup-1-mug.gif").exists() is is_learnt and (folder / "panels/cup-1-mug.png").exists()
         with np.load(folder / "masks/cup-1-mug.npz") as file:

@@ -10,6 +10,7 @@ from planted import SQUARE
 
 from mpx import config, config_plan
 from mpx.metrics.complexity import complexity
+from mpx.metrics.deletion_insertion import deletion
 
 GIVEN = [*SQUARE, "images=photos", "pictures=none", "log_images=0", "threads=1"]
 THREE = "metric=[deletion,insertion,complexity]"
@@ -71,12 +72,20 @@ def _fails(*_, **__):
     raise ValueError("called again")
 
 
-def test_masks_outlive_the_fault_of_a_metric(folder, mpx):
-    code, _, err = mpx(*GIVEN, "metric=[deletion]", "metrics.deletion.baseline=purple", "name=a")
-    assert code == 1 and err.count("\n") == 1 and "baseline='purple'" in err
+def test_masks_outlive_the_fault_of_a_metric(folder, mpx, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("mpx.metrics.deletion_insertion.deletion", functools.wraps(deletion)(_fails))
+        code, _, err = mpx(*GIVEN, "metric=[deletion]", "name=a")
+    assert code == 1 and "called again" in err
     assert len(list((folder / "outputs/a/masks").glob("*.npz"))) == 3
     code, out, _ = mpx(*GIVEN, "metric=[deletion]", "name=a")
     assert code == 0 and "3 of 3 images are done" in out and np.isfinite(numbers("a", "deletion")).all()
+
+
+def test_an_option_too_large_for_the_images_is_refused_before_any_mask(folder, mpx):
+    code, _, err = mpx(*GIVEN, "metric=[deletion]", "metrics.deletion.step=2000", "name=a")
+    assert code == 1 and err == "mpx: metrics.deletion.step=2000 must be at most 1024, the number of the image's pixels\n"
+    assert not (folder / "outputs/a/masks").exists()
 
 
 def test_regions_reach_the_metrics(folder, mpx):

@@ -259,6 +259,9 @@ def test_a_mistake_is_one_sentence(mpx, folder, arguments, names):
         (["+trainer.max_steps=3"], "trainer.max_steps would end the optimization"),
         (["+trainer.strategy=ddp"], "trainer.strategy would mix rows or devices"),
         (["parallel=images"], "parallel='images' must be rows or samples"),
+        (["metric=sanity", "metrics.sanity.stages=0"], "metrics.sanity.stages=0 must be at least 1"),
+        (["ranking.weight=-1"], "ranking.weight=-1 must be a finite number, at least 0"),
+        (["explainer=rise", "explainer.keep=0"], "explainer.keep=0 must be a probability"),
         (["sufficient_share=7"], "sufficient_share=7.0 must be from 0 to 1"),
     ],
 )

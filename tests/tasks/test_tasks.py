@@ -118,11 +118,15 @@ def test_every_option_is_a_task(name, tmp_path):
     assert ((bounds[0] <= task.value(output, prepared)) & (task.value(output, prepared) <= bounds[1])).all()
 
 
-GAMES = ("deletion", "preservation", "dual")
+SINGLE = ("deletion", "preservation")  # a dual is both at once, so each task has one of these besides
 
 
 @pytest.mark.parametrize(
-    "name, game", [*((name, game) for name in MAIN for game in GAMES), *((name, "deletion") for name in VARIANTS)]
+    "name, game",
+    [
+        *((name, game) for number, name in enumerate(MAIN) for game in ("dual", SINGLE[number % 2])),
+        *((name, "deletion") for name in VARIANTS),
+    ],
 )
 def test_the_evidence_is_found(name, game):
     e = explained(name, slice(0, 1), game=game)

@@ -25,20 +25,9 @@ def one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def yaml_parsed_once():
-    """Tests compose hundreds of configurations of the same thirty files: each text is parsed once."""
-    from functools import cache
-
-    import yaml
+    """Tests compose hundreds of configurations of the same thirty files."""
     from omegaconf import OmegaConf
-    from omegaconf._utils import get_yaml_loader
-
-    @cache
-    def parse(text):
-        return yaml.load(text, Loader=get_yaml_loader())
-
-    def load(file):
-        plain = parse(Path(file).read_text(encoding="utf-8") if isinstance(file, (str, Path)) else file.read())
-        return OmegaConf.create({} if plain is None else plain)
+    from parsed_once import load
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OmegaConf, "load", load)

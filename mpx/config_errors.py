@@ -10,18 +10,27 @@ from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from mpx.cli.menu import root_keys
-from mpx.config_schema import ENGINES, INTERPOLATED, SEVERAL, options, readers
+from mpx.config_schema import ENGINES, INTERPOLATED, SEVERAL, menu_targets, options, readers
 from mpx.errors import OwnCodeError, first_line, near, place, with_place
 
 KINDS = {IntegerNode: "a whole number", FloatNode: "a number", BooleanNode: "true or false", StringNode: "text"}
+GROUPS = {"regularizers": "regularizer", "metrics": "metric", "image_augmentations": "augment",
+          "input_augmentations": "augment"}  # root key -> group of the parts below it  # fmt: skip
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra launcher -> extra of pyproject.toml
 
 
 def error_sentence(error: Exception) -> str:
-    """Return an error of Hydra, OmegaConf or the file system as one sentence; any other error's own text."""
+    """Return an error of Hydra, OmegaConf or the file system as one sentence; any other error's own text.
+
+    Characters that would drive a terminal or begin a line are escaped.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _sentence(error))
+
+
+def _sentence(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return _malformed_override(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -68,6 +77,19 @@ def own_code_sentence(error: OwnCodeError, cfg: DictConfig) -> str:
     return f"{part} failed with {error.error}, {where} (HYDRA_FULL_ERROR=1 shows all frames)\n{error.lines}"
 
 
+def other_part_sentence(error: BaseException, cfg: DictConfig) -> str:
+    """Return an error as one of the functions and classes that a configuration names and the menu of their group lacks.
+
+    An empty string where all are of the menu.
+    """
+    plain = OmegaConf.to_container(cfg)
+    assert isinstance(plain, dict)
+    named = [f"{key}: _target_ {path}" for key, path in targets({key: plain[key] for key in plain if key != "hydra"}, "")
+             if path not in menu_targets(GROUPS.get(group := key.partition(".")[0], group))]  # fmt: skip
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    return f"{reason}: does {' or '.join(named)} take and return what mpx/README.md says of such a part? (HYDRA_FULL_ERROR=1 shows all frames)" if named else ""
+
+
 def _failed_part(error: OwnCodeError, cfg: DictConfig) -> str:
     """Return the key of the part whose function mpx called, as far as the file and the name of the function tell."""
     first, candidates = error.frames[0], {}
@@ -94,6 +116,8 @@ def targets(value: Any, key: str) -> Iterator[tuple[str, str]]:
 def missing_target(path: str) -> str:
     """Return which part of the dotted path of a function or class is missing; an empty string where none is."""
     found, depth, parts = None, 0, path.split(".")
+    if not all(parts):
+        return "a dotted path has a name before and after each dot, module.function"
     for k in range(1, len(parts) + 1):
         module = ".".join(parts[:k])
         try:
@@ -138,6 +162,8 @@ def _config_error(error: HydraException | OmegaConfBaseException) -> str:
         value = "null" if cause.value is None else repr(cause.value)
         meaning = next((f": {meaning}" for key, _, meaning in root_keys() if key == cause.full_key), "")
         return f"{cause.full_key}={value} must be {KINDS[type(cause.child_node)]}{meaning}"
+    if isinstance(cause, MissingMandatoryValue) and cause.full_key:
+        return f"{cause.full_key} has no value: give {cause.full_key}=..."
     text = first_line(cause)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         text = f"{cause.full_key}: {text}"

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mpx.cli.arguments import is_sweep, names_folder
 from mpx.cli.gpus import claim_gpu
-from mpx.config_errors import error_sentence, own_code_sentence, warn_of_unread
+from mpx.config_errors import error_sentence, other_part_sentence, own_code_sentence, warn_of_unread
 from mpx.errors import OwnCodeError, as_told, first_line
 from mpx.runs.signals import end_with_parent
 
@@ -64,6 +64,8 @@ class Job:
             sentence = own_code_sentence(told, cfg)
         elif isinstance(told, (ValueError, OSError, OmegaConfBaseException)):
             sentence = error_sentence(told)
+        elif sentence := other_part_sentence(error, cfg):
+            pass
         elif sweeps:
             log.exception("this job failed")
             sentence = f"{type(error).__name__}: {first_line(error)}"

@@ -10,10 +10,17 @@ from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+from yaml import MarkedYAMLError, YAMLError
 
 from mpx.cli.menu import root_keys
-from mpx.config_schema import ENGINES, INTERPOLATED, SEVERAL, menu_targets, options, readers
+from mpx.config_schema import ENGINES, INTERPOLATED, SEVERAL, groups, menu_targets, options, readers
 from mpx.errors import OwnCodeError, first_line, near, place, with_place
 
 KINDS = {IntegerNode: "a whole number", FloatNode: "a number", BooleanNode: "true or false", StringNode: "text"}
@@ -40,6 +47,23 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"cannot use {error.filename}: {error.strerror}"
     return str(error)
+
+
+def check_yaml_files(folder: Path) -> None:
+    """Raise ValueError for a YAML in the groups of a user's folder that cannot be read; Hydra would not name its file."""
+    for path in sorted(path for group in groups() for path in folder.glob(f"{group}/*.yaml")):
+        try:
+            if not path.is_file():  # a pipe would block
+                raise ValueError("it is not a regular file")
+            if not isinstance(OmegaConf.load(path), DictConfig):
+                raise ValueError("it must hold keys with values, key: value")
+        except YAMLError as error:
+            mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+            line = f", line {mark.line + 1}" if mark else ""
+            problem = error.problem if isinstance(error, MarkedYAMLError) else first_line(error)
+            raise ValueError(f"cannot read {path}{line}: {problem}; look at its indentation, quotes and brackets") from error
+        except (ValueError, OSError, RecursionError, OmegaConfBaseException) as error:
+            raise ValueError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -87,7 +111,10 @@ def other_part_sentence(error: BaseException, cfg: DictConfig) -> str:
     named = [f"{key}: _target_ {path}" for key, path in targets({key: plain[key] for key in plain if key != "hydra"}, "")
              if path not in menu_targets(GROUPS.get(group := key.partition(".")[0], group))]  # fmt: skip
     reason = f"{type(error).__name__}: {first_line(error)}"
-    return f"{reason}: does {' or '.join(named)} take and return what mpx/README.md says of such a part? (HYDRA_FULL_ERROR=1 shows all frames)" if named else ""
+    if not named:
+        return ""
+    question = f"does {' or '.join(named)} take and return what mpx/README.md says of such a part?"
+    return f"{reason}: {question} (HYDRA_FULL_ERROR=1 shows all frames)"
 
 
 def _failed_part(error: OwnCodeError, cfg: DictConfig) -> str:

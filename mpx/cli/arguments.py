@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mpx.cli import sweeper
 from mpx.cli.folders import sweep_folder
+from mpx.config_errors import check_yaml_files
 from mpx.config_schema import claim_name, without_null_groups
 from mpx.runs.shares import find_share, launched_share
 
@@ -53,6 +54,8 @@ def order(arguments: list[str]) -> list[str]:
 def prepare(arguments: list[str]) -> list[str]:
     """Return the arguments for Hydra. Raises ValueError for those that would fail after Hydra has made a folder."""
     _refuse_dashes(arguments)
+    for folder in _own_configs(arguments):
+        check_yaml_files(folder)
     _refuse_two_experiments(arguments)
     arguments = without_null_groups(arguments)
     sweeps = is_sweep(arguments)
@@ -91,6 +94,13 @@ def is_sweep(arguments: list[str]) -> bool:
 def names_folder(arguments: list[str]) -> bool:
     """Return whether the command fixes the folder of its run or sweep."""
     return any(argument.startswith(FOLDER_KEYS) for argument in arguments)
+
+
+def _own_configs(arguments: list[str]) -> list[Path]:
+    """Return the folders that --config-dir names."""
+    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("--config-dir=")]
+    following = zip(arguments, arguments[1:])
+    return [Path(folder) for folder in [*given, *(value for key, value in following if key in ("--config-dir", "-cd"))]]
 
 
 def _refuse_dashes(arguments: list[str]) -> None:

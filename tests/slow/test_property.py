@@ -270,10 +270,10 @@ def run(home):
 def test_a_damaged_folder(answers, run, data):
     folder, command = run
     kept = answers.home / "kept"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(kept, folder)
     names = sorted(str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file())
     for name in data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True)):
         damaged = data.draw(hostile.kinds_of_damage(name, (kept / name).read_bytes()))
         hostile.put(folder / name, damaged)
     answers.ask(*command, *data.draw(st.sampled_from([[], [], ["metric=[deletion]"], ["force=true"]])), told=f"with {name} {str(damaged)[:300]}")
-    shutil.rmtree(folder)
-    shutil.copytree(kept, folder)

@@ -17,7 +17,8 @@ WORDS = ["", " ", "???", "null", "${lr}", "${nothing}", "${", "${oc.env:NOTHING}
          "top1", "top0", f"top{10**30}", "label", "auto", "photos", "photos/p00.png", "names.txt", "net.py", "net.py:build",
          "pipe", "loop", "nothing", "checker board", "0/1", "1/0", f"1/{10**9}", "cuda:99", "mps", "meta"]  # fmt: skip
 TARGETS = ["os.system", "sys.exit", "builtins.print", "torch.zeros", "torch.nn.Linear", "torch.optim.LBFGS", "mpx", "mpx.", ".",
-           "mpx.nothing", "net.SquareNet", "math.nan", "json.loads", "nowhere.nothing"]  # fmt: skip
+           "mpx.nothing", "net.SquareNet", "math.nan", "json.loads", "nowhere.nothing", "mpx.masks.grid.Grid", "mpx.scores.hinge", "mpx.perturbations.blur.blur_gaussian",
+           "mpx.metrics.iou.iou", "mpx.data.datasets.images", "mpx.models.zoo.custom"]  # fmt: skip
 BYTES = [b"", b"0", b"-1", b"NaN", b"1e999", b"null", b"[]", b"{}", b'""', b"true", b"99999999999999999999", b'"x"', b"1.5",
          b"[" * 5000]  # in place of a number or a text  # fmt: skip
 TYPES = ["?", "i1", "u1", "i8", "u2", "f2", "f4", "f8", "c8", "U3", "S2", "M8[s]", "V4", "u1,f4"]  # of arrays

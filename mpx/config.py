@@ -237,8 +237,9 @@ def number(cfg: Node, key: str) -> float:
 def check_keys(cfg: DictConfig) -> None:
     """Refuse root keys that nothing reads, which `+key=value` and YAML files without `# @package _global_` can add."""
     for group in REQUIRED_GROUPS:
-        if cfg.get(group) is None:
-            raise ValueError(f"{group} cannot be left out: choose one of {', '.join(options(group))}")
+        if not isinstance(node := cfg.get(group), DictConfig):
+            problem = " cannot be left out" if node is None else f"={node!r} is no part"
+            raise ValueError(f"{group}{problem}: choose one of {', '.join(options(group))}")
     nodes = ("regularizers", "metrics", "image_augmentations", "input_augmentations")
     known = {*SCHEMA, *groups(), *nodes, *options("augment")}
     for key in map(str, cfg):

@@ -1,7 +1,7 @@
 """Outlines of COCO: polygons and run lengths, compressed or not, as pixels.
 
-pycocotools draws polygons. It trusts its input, and writes beyond its memory for coordinates far outside of the image and for
-runs of another length than the image: the former are clipped, the latter refused, here.
+pycocotools draws polygons. It trusts its input, and writes beyond its memory for coordinates far outside of the image and
+for runs of another length than the image: the former are clipped, the latter refused, here.
 """
 
 import math
@@ -23,9 +23,10 @@ def outline_fault(entry: Json) -> str:
     if not _are_finite([entry.get("area", 0)]):
         return f"has the area {entry['area']!r}, which must be a number"
     if isinstance(segment, list):
-        wrong = [polygon for polygon in segment if not (isinstance(polygon, list) and len(polygon) % 2 == 0 and _are_finite(polygon))]
-        return f"has the polygon {str(wrong[0])[:100]}, which must be an even number of finite numbers" if wrong else ""
-    if segment is not None and not (isinstance(segment, dict) and isinstance(segment.get("counts"), (list, str))):
+        for polygon in segment:
+            if not (isinstance(polygon, list) and len(polygon) % 2 == 0 and _are_finite(polygon)):
+                return f"has the polygon {str(polygon)[:100]}, which must be an even number of finite numbers"
+    elif segment is not None and not (isinstance(segment, dict) and isinstance(segment.get("counts"), (list, str))):
         return f"has the segmentation {str(segment)[:100]}, which must be polygons or run lengths"
     return ""
 
@@ -54,12 +55,15 @@ def _from_runs(counts: list | str, height: int, width: int) -> np.ndarray:
     """Return (height, width) bool of run lengths, column by column, the first of zeros."""
     runs = counts if isinstance(counts, list) else _decompress(counts)
     if not all(isinstance(run, Integral) and run >= 0 for run in runs) or sum(runs) != height * width:
-        raise ValueError(f"the run lengths {str(counts)[:60]!r} do not fit an image of {width}x{height} pixels: correct them")
+        raise ValueError(f"run lengths {str(counts)[:60]!r} do not fit an image of {width}x{height} pixels: correct them")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 
 
 def _decompress(text: str) -> list[int]:
-    """Return the run lengths in COCO's text: five bits a character, low ones first; from the fourth, what it has more than the last but one."""
+    """Return the run lengths in COCO's text: five bits a character, low ones first.
+
+    From the fourth on, a number is by how much the run is longer than the last but one.
+    """
     runs: list[int] = []
     value = shift = 0
     for character in text.encode("latin-1", "replace"):

@@ -34,7 +34,7 @@ class RowBatch:
     def __init__(self, objective: Objective, snapshots: int = 24, row_count: int | None = None):
         if not isinstance(snapshots, int) or not 2 <= snapshots <= MOST_SNAPSHOTS:
             raise ValueError(
-                f"frames={snapshots!r} must be a whole number, at least 2, the first and the last, and at most {MOST_SNAPSHOTS}"
+                f"frames={snapshots!r} must be a whole number, at least 2: the first and the last; at most {MOST_SNAPSHOTS}"
             )
         iterations, started = snapshot_iterations(objective.method.steps, snapshots), time.time()
         initial = objective.initial().detach()

@@ -33,7 +33,16 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("content", ["pipe", "folder", b"", b"\x93NUMPY", b"[" * 10**5, b'{"a": [1}', b"\xff\xfe\0", b"<a><b></a>"])
+CONTENTS = ["pipe", "folder", b"", b"\x93NUMPY", b"[" * 10**5, b'{"a": [1}', b"\xff\xfe\0", b"<a><b></a>"]
+STATES = [
+    {"weight": torch.zeros(2, 2), "bias": None},
+    {"weight": torch.zeros(2, 2), 5: torch.zeros(2)},
+    {"weight": 1},
+    [torch.zeros(2)],
+]
+
+
+@pytest.mark.parametrize("content", CONTENTS)
 @pytest.mark.parametrize("name", READERS)
 def test_a_file_that_is_something_else(tmp_path, name, content):
     file = tmp_path / name
@@ -50,9 +59,7 @@ def test_a_file_that_is_something_else(tmp_path, name, content):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "state", [{"weight": torch.zeros(2, 2), "bias": None}, {"weight": torch.zeros(2, 2), 5: torch.zeros(2)}, {"weight": 1}, [1]]
-)
+@pytest.mark.parametrize("state", STATES)
 def test_a_state_dict_of_other_things(tmp_path, state):
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(ValueError, match="w.pt") as error:

@@ -1,9 +1,10 @@
 """Generated values at every key and in every file that mpx reads: each command answers.
 
-An answer is exit code 0, 1 or 3 within seconds, at most six lines on stderr and no traceback. A command that is at work at the
-end of its seconds must end by Ctrl-C. A few hundred inputs by default, always the same ones; more by
+An answer is exit code 0, 1 or 3 within seconds, at most six lines on stderr and no traceback. A command that is at work at
+the end of its seconds must end by Ctrl-C. Some hundred inputs by default, always the same ones; `-rP` prints their number.
+More by
 
-    MPX_EXAMPLES=5000 pytest -n 0 -m slow tests/slow/test_property.py
+    MPX_EXAMPLES=2000 pytest -n 0 -rP -m slow tests/slow/test_property.py
 """
 
 import json
@@ -25,7 +26,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from tifffile import imwrite
 
-EXAMPLES = int(os.environ.get("MPX_EXAMPLES", 200))
+EXAMPLES = int(os.environ.get("MPX_EXAMPLES", 80))
 SECONDS, LINES, MEMORY = 30, 6, 6 * 2**30  # of an answer; of memory beyond that of the imported modules
 FEW = [*PLAIN, "metric=[]", "limit=1", "steps=1", "logger=[]"]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
@@ -41,6 +42,8 @@ class Embeds(RoundingNet):
         return self.body(x).mean((2, 3))[:, :5]
 """
 MENU = hostile.menu()
+ARGUMENTS = """-m --multirun --help -h --cfg -c job --config-dir --info --version --resolve --hydra-help --package -p a=b
+steps = steps= steps=1,2 ~steps +a.b.c=1 mask_size=[1 experiment= sweep=seeds cluster=joblib hydra.mode=MULTIRUN""".split()
 
 
 def each(examples=EXAMPLES):
@@ -65,11 +68,11 @@ class Answers:
     def ask(self, *arguments: str, told: str = "") -> None:
         self.tried += 1
         name = f"x{next(self.numbers)}"
-        command = Command(self.home, *arguments, *(() if "name=done" in arguments else [f"name={name}"]), inside=limited, **OFFLINE)
+        command = Command(
+            self.home, *arguments, *(() if "name=done" in arguments else [f"name={name}"]), inside=limited, **OFFLINE
+        )
         if fault := self._fault(command):
             self.bad.append(f"{fault}: {' '.join(arguments)} {told}\n{command.err[-1500:]}")
-            with open("/tmp/property/bad.txt", "a", errors="backslashreplace") as log:
-                log.write(self.bad[-1] + "\n=======\n")
         shutil.rmtree(self.home / "outputs" / name, ignore_errors=True)
         for file in command.files:
             file.unlink(missing_ok=True)
@@ -106,10 +109,10 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture
-def answers(home, record_property):
+def answers(home):
     asked = Answers(home)
     yield asked
-    record_property("answers", f"{asked.tried} inputs, {asked.tried - len(asked.bad)} answered well, {len(asked.bad)} badly")
+    print(f"{asked.tried} inputs: {asked.tried - len(asked.bad)} answered well, {len(asked.bad)} badly")
     assert not asked.bad, "\n\n".join(asked.bad)
 
 
@@ -123,7 +126,9 @@ def test_values_of_keys(answers, data):
         base += [f"{group}=[{option}]" if group in LISTS else f"{group}={option}"]
     overrides = []
     for key in data.draw(st.lists(st.sampled_from(keys), min_size=1, max_size=2, unique=True)):
-        value = data.draw(st.sampled_from(hostile.TARGETS) | hostile.values() if key.endswith("_target_") else hostile.values())
+        value = data.draw(
+            st.sampled_from(hostile.TARGETS) | hostile.values() if key.endswith("_target_") else hostile.values()
+        )
         if key == "trainer.devices" and isinstance(value, int) and 3 <= value < 10**6:
             value = 10**6  # processes
         prefix = data.draw(st.sampled_from(["", "", "", "", "+", "~"]))
@@ -132,11 +137,7 @@ def test_values_of_keys(answers, data):
 
 
 @each(max(1, EXAMPLES // 8))
-@given(words=st.lists(hostile.text() | st.sampled_from(["-m", "--help", "--cfg", "-c", "job", "--config-dir", "--multirun", "a=b",
-                                                         "steps", "=", "steps=", "--info", "--version", "-h", "--resolve",
-                                                         "steps=1,2", "mask_size=[1", "experiment=", "+a.b.c=1", "~steps", "sweep=seeds",
-                                                         "cluster=joblib", "--hydra-help", "hydra.mode=MULTIRUN", "--package", "-p"]),
-                      min_size=1, max_size=3))  # fmt: skip
+@given(words=st.lists(hostile.text() | st.sampled_from(ARGUMENTS), min_size=1, max_size=3))
 def test_arguments(answers, words):
     answers.ask(*FEW, *words)
 
@@ -179,16 +180,32 @@ def sources(home: Path) -> dict[str, list[str]]:
     segments = ["task=segmentation", "model.network=net.py:Segments", "target=1"]
     found["regions/p00.png"] = [*segments, "task.region=regions"]
     found["arrays/p00.npy"] = [*segments, "task.region=arrays/p00.npy"]
-    found |= {f"maps.{kind}/p00.{kind}": ["explainer=files", f"explainer.folder=maps.{kind}"] for kind in ("png", "npy", "npz")}
-    (home / "boxes.csv").write_text("image,label,x0,y0,x1,y1\nphotos/p00.png,checker board,16,8,24,16\nphotos/p01.png,1,16,8,24,16\n")
+    found |= {
+        f"maps.{kind}/p00.{kind}": ["explainer=files", f"explainer.folder=maps.{kind}"] for kind in ("png", "npy", "npz")
+    }
+    (home / "boxes.csv").write_text(
+        "image,label,x0,y0,x1,y1\nphotos/p00.png,checker board,16,8,24,16\nphotos/p01.png,1,16,8,24,16\n"
+    )
     (home / "boxes.json").write_text(json.dumps([{"file": "photos/p00.png", "label": 1, "boxes": [[16, 8, 24, 16]]}]))
     found |= {file: ["dataset=images", f"dataset.boxes={file}", "metric=[mass]"] for file in ("boxes.csv", "boxes.json")}
     polygon = [16, 8, 24, 8, 24, 16, 16, 16]
-    entries = [{"id": 1, "image_id": 1, "category_id": 18, "bbox": [16, 8, 8, 8], "area": 64, "iscrowd": 0, "segmentation": [polygon]},
-               {"id": 2, "image_id": 1, "category_id": 18, "bbox": [0, 0, 4, 4], "area": 16, "iscrowd": 1,
-                "segmentation": {"size": [32, 32], "counts": [0, 4, 28, 4, 988]}}]  # fmt: skip
+    runs = {"size": [32, 32], "counts": [0, 4, 28, 4, 988]}
+    entries = [
+        {
+            "id": 1,
+            "image_id": 1,
+            "category_id": 18,
+            "iscrowd": 0,
+            "bbox": [16, 8, 8, 8],
+            "area": 64,
+            "segmentation": [polygon],
+        },
+        {"id": 2, "image_id": 1, "category_id": 18, "iscrowd": 1, "bbox": [0, 0, 4, 4], "area": 16, "segmentation": runs},
+    ]
     image = {"id": 1, "file_name": "p00.png", "width": 32, "height": 32}
-    (home / "coco.json").write_text(json.dumps({"images": [image], "annotations": entries, "categories": [{"id": 18, "name": "dog"}]}))
+    (home / "coco.json").write_text(
+        json.dumps({"images": [image], "annotations": entries, "categories": [{"id": 18, "name": "dog"}]})
+    )
     (home / "classes.json").write_text(json.dumps({"dog": 1, "*": None}))
     coco = ["dataset=coco", "dataset.root=photos", "dataset.annotations=coco.json", "dataset.classes=classes.json"]
     found |= {file: [*coco, "target=label", "metric=[mass,iou]"] for file in ("coco.json", "classes.json")}
@@ -198,8 +215,9 @@ def sources(home: Path) -> dict[str, list[str]]:
     (voc / "ImageSets" / "Main" / "test.txt").write_text("p00\n")
     photo.save(voc / "JPEGImages" / "p00.jpg")
     box = "<bndbox><xmin>17</xmin><ymin>9</ymin><xmax>24</xmax><ymax>16</ymax></bndbox>"
-    (voc / "Annotations" / "p00.xml").write_text("<annotation><size><width>32</width><height>32</height></size><object><name>checker "
-                                                 f"board</name><difficult>0</difficult>{box}</object></annotation>")  # fmt: skip
+    size = "<size><width>32</width><height>32</height></size>"
+    entry = f"<object><name>checker board</name><difficult>0</difficult>{box}</object>"
+    (voc / "Annotations" / "p00.xml").write_text(f"<annotation>{size}{entry}</annotation>")
     read_voc = ["dataset=voc", "dataset.root=.", "target=label", "metric=[mass]"]
     found |= {f"VOCdevkit/VOC2007/{file}": read_voc for file in ("Annotations/p00.xml", "ImageSets/Main/test.txt")}
     (home / "set.csv").write_text("image,label\nphotos/p00.png,1\nphotos/p01.png,checker board\n")
@@ -217,9 +235,11 @@ def sources(home: Path) -> dict[str, list[str]]:
     similar = ["task=similarity", "model.network=net.py:Embeds", "model.categories=null", "target=0"]
     found["vectors.npy"] = [*similar, "task.embeddings=vectors.npy"]
     found["other.png"] = [*similar, "task.images=other.png"]
-    (home / "cfg" / "experiment" / "mine.yaml").write_text("# @package _global_\n# Paper: none\ndefaults:\n  - override /mask: smooth\n"
-                                                           "steps: 1\nlambda_l1: 0.1\nmask:\n  sigma: 2\n")  # fmt: skip
-    (home / "cfg" / "perturbation" / "mine.yaml").write_text("# mine\n_target_: mpx.perturbations.blur.blur_gaussian\n_partial_: true\nsigma: 3\n")
+    lines = ["# @package _global_", "# Paper: none", "defaults:", "  - override /mask: smooth", "steps: 1", "lambda_l1: 0.1"]
+    (home / "cfg" / "experiment" / "mine.yaml").write_text("\n".join([*lines, "mask:", "  sigma: 2", ""]))
+    (home / "cfg" / "perturbation" / "mine.yaml").write_text(
+        "# mine\n_target_: mpx.perturbations.blur.blur_gaussian\n_partial_: true\nsigma: 3\n"
+    )
     found |= {f"cfg/{group}/mine.yaml": ["--config-dir=cfg", f"{group}=mine"] for group in ("experiment", "perturbation")}
     return found
 
@@ -276,4 +296,8 @@ def test_a_damaged_folder(answers, run, data):
     for name in data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True)):
         damaged = data.draw(hostile.kinds_of_damage(name, (kept / name).read_bytes()))
         hostile.put(folder / name, damaged)
-    answers.ask(*command, *data.draw(st.sampled_from([[], [], ["metric=[deletion]"], ["force=true"]])), told=f"with {name} {str(damaged)[:300]}")
+    answers.ask(
+        *command,
+        *data.draw(st.sampled_from([[], [], ["metric=[deletion]"], ["force=true"]])),
+        told=f"with {name} {str(damaged)[:300]}",
+    )

@@ -90,10 +90,8 @@ def build(node: Node, name: str) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, ValueError) and not own_code_error(cause):
             raise cause from None
-        if isinstance(cause, MissingMandatoryValue):
+        if isinstance(cause, (MissingMandatoryValue, HydraException)):  # Hydra refuses some targets
             raise ValueError(error_sentence(cause)) from None
-        if isinstance(cause, HydraException):  # it refuses some targets
-            raise ValueError(f"{name}: {re.split(r'(?<=[.]) ', ' '.join(str(cause).split()))[0]}") from None
         called = re.match("Error in call to target '(.+)':", str(error))  # perhaps that of a node below
         target = called[1] if called else target
         raise ValueError(f"{name}: {target} raised {type(cause).__name__}: {with_place(cause)}") from error

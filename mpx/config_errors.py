@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -191,6 +191,8 @@ def _config_error(error: HydraException | OmegaConfBaseException) -> str:
         return f"{cause.full_key}={value} must be {KINDS[type(cause.child_node)]}{meaning}"
     if isinstance(cause, MissingMandatoryValue) and cause.full_key:
         return f"{cause.full_key} has no value: give {cause.full_key}=..."
+    if isinstance(cause, InstantiationException):  # its first sentence, of several lines
+        return re.split(r"(?<=[.]) ", " ".join(str(cause).split()))[0]
     text = first_line(cause)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         text = f"{cause.full_key}: {text}"

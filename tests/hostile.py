@@ -17,7 +17,8 @@ WORDS = ["", " ", "${oc.env:NOTHING}", "a" * 300, "é日本\u202e\n", "\udcff", 
 WORDS += "??? null ${lr} ${nothing} ${ %s{} [ top1 top0 label auto photos photos/p00.png names.txt net.py pipe loop".split()
 WORDS += f"nothing 0/1 1/0 1/{10**9} cuda:99 mps meta".split()
 TARGETS = """os.system sys.exit builtins.print torch.zeros torch.nn.Linear torch.optim.LBFGS mpx mpx. .
-mpx.nothing net.SquareNet math.nan json.loads nowhere.nothing mpx.masks.grid.Grid mpx.scores.hinge mpx.perturbations.blur.blur_gaussian
+mpx.nothing net.SquareNet math.nan json.loads nowhere.nothing mpx.masks.grid.Grid mpx.scores.hinge
+mpx.perturbations.blur.blur_gaussian
 mpx.metrics.iou.iou mpx.data.datasets.images mpx.models.zoo.custom""".split()
 BYTES = [b"", b"0", b"-1", b"NaN", b"1e999", b"null", b"[]", b"{}", b'""', b"true", b"99999999999999999999", b'"x"', b"1.5",
          b"[" * 5000]  # in place of a number or a text  # fmt: skip

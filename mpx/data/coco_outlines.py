@@ -5,7 +5,7 @@ for runs of another length than the image: the former are clipped, the latter re
 """
 
 import math
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ def _are_finite(values: list) -> bool:
 def _from_runs(counts: list | str, height: int, width: int) -> np.ndarray:
     """Return (height, width) bool of run lengths, column by column, the first of zeros."""
     runs = counts if isinstance(counts, list) else _decompress(counts)
-    if not all(isinstance(run, Integral) and run >= 0 for run in runs) or sum(runs) != height * width:
+    if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
         raise ValueError(f"run lengths {str(counts)[:60]!r} do not fit an image of {width}x{height} pixels: correct them")
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
 

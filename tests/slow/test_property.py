@@ -26,8 +26,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from tifffile import imwrite
 
-EXAMPLES = int(os.environ.get("MPX_EXAMPLES", 80))
-SECONDS, LINES, MEMORY = 30, 6, 6 * 2**30  # of an answer; of memory beyond that of the imported modules
+EXAMPLES = int(os.environ.get("MPX_EXAMPLES", 60))
+SECONDS, LINES, MEMORY = 20, 6, 6 * 2**30  # of an answer; of memory beyond that of the imported modules
 FEW = [*PLAIN, "metric=[]", "limit=1", "steps=1", "logger=[]"]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 REPLACED = {"dataset": ("images",), "experiment": ("perturbation", "ranking", "noise", "flip", "jitter", "mask_size"),

@@ -126,6 +126,9 @@ def explain(
     arguments = dict(locals())
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} must be a whole number, at least 1")
+    for key, flag in (("deterministic", deterministic), ("compile", compile)):
+        if not isinstance(flag, bool):
+            raise ValueError(f"{key}={flag!r} must be True or False")
     if method:
         Method.check(method)
         _refuse_arguments_of_a_method(arguments)
@@ -184,6 +187,9 @@ def _method_of(arguments: dict[str, Any]) -> Method:
         read = any(arguments.get(group) in names for group, names in readers(key).items())
         if not read and root[key] != inspect.signature(explain).parameters[key].default:
             warnings.warn(unread(key, root[key]), stacklevel=4)
+    for key, value in root.items():
+        if not isinstance(value, (int, float, str, Sequence, type(None))):
+            raise ValueError(f"{key}={value!r} must be a plain number" + " or two" * (key == "mask_size"))
     config.number(root, "lr")  # torch.optim's annotations do not restrict it
 
     def option(group: str, choice: str | Callable) -> Callable:
@@ -193,7 +199,10 @@ def _method_of(arguments: dict[str, Any]) -> Method:
     terms |= check_regularizers({} if arguments["regularizers"] is None else arguments["regularizers"])
     groups = ("perturbation", "mask", "score", "ranking", "optimizer", "explainer", "gradient", "scheduler", "stop")
     values = {key: arguments[key] for key in ("game", "dual_weight", "samples", "steps", "precision", "compile", "seed")}
-    values |= {group: option(group, arguments[group]) for group in groups if arguments[group]}
+    for group in set(groups) & set(config.REQUIRED_GROUPS):
+        if arguments[group] is None:
+            raise ValueError(f"{group}=None: choose one of {', '.join(config.options(group))}, or give a function")
+    values |= {group: option(group, arguments[group]) for group in groups if arguments[group] is not None}
     area = arguments["area"]
     return Method(
         **values,

@@ -17,7 +17,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from mpx.config_errors import error_sentence, missing_target, targets, unknown_key, unused_weight, warn_of_unread
+from mpx.config_errors import Node, error_sentence, missing_target, targets, unknown_key, unused_weight, warn_of_unread
 from mpx.config_schema import CONFIGS, INTERPOLATED, REQUIRED_GROUPS, SCHEMA, compose, groups, options
 from mpx.errors import names_unknown_arguments, near, own_code_error, with_place
 from mpx.learning.method import Method
@@ -30,8 +30,6 @@ GLOBAL_GROUPS = ("regularizer", "augment", "metric")  # options of these write t
 PARTS = ("perturbation", "mask", "score", "regularizer", "ranking", "optimizer", "scheduler", "stop", "gradient",
          "explainer", "metric")  # fmt: skip
 HINT = ': write it as on the command line, e.g. "steps=30"'
-
-Node = DictConfig | Mapping[str, Any]
 
 
 def option(group: str, choice: str | Callable[..., Any], **root: Any) -> Callable[..., Any]:
@@ -91,8 +89,8 @@ def build(node: Node, name: str) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, ValueError) and not own_code_error(cause):
             raise cause from None
-        if isinstance(cause, MissingMandatoryValue):
-            raise ValueError(f"{cause.full_key} has no value: give {cause.full_key}=...") from None
+        if isinstance(cause, (MissingMandatoryValue, HydraException)):  # Hydra refuses some targets
+            raise ValueError(error_sentence(cause)) from None
         called = re.match("Error in call to target '(.+)':", str(error))  # perhaps that of a node below
         target = called[1] if called else target
         raise ValueError(f"{name}: {target} raised {type(cause).__name__}: {with_place(cause)}") from error
@@ -107,13 +105,13 @@ def _check_target(node: Node, name: str) -> str:
 
     Those that nodes below it name are checked, too.
     """
-    target = node.get("_target_")
+    target = node.get("_target_") if isinstance(node, (DictConfig, Mapping)) else None
     if not isinstance(target, str):
         raise ValueError(f"{name} has no _target_: its YAML must name a function or class, _target_: module.function")
     for key, path in targets(OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else node, name):
         if sentence := missing_target(path):
             raise ValueError(f"{key}: _target_ {path}: {sentence}")
-    if bool(node.get("_partial_")) == (name in CALLED_AT_ONCE):
+    if (node.get("_partial_") is True) == (name in CALLED_AT_ONCE):
         change = "leave out" if name in CALLED_AT_ONCE else "add"
         raise ValueError(f"{name}: _target_ {target}: {change} the line _partial_: true in its YAML")
     return target
@@ -122,6 +120,8 @@ def _check_target(node: Node, name: str) -> str:
 def named_nodes(cfg: Node, group: str) -> dict[str, Node]:
     """Return the nodes of a key that holds one for each name: regularizers, augmentations, metrics, callbacks, loggers."""
     nodes = cfg.get(group) or {}
+    if not isinstance(nodes, (DictConfig, Mapping)):
+        raise ValueError(f"{group}={nodes!r} must hold parts: write the name of each below it, and _target_ below that")
     for key in nodes:
         if not isinstance(nodes[key], (DictConfig, Mapping)):
             raise ValueError(f"{group}.{key}={nodes[key]!r} is no part: write the part's name, and _target_ below it")
@@ -235,13 +235,14 @@ def number(cfg: Node, key: str) -> float:
 def check_keys(cfg: DictConfig) -> None:
     """Refuse root keys that nothing reads, which `+key=value` and YAML files without `# @package _global_` can add."""
     for group in REQUIRED_GROUPS:
-        if cfg.get(group) is None:
-            raise ValueError(f"{group} cannot be left out: choose one of {', '.join(options(group))}")
+        if not isinstance(node := cfg.get(group), DictConfig):
+            problem = " cannot be left out" if node is None else f"={node!r} is no part"
+            raise ValueError(f"{group}{problem}: choose one of {', '.join(options(group))}")
     nodes = ("regularizers", "metrics", "image_augmentations", "input_augmentations")
     known = {*SCHEMA, *groups(), *nodes, *options("augment")}
     for key in map(str, cfg):
         name = key.removeprefix("lambda_")
-        if name != key and name not in (cfg.get("regularizers") or {}):
+        if name != key and name not in named_nodes(cfg, "regularizers"):
             raise ValueError(unused_weight(key))
         if key in GLOBAL_GROUPS:
             raise ValueError(f"a YAML that {key}= chooses adds nothing: its first line must be # @package _global_")

@@ -8,28 +8,47 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+from yaml import MarkedYAMLError, YAMLError
 
 from mpx.cli.menu import root_keys
-from mpx.config_schema import ENGINES, INTERPOLATED, SEVERAL, options, readers
+from mpx.config_schema import ENGINES, INTERPOLATED, SEVERAL, groups, menu_targets, options, readers
 from mpx.errors import OwnCodeError, as_told, first_line, near, place, with_place
 
 KINDS = {IntegerNode: "a whole number", FloatNode: "a number", BooleanNode: "true or false", StringNode: "text"}
+GROUPS = {"regularizers": "regularizer", "metrics": "metric", "image_augmentations": "augment",
+          "input_augmentations": "augment"}  # root key -> group of the parts below it  # fmt: skip
+Node = DictConfig | Mapping[str, Any]  # a configuration, or a part of it
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra launcher -> extra of pyproject.toml
 
 
-def told_sentence(error: BaseException, cfg: DictConfig | Mapping[str, Any]) -> str:
+def told_sentence(error: BaseException, cfg: Node) -> str:
     """Return an error of a run of this configuration as a sentence; an empty string for one that is mpx's own fault."""
     told = as_told(error)
     if isinstance(told, OwnCodeError):
         return own_code_sentence(told, cfg)
-    return error_sentence(told) if isinstance(told, (ValueError, OSError, HydraException, OmegaConfBaseException)) else ""
+    if isinstance(told, (ValueError, OSError, HydraException, OmegaConfBaseException)):
+        return error_sentence(told)
+    return other_part_sentence(error, cfg)
 
 
 def error_sentence(error: Exception) -> str:
-    """Return an error of Hydra, OmegaConf or the file system as one sentence; any other error's own text."""
+    """Return an error of Hydra, OmegaConf or the file system as one sentence; any other error's own text.
+
+    Characters that would drive a terminal or begin a line are escaped.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in _sentence(error))
+
+
+def _sentence(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return _malformed_override(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
@@ -39,6 +58,23 @@ def error_sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"cannot use {error.filename}: {error.strerror}"
     return str(error)
+
+
+def check_yaml_files(folder: Path) -> None:
+    """Raise ValueError for a YAML in the groups of a user's folder that cannot be read; Hydra would not name its file."""
+    for path in sorted(path for group in groups() for path in folder.glob(f"{group}/*.yaml")):
+        try:
+            if not path.is_file():  # a pipe would block
+                raise ValueError("it is not a regular file")
+            if not isinstance(OmegaConf.load(path), DictConfig):
+                raise ValueError("it must hold keys with values, key: value")
+        except YAMLError as error:
+            mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+            line = f", line {mark.line + 1}" if mark else ""
+            problem = error.problem if isinstance(error, MarkedYAMLError) else first_line(error)
+            raise ValueError(f"cannot read {path}{line}: {problem}; look at its indentation, quotes and brackets") from error
+        except (ValueError, OSError, RecursionError, OmegaConfBaseException) as error:
+            raise ValueError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
@@ -69,17 +105,32 @@ def unread(key: str, value: object) -> str:
     return f"{key}={value} has no effect: nothing that is chosen here reads it; {used} would"
 
 
-def own_code_sentence(error: OwnCodeError, cfg: DictConfig | Mapping[str, Any]) -> str:
+def own_code_sentence(error: OwnCodeError, cfg: Node) -> str:
     """Return which part of a configuration failed in the user's own code, where, and the frames of that code."""
     part = _failed_part(error, cfg)
     where = f"in {error.frames[-1].name} at {place(error.frames[-1])}"
     return f"{part} failed with {error.error}, {where} (HYDRA_FULL_ERROR=1 shows all frames)\n{error.lines}"
 
 
-def _failed_part(error: OwnCodeError, cfg: DictConfig | Mapping[str, Any]) -> str:
+def other_part_sentence(error: BaseException, cfg: Node) -> str:
+    """Return an error as one of the functions and classes that a configuration names and the menu of their group lacks.
+
+    An empty string where all are of the menu.
+    """
+    plain = _plain(cfg)
+    named = [f"{key}: _target_ {path}" for key, path in targets({key: plain[key] for key in plain if key != "hydra"}, "")
+             if path not in menu_targets(GROUPS.get(group := key.partition(".")[0], group))]  # fmt: skip
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    if not named:
+        return ""
+    question = f"does {' or '.join(named)} take and return what mpx/README.md says of such a part?"
+    return f"{reason}: {question} (HYDRA_FULL_ERROR=1 shows all frames)"
+
+
+def _failed_part(error: OwnCodeError, cfg: Node) -> str:
     """Return the key of the part whose function mpx called, as far as the file and the name of the function tell."""
     first, candidates = error.frames[0], {}
-    for key, path in targets(OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else cfg, ""):
+    for key, path in targets(_plain(cfg), ""):
         parts = path.split(".")
         modules = (sys.modules.get(".".join(parts[:k])) for k in range(len(parts), 0, -1))
         module = next((module for module in modules if module is not None), None)
@@ -89,6 +140,12 @@ def _failed_part(error: OwnCodeError, cfg: DictConfig | Mapping[str, Any]) -> st
     if "models" in Path(error.caller).parts:
         return "model"
     return named[0] if len(named) == 1 else "your own code"
+
+
+def _plain(cfg: Node) -> Mapping[str, Any]:
+    plain = OmegaConf.to_container(cfg) if isinstance(cfg, DictConfig) else cfg
+    assert isinstance(plain, Mapping)
+    return {str(key): value for key, value in plain.items()}
 
 
 def targets(value: Any, key: str) -> Iterator[tuple[str, str]]:
@@ -102,6 +159,8 @@ def targets(value: Any, key: str) -> Iterator[tuple[str, str]]:
 def missing_target(path: str) -> str:
     """Return which part of the dotted path of a function or class is missing; an empty string where none is."""
     found, depth, parts = None, 0, path.split(".")
+    if not all(parts):
+        return "a dotted path has a name before and after each dot, module.function"
     for k in range(1, len(parts) + 1):
         module = ".".join(parts[:k])
         try:
@@ -146,6 +205,10 @@ def _config_error(error: HydraException | OmegaConfBaseException) -> str:
         value = "null" if cause.value is None else repr(cause.value)
         meaning = next((f": {meaning}" for key, _, meaning in root_keys() if key == cause.full_key), "")
         return f"{cause.full_key}={value} must be {KINDS[type(cause.child_node)]}{meaning}"
+    if isinstance(cause, MissingMandatoryValue) and cause.full_key:
+        return f"{cause.full_key} has no value: give {cause.full_key}=..."
+    if isinstance(cause, InstantiationException):  # its first sentence, of several lines
+        return re.split(r"(?<=[.]) ", " ".join(str(cause).split()))[0]
     text = first_line(cause)
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         text = f"{cause.full_key}: {text}"

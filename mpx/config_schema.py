@@ -4,6 +4,7 @@ This module imports no torch, so that `mpx --help`, `mpx --cfg job` and tab comp
 a composed configuration into the parts of a run.
 """
 
+import re
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -54,6 +55,11 @@ def readers(key: str) -> dict[str, list[str]]:
     """Return group -> its options whose YAML reads a root key."""
     found = {group: [name for name in options(group) if f"${{{key}}}" in _text(group, name)] for group in groups()}
     return {group: names for group, names in found.items() if names}
+
+
+def menu_targets(group: str) -> set[str]:
+    """Return the functions and classes that the options of a group name."""
+    return {path for name in options(group) for path in re.findall(r"_target_: (\S+)", _text(group, name))}
 
 
 def _text(group: str, option: str) -> str:

@@ -35,29 +35,19 @@ def composed_once():
     """
     import copy
     import os
-    from functools import cache
 
-    import yaml
     from hydra._internal import defaults_list
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from hydra._internal.config_repository import CachingConfigRepository
     from hydra._internal.hydra import Hydra
     from omegaconf import OmegaConf
-    from omegaconf._utils import get_yaml_loader
+    from parsed_once import load
 
     from mpx.config_schema import CONFIGS
 
     composed = {}
     with_mode = {path.parent.name for path in CONFIGS.glob("*/*.yaml") if "mode: MULTIRUN" in path.read_text("utf-8")}
     with_mode.add("hydra.mode")
-
-    @cache
-    def parse(text):
-        return yaml.load(text, Loader=get_yaml_loader())
-
-    def load(file):
-        plain = parse(Path(file).read_text(encoding="utf-8") if isinstance(file, (str, Path)) else file.read())
-        return OmegaConf.create({} if plain is None else plain)
 
     def get_mode(hydra, config_name, overrides, original=Hydra.get_mode):
         sets_mode = any(override.lstrip("+").partition("=")[0] in with_mode for override in overrides)

@@ -8,6 +8,7 @@ HOSTILE = [
     "\"'&amp;<!--",
     "Größe 日本 \u202e\u2028",
     "=1+1",
+    "![x](http://nowhere.invalid/x.png) [y](javascript:z) *a* `b` | c",
 ]
 
 

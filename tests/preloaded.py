@@ -3,6 +3,10 @@
 from importlib import import_module
 
 from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
+from parsed_once import load
+
+from mpx.config_schema import compose
 
 for name in (
     "hydra.core.override_parser.overrides_parser",
@@ -17,3 +21,6 @@ for name in (
 ):
     import_module(name)
 Plugins.instance()  # scans for Hydra's plugins once
+OmegaConf.load = load  # the files of configs/ are parsed once, here
+compose()
+

@@ -138,6 +138,15 @@ def test_a_regularizer_may_be_an_options_name():
         ({"seed": "a"}, "seed='a' must be a whole number"),
         ({"frames": "a"}, "frames='a' must be a whole number, at least 2"),
         ({"noise": -0.5}, "noise=-0.5 must be 0 or larger"),
+        ({"frames": 10**30}, "at most 10000"),
+        ({"steps": torch.zeros(2)}, "steps=tensor([0., 0.]) must be a plain number"),
+        ({"mask_size": True}, "mask_size=True must be one or two whole numbers"),
+        ({"game": {}}, "game={} must be one of deletion"),
+        ({"precision": []}, "precision=[] must be '32'"),
+        ({"mask": None}, "mask=None: choose one of"),
+        ({"score": {}}, "score={} is not an option"),
+        ({"scheduler": torch.zeros(2)}, "is not an option"),
+        ({"deterministic": 1}, "deterministic=1 must be True or False"),
         ({"area": 0.1}, 'in Python method=mpx.method("extremal2019")'),
     ],
 )
@@ -342,6 +351,9 @@ def test_the_callers_default_type_does_not_matter():
 def test_what_is_not_a_picture_is_refused():
     with pytest.raises(ValueError, match=r"must be in \[0,1\]"):
         MeaningfulPerturbation(NET, **OPTIONS).attribute(PHOTOS * 2)
+    for kind in (PHOTOS.to(torch.complex64), PHOTOS.to("meta"), PHOTOS.to_sparse()):
+        with pytest.raises(ValueError, match="images are a tensor of .*: give dense real numbers"):
+            quick(kind, target=1)
     with pytest.raises(ValueError, match="images differ in size"):
         quick([to_pil_image(PHOTOS[0]), to_pil_image(PHOTOS[1]).resize((40, 40))])
     with pytest.raises(ValueError, match="nowhere.png"):

@@ -7,15 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
 
 from mpx.cli import sweeper
 from mpx.cli.folders import sweep_folder
+from mpx.config_errors import check_yaml_files
 from mpx.config_schema import claim_name, without_null_groups
 from mpx.runs.shares import find_share, launched_share
 
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 PRINTS_ONLY = ("-c", "--cfg", "-i", "--info", "-sc", "--shell-completion", "--shell_completion", "--hydra-help")
 FOLDER_KEYS = ("name=", "hydra.run.dir=", "hydra.sweep.dir=")
+FLAGS_WITH_VALUES = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
 HYDRA_FLAGS = ("config-", "hydra-", "cfg", "package", "experimental", "shell", "info")
 
 
@@ -38,21 +43,24 @@ def reader_may_end() -> Iterator[None]:
 
 
 def order(arguments: list[str]) -> list[str]:
-    """Return the arguments with -m and --config-dir first, where Hydra expects them."""
+    """Return the arguments with flags first, where Hydra expects them."""
     first: list[str] = []
     others: list[str] = []
     rest = iter(arguments)
     for argument in rest:
-        if argument in ("--config-dir", "-cd"):
-            first += [argument, *islice(rest, 1)]
-        else:
-            (first if argument.startswith(("-m", "--multirun", "--config-dir=")) else others).append(argument)
+        is_first = argument.startswith("-") and argument not in ("--info", "-i")  # whose value is optional
+        (first if is_first else others).append(argument)
+        if argument in FLAGS_WITH_VALUES:
+            first += islice(rest, 1)
     return first + others
 
 
 def prepare(arguments: list[str]) -> list[str]:
     """Return the arguments for Hydra. Raises ValueError for those that would fail after Hydra has made a folder."""
     _refuse_dashes(arguments)
+    _check_flags(arguments)
+    for folder in _own_configs(arguments):
+        check_yaml_files(folder)
     _refuse_two_experiments(arguments)
     arguments = without_null_groups(arguments)
     sweeps = is_sweep(arguments)
@@ -93,10 +101,28 @@ def names_folder(arguments: list[str]) -> bool:
     return any(argument.startswith(FOLDER_KEYS) for argument in arguments)
 
 
+def _own_configs(arguments: list[str]) -> list[Path]:
+    """Return the folders that --config-dir names."""
+    given = [argument.partition("=")[2] for argument in arguments if argument.startswith("--config-dir=")]
+    following = zip(arguments, arguments[1:])
+    return [Path(folder) for folder in [*given, *(value for key, value in following if key in ("--config-dir", "-cd"))]]
+
+
 def _refuse_dashes(arguments: list[str]) -> None:
     for argument in arguments:
         if re.match(r"--[a-z0-9_.]+=", argument) and not argument[2:].startswith(HYDRA_FLAGS):
             raise ValueError(f"{argument}: keys are written without dashes, {argument.lstrip('-')}")
+
+
+def _check_flags(arguments: list[str]) -> None:
+    """Raise ValueError for flags that Hydra would refuse with its usage and another exit code."""
+
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(f"{message} (mpx --help shows what may be given)")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    parser.parse_args(arguments)
 
 
 def _refuse_two_experiments(arguments: list[str]) -> None:

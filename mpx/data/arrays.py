@@ -10,25 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpx.data.reading import load_numpy
+
 ARRAY_SUFFIXES = (".npy", ".npz")
 TIFF_SUFFIXES = (".tif", ".tiff")
 
 
 def load_array(path: Path) -> np.ndarray:
     """Return the array in a .npy file, or the only one, or the one named image, of a .npz file."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            names = loaded.files
-            if len(names) != 1 and "image" not in names:
-                raise ValueError(f"it holds {len(names)} arrays ({', '.join(names[:5])}); name one of them image")
-            return loaded["image" if "image" in names else names[0]]
-    except ValueError as error:
-        if "pickle" in str(error):
-            raise ValueError("it holds pickled objects, which are not loaded; save an array of numbers") from error
-        raise
+    loaded = load_numpy(path)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    if len(loaded) != 1 and "image" not in loaded:
+        raise ValueError(f"it holds {len(loaded)} arrays ({', '.join(list(loaded)[:5])}); name one of them image")
+    return loaded["image"] if "image" in loaded else next(iter(loaded.values()))
 
 
 def load_tiff(path: Path) -> np.ndarray:

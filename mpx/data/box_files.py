@@ -5,7 +5,6 @@ JSON: a list of {"file": path, "label": class, "boxes": [[x0,y0,x1,y1], ...]}; o
 """
 
 import csv
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mpx.data.annotations import Label, Region, as_box
+from mpx.data.reading import read_json
 
 COLUMNS = ("image", "label", "x0", "y0", "x1", "y1")
 KEYS = ("file", "label", "boxes")
@@ -59,10 +59,7 @@ def _read_csv(file: Path) -> Iterator[Entry]:
 
 
 def _read_json(file: Path) -> Iterator[Entry]:
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"boxes={str(file)!r} is no JSON: {error}") from error
+    entries = read_json(file, "boxes")
     if not isinstance(entries, list):
         raise ValueError(f"boxes={str(file)!r} holds a {type(entries).__name__}: it must be a list, one entry per image")
     for number, entry in enumerate(entries):

@@ -4,12 +4,12 @@ None: a category's own name is the label. Else a mapping, or a JSON file of one,
 name or a wnid); null leaves a category out, and "*" stands for all that are not listed.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from mpx.data.annotations import Label
+from mpx.data.reading import read_json
 from mpx.errors import near_matches
 
 
@@ -46,10 +46,7 @@ def label_function(
 def _read_mapping(file: Path) -> Mapping:
     if not file.is_file():
         raise ValueError(f"classes={str(file)!r} is no file: give a JSON file or a mapping from categories to classes")
-    try:
-        classes = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"classes={str(file)!r} is no JSON: {error}") from error
+    classes = read_json(file, "classes")
     if not isinstance(classes, dict):
         raise ValueError(f'classes={str(file)!r} must be one JSON object such as {{"dog": 207, "person": null}}')
     return classes

@@ -17,6 +17,7 @@ from PIL import Image
 
 from mpx.data.annotations import AnnotatedObject, Label, Region, regions_by_label
 from mpx.data.class_names import label_function
+from mpx.data.coco_outlines import draw, outline_fault
 from mpx.data.items import Item, existing_folder, name_items, single_label
 from mpx.data.preprocessing import Box
 
@@ -29,39 +30,40 @@ def coco(
     """List the images of a file. root: their folder; annotations: instances_*.json; classes: see mpx.data.class_names."""
     root, source = existing_folder(root), Path(str(annotations)).expanduser()
     parsed = _parse(source)
-    categories = {number: category["name"] for number, category in parsed.cats.items()}
-    label_of = label_function(classes, categories.values())
-    items = []
-    for number, image in sorted(parsed.imgs.items()):
-        objects = []
-        for entry in parsed.imgToAnns.get(number, []):
-            if entry["category_id"] not in categories:
-                raise ValueError(
-                    f"annotation {entry['id']} in {str(source)!r} is of category {entry['category_id']}, which the file "
-                    "does not list: add it to its categories"
-                )
-            name = categories[entry["category_id"]]
-            objects.append((label_of(name), name, entry))
-        regions = _regions(objects, image)
-        problem = None if regions else f"{str(source)!r} has no object for {image['file_name']!r}: leave the image out"
-        items.append(Item(root / image["file_name"], single_label(regions), problem, regions))
+    number = None
+    try:
+        categories = {number: str(category["name"]) for number, category in parsed.cats.items()}
+        label_of = label_function(classes, categories.values())
+        items = []
+        for number, image in sorted(parsed.imgs.items()):
+            if not all(type(image[side]) is int and image[side] > 0 for side in ("width", "height")):
+                raise TypeError(f"its size is {image['width']!r} x {image['height']!r}")
+            regions = _regions(_objects(parsed.imgToAnns.get(number, []), categories, label_of, source), image)
+            problem = None if regions else f"{str(source)!r} has no object for {image['file_name']!r}: leave the image out"
+            items.append(Item(root / image["file_name"], single_label(regions), problem, regions))
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"annotations={str(source)!r} is no COCO JSON, at entry {number} ({type(error).__name__}: {error}): correct it"
+        ) from error
     return name_items(items)
 
 
-def draw(segments: tuple, size: tuple[int, int]) -> Image.Image:
-    """Return the union, mode "1", of polygons and run lengths, compressed or not, in an image of `size` (width, height)."""
-    from pycocotools import mask
-
-    width, height = size
-    runs = []
-    for segment in segments:
-        if isinstance(segment, list):
-            runs += mask.frPyObjects(segment, height, width)
-        elif isinstance(segment["counts"], list):
-            runs.append(mask.frPyObjects(segment, height, width))
-        else:
-            runs.append(segment)
-    return Image.fromarray(mask.decode(mask.merge(runs)).astype(bool))
+def _objects(
+    entries: list[Json], categories: dict[int, str], label_of: Callable[[str], Label | None], source: Path
+) -> list[tuple[Label | None, str, Json]]:
+    """Return (label, category, annotation) of each annotation of an image."""
+    objects = []
+    for entry in entries:
+        if entry["category_id"] not in categories:
+            raise ValueError(
+                f"annotation {entry['id']} in {str(source)!r} is of category {entry['category_id']}, which the file "
+                "does not list: add it to its categories"
+            )
+        if fault := outline_fault(entry):
+            raise ValueError(f"annotation {entry['id']} in {str(source)!r} {fault}: correct it or leave it out")
+        name = categories[entry["category_id"]]
+        objects.append((label_of(name), name, entry))
+    return objects
 
 
 def _regions(objects: list[tuple[Label | None, str, Json]], image: Json) -> dict[Label, Region]:
@@ -115,7 +117,7 @@ def _parse(source: Path) -> Any:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
             parsed = COCO(str(source))
-    except (ValueError, AssertionError, KeyError, TypeError) as error:
+    except (ValueError, AssertionError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"annotations={str(source)!r} is no COCO JSON ({type(error).__name__}): fetch it again") from error
     if not parsed.cats or not parsed.imgs:
         raise ValueError(

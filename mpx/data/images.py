@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from mpx.data.arrays import ARRAY_SUFFIXES, TIFF_SUFFIXES, count_channels, load_array, load_tiff, to_pixels
+from mpx.data.reading import regular_file
 
 RGB = 3  # channels of a photo
 GREY = 1
@@ -27,9 +28,7 @@ def read_image(path: str | PathLike, channels: int = RGB) -> Image.Image | Tenso
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():  # a folder, or a pipe that would block
-            raise ValueError("it is not a regular file")
-        if path.stat().st_size == 0:
+        if regular_file(path).stat().st_size == 0:
             raise ValueError("it is empty (0 bytes)")
         if path.suffix.lower() in ARRAY_SUFFIXES:
             return from_array(load_array(path), channels)

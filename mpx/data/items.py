@@ -50,12 +50,20 @@ def name_items(items: Iterable[Item]) -> list[Item]:
     """
     folder = cache(os.path.realpath)
     shortest: dict[tuple[str, str], tuple[int, Item]] = {}  # a link to a parent folder leads to each file many times
-    for item in items:
+    for item in map(_without_nul, items):
         path = Path(os.path.abspath(item.path))
         key = (folder(path.parent), path.name)
         shortest[key] = min(shortest.get(key, (len(path.parts), item)), (len(path.parts), item), key=itemgetter(0))
     unique = {os.path.abspath(item.path): item for _, item in shortest.values()}
     return [replace(item, name=name) for item, name in zip(unique.values(), unique_names(list(unique)))]
+
+
+def _without_nul(item: Item) -> Item:
+    """Return the item; one whose path holds a NUL, which no system call takes, with a problem instead."""
+    if "\0" not in str(item.path):
+        return item
+    path = str(item.path).replace("\0", "\\0")
+    return replace(item, path=Path(path), problem=item.problem or f"the path {path!r} holds a NUL byte: correct it")
 
 
 def named_items(items: list[Item]) -> list[Item]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mpx.data.reading import load_numpy, regular_file
 from mpx.errors import first_line
 
 MASK_SUFFIXES = (".png", ".npy")
@@ -27,14 +28,14 @@ def read_mask(file: Path) -> Image.Image:
     """Return a mask as an image of mode "1", or raise ValueError where it cannot be read, has another shape or is empty."""
     try:
         if file.suffix.lower() == ".npy":
-            values = np.load(file, allow_pickle=False)
+            values = np.asarray(load_numpy(file))
         else:
-            with Image.open(file) as image:
+            with Image.open(regular_file(file)) as image:
                 values = np.asarray(image)[..., : ALPHA.get(image.mode)] if image.mode in ALPHA else np.asarray(image)
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # Pillow's decoders raise many kinds
         raise ValueError(f"the mask {str(file)!r} cannot be read: {first_line(error)}") from error
-    if values.ndim not in (2, 3):
-        raise ValueError(f"the mask {str(file)!r} of shape {values.shape} must be (H,W)")
+    if values.ndim not in (2, 3) or values.dtype.kind not in "biuf":
+        raise ValueError(f"the mask {str(file)!r} of shape {values.shape} and type {values.dtype} must be numbers (H,W)")
     region = values != 0 if values.ndim == 2 else (values != 0).any(2)
     if not region.any():
         raise ValueError(f"the mask {str(file)!r} is 0 everywhere: it has no region")

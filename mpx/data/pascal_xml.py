@@ -8,6 +8,7 @@ from torchvision.datasets import VOCDetection
 
 from mpx.data.annotations import as_box
 from mpx.data.preprocessing import Box
+from mpx.data.reading import regular_file
 
 
 class PascalObject(NamedTuple):
@@ -30,7 +31,7 @@ def read_pascal_xml(file: str | os.PathLike) -> PascalAnnotation:
     """Read one file, or raise ValueError with one sentence."""
     where = f"annotation {str(file)!r}"
     try:
-        root = parse(file).getroot()
+        root = parse(regular_file(file)).getroot()
         assert root is not None
         tree = VOCDetection.parse_voc_xml(root)["annotation"]
         size = tree.get("size") or {}
@@ -45,5 +46,7 @@ def read_pascal_xml(file: str | os.PathLike) -> PascalAnnotation:
         return PascalAnnotation(int(size.get("width", 0)), int(size.get("height", 0)), objects)
     except OSError as error:
         raise ValueError(f"there is no {where}: fetch it, or take the image out of the list") from error
-    except (ParseError, KeyError, TypeError, AttributeError) as error:
+    except (ParseError, KeyError, TypeError, AttributeError, ValueError) as error:
+        if str(error).startswith(where):  # of as_box
+            raise
         raise ValueError(f"{where} is no PASCAL XML ({type(error).__name__}: {error}): fetch it again") from error

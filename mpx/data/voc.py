@@ -14,6 +14,7 @@ from mpx.data.class_names import label_function
 from mpx.data.items import Item, existing_folder, name_items, single_label
 from mpx.data.pascal_xml import PascalAnnotation, read_pascal_xml
 from mpx.data.preprocessing import Box
+from mpx.data.reading import regular_file
 
 
 def voc(
@@ -28,9 +29,11 @@ def voc(
     xml_difficult: whether objects that the annotators call difficult count where their class has others (TorchRay's pointing
     game); else they are left out. A class with no other objects is left out either way.
     """
+    root = existing_folder(root)
     try:
-        files = VOCDetection(str(existing_folder(root)), str(year), split)
-    except (RuntimeError, OSError) as error:
+        regular_file(root / Path("VOCdevkit", f"VOC{year}", "ImageSets", "Main", f"{split}.txt"))
+        files = VOCDetection(str(root), str(year), split)
+    except (RuntimeError, OSError, ValueError) as error:
         raise ValueError(
             f"root={str(root)!r} has no split {split!r}: expected VOCdevkit/VOC{year}/ImageSets/Main/{split}.txt below it"
         ) from error

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mpx.data.reading import load_numpy, regular_file
 from mpx.explainers.base import ExplainerContext
 from mpx.explainers.layer_maps import upsample
 from mpx.models.classifier import Classifier
@@ -77,16 +78,17 @@ def _belongs_to(path: Path, name: str, target: int, names: set[str]) -> bool:
 def _read_map(path: Path, key: str, image: Tensor, resize: bool) -> Tensor:
     """Return the map (1,1,H,W) of a file, at the size of the image (1,C,H,W)."""
     try:
-        if not path.is_file():  # a pipe would block
-            raise ValueError("it is not a regular file")
         array = _read_png(path) if path.suffix == ".png" else _read_numpy(path, key)
-    except Exception as error:  # zip, pickle and Pillow raise many kinds
+        if array.dtype.kind not in "biuf":
+            raise ValueError(f"it holds {array.dtype}, no real numbers")
+    except Exception as error:  # Pillow raises many kinds
         raise ValueError(f"cannot read the map {str(path)!r}: {' '.join(str(error).split())}") from error
     cells = torch.from_numpy(np.asarray(array, np.float32)).to(image)
     if cells.ndim > 2:
-        cells = cells.reshape([n for n in cells.shape if n > 1])
-    if cells.ndim != 2 or not cells.isfinite().all():
-        problem = f"is of shape {tuple(cells.shape)}" if cells.ndim != 2 else "holds NaN or infinite values"
+        cells = cells.reshape([n for n in cells.shape if n != 1])
+    if cells.ndim != 2 or not cells.numel() or not cells.isfinite().all():
+        is_map = cells.ndim == 2 and cells.numel()
+        problem = "holds NaN or infinite values" if is_map else f"is of shape {tuple(cells.shape)}"
         raise ValueError(f"the map {str(path)!r} {problem}: it must be finite numbers (H,W)")
     if cells.shape != image.shape[2:] and not resize:
         size, image_size = ("x".join(map(str, shape)) for shape in (cells.shape, image.shape[2:]))
@@ -98,17 +100,16 @@ def _read_map(path: Path, key: str, image: Tensor, resize: bool) -> Tensor:
 
 
 def _read_numpy(path: Path, key: str) -> np.ndarray:
-    loaded = np.load(path)  # without pickles, which may run code
+    loaded = load_numpy(path)
     if isinstance(loaded, np.ndarray):
         return loaded
-    with loaded as file:
-        if key not in file.files and len(file.files) != 1:
-            raise ValueError(f"it has no array {key!r}, but {', '.join(file.files)}; set explainer.key=")
-        return file[key if key in file.files else file.files[0]]
+    if key not in loaded and len(loaded) != 1:
+        raise ValueError(f"it has no array {key!r}, but {', '.join(loaded)}; set explainer.key=")
+    return loaded[key] if key in loaded else next(iter(loaded.values()))
 
 
 def _read_png(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
+    with Image.open(regular_file(path)) as image:
         if image.mode not in WHITE:
             raise ValueError(f"it is of mode {image.mode}, not grey; save it with one channel")
         return np.asarray(image, np.float32) / WHITE[image.mode]

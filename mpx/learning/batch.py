@@ -21,6 +21,8 @@ from mpx.learning.rows import RowState
 from mpx.operators import dotted_name
 from mpx.tasks.normalised import MIN_DROP
 
+MOST_SNAPSHOTS = 10_000
+
 
 class RowBatch:
     """A fixed batch: all rows start together and end together, after the method's steps.
@@ -30,8 +32,10 @@ class RowBatch:
     """
 
     def __init__(self, objective: Objective, snapshots: int = 24, row_count: int | None = None):
-        if not isinstance(snapshots, int) or snapshots < 2:
-            raise ValueError(f"frames={snapshots!r} must be a whole number, at least 2: the first and the last")
+        if not isinstance(snapshots, int) or not 2 <= snapshots <= MOST_SNAPSHOTS:
+            raise ValueError(
+                f"frames={snapshots!r} must be a whole number, at least 2: the first and the last; at most {MOST_SNAPSHOTS}"
+            )
         iterations, started = snapshot_iterations(objective.method.steps, snapshots), time.time()
         initial = objective.initial().detach()
         rows = [

@@ -87,6 +87,9 @@ def as_images(images: Any, classifier: Classifier) -> tuple[Tensor, list[str], l
 
 def _checked(images: Tensor, classifier: Classifier) -> Tensor:
     """Return (B,C,H,W), or raise ValueError where the shape is not that of images of the classifier's channels."""
+    if images.is_complex() or images.is_meta or images.layout is not torch.strided:
+        kind = "meta" if images.is_meta else images.dtype if images.is_complex() else images.layout
+        raise ValueError(f"images are a tensor of {kind}: give dense real numbers in [0,1]")
     batch = images if images.ndim == 4 else images[None]
     declared, channels = classifier.scale.shape[1], classifier.channels
     fits = batch.ndim == 4 and batch.numel() and declared in (1, batch.shape[1])

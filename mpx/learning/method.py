@@ -81,9 +81,9 @@ class Method:
     explainer: Callable | None = None  # mpx.explainers, in the place of a learnt mask
 
     def __post_init__(self) -> None:
-        if self.game not in GAMES:
+        if self.game not in list(GAMES):  # also a list, which has no hash
             raise ValueError(f"game={self.game!r} must be one of {', '.join(GAMES)}")
-        if self.precision not in PRECISIONS:
+        if self.precision not in list(PRECISIONS):
             raise ValueError(f"precision={self.precision!r} must be '32', 'bf16' or '16'")
         for name, value in (("samples", self.samples), ("steps", self.steps)):
             if type(value) is not int or not 1 <= value <= MOST:

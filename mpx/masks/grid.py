@@ -79,7 +79,7 @@ def cells_per_side(mask_size: int | Sequence[int] | None, image_size: tuple[int,
     """Return [h,w] cells for the option `mask_size`; at most one cell per pixel."""
     mask_size = list(image_size) if mask_size is None else mask_size
     size = list(mask_size) if isinstance(mask_size, Sequence) else [mask_size] * 2
-    if len(size) != 2 or any(not isinstance(n, int) or not 1 <= n <= side for n, side in zip(size, image_size)):
+    if len(size) != 2 or any(type(n) is not int or not 1 <= n <= side for n, side in zip(size, image_size)):
         raise ValueError(
             f"mask_size={mask_size} must be one or two whole numbers from 1 to the image's side "
             f"({image_size[0]}x{image_size[1]} px), or null for one cell per pixel"

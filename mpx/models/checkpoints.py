@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mpx.data.reading import regular_file
+
 PREFIXES = ("module.", "model.", "network.", "_orig_mod.")  # DataParallel, LightningModules, torch.compile
 
 
@@ -36,7 +38,11 @@ def load_weights(network: nn.Module, path: str | Path, trust: str | None = None)
     ]
     if shapes:
         raise ValueError(f"weights {str(path)!r} do not fit the network: {'; '.join(shapes[:3])} ({len(shapes)} such)")
-    missing, unexpected = network.load_state_dict(state, strict=False)
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except Exception as error:  # a value that is no tensor, or one of another kind
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"weights {str(path)!r} do not fit the network: {reason}") from error
     if missing or unexpected:
         raise ValueError(
             f"weights {str(path)!r} do not fit the network: {len(missing)} keys missing {missing[:3]}, "
@@ -61,7 +67,11 @@ def read_state(path: str | Path, trust: str | None = None) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+    if (
+        not isinstance(state, dict)
+        or not all(isinstance(key, str) for key in state)
+        or not any(isinstance(value, Tensor) for value in state.values())
+    ):
         raise ValueError(f"weights {str(path)!r} hold no state dict but {type(state).__name__}: save network.state_dict()")
     return state
 
@@ -80,16 +90,17 @@ def read_categories(path: str | Path) -> list[str]:
     JSON: ["name", ...], {"0": "name", ...} or {"0": ["wnid", "name"], ...}.
     """
     try:
-        if Path(path).expanduser().is_fifo():  # it would block
-            raise ValueError("it is a pipe")
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = regular_file(path).read_text(encoding="utf-8-sig")
         if Path(path).suffix != ".json":
             return [line.strip() for line in text.strip().splitlines()]
         names = json.loads(text)
         if isinstance(names, dict):
             names = [names[str(i)] for i in range(len(names))]
-        return [name if isinstance(name, str) else name[-1] for name in names]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        names = [name if isinstance(name, str) else name[-1] for name in names]
+        if others := [name for name in names if not isinstance(name, str)]:
+            raise TypeError(f"{others[0]!r} is no name")
+        return names
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise ValueError(
             f"categories {str(path)!r} are neither a text file with a name per line nor a JSON list or "
             f'{{"0": "name", ...}} ({type(error).__name__}: {error})'

@@ -30,6 +30,8 @@ def worker_devices(name: str, count: int | str | list[int], share: Share) -> lis
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ValueError(f"trainer.devices={count!r} must be a number from 1, all, or a list of GPUs like [0,2]")
     if first.type == "cpu":
+        if count > MOST_PROCESSES:
+            raise ValueError(f"trainer.devices={count} processes are too many for a machine: give at most {MOST_PROCESSES}")
         return [first] * count
     if count > len(usable):
         raise ValueError(f"trainer.devices={count} is more than the {len(usable)} that device={name} has here")
@@ -60,6 +62,7 @@ def find_device(name: str) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
+MOST_PROCESSES = 1024
 MOST_THREADS = 1024  # PyTorch crashes where the system can start no more
 
 

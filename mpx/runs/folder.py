@@ -53,7 +53,10 @@ def claim_folder(folder: Path, index: int, count: int, on_lock: Callable[[bool],
 
 
 def _check_owner(folder: Path) -> None:
-    """Refuse a folder in which no run has worked, and that holds a file of a name that a run writes."""
+    """Refuse a folder in which no run has worked, and that holds a file that a run writes; refuse a pipe in its place."""
+    for path in (folder / name for name in FILES):
+        if path.exists() and not path.is_file():  # a pipe would block
+            raise FolderRefusedError(f"{path} is not a regular file: remove it")
     if (folder / LOCK).exists():
         return
     patterns = [*(name for name in FILES if name != store.FAILED), *(name.format("*") for name in ROW_FILES), *LOG_FOLDERS]

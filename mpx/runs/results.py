@@ -9,6 +9,7 @@ from mpx.runs import files, summaries, tables
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.evaluation import summarise_metrics
 from mpx.runs.folder import remove_partial_files
+from mpx.runs.loggers.entries import code_markdown
 from mpx.runs.plan import RunPlan
 from mpx.runs.resume import to_yaml
 
@@ -55,6 +56,6 @@ def _write_smallest_areas(plan: RunPlan, coordinator: RunCoordinator, table: lis
 
 
 def _log_run(plan: RunPlan, coordinator: RunCoordinator, table: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-    texts = {"config": f"```yaml\n{to_yaml(plan.config)}\n```", "command": f"```\n{plan.command}\n```"}
+    texts = {"config": code_markdown(to_yaml(plan.config)), "command": code_markdown(plan.command)}
     coordinator.loggers.log_hyperparameters(plan.hyperparameters)
     coordinator.loggers.log_summary(table, coordinator.means.means(), summary["metrics"], texts)

@@ -149,6 +149,6 @@ def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, 
     """Yield (key, old value, new value) of all leaves that differ; ABSENT stands for a key that is not there."""
     if isinstance(old, dict) and isinstance(new, dict):
         for inner in dict.fromkeys([*old, *new]):
-            yield from _differences(old.get(inner, ABSENT), new.get(inner, ABSENT), f"{key}.{inner}" if key else inner)
+            yield from _differences(old.get(inner, ABSENT), new.get(inner, ABSENT), f"{key}.{inner}" if key else str(inner))
     elif old != new:
         yield key, old, new

@@ -25,7 +25,7 @@ FILE_COLUMNS = ("path", "file_bytes")  # of the image's file
 VALUE_COLUMNS = ("value_before", "value_after", "value_complement", "value_reference", "value_normalised")
 NUMBER_COLUMNS = (*VALUE_COLUMNS, "area", "passes", "forwards", "seconds")
 RESULT_COLUMNS = ("image", "target", "class", "requested_area", *NUMBER_COLUMNS, "mask", *FILE_COLUMNS)
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # the wide ones where the language is Japanese
 
 TableRow = dict[str, Any]  # column -> value
 

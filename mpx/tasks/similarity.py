@@ -12,6 +12,7 @@ from torchvision.transforms.functional import to_tensor
 
 from mpx.data.datasets import images as list_images
 from mpx.data.images import read_image
+from mpx.data.reading import load_numpy
 from mpx.errors import first_line
 from mpx.models.classifier import Classifier
 from mpx.tasks.base import Task, all_classes, first_tensor
@@ -101,10 +102,10 @@ def from_file(
     if embeddings is None:
         return Similarity(None, names, scale, texts, images)
     try:
-        vectors = np.load(embeddings, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        vectors = torch.from_numpy(np.asarray(load_numpy(embeddings)))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"task.embeddings={embeddings!r} must be a .npy file of embeddings: {first_line(error)}") from error
-    return Similarity(torch.from_numpy(vectors), names, scale, texts, images)
+    return Similarity(vectors, names, scale, texts, images)
 
 
 def _vectors(raw: Any) -> Tensor | None:

@@ -61,3 +61,10 @@ def test_every_experiment_names_its_paper_in_the_table_and_in_the_help():
 def test_a_folder_of_configurations_may_be_named_anywhere():
     given = ["steps=2", "--config-dir", "my", "perturbation=mine", "-m", "--config-dir=mine"]
     assert arguments.order(given) == ["--config-dir", "my", "-m", "--config-dir=mine", "steps=2", "perturbation=mine"]
+    assert arguments.order(["steps=2", "--cfg", "job", "lr=1"]) == ["--cfg", "job", "steps=2", "lr=1"]
+
+
+@pytest.mark.parametrize("flags", [["--cfg"], ["--nothing"], ["-c", "nothing"], ["--package"]])
+def test_a_flag_that_hydra_refuses_is_one_sentence(flags):
+    with pytest.raises(ValueError, match="mpx --help shows what may be given"):
+        arguments.prepare(arguments.order(flags))

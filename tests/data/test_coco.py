@@ -12,6 +12,7 @@ from PIL import Image
 from mpx import config
 from mpx.data.annotations import Annotation
 from mpx.data.coco import coco
+from mpx.data.coco_outlines import draw
 from mpx.data.images import read_image
 from mpx.data.preprocessing import Preprocess
 
@@ -142,3 +143,46 @@ def test_unusable_files_are_refused(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(ValueError, match=r"pip install 'mpx\[datasets\]'"):
         coco(folder / "val", folder / "instances.json")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"segmentation": [[1, 2, 3]]}, "annotation 1 in .* has the polygon"),
+        ({"segmentation": [[1, 2, 3, float("nan"), 5, 6]]}, "annotation 1 in .* has the polygon"),
+        ({"segmentation": 5}, "annotation 1 in .* has the segmentation 5"),
+        ({"bbox": [1, 2, 3]}, r"annotation 1 in .* has the bbox \[1, 2, 3\]"),
+        ({"area": "x"}, "annotation 1 in .* has the area 'x'"),
+        ({"category_id": []}, "is no COCO JSON"),
+    ],
+)
+def test_annotations_that_are_no_annotations_are_refused(folder, change, words):
+    content = json.loads((folder / "instances.json").read_text())
+    content["annotations"][0] |= change
+    (folder / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=words) as error:
+        coco(folder / "val", folder / "bad.json")
+    assert "\n" not in str(error.value)
+
+
+def test_polygons_far_outside_are_clipped():
+    """pycocotools ends the process for them."""
+    far = [0, 0, 1e9, 0, 1e9, 1e9]
+    drawn = np.asarray(draw(([far],), (8, 6)))
+    assert drawn.any() and not np.tril(drawn, -1).any() and np.triu(drawn, 1).sum() == np.triu(np.ones((6, 8)), 1).sum()
+    assert np.asarray(draw(([[-1e9, -1e9, 1e9, -1e9, 1e9, 1e9, -1e9, 1e9]],), (8, 6))).all()
+    assert not np.asarray(draw(([[1e9, 1e9, 2e9, 1e9, 2e9, 2e9]],), (8, 6))).any()
+
+
+@pytest.mark.parametrize("counts", [[5] * 10, [0, 10**6], [-1, 49], [1.5, 46.5], "zzzz", "\u1234", ""])
+def test_run_lengths_of_another_image_are_refused(counts):
+    """pycocotools reads and writes beyond its memory for them."""
+    with pytest.raises(ValueError, match="do not fit an image of 8x6 pixels"):
+        draw(({"counts": counts, "size": [6, 8]},), (8, 6))
+
+
+def test_run_lengths_are_those_of_pycocotools():
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        area = random.random(random.integers(1, 40, 2)) < random.choice([0, 0.1, 0.5, 1])
+        assert (np.asarray(draw((compressed(area),), area.shape[::-1])) == area).all()

@@ -97,6 +97,12 @@ def test_folder(tmp_path):
         datasets.folder(tmp_path / "void")
 
 
+def test_a_path_with_a_nul_byte_is_the_problem_of_its_row(tmp_path):
+    (tmp_path / "set.csv").write_bytes(b"image,label\na\0b.png,1\nok.png,1\n")
+    bad, good = datasets.table(tmp_path / "set.csv")
+    assert r"a\\0b.png' holds a NUL byte" in bad.problem and "\0" not in str(bad.path) and good.problem is None
+
+
 def test_links_to_a_parent_folder_lead_to_each_file_once(tmp_path):
     touch(tmp_path, "cat/1.png", "dog/2.png", "dog/deep/3.png")
     for link, target in (("cat/again", "."), ("cat/all", ".."), ("dog/up", ".."), ("dog/deep/up", "../..")):

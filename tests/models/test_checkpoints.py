@@ -133,5 +133,5 @@ def test_custom_networks(tmp_path, monkeypatch):
 
 def test_a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "names.txt")
-    with pytest.raises(ValueError, match="names.txt.*it is a pipe"):
+    with pytest.raises(ValueError, match="names.txt.*not a regular file"):
         read_categories(tmp_path / "names.txt")

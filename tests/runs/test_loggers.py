@@ -4,18 +4,21 @@ import csv
 import io
 import logging
 from functools import partial
+from html.parser import HTMLParser
 
 import pytest
 import yaml
+from finished_run import HOSTILE
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mpx.runs.curve_means import CurveMeans
 from mpx.runs.loggers import RunLoggers
-from mpx.runs.loggers.entries import MAX_IMAGES, MAX_POINTS, geometric_frames, results_markdown
+from mpx.runs.loggers.entries import MAX_IMAGES, MAX_POINTS, code_markdown, geometric_frames, results_markdown
 from mpx.runs.tables import table_rows
 
 KEEP_ALL = dict.fromkeys(("scalars", "images", "histograms", "tensors"), 0)
@@ -247,6 +250,33 @@ def test_no_logger_makes_no_file_and_draws_nothing(tmp_path, explanation, monkey
     monkeypatch.setattr("mpx.runs.loggers.row_entry", None)
     record(tmp_path / "run", {}, explanation())
     assert not (tmp_path / "run").exists()
+
+
+class Elements(HTMLParser):
+    """The elements and the text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, attributes))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_a_name_is_text_in_tensorboard_too(explanation):
+    """No element is made of it, and so no request; TensorBoard shows Markdown."""
+    rows = [table_rows(explanation())[0] | {"image": name, "class": name} for name in HOSTILE]
+    page = Elements(markdown_to_safe_html(results_markdown(rows)))
+    assert {tag for tag, _ in page.tags} == {"table", "thead", "tbody", "tr", "th", "td"}
+    assert not any(attributes for _, attributes in page.tags)
+    assert all(" ".join("".join(c for c in name if c.isprintable() or c == " ").split()) in page.text for name in HOSTILE)
+    page = Elements(markdown_to_safe_html(code_markdown("\n".join(["a: 1", "```", *HOSTILE]))))
+    assert [tag for tag, _ in page.tags] == ["pre", "code"]
+    assert all(name in page.text for name in HOSTILE if "\u2028" not in name)  # which ends a line
 
 
 def test_markdown_of_hostile_and_many_rows(explanation):

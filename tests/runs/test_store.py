@@ -67,7 +67,7 @@ def test_table_rows(explanation):
     assert first["seconds"] == 1.5 and first["area"] == pytest.approx(float(e.area[0]))
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", '=HYPERLINK("http://x","y")'])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "＝1", '=HYPERLINK("http://x","y")'])
 def test_no_cell_is_a_formula(tmp_path, text):
     tables.write_csv(tmp_path / "a.csv", [{"image": text, "p": -0.25}], ("image", "p"))
     tables.write_skipped(tmp_path / "b.csv", [(text, text)])

@@ -79,11 +79,19 @@ def test_options_out_of_range_are_refused(make):
         make()
 
 
-@pytest.mark.parametrize("kind", [torch.bool, torch.long, torch.complex64])
-def test_outputs_that_are_no_real_numbers_are_refused(kind):
+@pytest.mark.parametrize(
+    "change, kind",
+    [
+        *((lambda out, kind=kind: out.to(kind), kind) for kind in (torch.bool, torch.long, torch.complex64)),
+        (lambda out: out.to("meta"), "meta torch.strided"),
+        (lambda out: out.to_sparse(), "cpu torch.sparse_coo"),
+        (lambda out: out[:, :0], "nothing"),
+    ],
+)
+def test_outputs_that_are_no_real_numbers_are_refused(change, kind):
     class Net(SquareNet):
         def forward(self, x):
-            return super().forward(x).to(kind)
+            return change(super().forward(x))
 
     with pytest.raises(ValueError, match=f"model Net gives {kind} for an image, and its output must be real numbers"):
         explain(Classifier(Net()), PHOTO, 1, mask_size=8, steps=2)

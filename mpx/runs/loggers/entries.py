@@ -1,5 +1,7 @@
 """The entry of one row and the summary of a run, made once for all loggers."""
 
+import html
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,8 +124,15 @@ def results_markdown(rows: Sequence[TableRow]) -> str:
 
 
 def _markdown_cell(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else printable(value)
-    return text.replace("|", "\\|")
+    """Return a value as text that Markdown changes nothing of: an image in a name would be fetched from the network."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return re.sub(r"([\\`*_{}\[\]()!|])", r"\\\1", html.escape(printable(value), quote=False))
+
+
+def code_markdown(text: str) -> str:
+    """Return text as Markdown's code, by its indentation: no text can end it."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
 
 
 def _curves(curves: Mapping[str, Tensor], start: float, seconds: float) -> Curves:

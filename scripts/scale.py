@@ -32,8 +32,8 @@ def tiny():
     return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
 """
 OPTIONS = ("model=custom", "model.network=tiny.py:tiny", f"model.size={SIDE}", "model.mean=0.5", "model.std=0.25",
-           "model.weights=null", "model.categories=null", "mask_size=8", "steps=2", "ranking=mask", "metric=[]", "device=cpu",
-           "threads=1", "pictures=1")  # fmt: skip
+           "model.weights=null", "model.categories=null", "mask_size=8", "steps=2", "ranking=mask", "metric=[]",
+           "device=cpu", "threads=1", "pictures=1")  # fmt: skip
 
 
 def scale(arguments: list[str]) -> None:
@@ -112,7 +112,7 @@ def process_cost(command: Sequence[str], folder: str) -> tuple[float, float, flo
 
 
 def search_seconds(home: str, options: Sequence[str]) -> float:
-    """Return the CPU seconds of the search of an image that is in memory: batches solved as a worker does, nothing written."""
+    """Return the CPU seconds of the search of an image that is in memory: batches are solved as a worker does."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     os.chdir(home)

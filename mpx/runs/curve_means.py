@@ -1,6 +1,7 @@
 """Mean curves over the rows of a run."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,10 @@ class CurveMeans:
         for term, values in curves.items():
             total = values.nan_to_num(0, 0, 0).double().sum(1)
             self.add_sums({term: torch.stack([total, values.isfinite().double().sum(1)])})
+
+    def add_row(self, row: Mapping[str, Any]) -> None:
+        """Add the curves of a row, as `store.load_row` returns it."""
+        self.add(dict(zip(row["terms"].tolist(), torch.from_numpy(row["curves"])[..., None])))
 
     def add_sums(self, sums: Mapping[str, Tensor]) -> None:
         """Add the `sums` of another CurveMeans. A shorter curve keeps its last value: a row that stopped stays as it was."""

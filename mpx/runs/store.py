@@ -6,7 +6,8 @@ all that the tables, the mean curves and report.html need. Nothing is pickled.
 
 import io
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -74,6 +75,12 @@ def has_pictures(folder: Path, row: dict[str, Any]) -> bool:
     return sha256(data).hexdigest() == row["picture_digest"]
 
 
+def mask_files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a run's masks/, but for partial ones."""
+    if (folder / "masks").is_dir():
+        yield from (Path(entry.path) for entry in os.scandir(folder / "masks") if not entry.name.startswith("."))
+
+
 def replace_row(path: Path, values: dict[str, Any]) -> None:
     """Write a mask file with these entries, e.g. those of `load_row`, changed."""
     file = io.BytesIO()
@@ -104,12 +111,18 @@ def load_row(path: Path, includes: Callable[[str], bool] = lambda image: True) -
             if not includes(file["image"].item()):
                 return None
             row = {key: file[key] if file[key].ndim else file[key].item() for key in file.files}
-        valid = row["name"] == path.stem and row["row_key"] in row["row_keys"]
-        valid = valid and all(isinstance(row[key], str) for key in TEXTS)
+        valid = row["name"] == path.stem and is_valid(row)
         valid = valid and len(row["curves"]) == len(row["terms"]) and row["curves"].dtype.kind == "f"
         valid = valid and all(row[key].ndim == 2 and np.isfinite(row[key]).all() for key in ("saliency", "mask"))
-        valid = valid and all(isinstance(row[column], float) for column in NUMBER_COLUMNS) and isfinite(row["area"])
-        valid = valid and isinstance(row["target"], int) and isinstance(json.loads(row.get("evaluated_with") or "{}"), dict)
-        return row if valid and PROVENANCE <= row.keys() and table_row(row) else None
+        return row if valid else None
     except Exception:  # a damaged zip raises OSError, ValueError, zlib.error, NotImplementedError, RuntimeError, ...
         return None
+
+
+def is_valid(row: dict[str, Any]) -> bool:
+    """Return whether a row's texts and numbers are those of a finished row; an error where one is of another kind."""
+    valid = PROVENANCE <= row.keys() and row["row_key"] in row["row_keys"]
+    valid = valid and all(isinstance(row[key], str) for key in TEXTS)
+    valid = valid and all(isinstance(row[column], float) for column in NUMBER_COLUMNS) and isfinite(row["area"])
+    valid = valid and isinstance(row["target"], int) and isinstance(json.loads(row.get("evaluated_with") or "{}"), dict)
+    return valid and bool(table_row(row))

@@ -3,6 +3,7 @@
 import math
 import platform
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -43,6 +44,7 @@ def arithmetic_versions() -> str:
     return ", ".join(f"{name} {_version(name)}" for name in ARITHMETIC)
 
 
+@cache  # reading it takes half a millisecond, and every row says what made it
 def _version(package: str) -> str | None:
     try:
         return version(package)

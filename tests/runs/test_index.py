@@ -113,10 +113,10 @@ ROW_CHANGES = {
 @pytest.mark.parametrize("damage", INDEX_DAMAGES)
 def test_a_damaged_or_old_index_changes_nothing(folder, monkeypatch, damage):
     random = np.random.default_rng(len(damage))
-    for change in (None, *ROW_CHANGES):
+    for k, change in zip(random.permutation(ROWS).tolist(), (None, *ROW_CHANGES)):
         known(folder, monkeypatch)
         if change:
-            ROW_CHANGES[change](folder, int(random.integers(ROWS)))
+            ROW_CHANGES[change](folder, k)
         INDEX_DAMAGES[damage](folder / coordinator.INDEX, random)
         items = ITEMS[: random.integers(1, ROWS + 1)] if change else ITEMS  # limit= may change too
         check_equals_rows(folder, monkeypatch, items)

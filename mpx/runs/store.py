@@ -95,6 +95,7 @@ def encode_npz(values: dict[str, Any]) -> bytes:
     with zipfile.ZipFile(file, "w") as archive:
         for key, value in values.items():
             array = np.asarray(value, order="C")
+            assert not array.dtype.hasobject, key  # nothing is pickled
             data = _npy_header(array.dtype.str, array.shape) + array.tobytes()
             kind = zipfile.ZIP_DEFLATED if len(data) > SMALL_ENTRY else zipfile.ZIP_STORED
             archive.writestr(zipfile.ZipInfo(f"{key}.npy"), data, kind)

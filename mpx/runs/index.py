@@ -30,6 +30,7 @@ class Block(NamedTuple):
     rows: list[Row]
     sums: dict[str, Tensor]  # of the rows' curves, see CurveMeans
     lines: list[bytes]
+    is_own: bool  # of the index that this process writes
 
 
 class RowIndex:
@@ -42,6 +43,7 @@ class RowIndex:
         self._others = [other for other in others if other != path]
         self._sums = CurveMeans()  # of the rows since the last block
         self._count = 0
+        self._checksum = 0  # of their lines
 
     def scan(self, in_share: Callable[[str], bool], is_current: Callable[[Row], bool], means: CurveMeans) -> Iterator[Row]:
         """Yield the intact rows of this run on disk, add their curves to `means`, and write the index anew.
@@ -54,8 +56,9 @@ class RowIndex:
             for block in self._blocks(indexed):
                 names = {row["name"] for row in block.rows}
                 indexed |= names
-                file.writelines(block.lines)
                 shared = [row for row in block.rows if in_share(row["image"])]
+                if block.is_own or len(shared) == len(block.rows):
+                    file.writelines(block.lines)
                 current = [row for row in shared if is_current(row)]
                 if len(current) == len(block.rows):
                     means.add_sums(block.sums)
@@ -78,10 +81,16 @@ class RowIndex:
 
     def add(self, row: Row, curve_sums: dict[str, Tensor]) -> None:
         """Add a row whose files are written, with the sums of its curves."""
+        try:
+            states = self._states(row)
+        except OSError:  # somebody removed a file meanwhile
+            return
         if not store.is_valid(row):  # it would not be read
             return
         texts = {key: value for key, value in row.items() if isinstance(value, (str, int, float))}
-        self._append({"row": texts | {"row_keys": list(row["row_keys"])}, "states": self._states(row)})
+        line = _line({"row": texts | {"row_keys": list(row["row_keys"])}, "states": states})
+        append_file(self._path, line)
+        self._checksum = crc32(line, self._checksum)
         self._sums.add_sums(curve_sums)
         self._count += 1
         if self._count == BLOCK:
@@ -91,11 +100,8 @@ class RowIndex:
         """Write the sums of the rows since the last block."""
         if self._count:
             sums = {term: sums.tolist() for term, sums in self._sums.sums.items()}
-            self._append({"rows": self._count, "sums": sums})
-        self._sums, self._count = CurveMeans(), 0
-
-    def _append(self, entry: dict[str, Any]) -> None:
-        append_file(self._path, _line(entry))
+            append_file(self._path, _line({"block": self._checksum, "sums": sums}))
+        self._sums, self._count, self._checksum = CurveMeans(), 0, 0
 
     def _blocks(self, indexed: set[str]) -> Iterator[Block]:
         """Yield the blocks of all indices that count, without rows that are `indexed` already."""
@@ -103,19 +109,24 @@ class RowIndex:
             lines: list[bytes] = []
             for line in _lines(path):
                 lines.append(line)
-                if line[9:].startswith(b'{"rows"'):
-                    block = self._read_block(lines)
+                if line[9:].startswith(b'{"block"'):
+                    block = self._read_block(lines, path == self._path)
                     if block and indexed.isdisjoint(row["name"] for row in block.rows):
                         yield block
                     lines = []
 
-    def _read_block(self, lines: list[bytes]) -> Block | None:
+    def _read_block(self, lines: list[bytes], is_own: bool) -> Block | None:
+        """Return a block of lines, of which the last has the sums; None where it does not count."""
         try:
-            *entries, end = map(_entry, lines)
-            rows = [entry["row"] for entry in entries]
+            end, rows = _entry(lines[-1]), []
+            if end["block"] != crc32(b"".join(lines[:-1])):
+                return None
+            for entry in map(_entry, lines[:-1]):
+                if entry["states"] != self._states(entry["row"]):
+                    return None
+                rows.append(entry["row"])
             sums = {term: torch.tensor(values, dtype=torch.double) for term, values in end["sums"].items()}
-            valid = end["rows"] == len(rows) and all(entry["states"] == self._states(entry["row"]) for entry in entries)
-            return Block(rows, sums, lines) if valid else None
+            return Block(rows, sums, lines, is_own) if len({row["name"] for row in rows}) == len(rows) else None
         except (ValueError, LookupError, TypeError, OSError):  # damaged, or a file is gone
             return None
 

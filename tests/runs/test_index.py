@@ -97,7 +97,7 @@ INDEX_DAMAGES = {
     "shuffled": _shuffled,
     "lines gone": _without_lines,
     "twice": lambda file, _: file.write_bytes(2 * file.read_bytes()),
-    "garbage": lambda file, _: file.write_bytes(b'00000000 {"rows": 0, "sums": {}}\n\xff\n\n{'),
+    "garbage": lambda file, _: file.write_bytes(b'00000000 {"block": 0, "sums": {}}\n\xff\n\n{'),
     "gone": lambda file, _: file.unlink(),
     "older": lambda file, _: None,
 }

@@ -14,39 +14,15 @@ import numpy as np
 from PIL import Image
 
 from mpx.pictures.encoding import encode_jpeg
+from mpx.report.html_lines import Line, Lines, MatchedLines, SingleLines
 from mpx.report.pairs import encode_pair, pairs_of_lines
 from mpx.runs.store import FAILED
-from mpx.runs.tables import RESULT_COLUMNS, parse_number, read_csv, read_lines
+from mpx.runs.tables import RESULT_COLUMNS, parse_number, read_csv
 
 BOUND = 0.1  # a deletion succeeds where value_normalised is at most this, a preservation where it is at least 1 - BOUND
 MAX_POINTS = 200  # of a curve
 ROWS_AT_ONCE = 500  # in a block of numbers
 STORED_KEYS = ("photo", "perturbed", "complement", "frames", "iterations", "frame_values", "saliency", "terms", "curves")
-
-Line = dict[str, str]  # of results.csv
-MatchedLines = list[Line | None]  # one for each job, None where the job has no such row
-
-
-@dataclass(frozen=True)
-class Lines:
-    """The lines of results.csv, which are read anew each time."""
-
-    path: Path | None = None
-    first: Line = field(default_factory=dict)
-    count: int = 0
-
-    @classmethod
-    def of(cls, path: Path) -> "Lines":
-        """FileNotFoundError where there is no such file."""
-        lines = read_lines(path)
-        first = next(lines, {})
-        return cls(path, first, bool(first) + sum(1 for _ in lines))
-
-    def __iter__(self) -> Iterator[Line]:
-        return read_lines(self.path) if self.path else iter(())
-
-    def __len__(self) -> int:
-        return self.count
 
 
 @dataclass
@@ -136,16 +112,6 @@ def match_rows(jobs: Sequence[JobData]) -> Iterable[MatchedLines]:
         for line in job.lines:
             rows.setdefault(tuple(line[column] for column in key), [None] * len(jobs))[j] = line
     return rows.values()
-
-
-@dataclass(frozen=True)
-class SingleLines:
-    """Each line of a single job as a row."""
-
-    lines: Lines
-
-    def __iter__(self) -> Iterator[MatchedLines]:
-        return ([line] for line in self.lines)
 
 
 def page_rows(

@@ -22,6 +22,9 @@ torchray     experiment=extremal2019 and torchray's extremal_perturbation (pip i
 optimum      how near methods come to the best sets of regions. All sets of a photo's regions, at most 12, are evaluated, so
              that the best set of each size is known: the one that keeps the class best alone, whose removal takes most
              of it, or both. A method's regions are chosen in the order of its saliency's means. Needs photos.
+scale        what a run costs beside its search, of 1,000 and of 5,000 images of 32 px with a tiny network and two steps:
+             CPU, memory, resuming, sizes, and the opening of report.html. Three minutes of a core; with
+             counts=1000,5000,50000 fifteen.
 
 Machines are noisy: quote the median of the ratios, with the machine and the versions.
 """
@@ -42,6 +45,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from scale import scale
 from torch import Tensor
 from torchvision.io import write_jpeg
 
@@ -523,7 +527,8 @@ def report_pairs(
 
 
 ROWS = {"iteration": iteration, "detection": detection, "predecessor": predecessor, "stop": stop, "run": run,
-        "memory": memory, "workers": workers, "metrics": metrics, "torchray": torchray, "optimum": optimum}  # fmt: skip
+        "memory": memory, "workers": workers, "metrics": metrics, "torchray": torchray, "optimum": optimum,
+        "scale": scale}  # fmt: skip
 TORCHRAY_PROCESSES = {"torchray_seconds": torchray_seconds, "torchray_memory": torchray_memory}
 
 if __name__ == "__main__":

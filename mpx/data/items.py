@@ -26,7 +26,7 @@ from mpx.errors import near_matches
 IMAGE_SUFFIXES = (*IMG_EXTENSIONS, ".gif", ".avif", *ARRAY_SUFFIXES)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """An image of a dataset.
 
@@ -139,8 +139,11 @@ def near_files(path: Path) -> str:
 
 def unique_names(paths: list[str]) -> list[str]:
     """Return a name per absolute path: see `name_items`."""
-    parts = [os.path.splitext(path)[0].split(os.sep) for path in paths]
-    names = [_safe_name(part[-1]) for part in parts]
+
+    def parts(i: int) -> list[str]:
+        return os.path.splitext(paths[i])[0].split(os.sep)
+
+    names = [_safe_name(parts(i)[-1]) for i in range(len(paths))]
     for depth in count(1):
         counts = Counter(name.lower() for name in names)  # some file systems ignore case
         clashes = [i for i, name in enumerate(names) if counts[name.lower()] > 1]
@@ -148,11 +151,11 @@ def unique_names(paths: list[str]) -> list[str]:
             break
         for i in clashes:
             if depth <= 3:
-                names[i] = _safe_name("_".join(parts[i][-1 - depth :]))
+                names[i] = _safe_name("_".join(parts(i)[-1 - depth :]))
             else:
                 tail = os.sep.join(paths[i].split(os.sep)[3 - depth :])  # short, so that a moved dataset keeps its names
                 digest = sha256(f"{depth}{tail}".encode(errors="surrogateescape")).hexdigest()
-                names[i] = f"{_safe_name(parts[i][-1])[-51:]}-{digest[:8]}"
+                names[i] = f"{_safe_name(parts(i)[-1])[-51:]}-{digest[:8]}"
     return names
 
 

@@ -20,7 +20,7 @@ def group_rows(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
     return groups
 
 
-def smallest_area_rows(rows: list[dict], sufficient_share: float, game: str, task: Task) -> list[dict]:
+def smallest_area_rows(rows: Sequence[dict], sufficient_share: float, game: str, task: Task) -> list[dict]:
     """Return, for each image and class, the row (of results.csv) with the smallest sufficient area: a*, section 3.1.
 
     An area suffices where the value is at least `sufficient_share` of the image's in a preservation, else at most the

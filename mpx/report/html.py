@@ -1,7 +1,8 @@
 """report.html: a run, or the runs of a sweep side by side, as one page that opens from the disk without a server or network.
 
-The page (mpx/report/page/) has the numbers of all rows first, then a block of JSON with pictures and curves for each row, in
-the order of the rows: the first are visible before the last are read. A block is parsed when its picture is shown. The page
+The page (mpx/report/page/) has the numbers of all rows first, in blocks of JSON, then a block with pictures and curves for
+each row, in the order of the rows: the first are visible before the last are read. A block of pictures is parsed when they
+are shown. The page is written row by row, so that 50,000 take no more memory than a few; they open within a second. It
 fetches nothing, and its Content-Security-Policy forbids it. Rows without pictures have their numbers alone.
 """
 
@@ -15,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mpx.pictures.colours import COLOUR_TABLE
-from mpx.report.html_data import BOUND, JobData, aspect_ratio, load_arrays, match_rows, page_row, picture_blocks, read_job
+from mpx.report.html_data import BOUND, JobData, aspect_ratio, load_arrays, match_rows, page_rows, picture_blocks, read_job
 from mpx.report.pairs import KEYS, pairs_of_lines, write_pair
 from mpx.runs.files import open_atomically
 from mpx.runs.tables import FILE_COLUMNS
@@ -32,7 +33,7 @@ def write_report(folder: str | Path) -> Path:
     job = read_job(folder, folder.resolve().name)
     if job.fault:
         raise ValueError(f"{str(folder)!r} is not the folder of a run: {job.fault}")
-    for masks in pairs_of_lines(job.lines) if job.paired else []:
+    for masks in pairs_of_lines(list(job.lines)) if job.paired else []:
         first, second = (load_arrays(job.masks.get(Path(mask).stem), KEYS) for mask in masks)
         if first and second:
             write_pair(folder, first, second, Path(masks[0]).stem)
@@ -47,7 +48,7 @@ def write_sweep_report(folder: str | Path, jobs: Sequence[str | Path]) -> Path:
 
 
 def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> Path:
-    all_columns = dict.fromkeys(column for job in jobs for line in job.lines[:1] for column in line)
+    all_columns = dict.fromkeys(column for job in jobs for column in job.lines.first)
     columns = [c for c in all_columns if c not in ("image", "class", "mask", *FILE_COLUMNS)]
     rows = match_rows(jobs)
     headlines = [job.headline(columns) for job in jobs]
@@ -67,12 +68,12 @@ def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> 
         "script": Markup(script),
         "page": {
             "jobs": [job.page_entry() for job in jobs],
-            "rows": [page_row(row, jobs, columns) for row in rows],
             "columns": columns,
             "colours": (COLOUR_TABLE * 255).round().int().flatten().tolist(),
             "aspect": aspect_ratio(jobs),
             "paired": any(job.paired for job in jobs),
         },
+        "rows": page_rows(rows, jobs, columns),
         "blocks": picture_blocks(rows, jobs),
     }
     path = folder / "report.html"

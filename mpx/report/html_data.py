@@ -3,9 +3,10 @@
 import json
 import math
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,15 @@ import numpy as np
 from PIL import Image
 
 from mpx.pictures.encoding import encode_jpeg
+from mpx.report.html_lines import Line, Lines, MatchedLines, SingleLines
 from mpx.report.pairs import encode_pair, pairs_of_lines
 from mpx.runs.store import FAILED
 from mpx.runs.tables import RESULT_COLUMNS, parse_number, read_csv
 
 BOUND = 0.1  # a deletion succeeds where value_normalised is at most this, a preservation where it is at least 1 - BOUND
 MAX_POINTS = 200  # of a curve
+ROWS_AT_ONCE = 500  # in a block of numbers
 STORED_KEYS = ("photo", "perturbed", "complement", "frames", "iterations", "frame_values", "saliency", "terms", "curves")
-
-Line = dict[str, str]  # of results.csv
-MatchedLines = list[Line | None]  # one for each job, None where the job has no such row
 
 
 @dataclass
@@ -31,7 +31,7 @@ class JobData:
 
     name: str
     fault: str | None = None  # the reason why it has no rows
-    lines: list[Line] = field(default_factory=list)
+    lines: Lines = Lines()
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (image, reason)
     summary: dict[str, Any] = field(default_factory=dict)
     masks: dict[str, Path] = field(default_factory=dict)  # name in the table -> mask file, of rows with pictures
@@ -56,7 +56,7 @@ class JobData:
         """Return name -> text of the numbers at the top of the page; a killed run has no summary and only its counts."""
         if self.fault:
             return {}
-        successes = [s for line in self.lines if (s := self.cell(line, columns)["success"]) is not None]
+        successes = [s for line in self.lines if (s := self.cell(line, ())["success"]) is not None]
         counts = {"missing": self.summary.get("n_missing", 0), "skipped": len(self.skipped)}
         texts = {"rows": str(len(self.lines))} | {name: str(n) for name, n in counts.items() if n}
         rows = "1 row" if len(successes) == 1 else f"{len(successes)} rows"
@@ -80,27 +80,29 @@ def read_job(folder: Path, name: str) -> JobData:
     if (folder / FAILED).is_file() and (summary.get("n_missing", 1) or summary["protocol"].get("stopped")):
         return JobData(name, (folder / FAILED).read_text("utf-8", "replace").strip() or "failed")
     try:
-        lines = read_csv(folder / "results.csv")
+        lines = Lines.of(folder / "results.csv")
     except FileNotFoundError:
         return JobData(name, "no results.csv")
-    if not lines or not set(RESULT_COLUMNS) <= lines[0].keys():
+    if not set(RESULT_COLUMNS) <= lines.first.keys():
         return JobData(name, "no rows in results.csv")
     skipped = read_csv(folder / "skipped.csv") if (folder / "skipped.csv").is_file() else []
     pictured = (path.stem for path in (folder / "panels").glob("*.png"))
     masks = {name.encode("utf-8", "backslashreplace").decode(): folder / "masks" / f"{name}.npz" for name in pictured}
     reasons = [(line["image"], line["reason"]) for line in skipped]
-    stored = load_arrays(folder / lines[0]["mask"], ("game", "is_learnt", "quantity", "bounded", "paired"))
+    stored = load_arrays(folder / lines.first["mask"], ("game", "is_learnt", "quantity", "bounded", "paired"))
     task = {key: array.item() for key, array in stored.items()}
-    pairs = pairs_of_lines(lines) if task.get("paired") else []
+    pairs = pairs_of_lines(list(lines)) if task.get("paired") else []
     opposites = {Path(one).stem: folder / other for a, b in pairs for one, other in ((a, b), (b, a))}
     return JobData(name, None, lines, reasons, summary, masks, opposites=opposites, **task)
 
 
-def match_rows(jobs: Sequence[JobData]) -> list[MatchedLines]:
+def match_rows(jobs: Sequence[JobData]) -> Iterable[MatchedLines]:
     """Return the lines of each image and class, one for each job; by requested area and object too where a job has several.
 
-    The same pairing as compare.paired_difference.
+    The same pairing as compare.paired_difference. The lines of a single job are not kept.
     """
+    if len(jobs) == 1:
+        return SingleLines(jobs[0].lines)
     key: tuple[str, ...] = ("image", "target")
     for column in ("requested_area", "class"):
         if any(len({tuple(line[c] for c in key) for line in job.lines}) < len(job.lines) for job in jobs):
@@ -109,7 +111,19 @@ def match_rows(jobs: Sequence[JobData]) -> list[MatchedLines]:
     for j, job in enumerate(jobs):
         for line in job.lines:
             rows.setdefault(tuple(line[column] for column in key), [None] * len(jobs))[j] = line
-    return list(rows.values())
+    return rows.values()
+
+
+def page_rows(
+    rows: Iterable[MatchedLines], jobs: Sequence[JobData], columns: Sequence[str]
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield (element id, rows for the page's script), ROWS_AT_ONCE of them at a time."""
+    made = (page_row(row, jobs, columns) for row in rows)
+    for number in count():
+        part = list(islice(made, ROWS_AT_ONCE))
+        if not part:
+            return
+        yield f"rows{number}", part
 
 
 def page_row(row: MatchedLines, jobs: Sequence[JobData], columns: Sequence[str]) -> dict[str, Any]:
@@ -130,7 +144,7 @@ def page_row(row: MatchedLines, jobs: Sequence[JobData], columns: Sequence[str])
     }
 
 
-def picture_blocks(rows: Sequence[MatchedLines], jobs: Sequence[JobData]) -> Iterator[tuple[str, dict[str, Any] | str]]:
+def picture_blocks(rows: Iterable[MatchedLines], jobs: Sequence[JobData]) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """Yield (element id, content) one at a time; an image of several cells is yielded once, before the first of them."""
     photos: dict[bytes, str] = {}  # digest -> element id
     for r, row in enumerate(rows):
@@ -171,7 +185,7 @@ def load_arrays(path: Path | None, keys: Sequence[str]) -> dict[str, np.ndarray]
 
 
 def row_name(line: Line) -> str:
-    return Path(line["mask"]).stem
+    return line["mask"].rpartition("/")[2].removesuffix(".npz")  # a Path takes ten times as long
 
 
 def finite_number(text: str | None) -> float | None:

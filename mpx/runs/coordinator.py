@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from mpx.data.annotations import Region
@@ -24,23 +23,13 @@ from mpx.runs import files, tables
 from mpx.runs.base import ClaimedImage
 from mpx.runs.curve_means import CurveMeans
 from mpx.runs.fingerprint import UNKNOWN, Fingerprint
-from mpx.runs.folder import lock, scan
+from mpx.runs.folder import INDEX, lock
+from mpx.runs.index import RowIndex
 from mpx.runs.loggers import RunLoggers
 from mpx.runs.progress import Progress
+from mpx.runs.row_table import RowTable
 
 log = logging.getLogger("mpx")
-
-
-class StoredRow(NamedTuple):
-    """A row on disk, in the order of the tables."""
-
-    image_index: int
-    row_index: int  # among the rows of its image
-    cells: dict[str, Any]  # of results.csv
-
-    @property
-    def name(self) -> str:
-        return Path(self.cells["mask"]).stem
 
 
 class RunCoordinator:
@@ -70,17 +59,17 @@ class RunCoordinator:
         self.changed: dict[str, list[str]] = {}  # part of the fingerprint -> images whose rows are made again for it
         self.other_versions = ""  # of a row on disk
         self._csv = folder / "results.csv" if count == 1 else self._part(index, "csv")
-        self._rows: list[StoredRow] = []
-        self._evaluated_with: dict[str, str] = {}  # row name -> protocols of its metrics
-        self._finished_rows: dict[str, set[str]] = {}  # image name -> keys
+        self._rows = RowTable()
+        self._finished_rows: dict[str, set[str]] = {}  # name of an image of which others are missing -> keys
         self._finished_images: set[str] = set()
         self._progress: Progress | None = None
         if count > 1:
             with self._merge_lock():
                 self._part(index, "json").unlink(missing_ok=True)  # its presence says that this share is done
-        for row in scan(folder, self._in_share, self._is_current):
+        path = folder / INDEX if count == 1 else self._part(index, "index")
+        self._index = RowIndex(folder, path, [folder / INDEX, *folder.glob("parts/*.index")])
+        for row in self._index.scan(self._in_share, self._is_current, self.means):
             self._register(row)
-            self.means.add(dict(zip(row["terms"].tolist(), torch.from_numpy(row["curves"])[..., None])))
         self.remaining = deque(filter(self._is_open, self.share))  # not handed out yet
         self._claim_limit = 1
 
@@ -100,6 +89,7 @@ class RunCoordinator:
     def add_row(self, row: dict[str, Any], curve_sums: dict[str, Tensor], explanation: Explanation | None) -> None:
         os.stat(self.folder)  # it may have been removed
         self._register(row)
+        self._index.add(row, curve_sums)
         self.means.add_sums(curve_sums)
         line = tables.table_row(row)
         if set(tables.result_columns([line])) <= set(self._columns):
@@ -142,18 +132,14 @@ class RunCoordinator:
 
     def drop_removed_rows(self) -> int:
         """Forget rows whose files somebody removed while the run was at work, and their images; return their number."""
-        removed = {row.name: row for row in self._rows if not (self.folder / row.cells["mask"]).is_file()}
-        self._rows = [row for row in self._rows if row.name not in removed]
-        self._finished_images -= {self.items[row.image_index].name for row in removed.values()}
+        removed = {line["mask"]: line["image"] for line in self._rows if not os.path.isfile(f"{self.folder}/{line['mask']}")}
+        self._rows = self._rows.without(removed) if removed else self._rows
+        self._finished_images.difference_update(removed.values())
         return len(removed)
 
-    def sorted_rows(self) -> list[StoredRow]:
-        """Return all rows by image, then by their order within the image."""
-        return sorted(self._rows, key=lambda row: row[:2])
-
-    def table(self) -> list[dict[str, Any]]:
+    def table(self) -> RowTable:
         """Return the lines of results.csv."""
-        return [row.cells for row in self.sorted_rows()]
+        return self._rows
 
     def write_table(self) -> None:
         """Write results.csv anew, sorted."""
@@ -166,16 +152,20 @@ class RunCoordinator:
 
         protocols_of: regions of an image -> protocols of all metrics (`Evaluator.protocols`).
         """
-        expected = {row.name: protocols_of(self.items[row.image_index].regions) for row in self._rows}
-        return [row.cells["mask"] for row in self._rows if self._evaluated_with[row.name] != expected[row.name]]
+        places = self._rows.protocols()
+        return [mask for mask, i, protocols in places if protocols != protocols_of(self.items[i].regions)]
 
     def update_rows(self, rows: list[dict[str, Any]]) -> None:
         """Replace the table's lines of rows that were evaluated again."""
-        lines = {line["mask"]: line for line in map(tables.table_row, rows)}
-        self._rows = [row._replace(cells=lines.get(row.cells["mask"], row.cells)) for row in self._rows]
+        for row in rows:
+            self._rows.replace(tables.table_row(row), row["evaluated_with"])
+            means = CurveMeans()
+            means.add_row(row)
+            self._index.add(row, means.sums)
 
     def close(self) -> None:
-        """End the progress bar."""
+        """End the progress bar and the index."""
+        self._index.end_block()
         if self._progress:
             self._progress.close()
 
@@ -240,11 +230,15 @@ class RunCoordinator:
         return name not in self._finished_images and name not in self.skipped
 
     def _register(self, row: dict[str, Any]) -> None:
-        image_name, keys = row["image"], list(row["row_keys"])
-        self._finished_rows.setdefault(image_name, set()).add(row["row_key"])
-        if self._finished_rows[image_name] >= set(keys):
-            self._finished_images.add(image_name)
-        stored = StoredRow(self.image_indices[image_name], keys.index(row["row_key"]), tables.table_row(row))
-        self._rows.append(stored)
-        self._evaluated_with[row["name"]] = row.get("evaluated_with", "")
+        image_index = self.image_indices[row["image"]]
+        item, keys = self.items[image_index], list(row["row_keys"])
+        finished = self._finished_rows.setdefault(item.name, set())
+        finished.add(row["row_key"])
+        if finished >= set(keys):
+            self._finished_images.add(item.name)
+            del self._finished_rows[item.name]
+        line = tables.table_row(row)
+        if line["path"] == str(item.path):
+            line["path"] = str(item.path)  # one text for both: 50,000 take 5 MB
+        self._rows.append(image_index, keys.index(row["row_key"]), line, row.get("evaluated_with", ""))
         self.computed_with[row["computed_with"]] += 1

@@ -32,12 +32,19 @@ def doubtful_rows(rows: Sequence[Line], method: Method, task: Task) -> list[str]
     The effect of an explainer's map is not told, as nothing scales it to be a mask; of several areas, only the largest's,
     as the smaller ones are there to find which suffices.
     """
-    valued = [row for row in rows if not math.isnan(row["value_normalised"])]
-    empty = [row for row in valued if row["area"] < EMPTY_AREA]
-    learnt = [] if method.explainer else [row for row in valued if row["area"] >= EMPTY_AREA]
     largest = max((row["requested_area"] for row in rows if row["requested_area"]), default="")
-    ineffective = [row for row in learnt if row["requested_area"] == largest and _effect(row, method) < MIN_EFFECT]
-    far = [row for row in learnt if row["requested_area"] and _is_far(row["area"], row["requested_area"])]
+
+    def is_learnt(row: Line) -> bool:
+        return not method.explainer and not math.isnan(row["value_normalised"]) and row["area"] >= EMPTY_AREA
+
+    def is_empty(row: Line) -> bool:
+        return not math.isnan(row["value_normalised"]) and row["area"] < EMPTY_AREA
+
+    def is_ineffective(row: Line) -> bool:
+        return is_learnt(row) and row["requested_area"] == largest and _effect(row, method) < MIN_EFFECT
+
+    def is_far(row: Line) -> bool:
+        return is_learnt(row) and bool(row["requested_area"]) and _is_far(row["area"], row["requested_area"])
 
     def value(row: Line, name: str) -> str:
         return task.format(row[f"value_{name}"])
@@ -45,16 +52,16 @@ def doubtful_rows(rows: Sequence[Line], method: Method, task: Task) -> list[str]
     return [
         *nothing_to_lose(rows, task),
         *_sentence(
-            empty, rows, "an empty mask",
+            is_empty, rows, "an empty mask",
             lambda row: f"{value(row, 'before')}, and {value(row, 'after')} under the mask", _remedy(method),
         ),
         *_sentence(
-            ineffective, rows, "a mask of next to no effect",
+            is_ineffective, rows, "a mask of next to no effect",
             lambda row: f"{value(row, 'before')}, {value(row, 'after')} under the mask, fully perturbed "
             f"{value(row, 'reference')}", _remedy(method),
         ),
         *_sentence(
-            far, rows, "an area far from the requested one",
+            is_far, rows, "an area far from the requested one",
             lambda row: f"{format_percent(row['area'])} for area={row['requested_area']:g}", "more steps",
         ),
     ]  # fmt: skip
@@ -62,29 +69,36 @@ def doubtful_rows(rows: Sequence[Line], method: Method, task: Task) -> list[str]
 
 def nothing_to_lose(rows: Sequence[Line], task: Task) -> list[str]:
     """Return the sentence about rows that full perturbation changes next to nothing; none where there are no such rows."""
-    found = [row for row in rows if math.isnan(row["value_normalised"])]
     remedy = "another target or a stronger perturbation"
-    if found and task.is_bounded and found[0]["value_before"] < 2 * MIN_DROP:
+    first = next(filter(_has_nothing_to_lose, rows), None)
+    if first and task.is_bounded and first["value_before"] < 2 * MIN_DROP:
         remedy = "another target or score=log_odds" if task.quantity == "probability" else "another target"
     return _sentence(
-        found, rows, "next to nothing to lose",
+        _has_nothing_to_lose, rows, "next to nothing to lose",
         lambda row: f"{task.format(row['value_before'])}, fully perturbed {task.format(row['value_reference'])}", remedy,
         consequence=", so the mask may be empty and value_normalised has no value",
     )  # fmt: skip
 
 
+def _has_nothing_to_lose(row: Line) -> bool:
+    return math.isnan(row["value_normalised"])
+
+
 def _sentence(
-    found: Sequence[Line], rows: Sequence[Line], what: str, shown: Callable[[Line], str], remedy: str, consequence: str = ""
-) -> list[str]:
+    is_found: Callable[[Line], bool], rows: Sequence[Line], what: str, shown: Callable[[Line], str], remedy: str,
+    consequence: str = "",
+) -> list[str]:  # fmt: skip
     """Return the sentence about the rows of a kind among all rows; none where there are no such rows.
 
     shown: what is shown of the first of them.
     """
-    if not found:
+    first = next(filter(is_found, rows), None)
+    if first is None:
         return []
-    have = "has" if len(found) == 1 else "have"
-    first = f"{found[0]['image']}, {found[0]['class']}: {shown(found[0])}"
-    return [f"{len(found)} of {len(rows)} rows {have} {what} ({first}){consequence}: try {remedy}"]
+    count = sum(map(is_found, rows))
+    have = "has" if count == 1 else "have"
+    example = f"{first['image']}, {first['class']}: {shown(first)}"
+    return [f"{count} of {len(rows)} rows {have} {what} ({example}){consequence}: try {remedy}"]
 
 
 def _is_far(area: float, requested: float) -> bool:

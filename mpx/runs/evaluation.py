@@ -120,9 +120,12 @@ class Protocols:
         self._entries = {
             name: _protocol_entry(metric, list(other_perturbations)) for name, metric in metrics.items()
         }
+        self._of_all = json.dumps(self._entries, default=str)  # images, where no metric reads annotations
 
     def of(self, regions: Mapping[int | str, Region]) -> str:
         """Return the protocols of an image with these annotated regions as JSON, metric -> protocol."""
+        if not self._annotated_metrics:
+            return self._of_all
         entries = {
             name: entry | {"regions": regions_digest(dict(regions))} if name in self._annotated_metrics else entry
             for name, entry in self._entries.items()

@@ -4,10 +4,12 @@ A file is written under a temporary name in the same folder, flushed to disk and
 killed, never leaves or sees a part of it.
 """
 
+import errno
 import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +42,23 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def append_file(path: Path, data: bytes) -> None:
+    """Append in one write, so that a reader sees whole lines; a full disk leaves the file as it was."""
+    with path_in_error(path), open(path, "ab", buffering=0) as file:
+        size = file.tell()
+        if file.write(data) < len(data):  # the disk had no room for all of it
+            file.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def file_state(path: str | Path) -> str:
+    """Return size, times and inode of a file: whoever changes it changes these. OSError where it is no regular file."""
+    now = os.stat(path)
+    if not stat.S_ISREG(now.st_mode):
+        raise OSError(f"{str(path)!r} is not a regular file")
+    return f"{now.st_size} {now.st_mtime_ns} {now.st_ctime_ns} {now.st_ino}"
 
 
 @contextmanager

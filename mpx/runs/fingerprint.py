@@ -6,8 +6,6 @@ size, times and inode are those stored is not read again, so that a resume takes
 """
 
 import json
-import os
-import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from mpx.data.items import Item
 from mpx.data.mask_files import mask_file_of
 from mpx.explainers import precomputed
 from mpx.operators import unwrap
+from mpx.runs.files import file_state
 from mpx.runs.resume import configuration_digest
 from mpx.runs.summaries import arithmetic_versions
 
@@ -95,10 +94,7 @@ UNKNOWN = Fingerprint()  # of a caller that does not compare
 
 def digest_file(path: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return path, state and sha256 of a file. known: an earlier result, valid while the state is the same."""
-    now = os.stat(path)
-    if not stat.S_ISREG(now.st_mode):
-        raise OSError(f"{str(path)!r} is not a regular file")
-    state = f"{now.st_size} {now.st_mtime_ns} {now.st_ctime_ns} {now.st_ino}"
+    state = file_state(path)
     if known and known["state"] == state:
         return dict(known)
     with open(path, "rb") as file:

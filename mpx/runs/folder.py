@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from mpx.runs import store
 from mpx.runs.files import write_file
@@ -22,7 +22,8 @@ from mpx.runs.files import write_file
 log = logging.getLogger("mpx")
 JOIN_TIMEOUT = 10  # seconds in which the first share checks the configuration
 LOCK = ".lock"  # also says that the folder is a run's
-FILES = ("results.csv", "summary.json", "skipped.csv", "smallest_areas.csv", "area_sums.csv", "report.html",
+INDEX = "rows.index"
+FILES = ("results.csv", INDEX, "summary.json", "skipped.csv", "smallest_areas.csv", "area_sums.csv", "report.html",
          ".hydra/config.yaml", ".hydra/overrides.yaml", "run.log", store.FAILED)  # of the whole run # fmt: skip
 ROW_FILES = ("masks/{}.npz", "panels/{}.png", "pairs/{}.png", "evolution/{}.gif")  # of the row of a name
 LOG_FOLDERS = ("tensorboard", "csv", "wandb", "mlflow", "batches")
@@ -125,22 +126,9 @@ def _try_lock(file: IO[str], owner: str, shared: bool) -> bool | None:
     return False
 
 
-def scan(
-    folder: Path, in_share: Callable[[str], bool], is_current: Callable[[dict[str, Any]], bool]
-) -> Iterator[dict[str, Any]]:
-    """Yield the intact rows of this run on disk, as `store.load_row` returns them.
-
-    in_share(image name): arrays of other images are not read; is_current(row): whether the row is of today's inputs.
-    """
-    for path in _files(folder / "masks"):
-        row = None if path.name.startswith(".") else store.load_row(path, in_share)
-        if row and is_current(row) and store.has_pictures(folder, row):
-            yield row
-
-
 def clear(folder: Path) -> None:
     """Remove the files of a run, and no others: the rows that mpx wrote with their pictures, tables and logs."""
-    for path in list(_files(folder / "masks")):
+    for path in list(store.mask_files(folder)):
         if store.is_row(path):
             for name in ROW_FILES:
                 (folder / name.format(path.stem)).unlink(missing_ok=True)
@@ -185,7 +173,3 @@ def remove_partial_files(folder: Path) -> None:
     for pattern in (".", *OUTPUT_FOLDERS):
         for path in list(folder.glob(f"{pattern}/{PARTIAL}")):
             path.unlink()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (Path(entry.path) for entry in os.scandir(folder)) if folder.is_dir() else iter(())

@@ -1,5 +1,6 @@
 """The files about the whole run (tables, skipped images, summary.json), and the entries of loggers."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -45,7 +46,7 @@ def write_results(
     return summary
 
 
-def _write_smallest_areas(plan: RunPlan, coordinator: RunCoordinator, table: list[dict[str, Any]]) -> dict[str, Any]:
+def _write_smallest_areas(plan: RunPlan, coordinator: RunCoordinator, table: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Write smallest_areas.csv: for each image and class the smallest area that suffices; return the areas' statistics."""
     best = smallest_area_rows(table, plan.sufficient_share, plan.method.game, plan.task)
     tables.write_csv(coordinator.folder / "smallest_areas.csv", best, SMALLEST_COLUMNS)
@@ -55,7 +56,7 @@ def _write_smallest_areas(plan: RunPlan, coordinator: RunCoordinator, table: lis
     return {"sufficient_share": plan.sufficient_share, "rows": len(best), **statistics}
 
 
-def _log_run(plan: RunPlan, coordinator: RunCoordinator, table: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+def _log_run(plan: RunPlan, coordinator: RunCoordinator, table: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
     texts = {"config": code_markdown(to_yaml(plan.config)), "command": code_markdown(plan.command)}
     coordinator.loggers.log_hyperparameters(plan.hyperparameters)
     coordinator.loggers.log_summary(table, coordinator.means.means(), summary["metrics"], texts)

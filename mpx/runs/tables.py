@@ -4,17 +4,16 @@ A text that a spreadsheet would run as a formula gets a leading apostrophe, whic
 """
 
 import csv
-import errno
 import io
 import json
 import math
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpx.errors import Error
-from mpx.runs.files import path_in_error, write_file
+from mpx.runs.files import append_file, open_atomically
 
 if TYPE_CHECKING:
     import pandas
@@ -26,6 +25,7 @@ VALUE_COLUMNS = ("value_before", "value_after", "value_complement", "value_refer
 NUMBER_COLUMNS = (*VALUE_COLUMNS, "area", "passes", "forwards", "seconds")
 RESULT_COLUMNS = ("image", "target", "class", "requested_area", *NUMBER_COLUMNS, "mask", *FILE_COLUMNS)
 FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # the wide ones where the language is Japanese
+LINES_AT_ONCE = 1000  # of a file that is written
 
 TableRow = dict[str, Any]  # column -> value
 
@@ -81,27 +81,31 @@ def result_columns(rows: Iterable[TableRow]) -> tuple[str, ...]:
 # ---- CSV
 
 
-def write_csv(path: str | Path, rows: Sequence[TableRow], columns: Sequence[str] = RESULT_COLUMNS) -> None:
+def write_csv(path: str | Path, rows: Iterable[TableRow], columns: Sequence[str] = RESULT_COLUMNS) -> None:
     """Write a table; numbers have six digits."""
-    write_file(path, _csv_lines([dict(zip(columns, columns)), *rows], columns))
+    lines = chain([dict(zip(columns, columns))], rows)
+    with open_atomically(Path(path)) as file:
+        while part := list(islice(lines, LINES_AT_ONCE)):
+            file.write(_csv_lines(part, columns).encode("utf-8", "backslashreplace"))
 
 
 def append_csv(path: Path, rows: Sequence[TableRow], columns: Sequence[str] = RESULT_COLUMNS) -> None:
-    """Append lines in one write, so that a reader sees whole lines; a full disk leaves the table as it was."""
+    """Append lines, all or none of them."""
     if not path.exists():
         write_csv(path, [], columns)
-    lines = _csv_lines(rows, columns).encode("utf-8", "backslashreplace")
-    with path_in_error(path), open(path, "ab", buffering=0) as file:
-        size = file.tell()
-        if file.write(lines) < len(lines):  # the disk had no room for all of them
-            file.truncate(size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    append_file(path, _csv_lines(rows, columns).encode("utf-8", "backslashreplace"))
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Read the lines of a table; missing cells are empty."""
+    return list(read_lines(path))
+
+
+def read_lines(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the lines of a table one at a time: a list of 50,000 takes 100 MB."""
     with open(path, newline="", encoding="utf-8") as file:
-        return [{k: _unescape(v) for k, v in line.items()} for line in csv.DictReader(file, restval="")]
+        for line in csv.DictReader(file, restval=""):
+            yield {k: _unescape(v) for k, v in line.items()}
 
 
 def as_dataframe(rows: Sequence[TableRow]) -> "pandas.DataFrame":

@@ -24,6 +24,8 @@ class Pieces(HTMLParser):
         super().__init__()
         self.elements, self.blocks, self.text, self.block = [], {}, "", None
         self.feed(path.read_text("utf-8"))
+        rows = [name for name in self.blocks if name.startswith("rows")]
+        self.blocks["page"]["rows"] = [row for name in rows for row in self.blocks.pop(name)]
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)

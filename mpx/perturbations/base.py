@@ -160,8 +160,8 @@ class _Lerp(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
         start, end, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
-        channels = zip(gradient.unbind(1), start.unbind(1), end.unbind(1))
-        of_weight = sum((b - a) * g for g, a, b in channels).unsqueeze(1).sum_to_size(weight.shape)
+        first, *others = [(b - a) * g for g, a, b in zip(gradient.unbind(1), start.unbind(1), end.unbind(1))]
+        of_weight = sum(others, first).unsqueeze(1).sum_to_size(weight.shape)
         needs_start, needs_end, _ = ctx.needs_input_grad
         return gradient * (1 - weight) if needs_start else None, gradient * weight if needs_end else None, of_weight
 

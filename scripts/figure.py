@@ -45,7 +45,9 @@ LIGHTER = {
     "cartoonx2022": ["samples=2", "steps=100", "lr=0.02"],
     "fido2019_sdr": ["samples=2"],
     "fido2019_ssr": ["samples=2"],
+    "pixelrde2022": ["samples=2", "steps=100", "lr=0.02"],
     "rde2019": ["samples=4"],
+    "waveletx2023": ["samples=2"],
 }
 SIDE, NAME_COLUMN, LINE = 132, 190, 18  # px: of a picture, of the column of names, of a line of text
 TILE, GAP = 192, 8  # px: of a picture of tasks.jpg, and between them

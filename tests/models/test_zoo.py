@@ -82,7 +82,7 @@ def test_torchvision_carries_its_preprocessing(name, crop, resize):
     "name, crop, detects",
     [
         ("lraspp_mobilenet_v3_large", 520, False),
-        ("fasterrcnn_mobilenet_v3_large_320_fpn", 320, True),
+        pytest.param("fasterrcnn_mobilenet_v3_large_320_fpn", 320, True, marks=pytest.mark.slow),
         ("ssdlite320_mobilenet_v3_large", 320, True),
     ],
 )

@@ -113,6 +113,7 @@ def _employs(file):
     run_processes(_sleeps, [(file,)], 1, SilentCoordinator())
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_busy_ends_with_its_parent_too(tmp_path):
     serve()
     parent = CONTEXT.Process(target=_employs, args=(tmp_path / "pid",))

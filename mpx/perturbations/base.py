@@ -159,11 +159,13 @@ class _Lerp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
         start, end, weight = ctx.saved_tensors
-        of_weight = torch.zeros(())
-        for k, (g, a, b) in enumerate(zip(gradient.unbind(1), start.unbind(1), end.unbind(1))):
-            product = b - a
-            product *= g  # in place: the memory of an image stays in the processor's cache
-            of_weight = of_weight.add_(product) if k else product
+
+        def product(channel: int) -> Tensor:  # (B,H,W), in place: little memory stays in the processor's cache
+            return (end[:, channel] - start[:, channel]).mul_(gradient[:, channel])
+
+        of_weight = product(0)
+        for channel in range(1, gradient.shape[1]):
+            of_weight.add_(product(channel))
         of_weight = of_weight.unsqueeze(1).sum_to_size(weight.shape)
         needs_start, needs_end, _ = ctx.needs_input_grad
         return gradient * (1 - weight) if needs_start else None, gradient * weight if needs_end else None, of_weight

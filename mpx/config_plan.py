@@ -142,7 +142,7 @@ def build_classifier(cfg: DictConfig, device: torch.device) -> Classifier:
 
 def build_metrics(cfg: DictConfig) -> dict[str, Metric]:
     """Return the metrics that finished masks are evaluated with, by name."""
-    return {name: as_metric(function) for name, function in _build_group(cfg, "metrics").items()}
+    return {name: as_metric(function).if_installed(name) for name, function in _build_group(cfg, "metrics").items()}
 
 
 def _build_group(cfg: DictConfig, group: str, base: type = object) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.loggers import TensorBoardLogger
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -51,6 +50,10 @@ class Digits(pl.LightningModule):
 
 
 def main(epochs: int) -> None:
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError:
+        sys.exit("digits.py needs a package that is not installed: pip install scikit-learn")
     pl.seed_everything(0)
     digits = load_digits()
     images = F.interpolate(torch.tensor(digits.images / 16).float().unsqueeze(1), size=32, mode="bilinear")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from importlib.util import find_spec
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
@@ -115,6 +116,7 @@ class Metric:
     needs: the optional parts of the context that the function uses; probability: a task whose number is one of the whole
         image; classes: a task of which another class can be explained too; parameters: a network that has some.
     notes: how the number is computed, beside the options; stored with every result.
+    package: the module that the function imports and mpx does not bring, and what pip installs for it.
     summary: how rows become a summary, where that is more than the mean over rows.
     """
 
@@ -123,6 +125,13 @@ class Metric:
     needs: tuple[Need, ...] = ()
     notes: dict[str, str] = field(default_factory=dict)
     summary: Summary | None = None
+    package: tuple[str, str] | None = None
+
+    def if_installed(self, name: str) -> "Metric":
+        """Return this metric; ValueError where its package is not installed. name: of the metric in the configuration."""
+        if self.package and find_spec(self.package[0]) is None:
+            raise ValueError(f'metric={name} needs a package that is not installed: pip install "{self.package[1]}"')
+        return self
 
     def __post_init__(self) -> None:
         directions = self.direction.values() if isinstance(self.direction, dict) else [self.direction]
@@ -149,10 +158,7 @@ class Metric:
         return {suffix: column.float().to(saliency.device) for suffix, column in columns.items()}
 
     def summarise(self, columns: Mapping[str, np.ndarray], context: SummaryContext) -> dict[str, Any]:
-        """Return the main value's {"value", "interval95", "n"} over N rows and, under "parts", the same of each suffix.
-
-        columns: suffix -> (N,).
-        """
+        """Return the main value's {"value", "interval95", "n"} over N rows and, under "parts", that of each suffix -> (N,)."""
         if self.summary is None:
             rows = {suffix: RowValues(values) for suffix, values in columns.items() if "@" not in suffix}
         else:
@@ -196,11 +202,12 @@ def metric(
     needs: Sequence[Need] = (),
     notes: dict[str, str] | None = None,
     summary: Summary | None = None,
+    package: tuple[str, str] | None = None,
 ) -> Callable[[Function], Function]:
     """Declare what a metric function's numbers mean; the parameters are those of `Metric`. A decorator."""
 
     def declare(function: Function) -> Function:
-        _declarations[function] = Metric(function, direction, tuple(needs), notes or {}, summary)
+        _declarations[function] = Metric(function, direction, tuple(needs), notes or {}, summary, package)
         return function
 
     return declare

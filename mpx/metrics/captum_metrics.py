@@ -2,6 +2,8 @@
 
 from types import ModuleType
 
+CAPTUM = ("captum", "mpx[baselines]")  # the module, and what pip installs for it
+
 
 def captum_metrics(name: str) -> ModuleType:
     """Import captum.metrics for the metric of this name."""

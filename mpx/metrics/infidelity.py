@@ -8,13 +8,14 @@ from torch import Tensor
 from mpx.metrics.base import MetricContext, metric
 from mpx.metrics.baseline import Baseline
 from mpx.metrics.baseline import baseline as baseline_images
-from mpx.metrics.captum_metrics import captum_metrics
+from mpx.metrics.captum_metrics import CAPTUM, captum_metrics
 from mpx.option_values import Count, ShareAboveZero
 
 
 @metric(
     direction="lower",
     notes={"normalisation": "the best scale of each row's map"},
+    package=CAPTUM,
 )
 def infidelity(
     saliency: Tensor, context: MetricContext, baseline: Baseline = "mean", side: ShareAboveZero = 0.25,

@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 
 from mpx.metrics.base import MetricContext, metric
-from mpx.metrics.captum_metrics import captum_metrics
+from mpx.metrics.captum_metrics import CAPTUM, captum_metrics
 from mpx.option_values import Count, NotNegative
 
 
-@metric(direction="lower", needs=("explain",), notes={"normalisation": "by the norm of the map"})
+@metric(direction="lower", needs=("explain",), notes={"normalisation": "by the norm of the map"}, package=CAPTUM)
 def max_sensitivity(
     saliency: Tensor, context: MetricContext, radius: NotNegative = 0.02, samples: Count = 10, seed: int = 0
 ) -> Tensor:

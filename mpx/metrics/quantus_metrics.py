@@ -16,7 +16,7 @@ from mpx.tasks.classification import Classification
 PLAIN = {"return_aggregate": False, "disable_warnings": True, "display_progressbar": False}
 
 
-@metric(needs=("explain",), notes={"direction": "of the metric in Quantus, score_direction"})
+@metric(needs=("explain",), notes={"direction": "of the metric in Quantus, score_direction"}, package=("quantus",) * 2)
 def quantus(
     saliency: Tensor, context: MetricContext, name: str = "FaithfulnessCorrelation",
     options: Mapping[str, Any] | None = None, seed: int = 0,

@@ -10,6 +10,7 @@ from scene import annotation, context, random_maps, square, summary
 from torch import nn
 
 from mpx import Classifier, config
+from mpx.config_plan import compose_plan
 from mpx.metrics.base import MetricContext, _declarations, as_metric, measure, metric
 from mpx.metrics.deletion_insertion import deletion
 from mpx.metrics.keypoints import keypoints
@@ -83,3 +84,11 @@ def test_a_classifier_is_frozen_meanwhile():
     with pytest.raises(ValueError, match="Sequential is in training mode"):
         measure({"deletion": deletion}, maps, MetricContext(network, images, targets))
     torch.testing.assert_close(measure({"deletion": deletion}, maps, MetricContext(wrapped.eval(), images, targets)), values)
+
+
+def test_a_package_that_is_missing_is_told_when_the_parts_of_a_run_are_built(monkeypatch):
+    monkeypatch.setattr("mpx.metrics.base.find_spec", lambda module: None)
+    for name, package in (("infidelity", "mpx.baselines."), ("quantus", "quantus")):
+        with pytest.raises(ValueError, match=f'metric={name} needs a package .*: pip install "{package}"'):
+            compose_plan(f"metric={name}")
+    compose_plan("metric=deletion")

@@ -158,7 +158,7 @@ class Metric:
         return {suffix: column.float().to(saliency.device) for suffix, column in columns.items()}
 
     def summarise(self, columns: Mapping[str, np.ndarray], context: SummaryContext) -> dict[str, Any]:
-        """Return the main value's {"value", "interval95", "n"} over N rows and, under "parts", that of each suffix -> (N,)."""
+        """Return {"value", "interval95", "n"} of the main value and, in "parts", of each suffix; columns: suffix -> (N,)."""
         if self.summary is None:
             rows = {suffix: RowValues(values) for suffix, values in columns.items() if "@" not in suffix}
         else:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
-from mpx.config_errors import told_sentence
+from mpx.config_errors import run_error_sentence
 from mpx.config_plan import compose_plan
 from mpx.config_schema import claim_name
 from mpx.errors import Error
@@ -40,7 +40,7 @@ def run(
             run_plan(plan)
     except Exception as error:
         remove_unused(folder)
-        if sentence := told_sentence(error, plan.config if plan else {}):
+        if sentence := run_error_sentence(error, plan.config if plan else {}):
             raise Error(sentence) from error
         raise
     return Run(folder)

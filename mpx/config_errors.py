@@ -30,7 +30,7 @@ Node = DictConfig | Mapping[str, Any]  # a configuration, or a part of it
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm"}  # Hydra launcher -> extra of pyproject.toml
 
 
-def told_sentence(error: BaseException, cfg: Node) -> str:
+def run_error_sentence(error: BaseException, cfg: Node) -> str:
     """Return an error of a run of this configuration as a sentence; an empty string for one that is mpx's own fault."""
     if isinstance(error, HydraException | OmegaConfBaseException):
         return error_sentence(error)

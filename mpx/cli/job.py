@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from mpx.cli.arguments import is_sweep, names_folder
 from mpx.cli.gpus import claim_gpu
-from mpx.config_errors import told_sentence, warn_of_unread
+from mpx.config_errors import run_error_sentence, warn_of_unread
 from mpx.errors import first_line
 from mpx.runs.signals import end_with_parent
 
@@ -58,7 +58,7 @@ class Job:
             return ""
         if self.show_traceback and not sweeps:
             return ""
-        sentence = told_sentence(error, cfg)
+        sentence = run_error_sentence(error, cfg)
         if not sentence and sweeps:
             log.exception("this job failed")
             sentence = f"{type(error).__name__}: {first_line(error)}"

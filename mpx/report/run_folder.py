@@ -67,17 +67,14 @@ def _common_metric(statistics: dict[str, Any], better: str) -> dict[str, Any]:
     return {**values, "better": better, "protocol": ""}
 
 
-def as_compared(runs: Sequence[RunFolder]) -> list[RunFolder]:
-    """Return the runs, in which value_normalised has no better direction if it is relative to another thing in each run.
+def shares_reference(runs: Sequence[RunFolder]) -> bool:
+    """Return whether value_normalised has one scale in all runs: its 0 is the fully perturbed image of one network."""
+    return len({json.dumps(run.protocol.get("reference"), sort_keys=True) for run in runs}) == 1
 
-    It is 0 at the fully perturbed image: another perturbation or network is another scale.
-    """
-    if len({json.dumps(run.protocol.get("reference"), sort_keys=True) for run in runs}) == 1:
+
+def as_compared(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """Return the runs, in which no value_normalised is better than another where its scale differs."""
+    if shares_reference(runs):
         return list(runs)
     name = "value_normalised"
     return [replace(run, metrics=run.metrics | {name: run.metrics[name] | {"better": "none"}}) for run in runs]
-
-
-def shares_reference(runs: Sequence[RunFolder]) -> bool:
-    """Return whether value_normalised has a direction in every run, see `as_compared`."""
-    return all(run.metrics["value_normalised"]["better"] != "none" for run in runs)

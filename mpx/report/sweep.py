@@ -18,7 +18,7 @@ from mpx.pictures.encoding import encode_png
 from mpx.report import html, pareto, plots, tables
 from mpx.report.compare import compare_runs
 from mpx.report.consensus import write_consensus
-from mpx.report.run_folder import COMMON_METRICS, RunFolder, as_compared, read_run, shares_reference
+from mpx.report.run_folder import COMMON_METRICS, RunFolder, read_run, shares_reference
 from mpx.report.sweep_grid import draw_grid
 from mpx.runs.files import write_file
 from mpx.runs.store import FAILED
@@ -124,5 +124,5 @@ def _main_metrics(runs: Sequence[RunFolder]) -> list[str]:
     names = dict.fromkeys(name for run in runs for name in run.metrics if name not in COMMON_METRICS)
     main = [name for name in names if not any(name.startswith(f"{other}_") for other in names)]
     has_forwards = any(run.metrics["forwards"]["value"] for run in runs)  # the whole cost of an explainer like rise
-    quality = ["value_normalised"] if shares_reference(as_compared(runs)) else ["value_after", "value_normalised"]
+    quality = ["value_normalised"] if shares_reference(runs) else ["value_after", "value_normalised"]
     return [*quality, "area", *main, "passes", *["forwards"] * has_forwards, "seconds"]

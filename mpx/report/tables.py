@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mpx.metrics.summary import ARROWS
 from mpx.report.lines import ComparisonLine, better_values, format_interval, format_value, is_best, metric_names
-from mpx.report.run_folder import COST_METRICS, RunFolder, as_compared, shares_reference
+from mpx.report.run_folder import COST_METRICS, RunFolder, shares_reference
 from mpx.runs.files import write_file
 from mpx.runs.tables import write_csv
 
@@ -89,7 +89,7 @@ def notes(runs: Sequence[RunFolder], lines: Sequence[ComparisonLine]) -> list[st
     sentences += [
         f"{run.name} is not finished: {run.n_missing} images are missing." for run in runs if not run.is_finished
     ]
-    relative = [] if shares_reference(as_compared(runs)) else ["value_normalised"]
+    relative = [] if shares_reference(runs) else ["value_normalised"]
     if relative and "value_normalised" in metric_names(lines):
         sentences.append(
             "value_normalised is not compared: it is 0 at the fully perturbed image, and the perturbation or the network "

@@ -197,5 +197,5 @@ def _checked(perturbation: Callable, result: Any, images: Tensor) -> Tensor:
 def fully_perturbed(perturbation: Callable, images: Tensor, context: PerturbationContext) -> Tensor:
     """Return the images (B,C,H,W) under a mask of zeros; the images themselves where the mask acts inside the network."""
     prepared = prepare(perturbation, images, context)
-    sample = prepared.sample(context.rng.at("evaluation"))
+    sample = prepared.fixed_sample(context.rng.at("evaluation"))
     return prepared.apply(sample, images.new_zeros(len(images), *prepared.mask_shape))

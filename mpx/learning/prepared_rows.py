@@ -175,18 +175,18 @@ class PreparedRows:
 
     @torch.no_grad()
     def _smallest_disc(self, parameter: Tensor) -> Tensor:
-        """Return each row's smallest centred disc that removes 99 % of the support (Fong & Vedaldi 2017, section 4.3).
+        """Return each row's smallest disc that removes 99 % of the support (Fong & Vedaldi 2017, section 4.3).
 
         The disc is evaluated as the mask renders it. Where none suffices, the largest is taken, which covers the image.
         """
         goal = self.support_reference + 0.01 * (self.support_before - self.support_reference)
         sufficient = torch.zeros_like(goal, dtype=torch.bool)
-        for radius in range(0, math.ceil(math.hypot(*self.images.shape[-2:]) / 2) + 5, 5):
+        for radius in range(0, math.ceil(math.hypot(*self.images.shape[-2:])) + 5, 5):
             disc = self.mask.disc(radius).expand_as(parameter)
             parameter = torch.where(sufficient.view(-1, 1, 1, 1), parameter, disc)
             sufficient |= self._support(self.evaluate(self.mask(disc))[1]) <= goal
             self.count_images(len(self.targets), with_gradient=False)
-            if sufficient.all():
+            if sufficient.all() or not disc.any():
                 break
         return parameter
 

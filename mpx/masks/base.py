@@ -90,7 +90,7 @@ class Mask(nn.Module):
         return padded[0].numel()
 
     def disc(self, radius: float) -> Tensor:
-        """Return the parameter (1,*shape) that perturbs a centred disc of `radius` pixels and keeps the rest."""
+        """Return the parameter (1,*shape) that perturbs a disc of `radius` pixels and keeps the rest."""
         raise ValueError("mask.init=disc is for grids of cells: choose 'ones', 'random' or a number from 0 to 1")
 
     @staticmethod

@@ -18,8 +18,8 @@ class Grid(Mask):
     nothing per step, and its backward is deterministic on every device.
 
     mask_size: cells per side, (h,w), or None for one cell per pixel. sigma: px, standard deviation of the smoothing, 0 for
-    none. upsample: "linear" or "nearest". init: "ones", "random", "disc" or a number from 0 to 1. straight_through: use the
-    gradient of the mask that is upsampled but not smoothed.
+    none. upsample: "linear" or "nearest". init: "ones", "random", "disc" or a number from 0 to 1. center: (x,y) of the disc, as
+    shares of the image's sides. straight_through: use the gradient of the mask that is upsampled but not smoothed.
     """
 
     row_matrix: Tensor  # (H,h)
@@ -34,6 +34,7 @@ class Grid(Mask):
         sigma: float = 0.0,
         upsample: str = "linear",
         init: str | float = "ones",
+        center: Sequence[float] = (0.5, 0.5),
         straight_through: bool = False,
     ):
         super().__init__()
@@ -45,7 +46,10 @@ class Grid(Mask):
         is_number = isinstance(init, (int, float)) and 0 <= init <= 1
         if not is_number and init not in ("ones", "random", "disc"):
             raise ValueError(f"mask.init={init!r} must be 'ones', 'random', 'disc' or a number from 0 to 1")
+        if len(center) != 2 or not all(0 <= share <= 1 for share in center):
+            raise ValueError(f"mask.center={list(center)} must be [x,y], two shares of the image's sides from 0 to 1")
         self.shape = (1, *size)
+        self.center = center
         self.image_size = context.size
         self.init = init
         self.starts_from_disc = init == "disc"
@@ -71,7 +75,8 @@ class Grid(Mask):
         return torch.full((rng.batch_size, *self.shape), value, dtype=torch.float32, device=rng.device)
 
     def disc(self, radius: float) -> Tensor:
-        y, x = ((torch.arange(n) + 0.5) * side / n - side / 2 for n, side in zip(self.shape[1:], self.image_size))
+        sides = zip(self.shape[1:], self.image_size, reversed(self.center))
+        y, x = ((torch.arange(n) + 0.5) * side / n - side * middle for n, side, middle in sides)
         return (torch.hypot(y[:, None], x) > radius).to(self.row_matrix)[None, None]
 
 

@@ -80,12 +80,13 @@ def test_more_samples_are_averaged():
     torch.testing.assert_close(two.terms(mask, 0)["score"], mean)
 
 
-def test_disc_is_the_smallest_that_takes_99_percent():
-    net = SquareNet(top=12, left=12, gain=60.0)  # centred; fully perturbed it gives exp(-6)
+@pytest.mark.parametrize("top, left, center", [(12, 12, [0.5, 0.5]), (22, 2, [6 / 32, 26 / 32])])
+def test_disc_is_the_smallest_around_its_center_that_takes_99_percent(top, left, center):
+    net = SquareNet(top=top, left=left, gain=60.0)  # fully perturbed it gives exp(-6)
     photo = square_photo(net)[None]
     method = Method(
         small_perturbation("mean_color"),
-        partial(config.option("mask", "grid", mask_size=32), init="disc"),
+        partial(config.option("mask", "grid", mask_size=32), init="disc", center=center),
         config.option("score", "probability"),
     )
     problem = Objective(method, Classifier(net.requires_grad_(False)), photo, torch.tensor([1]), ["a"])

@@ -58,6 +58,7 @@ def test_disc_has_its_area():
     "options, message",
     [
         ({"mask_size": 33}, "mask_size=33"),
+        ({"center": [0.5, 1.5]}, r"mask.center=\[0.5, 1.5\]"),
         ({"mask_size": 0}, "mask_size=0"),
         ({"mask_size": [4]}, "mask_size"),
         ({"mask_size": 2.5}, "mask_size=2.5"),

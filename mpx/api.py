@@ -79,6 +79,7 @@ def explain(
     lambda_tv: float = 0.2,
     regularizers: dict[str, tuple[float, str | Callable]] | None = None,
     dual_weight: float = 0.5,
+    prune: float = 0.02,
     area: float | Sequence[float] | None = None,
     gradient: str | Callable | None = None,
     jitter: int = 2,
@@ -198,7 +199,7 @@ def _method_of(arguments: dict[str, Any]) -> Method:
     terms = {"l1": (arguments["lambda_l1"], "l1"), "tv": (arguments["lambda_tv"], "tv")}
     terms |= check_regularizers({} if arguments["regularizers"] is None else arguments["regularizers"])
     groups = ("perturbation", "mask", "score", "ranking", "optimizer", "explainer", "gradient", "scheduler", "stop")
-    values = {key: arguments[key] for key in ("game", "dual_weight", "samples", "steps", "precision", "compile", "seed")}
+    values = {key: arguments[key] for key in config.METHOD_VALUES}
     for group in set(groups) & set(config.REQUIRED_GROUPS):
         if arguments[group] is None:
             raise ValueError(f"{group}=None: choose one of {', '.join(config.options(group))}, or give a function")

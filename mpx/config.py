@@ -29,6 +29,7 @@ GLOBAL_GROUPS = ("regularizer", "augment", "metric")  # options of these write t
 # groups whose options explain() and evaluate() take as functions
 PARTS = ("perturbation", "mask", "score", "regularizer", "ranking", "optimizer", "scheduler", "stop", "gradient",
          "explainer", "metric")  # fmt: skip
+METHOD_VALUES = ("game", "dual_weight", "prune", "samples", "steps", "precision", "compile", "seed")  # root keys of a method
 HINT = ': write it as on the command line, e.g. "steps=30"'
 
 
@@ -157,13 +158,7 @@ def build_method(cfg: DictConfig) -> Method:
         gradient=_optional(cfg, "gradient"),
         scheduler=_optional(cfg, "scheduler"),
         stop=_optional(cfg, "stop"),
-        game=cfg.game,
-        dual_weight=cfg.dual_weight,
-        samples=cfg.samples,
-        steps=cfg.steps,
-        precision=cfg.precision,
-        compile=cfg.compile,
-        seed=cfg.seed,
+        **{key: cfg[key] for key in METHOD_VALUES},
     )
 
 

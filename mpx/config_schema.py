@@ -28,7 +28,7 @@ SCHEMA = {
     **{key: AnyNode() for key in ("other_perturbations", "batch_size")},
     **{key: StringNode(MISSING, is_optional=False) for key in ("name", "game", "device", "precision", "parallel", "share")},
     **{key: IntegerNode(MISSING, is_optional=False) for key in ("steps", "samples", "seed", "log_images", "frames")},
-    **{key: FloatNode(MISSING, is_optional=False) for key in ("lr", "dual_weight", "sufficient_share")},
+    **{key: FloatNode(MISSING, is_optional=False) for key in ("lr", "dual_weight", "prune", "sufficient_share")},
     **{key: BooleanNode(MISSING, is_optional=False) for key in ("deterministic", "force", "compile")},
     **{"objective": StringNode(), "limit": IntegerNode(), "threads": IntegerNode()},  # which may be null
 }

@@ -225,7 +225,7 @@ def test_a_root_key_that_nothing_chosen_reads_is_told():
         config.warn_of_unread(config.compose("mask=elements"), ["mask=elements", "mask_size=14"])  # as the command does
     with pytest.warns(UserWarning, match="lr=0.5 has no effect: .*optimizer=.*row_adam.* would"), pytest.raises(ValueError):
         explain("none", [], lr=0.5, optimizer=torch.optim.SGD)
-    code = inspect.getsource(config.build_method) + inspect.getsource(config_plan)
+    code = inspect.getsource(config.build_method) + repr(config.METHOD_VALUES) + inspect.getsource(config_plan)
     assert [key for key in SCHEMA if not re.search(rf"""(cfg\.|["'/]){key}\b""", code)] == sorted(INTERPOLATED, reverse=True)
 
 

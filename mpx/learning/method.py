@@ -78,6 +78,7 @@ class Method:
     compile: bool = False  # whether the optimization runs the network through torch.compile
     seed: int = 0
     ranking: Callable = rankings.mask  # mpx.rankings: the saliency of a finished mask
+    prune: float = 0.0  # change of the support for which parts of a finished mask are given back (mpx.learning.pruning)
     explainer: Callable | None = None  # mpx.explainers, in the place of a learnt mask
 
     def __post_init__(self) -> None:
@@ -92,6 +93,8 @@ class Method:
             raise ValueError(f"seed={self.seed!r} must be a whole number")
         if self.stop:
             self.stop([])  # raises for options out of range
+        if isinstance(self.prune, bool) or not isinstance(self.prune, (int, float)) or not 0 <= self.prune < 1:
+            raise ValueError(f"prune={self.prune!r} must be a share, from 0 to below 1")
         terms = check_regularizers(self.regularizers)
         self._check_contracts()
         self._check_areas()

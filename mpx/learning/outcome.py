@@ -11,6 +11,7 @@ from mpx.explainers.base import ExplainerContext
 from mpx.explanation import Explanation, slug
 from mpx.learning.batch import failures
 from mpx.learning.objective import Objective
+from mpx.learning.pruning import pruned
 from mpx.learning.rows import Row, RowState, stacked_places
 from mpx.operators import check_range, check_shape
 from mpx.rankings import RankingContext
@@ -35,6 +36,7 @@ def to_explanation(
         return x.detach().cpu()[indices]
 
     parameters = [_snapshot(objective, states, k, iteration) for k, iteration in enumerate(iterations)]
+    parameters[-1] = _pruned(objective, parameters[-1], states)
     frames = [_evaluated(objective, parameter) for parameter in parameters]
     last = frames[-1]  # the reported result
     saliency = _ranked(objective, last.evidence, states)
@@ -95,6 +97,16 @@ def _snapshot(objective: Objective, states: Sequence[RowState], k: int, iteratio
     """Return the parameters (B,...) at the k-th snapshot; a row that had finished before stays at its result."""
     snapshots = [state.snapshots[k if iteration < state.iteration else -1] for state in states]
     return torch.cat(snapshots + snapshots[-1:] * (len(objective.targets) - len(snapshots)))
+
+
+def _pruned(objective: Objective, parameter: Tensor, states: Sequence[RowState]) -> Tensor:
+    """Return the finished parameters (B,...) without the parts of the masks that make no difference."""
+    if not objective.method.prune or objective.method.explainer:
+        return parameter
+    parameter, forwards = pruned(objective, parameter, objective.method.prune)
+    for state, count in zip(states, forwards.tolist()):
+        state.add_cost(0.0, count)
+    return parameter
 
 
 class Frame(NamedTuple):

@@ -18,8 +18,8 @@ class Grid(Mask):
     nothing per step, and its backward is deterministic on every device.
 
     mask_size: cells per side, (h,w), or None for one cell per pixel. sigma: px, standard deviation of the smoothing, 0 for
-    none. upsample: "linear" or "nearest". init: "ones", "random", "disc" or a number from 0 to 1. center: (x,y) of the disc, as
-    shares of the image's sides. straight_through: use the gradient of the mask that is upsampled but not smoothed.
+    none. upsample: "linear" or "nearest". init: "ones", "random", "disc" or a number from 0 to 1. center: (x,y) of the disc,
+    as shares of the image's sides. straight_through: use the gradient of the mask that is upsampled but not smoothed.
     """
 
     row_matrix: Tensor  # (H,h)

@@ -20,7 +20,8 @@ from mpx.runs.shares import find_share, launched_share
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 PRINTS_ONLY = ("-c", "--cfg", "-i", "--info", "-sc", "--shell-completion", "--shell_completion", "--hydra-help")
 FOLDER_KEYS = ("name=", "hydra.run.dir=", "hydra.sweep.dir=")
-FLAGS_WITH_VALUES = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
+FLAGS_WITH_VALUES = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p",
+                     "--experimental-rerun")
 HYDRA_FLAGS = ("config-", "hydra-", "cfg", "package", "experimental", "shell", "info")
 
 

@@ -162,6 +162,7 @@ def test_force_replaces_a_run_and_leaves_the_users_files(mpx, folder):
 
 def test_a_failed_job_is_listed_and_the_others_are_complete(mpx, folder):
     line = [*[a for a in QUICK if not a.startswith("images=")], "-m", "images=photos,later"]
+    line.append("hydra.sweeper.max_batch_size=1")
     code, out, err = mpx(*line)
     assert code == 1 and "1 of 2 jobs failed, images=later" in err
     (sweep,) = (folder / "outputs" / "sweeps").iterdir()
@@ -171,6 +172,11 @@ def test_a_failed_job_is_listed_and_the_others_are_complete(mpx, folder):
     shutil.copytree(folder / "photos", folder / "later")
     code, _, err = mpx(*line)  # the failed job starts again
     assert code == 0 and not (sweep / "images=later" / store.FAILED).exists(), err
+
+
+def test_a_batch_of_no_jobs_is_refused(mpx, folder):
+    code, _, err = mpx(*QUICK, "-m", "seed=0,1", "hydra.sweeper.max_batch_size=0")
+    assert code == 1 and "hydra.sweeper.max_batch_size=0 must be a number of jobs, at least 1" in err
 
 
 def test_a_misspelt_value_starts_no_job(mpx, folder):

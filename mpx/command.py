@@ -17,7 +17,7 @@ from mpx.runs.run import run as run_plan
 from mpx.stored_run import Run
 
 log = logging.getLogger("mpx")
-COMMAND_KEYS = ("sweep=", "cluster=", "hydra.", "hydra/", "name=")  # name is an argument
+COMMAND_KEYS = ("sweep=", "versus=", "cluster=", "hydra.", "hydra/", "name=")  # name is an argument
 COMPOSED_KEYS = ("hydra/job_logging=", "hydra/hydra_logging=", "hydra.searchpath=")  # which run() takes
 
 

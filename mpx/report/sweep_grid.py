@@ -43,9 +43,9 @@ def draw_grid(runs: Sequence[RunFolder], lines: Sequence[ComparisonLine] = ()) -
 def _footing(jobs: Sequence[RunFolder], lines: Sequence[ComparisonLine], metric: str) -> list[str]:
     """Return a metric's name and its value in each job, the best one with a word; costs have none."""
     texts = {}
-    for line in (line for line in lines if line.metric == metric and line.value is not None):
+    for line in (line for line in lines if line.metric == metric):
         is_marked = metric not in COST_METRICS and is_best(lines, line)
-        texts[line.run] = format_value(line.value) + ", best" * is_marked
+        texts[line.run] = "–" if line.value is None else format_value(line.value) + ", best" * is_marked
     return [metric, *(texts.get(job.name, "–") for job in jobs)]
 
 

@@ -1,8 +1,8 @@
 """Export the masks of a run: python scripts/export.py run=outputs/a [format=coco,png] [threshold=0.5] [out=folder]
 
 Writes the evidence of every row in pixels of the original photos. coco: labels.json, COCO's format with run lengths of the
-pixels whose evidence is at least threshold=, and data.json, with which FiftyOne loads the folder as a COCODetectionDataset.
-png: png/<row>.png, the evidence from 0 (black) to 1 (white). out= is <run>/export by default.
+pixels whose evidence is at least threshold=, which FiftyOne loads as a COCODetectionDataset. png: png/<row>.png, the
+evidence from 0 (black) to 1 (white). out= is <run>/export by default.
 """
 
 import sys

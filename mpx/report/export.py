@@ -35,8 +35,8 @@ def write_export(
 ) -> list[Path]:  # fmt: skip
     """Write the evidence of the rows of a run to `out`; return the files.
 
-    lines: of results.csv. threshold: smallest evidence of a pixel of COCO's masks. coco: labels.json, and data.json with the
-    photos, as FiftyOne looks for them. png: png/<row>.png, 0 to 255. Raises ValueError for a row or photo that is damaged.
+    lines: of results.csv. threshold: smallest evidence of a pixel of COCO's masks. coco: labels.json. png: png/<row>.png, 0
+    to 255. Raises ValueError for a row or photo that is damaged.
     """
     coco: dict[str, Any] = {"info": {"description": f"evidence of {folder.name}, at least {threshold:g}"}, "images": [],
                             "categories": [], "annotations": []}  # fmt: skip
@@ -60,9 +60,8 @@ def write_export(
         keys = {"id": len(coco["annotations"]) + 1, "image_id": images[str(photo)], "category_id": classes[row["class"]]}
         coco["annotations"].append(keys | region_of(evidence >= threshold) | {"iscrowd": 0, "row": row["name"], **values})
     if "coco" in formats:
-        written = [out / "labels.json", out / "data.json", *written]
+        written = [out / "labels.json", *written]
         write_file(written[0], json.dumps(coco))
-        write_file(written[1], json.dumps({name: name for name in images}))
     return written
 
 

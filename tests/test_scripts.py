@@ -115,7 +115,8 @@ def test_masks_are_exported_as_other_programs_read_them(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "script", ["benchmark.py", "compare.py", "digits.py", "evaluate.py", "export.py", "figure.py", "same_masks.py"]
+    "script",
+    ["benchmark.py", "compare.py", "digits.py", "evaluate.py", "export.py", "figure.py", "same_masks.py", "serve.py"],
 )
 def test_each_script_has_a_help(script, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", [script, "--help"])

@@ -41,29 +41,46 @@ def load_problem(
     raise ValueError(f"its target {stored['row_key']} is not found again, where the network or the device changed")
 
 
+def prepare_stored(
+    method: Method, classifier: Classifier, item: Item, stored: dict[str, Any], target: Any
+) -> tuple[Objective, Row]:
+    """Return a stored row, ready to be evaluated under any mask, and the row itself. classifier: frozen.
+
+    Raises ValueError where the photo's file is another one, or the network's value on it.
+    """
+    photo = json.loads(stored["made_from"])["files"][PHOTO]
+    if digest_file(item.path, photo)["sha256"] != photo["sha256"]:
+        raise ValueError(f"{item.path} has changed since the run: run the command again, or put the photo back")
+    row, _ = load_problem(classifier, item, stored, target)
+    device = classifier.device
+    objective = Objective(
+        replace(method, ranking=rankings.mask),  # the stored saliency is ranked already
+        classifier,
+        row.image[None].to(device),
+        torch.tensor([row.target], device=device),
+        [row.image_name],
+        None if row.area is None else torch.tensor([row.area], device=device),
+        None if row.place is None else row.place[None],
+    )
+    before, now = stored["value_before"], float(objective.value_before[0])
+    if abs(now - before) > TOLERANCE * max(1, abs(before)):
+        raise ValueError(
+            f"{row.image_name}: the network's value on the photo was {before:.4g} and is {now:.4g}: the network has changed "
+            "since the run"
+        )
+    return objective, row
+
+
 def explanation_of(
     method: Method, classifier: Classifier, item: Item, stored: dict[str, Any], target: Any
 ) -> Explanation:
     """Return the explanation of a stored row. The network runs again on its image, without an iteration.
 
-    Its one frame is the result. Raises ValueError where the photo's file is another one, or the network's value on it.
+    Its one frame is the result. Raises ValueError as `prepare_stored`.
     """
-    photo = json.loads(stored["made_from"])["files"][PHOTO]
-    if digest_file(item.path, photo)["sha256"] != photo["sha256"]:
-        raise ValueError(f"{item.path} has changed since the run: run the command again, or put the photo back")
     with classifier.frozen():
-        row, _ = load_problem(classifier, item, stored, target)
-        device = classifier.device
-        objective = Objective(
-            replace(method, ranking=rankings.mask),  # the stored saliency is ranked already
-            classifier,
-            row.image[None].to(device),
-            torch.tensor([row.target], device=device),
-            [row.image_name],
-            None if row.area is None else torch.tensor([row.area], device=device),
-            None if row.place is None else row.place[None],
-        )
-        parameter = torch.from_numpy(stored["parameter"]).reshape(1, *objective.mask.shape).to(device)
+        objective, row = prepare_stored(method, classifier, item, stored, target)
+        parameter = torch.from_numpy(stored["parameter"]).reshape(1, *objective.mask.shape).to(classifier.device)
         curves = dict(zip(stored["terms"].tolist(), torch.from_numpy(stored["curves"])))
         iteration = len(next(iter(curves.values()), ()))
         state = RowState(
@@ -71,11 +88,5 @@ def explanation_of(
             passes=stored["passes"], forwards=stored["forwards"], seconds=stored["seconds"],
         )  # fmt: skip
         explanation, _ = to_explanation(objective, [state], [row])
-    before, now = stored["value_before"], float(explanation.value_before[0])
-    if abs(now - before) > TOLERANCE * max(1, abs(before)):
-        raise ValueError(
-            f"{row.image_name}: the network's value on the photo was {before:.4g} and is {now:.4g}: the network has changed "
-            "since the run"
-        )
     saliency = torch.from_numpy(stored["saliency"]).float()[None, None]
     return replace(explanation, method=method, saliency=saliency, seconds=torch.tensor([stored["seconds"]]))

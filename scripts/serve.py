@@ -14,7 +14,6 @@ from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -22,6 +21,7 @@ from mpx import Run, load
 from mpx.cli.arguments import answer_help
 from mpx.config_errors import run_error_sentence
 from mpx.config_plan import stored_parts
+from mpx.learning.objective import Objective
 from mpx.masks.evidence import evidence_of
 from mpx.pictures.colours import as_rgb
 from mpx.pictures.encoding import encode_png, to_image
@@ -36,7 +36,8 @@ class Painter:
     """The rows of a run under any mask; its classifier is frozen meanwhile."""
 
     def __init__(self, run: Run):
-        self.run, self.row = run, (-1, None)
+        self.run = run
+        self.prepared: dict[int, Objective] = {}  # the row that was answered last
         self.method, self.classifier, items, self.target = stored_parts(run.folder)
         self.items = {item.name: item for item in items}
 
@@ -46,16 +47,16 @@ class Painter:
         Without `painted` it is the run's evidence, and the photo and this evidence are returned as pictures, too.
         """
         stored = self.run.row(index)
-        if self.row[0] != index:
+        if index not in self.prepared:
             item = self.items[stored["image"]]
-            self.row = index, prepare_stored(self.method, self.classifier, item, stored, self.target)[0]
-        objective = self.row[1]
+            self.prepared = {index: prepare_stored(self.method, self.classifier, item, stored, self.target)[0]}
+        objective = self.prepared[index]
         if not objective.perturbation.masks_pixels:
             raise ValueError("this run masks no pixels, so none can be painted: choose a run with another perturbation")
-        own = (evidence_of(stored["mask"].astype(np.float32), stored["game"]) * 255).round().astype(np.uint8)  # (H,W)
-        if painted and len(painted) != own.size:
+        own = (evidence_of(torch.from_numpy(stored["mask"]).float(), stored["game"]) * 255).round().byte()  # (H,W)
+        if painted and len(painted) != own.numel():
             raise ValueError(f"{len(painted)} bytes are no mask of {own.shape[0]}x{own.shape[1]} pixels")
-        evidence = torch.from_numpy(np.frombuffer(painted, np.uint8).reshape(own.shape).copy() if painted else own) / 255
+        evidence = (torch.frombuffer(bytearray(painted), dtype=torch.uint8).view_as(own) if painted else own) / 255
         seen, output = objective.evaluate((1 - evidence[None, None]).to(objective.images))
         values = objective.value_before, objective.task.value(output, objective.prepared_targets)
         before, now = (objective.task.format(float(value)) for value in values)
@@ -65,7 +66,7 @@ class Painter:
         if not painted:
             photo = to_image(as_rgb(objective.images[0].cpu(), self.classifier.bands))
             mask = Image.new("RGB", photo.size, ORANGE)
-            mask.putalpha(Image.fromarray(own))
+            mask.putalpha(Image.fromarray(own.numpy()))
             pictures |= {"photo": photo, "mask": mask}
         urls = {name: f"data:image/png;base64,{b64encode(encode_png(x)).decode()}" for name, x in pictures.items()}
         return {"text": text, "answers": answers, **urls}

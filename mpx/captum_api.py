@@ -53,6 +53,8 @@ class MeaningfulPerturbation(Attribution):
         clip: bool = False,
         **options: Any,
     ):
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model={model!r} must be a torch.nn.Module, which can be frozen, and not a function of it")
         self.forward_func = model
         self.classifier = model if isinstance(model, Classifier) else Classifier(model, mean, std)
         self._normalisation = (mean, std)
@@ -67,21 +69,28 @@ class MeaningfulPerturbation(Attribution):
         inputs: Tensor | tuple[Tensor, ...],
         target: Any = None,
         additional_forward_args: Any = None,
-        baselines: Tensor | float | None = None,
-        feature_mask: Tensor | None = None,
+        baselines: Tensor | float | tuple | None = None,
+        feature_mask: Tensor | tuple | None = None,
     ) -> Any:
         """Return the saliency (B,1,H,W) in [0,1] of inputs (B,C,H,W), or a tuple for a tuple, as Captum's metrics pass.
+
+        Each input of a tuple is explained by itself: the network takes one.
 
         target: None for the top class, an index, or one index for each input. additional_forward_args: further arguments of
         the model, one or a tuple; tensors (B,...) have a row for each input. baselines: what the inputs are perturbed with,
         a number or (C,H,W), (1,C,H,W) or (B,C,H,W), normalised as the inputs. feature_mask: (H,W), (1,1,H,W) or (B,1,H,W)
-        integers, one cell of the mask for each.
+        integers, one cell of the mask for each. Of both also a tuple with one for each input.
 
         Images up to 0.1 outside [0,1] are clipped, with `clip` all. Where a metric needs the shape of the inputs
         (captum.metrics.infidelity), use `.expand_as(inputs)`. Raises ValueError, one sentence, for other shapes.
         """
+        all_inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+        fills, masks = (_per_input(name, x, len(all_inputs)) for name, x in
+                        (("baselines", baselines), ("feature_mask", feature_mask)))  # fmt: skip
         if isinstance(inputs, tuple):
-            return tuple(self.attribute(x, target, additional_forward_args, baselines, feature_mask) for x in inputs)
+            parts = zip(inputs, fills, masks, strict=True)
+            return tuple(self.attribute(x, target, additional_forward_args, fill, mask) for x, fill, mask in parts)
+        (baselines,), (segments,) = fills, masks
         images = self._unit_range(inputs.detach())
         arguments = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
         arguments = () if additional_forward_args is None else arguments
@@ -89,7 +98,7 @@ class MeaningfulPerturbation(Attribution):
             target = torch.as_tensor(target).reshape(-1)
             target = target.expand(len(images)) if len(target) == 1 else target
         fill = None if baselines is None else self._fill(baselines, images)
-        labels = None if feature_mask is None else _labels(feature_mask, images)
+        labels = None if segments is None else _labels(segments, images)
         given = (images, target, fill, labels, *arguments)
         if len(images) == 1 or not any(_is_per_row(x, len(images)) for x in given[2:]):
             return self._explain(*given).to(inputs)
@@ -163,6 +172,15 @@ class _WithArguments(nn.Module):
             for x in self.arguments
         )
         return self.network(images, *given)
+
+
+def _per_input(name: str, value: Any, count: int) -> tuple:
+    """Return an argument for each input: the parts of a tuple, or one value for all."""
+    if not isinstance(value, tuple):
+        return (value,) * count
+    if len(value) != count:
+        raise ValueError(f"{name}= has {len(value)} parts for {count} inputs: give one for each, or one for all")
+    return value
 
 
 def _is_per_row(value: Any, rows: int) -> bool:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mpx.config_errors import Node, error_sentence, missing_target, targets, unknown_key, unused_weight, warn_of_unread
-from mpx.config_schema import CONFIGS, INTERPOLATED, REQUIRED_GROUPS, SCHEMA, compose, groups, options
+from mpx.config_schema import CONFIGS, INTERPOLATED, REQUIRED_GROUPS, SCHEMA, compose, groups, options, to_plain
 from mpx.errors import names_unknown_arguments, near, own_code_error, with_place
 from mpx.learning.method import Method
 from mpx.option_values import check_options
@@ -186,7 +186,7 @@ def method(experiment: str, *overrides: str, config_dir: str | PathLike | None =
     try:
         cfg = compose(f"experiment={experiment}", *overrides, config_dir=config_dir)
         warn_of_unread(cfg, overrides)
-        return build_method(cfg)
+        return build_method(OmegaConf.create(to_plain(cfg)))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(error_sentence(error)) from error
 

@@ -20,7 +20,7 @@ from omegaconf.errors import (
 from yaml import MarkedYAMLError, YAMLError
 
 from mpx.cli.menu import root_keys
-from mpx.config_schema import ENGINES, INTERPOLATED, SEVERAL, groups, menu_targets, options, readers
+from mpx.config_schema import ENGINES, INTERPOLATED, LISTS, SEVERAL, groups, menu_targets, options, readers
 from mpx.errors import OwnCodeError, as_told, first_line, near, place, with_place
 
 KINDS = {IntegerNode: "a whole number", FloatNode: "a number", BooleanNode: "true or false", StringNode: "text"}
@@ -191,6 +191,11 @@ def _malformed_override(error: OverrideParseException) -> str:
 
 def _missing_option(path: str) -> str:
     group, _, name = path.rpartition("/")
+    if not group:
+        return (
+            f"--config-name {name.lstrip('=')}: mpx has one configuration, config; a file of your own is an option, e.g. "
+            f"my/experiment/{name.lstrip('=')}.yaml with --config-dir my experiment={name.lstrip('=')}"
+        )
     extra = EXTRAS.get(name, name)
     if group.startswith("hydra/") and extra in ENGINES:
         return f"{group}={name} needs a package that is not installed: pip install 'mpx[{extra}]'"
@@ -212,6 +217,10 @@ def _config_error(error: HydraException | OmegaConfBaseException) -> str:
     if isinstance(cause, InstantiationException):  # its first sentence, of several lines
         return re.split(r"(?<=[.]) ", " ".join(str(cause).split()))[0]
     text = first_line(cause)
+    if group := re.match("Multiple values for (.+?)[.] To override", text):
+        return f"+{group[1]}=...: leave out the +, which adds a key: {group[1]} is one already, {group[1]}=..."
+    if (group := re.match("Could not delete '(.+?)'", text)) and group[1] in LISTS:
+        return f"~{group[1]}: {group[1]} is a list, which may be empty: write {group[1]}=[]"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         text = f"{cause.full_key}: {text}"
     ambiguous = re.match("Ambiguous value for argument '(.+?)=(.*)'", text)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,17 @@ from pytorch_lightning.loggers import Logger
 
 from mpx import config
 from mpx.config_errors import warn_of_unread
+from mpx.config_schema import to_plain
 from mpx.data import datasets
 from mpx.data.items import Item, named_items
+from mpx.learning.method import Method
 from mpx.metrics.base import Metric, as_metric
 from mpx.models.classifier import Classifier, check_bands
 from mpx.operators import describe, dotted_name, unwrap
 from mpx.report import html
+from mpx.runs.devices import find_device
 from mpx.runs.plan import RunPlan
-from mpx.runs.resume import RESUMABLE_KEYS, RESUMABLE_WITHOUT_DETERMINISM, to_command
+from mpx.runs.resume import RESUMABLE_KEYS, RESUMABLE_WITHOUT_DETERMINISM, load_config, to_command
 from mpx.runs.tables import parse_number
 
 # Trainer arguments that would average the gradients of different rows, or that device= and precision= set
@@ -46,9 +48,10 @@ def build_plan(
     choices: configuration group -> chosen option; overrides: arguments of the command; axes: axis -> value of a sweep's
     job.
     """
+    plain_config = to_plain(cfg)
+    cfg = OmegaConf.create(plain_config)
     method = config.build_method(cfg)
     _check_settings(cfg, overrides)
-    plain_config = to_plain(cfg)
     return RunPlan(
         folder=folder,
         method=method,
@@ -81,37 +84,31 @@ def build_plan(
         overrides=overrides,
         hyperparameters=_hyperparameters(cfg, choices, axes or {}),
         command=to_command(overrides),
-        rebuild=partial(rebuild_plan, plain_config, folder, choices, overrides, axes),
+        rebuild=partial(build_plan, cfg, folder, choices, overrides, axes),
     )
 
 
-def compose_plan(
-    *overrides: str, folder: Path = Path("outputs"), config_dir: str | PathLike | None = None
-) -> RunPlan:
-    """Return the plan of command line overrides. config_dir: a folder of further options, as --config-dir."""
-    cfg = config.compose(*overrides, choices=True, config_dir=config_dir)
+def compose_plan(*overrides: str, folder: Path = Path("outputs")) -> RunPlan:
+    """Return the plan of command line overrides."""
+    return plan_of(config.compose(*overrides, choices=True), folder)
+
+
+def plan_of(cfg: DictConfig, folder: Path, name: str | None = None) -> RunPlan:
+    """Return the plan of a configuration with its node `hydra`. name: of the run; None: that of the configuration."""
+    overrides = list(cfg.hydra.overrides.task)
     warn_of_unread(cfg, overrides)
-    choices = dict(cfg.hydra.runtime.choices)
-    return build_plan(OmegaConf.create(to_plain(cfg)), folder, choices, list(overrides))
+    if name is not None:
+        cfg = cfg.copy()
+        cfg.name = name
+        overrides = [f"name={name}", *(override for override in overrides if not override.startswith("name="))]
+    return build_plan(cfg, folder, dict(cfg.hydra.runtime.choices), overrides)
 
 
-def rebuild_plan(
-    plain_config: dict[str, Any],
-    folder: Path,
-    choices: dict[str, str | None],
-    overrides: list[str],
-    axes: dict[str, str] | None,
-) -> RunPlan:
-    """Return the same plan in another process, from the plain configuration."""
-    return build_plan(OmegaConf.create(plain_config), folder, choices, overrides, axes)
-
-
-def to_plain(cfg: DictConfig) -> dict[str, Any]:
-    """Return the resolved configuration as dictionaries and lists, without Hydra's node."""
-    keys = [str(key) for key in cfg if key != "hydra"]
-    plain_config = OmegaConf.to_container(OmegaConf.masked_copy(cfg, keys), resolve=True)
-    assert isinstance(plain_config, dict)
-    return {str(key): value for key, value in plain_config.items()}
+def stored_parts(folder: Path) -> tuple[Method, Classifier, list[Item], Any]:
+    """Return the method, the classifier, the images and `target=` of the run in a folder."""
+    cfg = OmegaConf.create(load_config(folder))
+    choices: dict[str, str | None] = {"dataset": "images"}  # two sources were refused when the run began
+    return config.build_method(cfg), build_classifier(cfg, find_device(cfg.device)), list_items(cfg, choices), cfg.target
 
 
 def list_items(cfg: DictConfig, choices: dict[str, str | None]) -> list[Item]:

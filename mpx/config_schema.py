@@ -6,15 +6,18 @@ a composed configuration into the parts of a run.
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import count
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, AnyNode, BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
 
 _INSTALLED = Path(__file__).parent / "configs"  # a wheel has configs/ inside the package, a checkout beside it
@@ -80,6 +83,61 @@ def compose(*overrides: str, choices: bool = False, config_dir: str | PathLike |
     own = [] if config_dir is None else [f"hydra.searchpath=['file://{_own_folder(config_dir)}']"]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return hydra_compose("config", [*own, *without_null_groups(overrides)], return_hydra_config=choices)
+
+
+def composed(*overrides: Any, config_dir: str | PathLike | None = None) -> DictConfig:
+    """Return the configuration, with its node `hydra`, of overrides or of one DictConfig that Hydra composed of configs/.
+
+    Within @hydra.main, whose configuration lacks the node, that is Hydra's own.
+    """
+    if not is_composed(overrides):
+        return compose(*overrides, choices=True, config_dir=config_dir)
+    (cfg,) = overrides
+    if config_dir is not None:
+        raise ValueError("config_dir= is for overrides: a composed configuration already has its options")
+    if "hydra" not in cfg and not HydraConfig.initialized():
+        how = "hydra.compose(..., return_hydra_config=True)"
+        raise ValueError(f"the configuration lacks the node hydra: compose it with {how}")
+    return cfg if "hydra" in cfg else OmegaConf.merge({"hydra": HydraConfig.get()}, cfg)  # type: ignore[return-value]
+
+
+def is_composed(overrides: Sequence[Any]) -> bool:
+    """Return whether these are no overrides, but one configuration."""
+    return len(overrides) == 1 and isinstance(overrides[0], DictConfig)
+
+
+def given_name(cfg: DictConfig) -> str | None:
+    """Return the run's name where the configuration gives one; None: the time."""
+    return None if OmegaConf.is_interpolation(cfg, "name") else cfg.name
+
+
+def has_log(cfg: DictConfig) -> bool:
+    """Return whether hydra/job_logging= writes run.log."""
+    return "file" in ((cfg.hydra.job_logging.get("root") or {}).get("handlers") or [])
+
+
+def to_plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return the resolved configuration as dictionaries and lists, without Hydra's node.
+
+    A number from the environment, ${oc.env:X,8}, is a number, as on the command line, and not a text as OmegaConf reads it.
+    """
+    copy = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    for key in _environment_keys(OmegaConf.to_container(copy)):
+        text = OmegaConf.select(copy, key)
+        for kind in () if isinstance(SCHEMA.get(key), StringNode) else (float, int):  # neither, where it is another text
+            with suppress(ValueError):
+                OmegaConf.update(copy, key, kind(text))
+    plain_config = OmegaConf.to_container(copy, resolve=True)
+    assert isinstance(plain_config, dict)
+    return {str(key): value for key, value in plain_config.items()}
+
+
+def _environment_keys(node: Any, key: str = "") -> Iterator[str]:
+    """Yield the keys of a plain node, and of those below it, whose value is a variable of the environment."""
+    if isinstance(node, str) and re.fullmatch(r"\$\{oc\.env:[^{}]*\}", node):
+        yield key
+    for name, item in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield from _environment_keys(item, f"{key}.{name}".lstrip("."))
 
 
 def _own_folder(path: str | PathLike) -> Path:

@@ -6,6 +6,7 @@
 """
 
 import json
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,11 @@ from mpx.runs.tables import FILE_COLUMNS, as_dataframe, parse_number, read_csv
 
 if TYPE_CHECKING:
     import pandas
+
+    from mpx.data.items import Item
+    from mpx.explanation import Explanation
+    from mpx.learning.method import Method
+    from mpx.models.classifier import Classifier
 
 TEXT_COLUMNS = ("image", "class", "mask", FILE_COLUMNS[0])
 
@@ -63,6 +69,32 @@ class Run:
         if len(shapes := {array.shape for array in arrays}) > 1:
             raise Error(f"{name!r} has several shapes, {sorted(shapes)}: read one row at a time, run.row(0)[{name!r}]")
         return np.stack(arrays) if arrays else np.empty(0, np.float32)
+
+    def explanation(self, index: int = 0) -> "Explanation":
+        """Return a row as explain() returns it, for mpx.evaluate and other pictures; the network runs on its image again.
+
+        Its one frame is the result. Raises Error where the image, the network or the run's configuration is not as it was.
+        """
+        from mpx.config_errors import run_error_sentence
+        from mpx.runs.stored_rows import explanation_of
+
+        try:
+            method, classifier, items, target = self._parts
+            item = next(item for item in items if item.name == self.rows[index]["image"])
+            return explanation_of(method, classifier, item, self.row(index), target)
+        except StopIteration:
+            name = self.rows[index]["image"]
+            raise Error(f"{name} is not among the images of {self.folder} any more: put it back") from None
+        except Exception as error:
+            if sentence := run_error_sentence(error, {}):
+                raise Error(sentence) from error
+            raise
+
+    @cached_property
+    def _parts(self) -> "tuple[Method, Classifier, list[Item], Any]":
+        from mpx.config_plan import stored_parts
+
+        return stored_parts(self.folder)
 
     def panel(self, index: int = 0) -> Image.Image:
         """Return the picture of a row, see `Explanation.panel`."""

@@ -1,7 +1,8 @@
 """Compare finished runs: python scripts/compare.py outputs/a outputs/b ... [out=folder] [metrics=deletion,area]
 
 Prints a table of runs and metrics (all, or those of metrics=) with intervals and a paired test against the first run. Writes
-table.md, table.csv, table.tex and cost.png, each metric against the cost of a row, to out= (default outputs/compare).
+table.md, table.csv, table.tex, cost.png, each metric against the cost of a row, and report.html, one page with the pictures
+of all runs, to out= (default outputs/compare).
 
 For a sweep: python scripts/compare.py outputs/sweeps/a. Writes table.md, .csv and .tex, consensus.csv and pictures (.png)
 to out= (default: the sweep's folder).
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> None:
         else:
             out = out or "outputs/compare"
             print(compare.write_comparison(folders, Path(out), metrics))
-            print(f"written to {out}/: table.md, table.csv, table.tex, cost.png")
+            print(f"written to {out}/: table.md, table.csv, table.tex, cost.png, report.html")
     except (ValueError, OSError) as error:
         sys.exit(f"{error}")
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from mpx import config, config_plan, explain
 from mpx.cli.arguments import prepare
 from mpx.config_errors import error_sentence
-from mpx.config_schema import INTERPOLATED, SCHEMA
+from mpx.config_schema import INTERPOLATED, SCHEMA, to_plain
 from mpx.learning.method import Method
 from mpx.operators import requires_area
 
@@ -273,6 +273,15 @@ def test_two_sources_of_images_or_two_methods_are_refused():
 def test_a_misspelt_perturbation_of_the_metrics_is_told_with_what_was_meant():
     with pytest.raises(ValueError, match="other_perturbations='noize' is not an option; near it: noise"):
         config_plan.compose_plan("other_perturbations=[noize]")
+
+
+def test_a_number_from_the_environment_is_one(monkeypatch):
+    values = {"steps": 3, "lambda_l1": 0.25, "mask_size": 12, "precision": 16, "target": "tiger cat"}
+    for key, value in values.items():
+        monkeypatch.setenv(key, str(value))
+    read = config.compose(*(f"{key}=${{oc.env:{key},7}}" for key in values), "area=[${oc.env:lambda_l1},0.5]")
+    typed = config.compose(*(f"{key}={value}" for key, value in values.items()), "area=[0.25,0.5]")
+    assert to_plain(read) == to_plain(typed)
 
 
 def test_one_band_is_a_number():

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mpx import config
+from mpx.cli.versus import as_sweep
 from mpx.data.synthetic import synthetic
 from mpx.masks.base import MaskContext
 from mpx.metrics.base import MetricContext, Need
@@ -75,7 +76,9 @@ def commands(path: Path) -> list[list[str]]:
 def test_commands_compose(path):
     """Every option and key of a command exists. Launchers and sweepers are plugins that may not be installed."""
     for words in commands(path):
-        overrides = [word for word in words if not word.startswith(("-", "cluster=", "hydra.launcher", "sweep=", "run="))]
+        as_sweep(words, [])
+        others = ("-", "cluster=", "hydra.launcher", "sweep=", "run=", "versus=")
+        overrides = [word for word in words if not word.startswith(others)]
         if "--config-dir" in words or "(mpx" in words:
             continue
         for word in words:

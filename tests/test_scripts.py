@@ -4,12 +4,13 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
-from planted import SquareNet, square_photo
+from planted import SQUARE, SquareNet, square_photo
 
-from mpx import explain
+from mpx import explain, run
 from mpx.config_plan import compose_plan
 from mpx.data.images import read_image
 from mpx.data.synthetic import synthetic
@@ -91,7 +92,32 @@ def test_no_method_comes_nearer_than_the_optimum_of_regions(tmp_path):
         assert value[2].item() == pytest.approx(value[:2].mean().item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("script", ["benchmark.py", "compare.py", "digits.py", "evaluate.py", "figure.py", "same_masks.py"])
+def test_masks_are_exported_as_other_programs_read_them(folder, monkeypatch):
+    coco = pytest.importorskip("pycocotools.coco")
+    options = ["images=photos", "limit=2", "steps=8", "target=[0,1]", "pictures=none", "metric=[]", "logger=[]"]
+    finished = run(*[o for o in SQUARE if o != "steps=12"], *options, name="a")
+    monkeypatch.setattr(sys, "argv", ["export.py", "run=outputs/a", "threshold=0.3", "out=there"])
+    runpy.run_path(str(SCRIPTS / "export.py"), run_name="__main__")
+    labels = coco.COCO("there/labels.json")
+    annotations = labels.loadAnns(labels.getAnnIds())
+    assert len(labels.imgs) == 2 and {c["name"] for c in labels.cats.values()} == {"nothing", "checker board"}
+    assert sum(0 < a["area"] < 32 * 32 for a in annotations) >= 2
+    for annotation, evidence in zip(annotations, 1 - finished.arrays("mask"), strict=True):  # the photos are as large
+        mask = labels.annToMask(annotation)
+        assert np.array_equal(mask, evidence >= 0.3) and mask.sum() == annotation["area"]
+        assert annotation["bbox"] == coco.maskUtils.toBbox(labels.annToRLE(annotation)).tolist()
+        grey = np.asarray(Image.open(f"there/png/{annotation['row']}.png"))
+        assert abs(grey / 255 - evidence).max() <= 0.5 / 255 + 1e-6
+    for given, words in ("format=voc", "voc: the options are"), ("threshold=2", "at most 1"), ("run=no", "'no' is not"):
+        monkeypatch.setattr(sys, "argv", ["export.py", "run=outputs/a", given])
+        with pytest.raises(SystemExit, match=words):
+            runpy.run_path(str(SCRIPTS / "export.py"), run_name="__main__")
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["benchmark.py", "compare.py", "digits.py", "evaluate.py", "export.py", "figure.py", "same_masks.py", "serve.py"],
+)
 def test_each_script_has_a_help(script, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", [script, "--help"])
     with pytest.raises(SystemExit) as end:

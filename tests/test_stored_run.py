@@ -1,11 +1,14 @@
 """run() does what the command does, and load() reads what it left."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from planted import SQUARE, SquareNet, square_photo
 
-from mpx import Error, Run, explain, load, method, run
+from mpx import Error, Run, evaluate, explain, load, method, run
+from mpx.config_schema import compose
 
 OPTIONS = [*SQUARE, "images=photos", "frames=3", "metric=[deletion]", "pictures=1", "log_images=0", "deterministic=true"]
 SHORT = [*OPTIONS, "steps=2"]
@@ -28,6 +31,36 @@ def test_a_run_in_python_is_the_commands_to_the_bit(folder, mpx):
     assert (ours.folder / "run.log").read_text().startswith("mpx name=a ")
 
 
+def test_a_stored_row_is_explained_as_it_was(folder):
+    ours = run(*SHORT, name="a")
+    e = ours.explanation(1)
+    for column in ("value_before", "value_after", "value_complement", "value_normalised", "area", "passes", "seconds"):
+        assert float(vars(e).get(column, e.area)[0]) == pytest.approx(ours.rows[1][column], rel=1e-4)
+    assert np.array_equal(e.saliency[0, 0], ours.arrays()[1]) and len(e.curves["total"]) == 2 and e.method.steps == 2
+    assert float(evaluate(e, SquareNet(), ["deletion"])["deletion"]) == pytest.approx(ours.rows[1]["deletion"], rel=1e-4)
+    Path("photos/p1.png").write_bytes(Path("photos/p2.png").read_bytes())
+    with pytest.raises(Error, match="p1.png has changed since the run"):
+        ours.explanation(1)
+    with torch.no_grad():
+        ours._parts[1].network.gain.mul_(0.1)
+    with pytest.raises(Error, match="p0: the network's value on the photo was .* the network has changed"):
+        ours.explanation()
+    explained = run(*SHORT, "explainer=gradient", "limit=1", name="b").explanation()
+    assert not explained.is_learnt and explained.saliency.max() == 1
+
+
+def test_a_composed_configuration_is_run_as_it_is(folder):
+    cfg = compose(*SHORT, "name=c", "limit=1", choices=True)
+    cfg.steps = 3
+    ours = run(cfg)
+    assert ours.folder.name == "c" and ours.rows[0]["passes"] == 6 and cfg.name == "c"
+    assert run(cfg, name="d").folder.name == "d"
+    with pytest.raises(Error, match="lacks the node hydra: compose it with"):
+        run(compose(*SHORT))
+    with pytest.raises(Error, match="a composed configuration stands alone"):
+        run(cfg, "steps=3")
+
+
 def test_the_same_call_continues_a_run(folder):
     first = run(*SHORT, "limit=1", name="a")
     written = (first.folder / first.rows[0]["mask"]).stat().st_mtime_ns
@@ -40,8 +73,11 @@ def test_a_folder_of_ones_own_options(folder):
     (folder / "my/experiment").mkdir(parents=True)
     (folder / "my/experiment/mine.yaml").write_text("# @package _global_\nsteps: 3\nlambda_l1: 0.25\n")
     assert method("mine", config_dir="my").steps == 3
-    (row,) = run(*[o for o in OPTIONS if o != "steps=12"], "experiment=mine", "limit=1", config_dir="my").rows
+    options = [*[o for o in OPTIONS if o != "steps=12"], "experiment=mine", "limit=1"]
+    (row,) = run(*options, config_dir="my").rows
     assert row["passes"] == 6
+    (row,) = run(*options, "hydra.searchpath=[my]", "hydra/job_logging=none", name="b").rows
+    assert row["passes"] == 6 and not Path("outputs/b/run.log").exists()
     with pytest.raises(Error, match="config_dir='no' is no folder"):
         run(*SHORT, config_dir="no")
 
@@ -54,6 +90,9 @@ def test_a_folder_of_ones_own_options(folder):
         (["-m", "seed=0,1"], "'-m' is no override"),
         ([3], "3 is no override"),
         (["sweep=seeds"], "sweep=seeds is for the command"),
+        (["hydra.sweeper.max_batch_size=2"], "hydra.sweeper.max_batch_size=2 is for the command"),
+        (["~metric"], r"write metric=\[\]"),
+        (["+experiment=quick"], "leave out the +"),
         (["steps=many"], "steps='many' must be a whole number"),
         (["model=custom", "model.network=broken.py:build"], "ZeroDivisionError: division by zero .at broken.py:2"),
     ],

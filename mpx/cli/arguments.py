@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 
-from mpx.cli import sweeper
+from mpx.cli import sweeper, versus
 from mpx.cli.folders import sweep_folder
 from mpx.config_errors import check_yaml_files
 from mpx.config_schema import claim_name, without_null_groups
@@ -20,7 +20,8 @@ from mpx.runs.shares import find_share, launched_share
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 PRINTS_ONLY = ("-c", "--cfg", "-i", "--info", "-sc", "--shell-completion", "--shell_completion", "--hydra-help")
 FOLDER_KEYS = ("name=", "hydra.run.dir=", "hydra.sweep.dir=")
-FLAGS_WITH_VALUES = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
+FLAGS_WITH_VALUES = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p",
+                     "--experimental-rerun")
 HYDRA_FLAGS = ("config-", "hydra-", "cfg", "package", "experimental", "shell", "info")
 
 
@@ -59,11 +60,13 @@ def prepare(arguments: list[str]) -> list[str]:
     """Return the arguments for Hydra. Raises ValueError for those that would fail after Hydra has made a folder."""
     _refuse_dashes(arguments)
     _check_flags(arguments)
-    for folder in _own_configs(arguments):
+    folders = _own_configs(arguments)
+    for folder in folders:
         check_yaml_files(folder)
     _refuse_two_experiments(arguments)
-    arguments = without_null_groups(arguments)
-    sweeps = is_sweep(arguments)
+    given = without_null_groups(arguments)
+    sweeps = is_sweep(given)
+    arguments = versus.as_sweep(given, folders)
     if sweeps:
         sweeper.register()
     if any(argument.startswith(PRINTS_ONLY) for argument in arguments):
@@ -72,7 +75,7 @@ def prepare(arguments: list[str]) -> list[str]:
     if sweeps and not names_folder(arguments):
         return [
             *arguments,
-            f"hydra.sweep.dir='outputs/sweeps/{sweep_folder(arguments)}'",
+            f"hydra.sweep.dir='outputs/sweeps/{sweep_folder(given)}'",
         ]  # the same command continues in it
     return arguments
 
@@ -92,8 +95,8 @@ def unnamed_folder(arguments: list[str]) -> Iterator[None]:
 
 
 def is_sweep(arguments: list[str]) -> bool:
-    """Return whether the command starts many runs: -m, sweep=... or cluster=..."""
-    return any(argument in MULTIRUN or re.match("(sweep|cluster)=(?!null$)", argument) for argument in arguments)
+    """Return whether the command starts many runs: -m, sweep=..., versus=... or cluster=..."""
+    return any(argument in MULTIRUN or re.match("(sweep|versus|cluster)=(?!null$)", argument) for argument in arguments)
 
 
 def names_folder(arguments: list[str]) -> bool:

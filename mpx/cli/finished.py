@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mpx.config_plan import list_items, to_plain
+from mpx.config_plan import list_items
+from mpx.config_schema import to_plain
 from mpx.data.items import fingerprint
 from mpx.runs.resume import input_files, stored_config
 

@@ -39,6 +39,8 @@ def sweep_folder(arguments: list[str]) -> str:
         axes.append(preset)
         for key in _preset_keys(preset):
             fixed.pop(key, None)
+    if "versus" in fixed:
+        axes.append(folder_name({"versus": fixed.pop("versus").get_value_element_as_str()}))
     axes += [key for key, override in fixed.items() if override.is_sweep_override()]
     values = {
         key: value_label(override.get_value_element_as_str())

@@ -14,6 +14,7 @@ mpx: find the pixels that a network's decision rests on
 
   mpx [key=value ...]    explain images, e.g. images=photo.jpg perturbation=blur_median lambda_tv=0.2
   mpx -m key=a,b ...     one run per combination of values
+  mpx versus=gradcam ... the command's method beside others, explainers or experiments: versus=[gradcam,quick]
   mpx --cfg job          print the whole configuration;  --version prints mpx's version
   eval "$(mpx -sc install=bash)" turns tab completion on
 

@@ -32,16 +32,25 @@ log = logging.getLogger("mpx")
 class JobSweeper(Sweeper):
     """Starts the jobs of a sweep that are not finished.
 
-    params: key -> its values, "7,14,28". cases: axis -> label -> overrides. Both as in configs/sweep/.
+    params: key -> its values, "7,14,28". cases: axis -> label -> overrides. Both as in configs/sweep/. max_batch_size: jobs
+    that the launcher gets at once, as in Hydra; None: all.
     """
 
     hydra_context: HydraContext
     config: DictConfig
     launcher: Launcher
 
-    def __init__(self, params: dict[str, str] | None = None, cases: dict[str, Axis] | None = None):
+    def __init__(
+        self,
+        params: dict[str, str] | None = None,
+        cases: dict[str, Axis] | None = None,
+        max_batch_size: int | None = None,
+    ):
+        if max_batch_size is not None and not (isinstance(max_batch_size, int) and max_batch_size >= 1):
+            raise ValueError(f"hydra.sweeper.max_batch_size={max_batch_size} must be a number of jobs, at least 1, or null")
         self.params = params or {}
         self.cases = cases or {}
+        self.max_batch_size = max_batch_size
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what sweep() needs; Hydra calls this once, before it."""
@@ -76,8 +85,10 @@ class JobSweeper(Sweeper):
         log.info(f"{len(jobs) - len(unfinished)} of {len(jobs)} jobs are finished in {folder}")
         _end_workers_with_command(self.launcher)
         try:
-            overrides = [jobs[name].overrides for name in unfinished]
-            returns = list(self.launcher.launch(overrides, initial_job_idx=0)) if unfinished else []
+            returns: list[JobReturn] = []
+            for k in range(0, len(unfinished), size := self.max_batch_size or max(1, len(unfinished))):
+                overrides = [jobs[name].overrides for name in unfinished[k : k + size]]
+                returns += self.launcher.launch(overrides, initial_job_idx=k)
         except Exception as error:  # of the launcher; a failed job leaves its reason in its folder
             if sweep.job_names(folder):
                 log.info(f"\n{sweep.write_sweep_results(folder)}")
@@ -136,4 +147,5 @@ def register() -> None:
     """Replace Hydra's basic sweeper by JobSweeper. Only for sweeps, since Hydra then scans all its plugins."""
     target = "hydra_plugins.mpx.JobSweeper"  # Hydra accepts plugins of this package only
     Plugins.instance().class_name_to_class[target] = JobSweeper
-    ConfigStore.instance().store("basic", {"_target_": target, "params": None, "cases": None}, "hydra/sweeper")
+    options = dict.fromkeys(("params", "cases", "max_batch_size"))
+    ConfigStore.instance().store("basic", {"_target_": target, **options}, "hydra/sweeper")

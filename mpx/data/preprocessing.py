@@ -8,6 +8,8 @@ normalises.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, functional
@@ -74,6 +76,16 @@ class Preprocess:
         """Map a point of the crop to the original, or beyond its edges where the crop is padded."""
         (x_scale, x_offset), (y_scale, y_offset) = self._scales_and_offsets(original_size)
         return (point[0] + x_offset) / x_scale, (point[1] + y_offset) / y_scale
+
+    def map_to_original(self, values: Tensor, original_size: tuple[int, int]) -> Tensor:
+        """Return values (H,W) of the crop's pixels for those of the original (h,w), linearly; 0 outside the crop."""
+        centres = []
+        for (scale, offset), side, crop in zip(self._scales_and_offsets(original_size), original_size, self.crop[::-1]):
+            centres.append(((torch.arange(side) + 0.5) * scale - offset) / crop * 2 - 1)  # of pixels; the crop is -1 to 1
+        columns, rows = centres
+        grid = torch.stack(torch.broadcast_tensors(columns, rows[:, None]), -1)[None]
+        mapped = F.grid_sample(values[None, None], grid.to(values), padding_mode="border", align_corners=False)[0, 0]
+        return torch.where((grid[0].abs() <= 1).all(-1), mapped, 0.0)
 
     def mask(self, drawing: Image.Image) -> Tensor:
         """Map an image of the original's size, mode "1", to (H,W) bool: pixels of the crop with their centre in it."""

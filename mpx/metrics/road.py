@@ -34,7 +34,7 @@ Percentiles = Annotated[Sequence[float], Allowed(_are_percentiles, "a list of nu
     notes={
         "imputation": "noisy, linear",
         "normalisation": "mean over the percentiles",
-        "ties": "in reading order",
+        "ties": "in reading order, so that each percentage is met; pytorch-grad-cam removes tied pixels together",
     },
 )
 def road(
@@ -44,8 +44,12 @@ def road(
     """Return (LeRF - MoRF) / 2 (B,), in [-1/2,1/2].
 
     morf, lerf: mean probability of the class where the given percentages of pixels are imputed, the most or the least
-    relevant first; equal pixels in reading order. noise: standard deviation, for images in [0,1]; every row has the same
-    draw, so that rows are independent of each other.
+    relevant first. noise: standard deviation, for images in [0,1]; every row has the same draw, so that rows are
+    independent of each other.
+
+    Equal pixels are imputed in reading order until the percentage is met. pytorch-grad-cam 1.5.7 imputes all pixels at least
+    as relevant as a percentile of the map: of a map that is 0 in half of the image, it imputes that whole half at each lower
+    percentage. Both agree where no percentage cuts through equal pixels.
     """
     random = torch.Generator().manual_seed(seed)
     offsets = noise * torch.randn(context.images.shape[1:], generator=random)

@@ -25,20 +25,30 @@ class Cell(NamedTuple):
     note: str = ""
 
 
-def draw_cells(rows: Sequence[Sequence[Cell]], headings: Sequence[Sequence[str]] = (), footer: str = "") -> Image.Image:
-    """Draw rows of as many cells each. headings: lines of one text for each column, faint in the first column."""
+def draw_cells(
+    rows: Sequence[Sequence[Cell]],
+    headings: Sequence[Sequence[str]] = (),
+    footer: str = "",
+    footings: Sequence[Sequence[str]] = (),
+) -> Image.Image:
+    """Draw rows of as many cells each.
+
+    headings, footings: lines above and below the rows, of one text for each column, faint in the first column.
+    """
     columns = max(map(len, (*rows, *headings)))
     heights = [max((cell.picture.height for cell in row if cell.picture), default=0) for row in rows]
     top = GAP + LINE * len(headings)
-    size = GAP + columns * (CELL + GAP), top + sum(heights) + len(rows) * (2 * LINE + GAP) + (LINE if footer else 0)
+    below = LINE * (len(footings) + bool(footer)) + (GAP if footings else 0)
+    size = GAP + columns * (CELL + GAP), top + sum(heights) + len(rows) * (2 * LINE + GAP) + below
     page = Image.new("RGB", size, PAPER)
 
     def write(column: int, y: int, text: str, ink: str) -> None:
         draw_text(page, (GAP + column * (CELL + GAP), y, CELL), text, "", TEXT_SIZE, ink)
 
-    for line, texts in enumerate(headings):
-        for column, text in enumerate(texts):
-            write(column, GAP + line * LINE, text, INK if column else FAINT_INK)
+    for start, lines in ((GAP, headings), (page.height - below, footings)):
+        for line, texts in enumerate(lines):
+            for column, text in enumerate(texts):
+                write(column, start + line * LINE, text, INK if column else FAINT_INK)
     y = top
     for row, height in zip(rows, heights):
         for column, cell in enumerate(row):

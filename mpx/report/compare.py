@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import permutation_test
 
-from mpx.report import plots, tables
+from mpx.report import html, plots, tables
 from mpx.report.lines import ComparisonLine
 from mpx.report.run_folder import RunFolder, as_compared, read_run
 from mpx.runs.tables import parse_number
@@ -21,9 +21,9 @@ FLIPS = 9999
 
 
 def write_comparison(folders: Sequence[str | Path], out: str | Path, metrics: Sequence[str] = ()) -> str:
-    """Write table.md, table.csv, table.tex and cost.png of finished runs to `out`; return the Markdown.
+    """Write table.md, table.csv, table.tex, cost.png and report.html of finished runs to `out`; return the Markdown.
 
-    metrics: names; none: all.
+    metrics: names; none: all. report.html holds the pictures of all runs and needs no other file.
     """
     if len(folders) < 2:
         raise ValueError("a comparison needs the folders of at least two finished runs")
@@ -31,6 +31,7 @@ def write_comparison(folders: Sequence[str | Path], out: str | Path, metrics: Se
     lines = compare_runs(runs, metrics)
     text = tables.save_tables(runs, lines, Path(out))
     plots.plot_costs(runs, lines, Path(out) / "cost.png")
+    html.write_sweep_report(out, [run.folder.resolve() for run in runs])
     return text
 
 

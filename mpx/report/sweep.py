@@ -54,7 +54,7 @@ def write_sweep_results(folder: str | Path, out: str | Path | None = None, metri
     lines = compare_runs(sweep.runs, metrics or _main_metrics(sweep.runs))
     paragraphs = filter(None, (write_consensus(sweep.runs, out), "".join(faults)))
     text = tables.save_tables(sweep.runs, lines, out, *paragraphs)
-    write_file(out / "grid.png", encode_png(draw_grid(sweep.runs)))
+    write_file(out / "grid.png", encode_png(draw_grid(sweep.runs, lines)))
     plots.plot_metrics(lines, out / "plots.png")
     pareto.plot_pareto(sweep.runs, out / "pareto.png")
     if out == sweep.folder:

@@ -13,9 +13,10 @@ from torch import Tensor
 from mpx.pictures.cells import Cell, draw_cells, fit, saliency_over
 from mpx.pictures.encoding import to_image
 from mpx.pictures.text import format_percent
-from mpx.report.run_folder import RunFolder
+from mpx.report.lines import ComparisonLine, format_value, is_best, metric_names
+from mpx.report.run_folder import COST_METRICS, RunFolder
 from mpx.runs.store import load_row
-from mpx.tasks.base import caption, format_value
+from mpx.tasks import base
 
 MAX_ROWS = 8
 MAX_JOBS = 12
@@ -23,8 +24,11 @@ MAX_JOBS = 12
 StoredRow = dict[str, Any]  # of store.load_row
 
 
-def draw_grid(runs: Sequence[RunFolder]) -> Image.Image:
-    """Draw the rows of up to MAX_JOBS runs: the value before and after, area, and the class where jobs differ in it."""
+def draw_grid(runs: Sequence[RunFolder], lines: Sequence[ComparisonLine] = ()) -> Image.Image:
+    """Draw the rows of up to MAX_JOBS runs: the value before and after, area, and the class where jobs differ in it.
+
+    lines: of the runs' metrics, whose means are written below.
+    """
     jobs = [runs[i] for i in np.unique(np.linspace(0, len(runs) - 1, min(len(runs), MAX_JOBS)).round().astype(int))]
     numbered = [rows_by_number(run) for run in jobs]
     keys = list(dict.fromkeys(key for rows in numbered for key in rows))
@@ -33,7 +37,16 @@ def draw_grid(runs: Sequence[RunFolder]) -> Image.Image:
     omitted = [f"{len(cells)} of {len(keys)} rows"] if len(cells) < len(keys) else []
     omitted += [f"{len(jobs)} of {len(runs)} jobs"] if len(jobs) < len(runs) else []
     headings = [[axis, *(run.axes[axis] for run in jobs)] for axis in runs[0].axes]
-    return draw_cells(cells, headings, ", ".join(omitted))
+    return draw_cells(cells, headings, ", ".join(omitted), [_footing(jobs, lines, name) for name in metric_names(lines)])
+
+
+def _footing(jobs: Sequence[RunFolder], lines: Sequence[ComparisonLine], metric: str) -> list[str]:
+    """Return a metric's name and its value in each job, the best one with a word; costs have none."""
+    texts = {}
+    for line in (line for line in lines if line.metric == metric):
+        is_marked = metric not in COST_METRICS and is_best(lines, line)
+        texts[line.run] = "–" if line.value is None else format_value(line.value) + ", best" * is_marked
+    return [metric, *(texts.get(job.name, "–") for job in jobs)]
 
 
 def _cells(row: list[StoredRow | None]) -> list[Cell]:
@@ -48,11 +61,11 @@ def _job_cell(stored: StoredRow | None, first: StoredRow) -> Cell:
     if stored is None:
         return Cell(None, "", "no mask")
     quantity = stored["quantity"]
-    values = " to ".join(format_value(quantity, stored[p]) for p in ("value_before", "value_after"))
+    values = " to ".join(base.format_value(quantity, stored[p]) for p in ("value_before", "value_after"))
     other_class = "" if stored["class"] == first["class"] else f", {stored['class']}"
     return Cell(
         saliency_over(stored_photo(stored), torch.from_numpy(stored["saliency"]).float()[None]),
-        f"{caption(quantity)} {values}",
+        f"{base.caption(quantity)} {values}",
         f"area {format_percent(stored['area'])}{other_class}",
     )
 

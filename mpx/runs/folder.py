@@ -61,12 +61,18 @@ def _check_owner(folder: Path) -> None:
     if (folder / LOCK).exists():
         return
     patterns = [*(name for name in FILES if name != store.FAILED), *(name.format("*") for name in ROW_FILES), *LOG_FOLDERS]
-    others = [path for pattern in patterns for path in folder.glob(pattern)]
+    others = [path for pattern in patterns for path in folder.glob(pattern) if not _is_own_log(path)]
     if others:
         raise FolderRefusedError(
             f"{folder} holds {others[0].relative_to(folder)}, which mpx did not write: give a folder that is new or empty, "
             "or move this file"
         )
+
+
+def _is_own_log(path: Path) -> bool:
+    """Return whether this process logs to a file, as it does with hydra.verbose=true before it claims the folder."""
+    files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    return any(file.stream and file.baseFilename == os.path.abspath(path) for file in files)
 
 
 @contextmanager

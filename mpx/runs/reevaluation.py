@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,14 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mpx.learning.rows import Row, annotated, rows_of_image
+from mpx.learning.rows import Row, annotated
 from mpx.metrics.areas import group_rows, sum_of_areas
 from mpx.models.classifier import Classifier
 from mpx.runs import store, tables
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.evaluation import Evaluator, Protocols, needs_annotations
 from mpx.runs.plan import RunPlan
-from mpx.runs.row_source import load_image
+from mpx.runs.stored_rows import load_problem
 
 log = logging.getLogger("mpx")
 MAPS = ("saliency", "mask")  # of a stored row, (H,W)
@@ -127,27 +126,14 @@ def _load_rows(
     loaded_rows = []
     for row in stored:
         item = coordinator.items[coordinator.image_indices[row["image"]]]
-        area = None if math.isnan(row["requested_area"]) else row["requested_area"]
         try:
-            image, context = load_image(classifier, item)
-            classifier.fold(image[None])
-            loaded = Row(image, row["target"], row["image"], area)
-            if classifier.task.prepares:  # it may need a place
-                rows = rows_of_image(classifier, image, row["image"], plan.target, [area], context)
-                loaded = _row_of_key(rows, row["row_key"])
+            loaded, context = load_problem(classifier, item, row, plan.target)
             loaded = annotated(loaded, context) if with_annotations else loaded
         except ValueError as error:
             unreadable[row["image"]] = str(error)
             continue
         loaded_rows.append(LoadedRow(row, replace(loaded, regions=item.regions)))
     return loaded_rows
-
-
-def _row_of_key(rows: Sequence[Row], key: str) -> Row:
-    for row in rows:
-        if row.key == key:
-            return row
-    raise ValueError(f"its target {key} is not found again, where the network or the device changed")
 
 
 def _batches(values: Sequence[Any], size: int) -> Iterator[list[Any]]:

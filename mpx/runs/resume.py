@@ -101,6 +101,16 @@ def stored_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return stored
 
 
+def load_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of the run in a folder, without the digests. Raises ValueError where it is not stored."""
+    config = _load(folder / ".hydra" / "config.yaml")
+    config.pop(CODE, None)
+    digests = [(group, f"{key}{DIGEST}") for group, keys in FILE_KEYS.items() for key in keys]
+    for group, key in digests:
+        config[group].pop(key, None)
+    return config
+
+
 def input_files(config: Mapping[str, Any]) -> list[Path]:
     """Return the files of maps that a configuration reads beside its images (explainer=files)."""
     folder = (config.get("explainer") or {}).get("folder")

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from commands import masks, table
@@ -15,9 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from mpx import config
+from mpx.cli.arguments import prepare
 from mpx.cli.axes import list_jobs
 from mpx.cli.folders import folder_name, sweep_folder
 from mpx.cli.gpus import claim_gpu
+from mpx.cli.versus import as_sweep
 from mpx.config_errors import error_sentence
 from mpx.report.sweep import job_axes
 from mpx.runs import store
@@ -102,10 +105,51 @@ def test_every_preset_has_different_jobs_that_can_be_built(name):
         (["sweep=blur", "seed=0,1", "perturbation=noise"], "blur_x_seed"),
         (["-m", "mask_size=14,28", "perturbation=noise,black", "steps=5"], "mask_size_x_perturbation,steps=5"),
         (["cluster=slurm", "images=/a/b.png"], "run,images=-a-b.png"),
+        (["versus=[gradcam,quick]", "steps=5"], "versus=gradcam+quick,steps=5"),
     ],
 )
 def test_the_sweep_folder_is_named_by_the_command(arguments, name):
     assert sweep_folder(arguments) == name
+
+
+def versus_jobs(*arguments) -> dict[str, list[str]]:
+    *others, mode, cases = as_sweep(list(arguments), [Path("my")])
+    (cases,) = OverridesParser.create().parse_overrides([cases])
+    assert mode == "hydra.mode=MULTIRUN" and cases.get_key_element() == "hydra.sweeper.cases"
+    return jobs(*others, cases=cases.value())
+
+
+def test_versus_is_a_sweep_of_the_commands_method_and_others(folder):
+    (folder / "my/experiment").mkdir(parents=True)
+    (folder / "my/experiment/mine.yaml").write_text("# @package _global_\nsteps: 3\n")
+    assert versus_jobs("versus=[gradcam, mine]", "steps=3") == {
+        "method=default": ["steps=3"],
+        "method=gradcam": ["steps=3", "explainer=gradcam"],
+        "method=mine": ["steps=3", "experiment=mine"],
+    }
+    assert versus_jobs("experiment=fong2017", "versus=rise,quick") == {
+        "method=fong2017": ["experiment=fong2017"],
+        "method=rise": ["experiment=fong2017", "explainer=rise"],  # evaluated with the same perturbation
+        "method=quick": ["experiment=quick"],
+    }
+    assert list(versus_jobs("explainer=center", "versus=quick", "seed=0,1"))[1:3] == [
+        "method=center,seed=1",
+        "method=quick,seed=0",
+    ]
+    assert as_sweep(["versus=null", "steps=3"], []) == ["steps=3"]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["versus=gradcma"], "versus=gradcma: no explainer or experiment is called so; near it: gradcam"),
+        (["experiment=quick", "versus=quick"], "quick is there twice, or the command's own method"),
+        (["versus=quick", "sweep=blur"], "no sweep= beside it"),
+    ],
+)
+def test_what_versus_cannot_compare_is_refused(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        prepare(arguments)
 
 
 # ---- finished jobs
@@ -162,6 +206,7 @@ def test_force_replaces_a_run_and_leaves_the_users_files(mpx, folder):
 
 def test_a_failed_job_is_listed_and_the_others_are_complete(mpx, folder):
     line = [*[a for a in QUICK if not a.startswith("images=")], "-m", "images=photos,later"]
+    line.append("hydra.sweeper.max_batch_size=1")
     code, out, err = mpx(*line)
     assert code == 1 and "1 of 2 jobs failed, images=later" in err
     (sweep,) = (folder / "outputs" / "sweeps").iterdir()
@@ -171,6 +216,11 @@ def test_a_failed_job_is_listed_and_the_others_are_complete(mpx, folder):
     shutil.copytree(folder / "photos", folder / "later")
     code, _, err = mpx(*line)  # the failed job starts again
     assert code == 0 and not (sweep / "images=later" / store.FAILED).exists(), err
+
+
+def test_a_batch_of_no_jobs_is_refused(mpx, folder):
+    code, _, err = mpx(*QUICK, "-m", "seed=0,1", "hydra.sweeper.max_batch_size=0")
+    assert code == 1 and "hydra.sweeper.max_batch_size=0 must be a number of jobs, at least 1" in err
 
 
 def test_a_misspelt_value_starts_no_job(mpx, folder):
@@ -211,6 +261,16 @@ def _run(mpx, folder, *line) -> list:
     code, out, err = mpx(*line)
     assert code == 0, out + err
     return sorted((folder / "outputs" / "sweeps").iterdir())
+
+
+@pytest.mark.slow
+def test_methods_are_compared_in_one_command(mpx, folder):
+    line = [*QUICK, "versus=gradient", "metric=[deletion]", "limit=1"]
+    (sweep,) = _run(mpx, folder, *line)
+    assert sweep.name.startswith("versus=gradient,") and (sweep / "grid.png").is_file()
+    lines = (sweep / "table.md").read_text().splitlines()[2:4]
+    assert [line.split(" | ")[0] for line in lines] == ["| default", "| gradient"]
+    assert "2 of 2 jobs are finished" in mpx(*line)[1]
 
 
 @pytest.mark.slow

@@ -24,6 +24,22 @@ def test_equals_torchvision(size, resize, crop, interpolation):
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("resize, crop", [(256, (224, 224)), (None, (61, 80)), (None, (400, 300))])
+def test_a_map_of_the_crop_maps_to_the_originals_pixels(size, resize, crop):
+    """Whose values are the crop's coordinates: a linear function is interpolated exactly, away from the edges."""
+    preprocess = Preprocess(crop, resize, "bilinear")
+    y, x = (torch.arange(side, dtype=torch.float64) + 0.5 for side in crop)
+    for axis, coordinate in enumerate((x.expand(crop), y[:, None].expand(crop))):
+        mapped = preprocess.map_to_original(coordinate, size)
+        assert mapped.shape == size[::-1]
+        for point in np.random.default_rng(0).integers(0, size, (20, 2)):
+            where = preprocess.point(tuple(point + 0.5), size)
+            inside = all(0 <= place <= side for place, side in zip(where, crop[::-1]))
+            expected = min(max(where[axis], 0.5), crop[1 - axis] - 0.5) if inside else 0
+            assert float(mapped[point[1], point[0]]) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("resize, crop", [(256, (224, 224)), (64, (64, 48)), (None, (61, 80)), (None, (400, 300))])
 @pytest.mark.parametrize("where", [(0.3, 0.35, 0.6, 0.7), (0.0, 0.1, 0.5, 0.55), (0.45, 0.4, 1.0, 1.0)])
 def test_a_box_maps_to_its_pixels(size, resize, crop, where):

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from scene import context, photos, random_maps, square
@@ -36,18 +35,37 @@ def test_imputation_is_grad_cams(share):
     assert torch.allclose(impute(image, removed, torch.zeros_like(image)), expected, atol=1e-5)
 
 
+def tied_maps() -> torch.Tensor:
+    """(1,1,32,32) of 1 in a fifth of the pixels, 0.5 in three tenths and 0 in the rest."""
+    ranks = random_maps(1).flatten().argsort().argsort()
+    return ((ranks >= 512).float() / 2 + (ranks >= 1024 - 205).float() / 2).view(1, 1, 32, 32)
+
+
 @pytest.mark.slow
-def test_the_score_is_grad_cams():
-    imputer = pytest.importorskip("pytorch_grad_cam.metrics.road").NoisyLinearImputer(noise=0.0)
-    rows, maps = context(1), random_maps(1)
+@pytest.mark.parametrize("maps, percentiles", [(random_maps(1), [20, 50, 80]), (tied_maps(), [50])])
+def test_the_score_is_grad_cams(maps, percentiles):
+    grad_cam = pytest.importorskip("pytorch_grad_cam.metrics.road")
+    imputer, rows = grad_cam.NoisyLinearImputer(noise=0.0), context(1)
     means = []
-    for map in (maps, 1 - maps):  # as its RemoveMostRelevantFirst keeps what is below a percentile
-        kept = [np.float32(map.numpy() < np.percentile(map.numpy(), 100 - p)) for p in (20, 50, 80)]
-        shown = torch.stack([imputer(rows.images[0], torch.from_numpy(k[0, 0])) for k in kept])
+    for kind in (grad_cam.RemoveMostRelevantFirst, grad_cam.RemoveLeastRelevantFirst):
+        shown = torch.stack([kind(100 - p, imputer)(rows.images[0], maps[0, 0]) for p in percentiles])
         means.append(rows.classifier(shown).softmax(1)[:, 1].mean().item())
-    result = road(maps, rows, percentiles=[20, 50, 80], noise=0.0)
+    result = road(maps, rows, percentiles=percentiles, noise=0.0)
     assert [result["morf"].item(), result["lerf"].item()] == pytest.approx(means, abs=2e-3)
     assert result[""].item() == pytest.approx((means[1] - means[0]) / 2, abs=2e-3)
+
+
+@pytest.mark.slow
+def test_tied_pixels_are_removed_one_by_one_and_by_grad_cam_together():
+    grad_cam = pytest.importorskip("pytorch_grad_cam.metrics.road")
+    maps, removed = tied_maps(), []
+    for percentage in (20, 50):
+        grad_cam.RemoveLeastRelevantFirst(100 - percentage, lambda image, kept: removed.append(kept == 0))(None, maps[0, 0])
+    assert torch.equal(*removed) and removed[0].sum() == 512
+    rows, first = context(1), removed[0].flatten().cumsum(0).view(32, 32) <= round(0.2 * 1024)
+    shown = impute(rows.images[0], removed[0] & first, torch.zeros(3, 32, 32))[None]
+    expected = rows.classifier(shown).softmax(1)[0, 1].item()
+    assert road(maps, rows, percentiles=[20], noise=0.0)["lerf"].item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_rows_are_independent_and_constant_maps_score_zero():

@@ -47,6 +47,8 @@ def test_values_differences_and_files(tmp_path):
     head, _, first, worse, other = text.splitlines()[:5]
     assert "deletion ↓" in head and "**0.055**" in first and "0.155 [0.055, 0.255]*" in worse and "]*" not in other
     assert "12" in text and Image.open(tmp_path / "out" / "cost.png").width > 300
+    page = (tmp_path / "out" / "report.html").read_text()  # one page of all runs
+    assert all(f'<th scope="row">{folder.name}</th>' in page for folder in folders)
     tex = (tmp_path / "out" / "table.tex").read_text()
     assert r"\textbf{0.055}" in tex and r"value\_normalised" in tex and tex.count(r"\\") == 4
 

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from synthetic_explanation import set_values
 
-from mpx.pictures.cells import CELL
+from mpx.pictures.cells import CELL, GAP, LINE
 from mpx.report import pareto, plots, sweep
+from mpx.report.compare import compare_runs
 from mpx.report.heat_map import draw_heat_map
 from mpx.report.lines import ComparisonLine
 from mpx.report.pareto import pareto_front
@@ -160,7 +161,12 @@ def test_the_grid_shows_each_jobs_own_saliency(tmp_path, job):
     for pictures in (True, False):
         for size in (7, 14):
             job(f"{pictures}/mask_size={size}", pictures=pictures)
-        page = draw_grid(sweep.read_sweep(tmp_path / str(pictures)).runs)
+        runs = sweep.read_sweep(tmp_path / str(pictures)).runs
+        page = draw_grid(runs)
+        measured = draw_grid(runs, compare_runs(runs, ["area", "passes"]))
+        assert measured.height == page.height + 2 * LINE + GAP
+        same, below = (measured.crop(box) for box in ((0, 0, *page.size), (0, page.height, *measured.size)))
+        assert same.tobytes() == page.tobytes() and len(set(below.getdata())) > 2  # something is written
         cells = np.asarray(page)[60:100, 8 : 8 + 3 * (CELL + 8)].astype(int)
         first, second, third = np.split(cells, 3, 1)
         assert np.array_equal(second, third) and not np.array_equal(first, second)

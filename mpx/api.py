@@ -32,8 +32,8 @@ from mpx.learning.method import Method, check_regularizers
 from mpx.models.bare import as_classifier
 from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
-from mpx.runs.doubtful import warn_of_doubtful_rows
 from mpx.tasks.base import Task
+from mpx.verdicts import judge_and_warn
 
 # arguments of explain() that are not part of a method
 OUTSIDE_A_METHOD = ("model", "images", "target", "task", "method", "batch_size", "deterministic", "frames", "on_step")
@@ -171,7 +171,7 @@ def _explain(
                 raise ValueError(sentence)
             parts.append((solution.rows[0].image_index, solution.explanation))
     explanation = join([explanation for _, explanation in sorted(parts, key=lambda part: part[0])])
-    warn_of_doubtful_rows(explanation)
+    judge_and_warn(explanation)
     return explanation
 
 

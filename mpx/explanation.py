@@ -2,7 +2,7 @@
 
 import io
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,7 @@ class Explanation:
     duration: Tensor  # (B,) seconds from then to its last iteration
     places: Tensor | None = None  # (B,...) of the targets, as their task found them; None where it needs none
     method: "Method | None" = None  # by which the rows were made
+    verdict: list[str] = field(default_factory=list)  # on each row (`mpx.verdicts.MEANINGS`); empty: they are not judged
     bands: tuple[int, ...] | None = None  # channels that pictures show as red, green and blue; None: the first ones
 
     @property
@@ -171,7 +172,7 @@ def _select(name: str, value: Any, rows: list[int]) -> Any:
         return {term: values[:, rows] for term, values in value.items()}
     if isinstance(value, Tensor):
         return value[:, rows] if name.startswith("frame") else value[rows]
-    return [value[row] for row in rows]
+    return [value[row] for row in rows] if value else value  # rows that are not judged have no verdict
 
 
 def _at(explanation: Explanation, iterations: list[int]) -> Explanation:

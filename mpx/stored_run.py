@@ -20,7 +20,7 @@ from mpx.runs.tables import FILE_COLUMNS, as_dataframe, parse_number, read_csv
 if TYPE_CHECKING:
     import pandas
 
-TEXT_COLUMNS = ("image", "class", "mask", FILE_COLUMNS[0])
+TEXT_COLUMNS = ("image", "class", "verdict", "mask", FILE_COLUMNS[0])
 
 
 class Run:

@@ -49,7 +49,7 @@ def write_sweep_report(folder: str | Path, jobs: Sequence[str | Path]) -> Path:
 
 def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> Path:
     all_columns = dict.fromkeys(column for job in jobs for column in job.lines.first)
-    columns = [c for c in all_columns if c not in ("image", "class", "mask", *FILE_COLUMNS)]
+    columns = [c for c in all_columns if c not in ("image", "class", "verdict", "mask", *FILE_COLUMNS)]
     rows = match_rows(jobs)
     headlines = [job.headline(columns) for job in jobs]
     style = (PAGE / "page.css").read_text("utf-8")

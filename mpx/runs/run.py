@@ -19,7 +19,6 @@ from mpx.runs.checks import check_complete, check_metrics, check_ray, check_rows
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.devices import find_device, single_worker, thread_count, worker_devices
 from mpx.runs.distributed import SampleGroup, find_group
-from mpx.runs.doubtful import doubtful_rows
 from mpx.runs.evaluation import needs_annotations
 from mpx.runs.fingerprint import Fingerprint
 from mpx.runs.folder import claim_folder, clear
@@ -32,6 +31,7 @@ from mpx.runs.resume import check_config, input_files
 from mpx.runs.shares import Share, find_share
 from mpx.runs.store import FAILED
 from mpx.runs.worker import work
+from mpx.verdicts import verdict_sentences
 
 log = logging.getLogger("mpx")
 PRINTED_ROWS = 20  # of the table at the end
@@ -218,7 +218,7 @@ def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any],
     table = merged.table()
     more = f"\n... {len(table) - PRINTED_ROWS} more" if len(table) > PRINTED_ROWS else ""
     log.info(terminal.format_rows(table[:PRINTED_ROWS], plan.task) + more)
-    for sentence in doubtful_rows(table, plan.method, plan.task):
+    for sentence in verdict_sentences(table, plan.method, plan.task):
         log.warning(sentence)
     if plan.metrics:
         log.info("\n" + terminal.format_metrics(summary["metrics"]))

@@ -15,11 +15,12 @@ def format_rows(rows: Sequence[Mapping[str, Any]], task: Task, width: int = 100)
     The requested area is shown where rows differ in it.
     """
     has_areas = len({row["requested_area"] for row in rows}) > 1
-    headings = ("image", "class", *["requested"] * has_areas, task.quantity, "area", "seconds")
+    has_verdicts = any(row["verdict"] for row in rows)
+    headings = ("image", "class", *["requested"] * has_areas, task.quantity, "area", "seconds", *["verdict"] * has_verdicts)
     number = "{:.3f}".format if task.is_bounded else "{:.4g}".format
     texts = [(row["image"], row["class"], *[format_percent(row["requested_area"] or 0)] * has_areas,
               f"{number(row['value_before'])} → {number(row['value_after'])}",
-              format_percent(row["area"]), f"{row['seconds']:.1f}") for row in rows]  # fmt: skip
+              format_percent(row["area"]), f"{row['seconds']:.1f}", *[row["verdict"]] * has_verdicts) for row in rows]  # fmt: skip
     columns = [[printable(text) for text in column] for column in zip(headings, *texts)]
     widths = [max(map(cell_width, column)) for column in columns]
     free = width - sum(widths[2:]) - 2 * (len(headings) - 1)
@@ -29,7 +30,10 @@ def format_rows(rows: Sequence[Mapping[str, Any]], task: Task, width: int = 100)
     for line in zip(*columns):
         names = [shorten(text, w, cell_width) for text, w in zip(line[:2], widths)]
         names = [text + " " * (w - cell_width(text)) for text, w in zip(names, widths)]
-        lines.append("  ".join(names + [text.rjust(w) for text, w in zip(line[2:], widths[2:])]))
+        numbers = [text.rjust(w) for text, w in zip(line[2:], widths[2:])]
+        if has_verdicts:
+            numbers[-1] = line[-1]
+        lines.append("  ".join(names + numbers))
     return "\n".join(lines)
 
 

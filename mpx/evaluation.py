@@ -79,7 +79,8 @@ def evaluate(
     columns = [column for column in lines[0] if "@" not in column]  # points of curves have no column
     found = {name: torch.tensor([math.nan if line[name] is None else line[name] for line in lines]) for name in columns}
     if empty := [name for name in functions if name in found and found[name].isnan().all()]:
-        for sentence in verdict_sentences(table_rows(e), e.method, e.task) or [f"{', '.join(empty)}: no row has a value"]:
+        lines_without = [line for line in table_rows(e) if math.isnan(line["value_normalised"])]
+        for sentence in verdict_sentences(lines_without, e.method, e.task) or [f"{', '.join(empty)}: no row has a value"]:
             warnings.warn(sentence, stacklevel=2)
     return found
 

@@ -17,7 +17,7 @@ from mpx.explanation import Explanation
 from mpx.learning.method import Method
 from mpx.option_values import Count, NotNegative, Share
 from mpx.pictures.text import format_percent
-from mpx.tasks.base import Task
+from mpx.tasks.base import Answer, Task
 
 WORKS, ABSENT, WEAK, UNFINISHED, SHORT, ONLY_OWN, SCATTERED = (
     "works", "the class was never there", "perturbation too weak", "not converged", "falls short",
@@ -55,9 +55,10 @@ def row_verdict(
     """
     before, reference, requested = row["value_before"], row["value_reference"], row["requested_area"]
     has_nothing_to_lose = math.isnan(row["value_normalised"])
+    chance = row["chance"] if before > row["chance"] else 0.0
     if row["bounded"] and before < absent_value:
         return ABSENT
-    if has_nothing_to_lose or row["bounded"] and reference > weak_share * before:
+    if has_nothing_to_lose or row["bounded"] and reference - chance > weak_share * (before - chance):
         return WEAK
     if not row["is_learnt"]:
         return ""
@@ -121,6 +122,15 @@ def verdict_sentences(rows: Sequence[Line], method: Method, task: Task) -> list[
                 f"{len(found)} of {len(rows)} rows: {verdict}, {MEANINGS[verdict]} ({_example(found[0], task)}): try {remedy}"
             )
     return sentences
+
+
+def chance_of(answers: Sequence[Answer]) -> float:
+    """Return the probability of each of a few answers that exclude each other, if the network knows nothing; 0 of many.
+
+    answers: those listed of a row, five of a network with more.
+    """
+    total = sum(answer.value for answer in answers)
+    return 1 / len(answers) if 0 < len(answers) < 5 and abs(total - 1) < 1e-3 else 0.0
 
 
 def objective_fall(total: np.ndarray) -> float:

@@ -221,7 +221,7 @@ def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any],
     for sentence in verdict_sentences(table, plan.method, plan.task):
         log.warning(sentence)
     if plan.metrics:
-        log.info("\n" + terminal.format_metrics(summary["metrics"]))
+        log.info("\n" + terminal.format_metrics(summary["metrics"], len(table)))
     empty = [
         name
         for name in needs_annotations(plan.metrics)
@@ -234,7 +234,8 @@ def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any],
             f"{', '.join(labels[:5])}: give target=label, and labels that are classes of the model"
         )
     if "area_sums" in summary:
-        log.info("\nthe sum of the masks of all areas:\n" + terminal.format_metrics(summary["area_sums"]))
+        sums = terminal.format_metrics(summary["area_sums"], summary["smallest_area"]["rows"])
+        log.info(f"\nthe sum of the masks of all areas:\n{sums}")
     folder = plan.folder
     curves = f"\ncurves    tensorboard --logdir {folder}" if "tensorboard" in plan.loggers else ""
     pairs = f"  {folder}/pairs" if plan.task.is_paired else ""

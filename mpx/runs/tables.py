@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpx.errors import Error
 from mpx.runs.files import append_file, open_atomically
-from mpx.verdicts import count_components, objective_fall
+from mpx.verdicts import chance_of, count_components, objective_fall
 
 if TYPE_CHECKING:
     import pandas
@@ -44,6 +44,7 @@ def row_values(explanation: "Explanation", row: int) -> TableRow:
         "quantity": explanation.task.quantity,
         "bounded": explanation.task.is_bounded,
         "paired": explanation.task.is_paired,
+        "chance": max(explanation.task.chance, chance_of(explanation.answers_before[row])),
         "game": explanation.game,
         "is_learnt": explanation.is_learnt,
         "components": count_components(explanation.evidence[row, 0].numpy()),

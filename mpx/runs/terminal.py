@@ -32,13 +32,13 @@ def format_rows(rows: Sequence[Mapping[str, Any]], task: Task, width: int = 100)
         names = [text + " " * (w - cell_width(text)) for text, w in zip(names, widths)]
         numbers = [text.rjust(w) for text, w in zip(line[2:], widths[2:])]
         if has_verdicts:
-            numbers[-1] = line[-1]
+            numbers[-1] = line[-1].ljust(widths[-1])
         lines.append("  ".join(names + numbers))
     return "\n".join(lines)
 
 
-def format_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a line for each metric of a summary: mean, interval and number of rows; a part without a value has none.
+def format_metrics(metrics: Mapping[str, Mapping[str, Any]], total: int) -> str:
+    """Return a line for each metric of a summary: mean, interval and of how many rows; a part without a value has none.
 
     ↑ or ↓: higher or lower values are better; 0: values near 0.
     """
@@ -48,11 +48,15 @@ def format_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     for name, (column, metric) in zip(names, metrics.items()):
         if metric["value"] is not None:
             interval = "[{:.3f}, {:.3f}]  ".format(*metric["interval95"]) if metric["interval95"] else ""
-            rows = "1 row" if metric["n"] == 1 else f"{metric['n']} rows"
-            lines.append(f"{name:<{width}} {metric['value']:9.3f}  {interval}of {rows}")
+            lines.append(f"{name:<{width}} {metric['value']:9.3f}  {interval}of {count_of(metric['n'], total)}")
         elif column == metric["metric"]:
             lines.append(f"{name:<{width}}           no row has a value")
     return "\n".join(lines)
+
+
+def count_of(n: int, total: int) -> str:
+    """Return how many rows a number is of, e.g. "3 rows" or "2 of 3 rows"."""
+    return ("" if n == total else f"{n} of ") + ("1 row" if total == 1 else f"{total} rows")
 
 
 def printable(text: object) -> str:

@@ -35,13 +35,15 @@ class Answer(NamedTuple):
 class Task:
     """A task; a subclass has `logits`, and the other methods where they differ from these.
 
-    quantity: what the number that people read (`value`) is called; low, high: its range.
+    quantity: what the number that people read (`value`) is called; low, high: its range; chance: what it is where the network
+    knows nothing, if that is the same for all networks.
     support_unit: what `support`, from which metrics are computed, measures; in words, for messages and summary.json.
     """
 
     quantity = "probability"
     low = 0.0
     high = 1.0
+    chance = 0.0
     support_unit = "softmax probability of the target"
     categories: tuple[str, ...] | None = None  # names of the outputs, where they are not the model's categories
     prepares = False  # whether `prepare` reads the outputs

@@ -70,7 +70,7 @@ AREAS, WEIGHTS = mpx.method("extremal2019"), mpx.method("fong2017")
 def row(after=0.12, before=0.9, reference=0.1, requested=math.nan, **values):
     """The numbers of a deletion that works."""
     row = dict(value_before=before, value_after=after, value_reference=reference, requested_area=requested, area=0.3, fall=0.0)
-    row |= dict(value_normalised=normalise(after, before, reference), components=2, bounded=True, is_learnt=True)
+    row |= dict(value_normalised=normalise(after, before, reference), components=2, chance=0.0, bounded=True, is_learnt=True)
     return row | {"game": "deletion"} | values
 
 
@@ -84,6 +84,8 @@ def row(after=0.12, before=0.9, reference=0.1, requested=math.nan, **values):
         ("works", dict(area=0.14, requested=0.1)),
         ("the class was never there", dict(before=0.005, reference=0.0, area=0.0, fall=1.0)),
         ("perturbation too weak", dict(reference=0.5, area=0.0, fall=1.0)),
+        ("works", dict(reference=0.5, after=0.5, chance=0.5)),  # one of two answers
+        ("perturbation too weak", dict(reference=0.75, chance=0.5)),
         ("perturbation too weak", dict(before=0.02, reference=0.015)),  # nothing to lose
         ("not converged", dict(area=0.0, after=0.9)),
         ("not converged", dict(area=0.8, requested=0.1)),

@@ -49,9 +49,8 @@ def compare_runs(runs: Sequence[RunFolder], metrics: Sequence[str] = ()) -> list
 def _line(run: RunFolder, first: RunFolder, name: str) -> ComparisonLine:
     metric = run.metrics[name]
     low, high = metric["interval95"] or (math.nan, math.nan)
-    is_relative = name == "value_normalised" and metric["better"] == "none"  # to another thing in each run
     difference, pairs, p_value = math.nan, 0, math.nan
-    if not (run is first or is_relative):
+    if not (run is first or metric.get("relative")):
         difference, pairs, p_value = paired_difference(run, first, name)
     protocol = metric["protocol"]
     return ComparisonLine(

@@ -389,13 +389,14 @@ function chart(visit, title, names, data, range, dots) {
     const said = make("b");
     legend.append(make("span", { class: `c${k % COLOURS}` }, `— ${name} `, said));
     tell.push((now) => {
-      said.textContent = short(ys[at.findLastIndex((step) => step <= now)]); // step n, counted from 0, sees the mask after n
+      if (dots && name === "value") said.textContent = value(data.values[data.iterations.indexOf(now)]); // the caption's number
+      else said.textContent = short(ys[at.findLastIndex((step) => step <= now)]); // step n, counted from 0, sees the mask after n
     });
   });
   if (dots) {
     const colour = `c${names.indexOf("value") % COLOURS}`;
     path(data.values.map((v, i) => (v === null ? "" : `M${x(data.iterations[i])} ${y(v)}h0`)).join(""), `dots ${colour}`);
-    legend.append(make("span", { class: colour }, "• without augmentations"));
+    legend.append(make("span", { class: colour }, "• without augmentations, as the number says"));
   }
   const line = path("", "now");
   const scale = (...texts) => make("div", { class: "scale" }, ...texts.map((text) => make("span", {}, text)));

@@ -8,7 +8,7 @@ short has not found the evidence. Only a mask that has its effect can be doubted
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,9 +99,9 @@ def judge_and_warn(explanation: Explanation) -> None:
         warnings.warn(sentence, stacklevel=3)
 
 
-def count_verdicts(rows: Sequence[Line]) -> dict[str, int]:
+def count_verdicts(rows: Iterable[Line]) -> dict[str, int]:
     """Return the number of rows of each verdict, without those of none."""
-    counts = Counter(row["verdict"] for row in rows)
+    counts = Counter(row.get("verdict", "") for row in rows)  # older runs have none
     return {verdict: counts[verdict] for verdict in MEANINGS if counts[verdict]}
 
 
@@ -118,9 +118,8 @@ def verdict_sentences(rows: Sequence[Line], method: Method, task: Task) -> list[
             found = [row for row in found if row["requested_area"] == largest]
         if found:
             remedy = _remedy(verdict, method, task, found[0])
-            sentences.append(
-                f"{len(found)} of {len(rows)} rows: {verdict}, {MEANINGS[verdict]} ({_example(found[0], task)}): try {remedy}"
-            )
+            example = _example(found[0], task)
+            sentences.append(f"{len(found)} of {len(rows)} rows: {verdict}, {MEANINGS[verdict]} ({example}): try {remedy}")
     return sentences
 
 
@@ -159,7 +158,8 @@ def _example(row: Line, task: Task) -> str:
     before, after, reference = (task.format(row[f"value_{name}"]) for name in ("before", "after", "reference"))
     requested = f" for area={row['requested_area']:g}" if row["requested_area"] else ""
     area = format_percent(row["area"]) + requested
-    return f"{row['image']}, {row['class']}: {before}, {after} under the mask of {area}, {reference} with everything perturbed"
+    values = f"{before}, {after} under the mask of {area}, {reference} with everything perturbed"
+    return f"{row['image']}, {row['class']}: {values}"
 
 
 def _remedy(verdict: str, method: Method, task: Task, row: Line) -> str:

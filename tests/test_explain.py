@@ -1,7 +1,6 @@
 """The library as a notebook or an evaluation harness uses it."""
 
 import dataclasses
-import io
 import math
 import re
 from contextlib import nullcontext
@@ -12,7 +11,6 @@ import pytest
 import torch
 from captum.attr import Attribution, NoiseTunnel
 from captum.metrics import infidelity, sensitivity_max
-from PIL import Image
 from planted import PlaceNet, RoundingNet, SquareNet, square_photo
 from torch import nn
 from torchvision.transforms.functional import to_pil_image, to_tensor
@@ -21,6 +19,7 @@ from mpx import Classifier, MaskLearner, MeaningfulPerturbation, explain, method
 from mpx.data.preprocessing import Preprocess
 from mpx.masks.base import Mask
 from mpx.regularizers import border
+from mpx.verdicts import MEANINGS
 
 NET = SquareNet().train()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])
@@ -44,7 +43,9 @@ def test_an_explanation_shows_and_saves_itself(tmp_path):
     e = quick(PHOTOS, target=[0, 1])
     assert len(e) == 6 and e.targets.tolist() == [0, 1] * 3 and len(set(e.names)) == 6
     assert e.saliency.shape == (6, 1, 32, 32) and e.curves["total"].shape == (10, 6) and "image2" in repr(e)
-    assert Image.open(io.BytesIO(e._repr_png_())).height > 5 * e.panel(0).height
+    page = e._repr_html_()  # a picture of each row and of each iteration that is recorded, of which the last is shown
+    assert page.count("<img") == 6 * (1 + len(e.iterations)) and page.count("<figure hidden") == 6 * (len(e.iterations) - 1)
+    assert e.verdict and e.select([1]).verdict == e.verdict[1:2] and set(e.verdict) <= set(MEANINGS)
     e.save(tmp_path)
     for kind, ending in (("masks", "npz"), ("panels", "png"), ("evolution", "gif")):
         assert {path.name for path in (tmp_path / kind).iterdir()} == {f"{name}.{ending}" for name in e.names}

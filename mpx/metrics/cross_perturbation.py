@@ -22,9 +22,9 @@ def cross_perturbation(
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the mask's success (B,) under each perturbation and, as main value, the mean over all but its own.
 
-    The success, at least 0 and at most 1, is 1 - p' of a deletion, p' of a preservation (see `normalised_drop`). `only_own` is 1 for a mask whose
-    success is at least `success_share` under its own perturbation and below `failure_share` under every other: such a mask
-    shows traces of the perturbation rather than evidence.
+    The success is 1 - p' of a deletion and p' of a preservation (see `normalised_drop`), at least 0 and at most 1.
+    `only_own` is 1 for a mask whose success is at least `success_share` under its own perturbation and below
+    `failure_share` under every other: such a mask shows traces of the perturbation rather than evidence.
     """
     p = normalised_probabilities(context, context.mask_for(saliency), context.perturbations, min_drop, max_batch)
     if context.value_normalised is not None:  # as optimized: its own perturbation need not be a blend of two images

@@ -46,8 +46,9 @@ class JobData:
     def cell(self, line: Line, columns: Sequence[str]) -> dict[str, Any]:
         """Return the name, the verdict, the success (None: there is no verdict) and the values of a row."""
         verdict = line["verdict"]
+        success = verdict == WORKS if verdict else None
         values = [finite_number(line.get(c)) for c in columns]
-        return {"name": row_name(line), "verdict": verdict, "success": verdict == WORKS if verdict else None, "values": values}
+        return {"name": row_name(line), "verdict": verdict, "success": success, "values": values}
 
     def page_entry(self) -> dict[str, Any]:
         """Return what the page's script knows of the job."""

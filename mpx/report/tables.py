@@ -94,12 +94,14 @@ def notes(runs: Sequence[RunFolder], lines: Sequence[ComparisonLine]) -> list[st
     compared = as_compared(runs)
     relative = [name for name in metric_names(lines) if any(run.metrics.get(name, {}).get("relative") for run in compared)]
     if relative:
+        verb = "are" if len(relative) > 1 else "is"
         sentences.append(
-            f"{' and '.join(relative)} {'are' if len(relative) > 1 else 'is'} not compared: the fully perturbed image is their "
-            "reference, and the perturbation or the network differs between these runs. value_after is the value itself."
+            f"{' and '.join(relative)} {verb} not compared: the reference is the fully perturbed image, and the "
+            "perturbation or the network differs between these runs. value_after is the value itself."
         )
     for run in runs:
-        faults = [f"{verdict} in {count_of(n, len(run.rows))}" for verdict, n in count_verdicts(run.rows).items() if verdict != WORKS]
+        counts = count_verdicts(run.rows).items()
+        faults = [f"{verdict} in {count_of(n, len(run.rows))}" for verdict, n in counts if verdict != WORKS]
         sentences += [f"{run.name}: {', '.join(faults)}."] if faults else []
         sentences += [
             f"{line.metric} of {run.name} has a value in {count_of(line.n, len(run.rows))}."

@@ -132,8 +132,9 @@ def to_yaml(values: dict[str, Any] | list[Any]) -> str:
 
 
 def to_command(overrides: list[str]) -> str:
-    """Return the command line with these overrides."""
-    return shlex.join(["mpx", *overrides])
+    """Return the command line with these overrides; the folder of a named run, which evaluate.py gives, follows from it."""
+    is_named = any(override.startswith("name=") for override in overrides)
+    return shlex.join(["mpx", *(o for o in overrides if not (is_named and o.startswith("hydra.run.dir=")))])
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

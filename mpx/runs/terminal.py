@@ -20,7 +20,8 @@ def format_rows(rows: Sequence[Mapping[str, Any]], task: Task, width: int = 100)
     number = "{:.3f}".format if task.is_bounded else "{:.4g}".format
     texts = [(row["image"], row["class"], *[format_percent(row["requested_area"] or 0)] * has_areas,
               f"{number(row['value_before'])} → {number(row['value_after'])}",
-              format_percent(row["area"]), f"{row['seconds']:.1f}", *[row["verdict"]] * has_verdicts) for row in rows]  # fmt: skip
+              format_percent(row["area"]), f"{row['seconds']:.1f}",
+              *[row["verdict"]] * has_verdicts) for row in rows]  # fmt: skip
     columns = [[printable(text) for text in column] for column in zip(headings, *texts)]
     widths = [max(map(cell_width, column)) for column in columns]
     free = width - sum(widths[2:]) - 2 * (len(headings) - 1)

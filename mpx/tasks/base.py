@@ -35,7 +35,7 @@ class Answer(NamedTuple):
 class Task:
     """A task; a subclass has `logits`, and the other methods where they differ from these.
 
-    quantity: what the number that people read (`value`) is called; low, high: its range; chance: what it is where the network
+    quantity: what the number that people read (`value`) is called; low, high: its range; chance: the value where the network
     knows nothing, if that is the same for all networks.
     support_unit: what `support`, from which metrics are computed, measures; in words, for messages and summary.json.
     """

@@ -23,5 +23,5 @@ def normalise(p: Number, p_before: Number, p_reference: Number, min_drop: float 
 
 
 def within_scale(p: float) -> float:
-    """Return a normalised support, at least 0 and at most 1: no mask is better than perfect, and none makes up for another."""
+    """Return p' within [0,1]: no mask is better than perfect, and none makes up for another."""
     return min(max(p, 0.0), 1.0)  # of NaN NaN

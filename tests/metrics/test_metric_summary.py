@@ -74,4 +74,5 @@ def test_the_terminal_says_which_values_are_better():
     assert [line.split(" 0.250")[0].split() for line in text.splitlines()] == [
         ["deletion", "↓"], ["insertion", "↑"], ["sanity", "0"], ["sanity_map"],
     ]  # fmt: skip
-    assert text.endswith("of 3 rows") and format_metrics({"iou": values | {"better": "higher"}}, 4).endswith("of 3 of 4 rows")
+    assert text.endswith("of 3 rows")
+    assert format_metrics({"iou": values | {"better": "higher"}}, 4).endswith("of 3 of 4 rows")

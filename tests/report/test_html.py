@@ -161,7 +161,8 @@ def test_the_verdict_of_each_row_is_shown_and_counted(tmp_path, explanation):
     job = read_job(tmp_path / "a", "a")
     job.summary = {"area": {"mean": 0.5, "interval95": None, "n": 1}}
     assert job.headline("value_normalised") == {
-        "rows": "2", "game": "deletion", "works": "1 of 2 rows", "falls short": "1 of 2 rows", "area": "0.500 of 1 of 2 rows",
+        "rows": "2", "game": "deletion", "works": "1 of 2 rows", "falls short": "1 of 2 rows",
+        "area": "0.500 of 1 of 2 rows",
     }  # fmt: skip
 
 

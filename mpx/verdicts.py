@@ -32,7 +32,10 @@ MEANINGS = {  # of each verdict, in this order wherever verdicts are counted
     ONLY_OWN: "under no other perturbation does the mask succeed: it may show traces of this one rather than evidence",
     SCATTERED: "the evidence lies in many pieces, and other perturbations confirm little of it",
 }
-WHY_NOT = "another target; game=preservation score=log_odds finds what speaks for a class that is not there"
+WHY_NOT = (  # a coarse mask, for a fine one can draw any class
+    "another target, or game=preservation score=log_odds mask_size=7 lambda_l1=3 lambda_tv=1, which keeps what speaks most "
+    "for this one: if its value stays near 0, nothing does"
+)
 EMPTY_AREA = 1e-3  # share of the image; a cell of a 28x28 mask is larger
 
 Row = Mapping[str, Any]  # the texts and numbers of a row, as `tables.row_values` returns them

@@ -148,7 +148,7 @@ def test_a_regularizer_may_be_an_options_name():
         ({"score": {}}, "score={} is not an option"),
         ({"scheduler": torch.zeros(2)}, "is not an option"),
         ({"deterministic": 1}, "deterministic=1 must be True or False"),
-        ({"area": 0.1}, 'in Python method=mpx.method("extremal2019")'),
+        ({"area": 0.1}, 'in Python method=mpx.method("extremal2019", "area=0.1")'),
     ],
 )
 def test_a_wrong_option_is_one_sentence(options, names):

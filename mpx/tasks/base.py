@@ -35,15 +35,14 @@ class Answer(NamedTuple):
 class Task:
     """A task; a subclass has `logits`, and the other methods where they differ from these.
 
-    quantity: what the number that people read (`value`) is called; low, high: its range; chance: the value where the network
-    knows nothing, if that is the same for all networks.
+    quantity: what the number that people read (`value`) is called; low, high: its range.
     support_unit: what `support`, from which metrics are computed, measures; in words, for messages and summary.json.
     """
 
     quantity = "probability"
     low = 0.0
     high = 1.0
-    chance = 0.0
+    chance = 0.0  # the value where a network knows nothing, if it is the same for all
     support_unit = "softmax probability of the target"
     categories: tuple[str, ...] | None = None  # names of the outputs, where they are not the model's categories
     prepares = False  # whether `prepare` reads the outputs
@@ -100,8 +99,7 @@ class Task:
     def check(self, output: Tensor, pair: Tensor | None, name: str) -> None:
         """Raise ValueError where a model's output is of another task.
 
-        output: (1,...) of an image, with its graph; pair: (2,...) of this image and another, None where it cannot be had;
-        name: of the model.
+        output: (1,...) of an image, with its graph; pair: (2,...) of two images or None; name: of the model.
         """
 
     def resolve(self, target: Any, output: Tensor, context: TargetContext) -> list[Target]:

@@ -19,6 +19,7 @@ from mpx import Classifier, MaskLearner, MeaningfulPerturbation, explain, method
 from mpx.data.preprocessing import Preprocess
 from mpx.masks.base import Mask
 from mpx.regularizers import border
+from mpx.runs.progress import Progress
 from mpx.verdicts import MEANINGS
 
 NET = SquareNet().train()
@@ -37,6 +38,19 @@ def test_deterministic_rows_have_the_same_bits_in_any_company(network, warns):
         other = explain(net, photos[[2, 0]], 1, **options)
     assert torch.equal(whole.parameter[[2, 0]], other.parameter)
     assert torch.equal(whole.value_after[[2, 0]], other.value_after)
+
+
+def test_the_bar_counts_whole_rows_and_never_more_than_there_are(capsys):
+    bar = Progress(3, unit="row", shown=True)
+    for part in [1 / 60] * 60 + [0.5, 0.5] + [0.4] * 4:
+        bar.advance(part)
+    bar.close()
+    counts = re.findall(r"(\S+) rows ", capsys.readouterr().err)
+    assert set(counts) <= {"0/3", "1/3", "2/3", "3/3"} and counts[0] == "0/3"
+    explain(NET, PHOTOS, 1, **OPTIONS | {"steps": 2, "progress": True})
+    assert "0/3 rows" in capsys.readouterr().err
+    explain(NET, PHOTOS, 1, **OPTIONS | {"steps": 2})
+    assert "rows |" not in capsys.readouterr().err  # no terminal
 
 
 def test_an_explanation_shows_and_saves_itself(tmp_path):

@@ -28,14 +28,14 @@ class Progress:
         self._start = time.perf_counter()
         self._last_line = self._start
         hidden = None if shown is None else not shown  # None: tqdm asks the terminal
-        self._bar = tqdm(total=total, disable=hidden, dynamic_ncols=True, leave=False, bar_format=BAR)
-        self._show_count()
+        self._bar = tqdm(total=total, disable=hidden, dynamic_ncols=True, leave=False, bar_format=BAR,
+                         desc=self._count(total))  # fmt: skip
 
     def advance(self, images: float, note: str = "") -> None:
         """Count another part of the work; note: shown beside the bar."""
         self._images_done = min(self._images_done + images, self._bar.total)  # images of a worker that died are done again
         self._bar.set_postfix_str(note, refresh=False)
-        self._show_count()
+        self._bar.set_description_str(self._count(self._bar.total), refresh=False)
         self._bar.update(min(images, self._bar.total - self._bar.n))
         now = time.perf_counter()
         if self._bar.disable and now - self._last_line > LOG_INTERVAL:
@@ -50,12 +50,12 @@ class Progress:
     def leave_out_image(self) -> None:
         """Take one image, which is skipped, from the total."""
         self._bar.total = max(self._bar.total - 1, 0)
-        self._show_count()
+        self._bar.set_description_str(self._count(self._bar.total), refresh=False)
 
-    def _show_count(self) -> None:
-        """Write the whole images beside the bar, which shows parts of them, too."""
+    def _count(self, total: int) -> str:
+        """Return the whole images that are done; the bar shows parts of them, too."""
         whole = math.floor(self._images_done + 1e-6)  # parts add up with rounding
-        self._bar.set_description_str(f"{whole}/{self._bar.total} {self._unit}{'s' * (self._bar.total != 1)}", refresh=False)
+        return f"{whole}/{total} {self._unit}{'s' * (total != 1)}"
 
     def close(self) -> None:
         self._bar.close()

@@ -100,8 +100,8 @@ def notes(runs: Sequence[RunFolder], lines: Sequence[ComparisonLine]) -> list[st
             "perturbation or the network differs between these runs. value_after is the value itself."
         )
     for run in runs:
-        counts = count_verdicts(run.rows).items()
-        faults = [f"{verdict} in {count_of(n, len(run.rows))}" for verdict, n in counts if verdict != WORKS]
+        verdicts = count_verdicts(run.rows).items()
+        faults = [f"{verdict} in {count_of(n, len(run.rows))}" for verdict, n in verdicts if verdict != WORKS]
         sentences += [f"{run.name}: {', '.join(faults)}."] if faults else []
         sentences += [
             f"{line.metric} of {run.name} has a value in {count_of(line.n, len(run.rows))}."

@@ -47,7 +47,7 @@ def row_values(explanation: "Explanation", row: int) -> TableRow:
         "chance": max(explanation.task.chance, chance_of(explanation.answers_before[row])),
         "game": explanation.game,
         "is_learnt": explanation.is_learnt,
-        "components": count_components(explanation.evidence[row, 0].numpy()),
+        "components": count_components(explanation.evidence[row, 0]),
         "fall": objective_fall(explanation.curves["total"][: int(e.steps[row]), row].numpy()) if e.is_learnt else math.nan,
         "verdict": explanation.verdict[row] if explanation.verdict else "",
         "requested_area": round(float(explanation.areas[row]), 6),  # NaN: none

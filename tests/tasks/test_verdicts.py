@@ -11,6 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from planted import SQUARE, SquareNet, square_photo
+from scipy.ndimage import label
 from square_networks import Value
 
 import mpx
@@ -109,9 +110,12 @@ def test_thresholds():
     steep, settled = np.linspace(1, 0, 50), np.exp(-np.arange(50.0))
     assert objective_fall(steep) == pytest.approx(0.25) and objective_fall(settled) < 1e-9
     assert objective_fall(steep[::-1]) == 0.0 and math.isnan(objective_fall(steep[:1]))
-    blocks = np.zeros((30, 30))
+    blocks = torch.zeros(30, 30)
     blocks[:20, :20] = blocks[25, ::2] = 1  # one that holds nearly all, and specks
     assert count_components(blocks) == 1 and count_components(blocks[20:]) == 12 and count_components(blocks[21:24]) == 0
+    pixels = (torch.rand(40, 40, generator=torch.Generator().manual_seed(0)) > 0.45).float()
+    sizes = np.sort(np.bincount(label(pixels.numpy())[0].ravel())[1:])[::-1]
+    assert count_components(pixels) == np.searchsorted(np.cumsum(sizes), 0.8 * sizes.sum()) + 1 > 1
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@
 """
 
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from functools import partial, wraps
 from itertools import islice
 from typing import Any
@@ -23,6 +24,7 @@ from mpx.config_errors import unread
 from mpx.config_schema import INTERPOLATED, readers
 from mpx.errors import memory_error_as_sentence, names_unknown_arguments
 from mpx.explanation import Explanation, join
+from mpx.learning.batch import RowBatch
 from mpx.learning.batch_position import batch_position_matters
 from mpx.learning.batching import RowSolver, prepare_batch
 from mpx.learning.inputs import as_images, make_rows, with_task
@@ -32,11 +34,13 @@ from mpx.learning.method import Method, check_regularizers
 from mpx.models.bare import as_classifier
 from mpx.models.checks import check_classifier
 from mpx.models.classifier import Classifier
-from mpx.runs.doubtful import warn_of_doubtful_rows
+from mpx.runs.progress import Progress
 from mpx.tasks.base import Task
+from mpx.verdicts import judge_and_warn
 
 # arguments of explain() that are not part of a method
-OUTSIDE_A_METHOD = ("model", "images", "target", "task", "method", "batch_size", "deterministic", "frames", "on_step")
+OUTSIDE_A_METHOD = ("model", "images", "target", "task", "method", "batch_size", "deterministic", "frames", "on_step",
+                    "progress")  # fmt: skip
 
 
 def _to_python(value: Any) -> Any:
@@ -99,6 +103,7 @@ def explain(
     deterministic: bool = False,
     frames: int = 24,
     on_step: Callable[[int], None] | None = None,
+    progress: bool | None = None,
 ) -> Explanation:
     """Learn which pixels the network's answer for each image rests on.
 
@@ -119,7 +124,8 @@ def explain(
     method: all of these at once, e.g. a published method: method=mpx.method("extremal2019").
     deterministic: fill every batch up to batch_size, so that a row's bits do not depend on the other rows. Threads and a
         GPU's algorithms are the caller's: torch.set_num_threads(1), torch.use_deterministic_algorithms(True).
-    frames: most snapshots of each mask. on_step: called with the iteration after each.
+    frames: most snapshots of each mask. on_step: called with the iteration after each. progress: whether a bar counts the
+        rows; None: in terminals and notebooks.
     The other arguments and all defaults are those of configs/config.yaml, with their units, reasons and sources.
 
     Return the explanation of all rows, image by image. Raises ValueError, one sentence, for wrong arguments or a failed row.
@@ -135,7 +141,7 @@ def explain(
         _refuse_arguments_of_a_method(arguments)
     method = method or _method_of(arguments)
     classifier, target = with_task(as_classifier(model), config.named_task(task), target)
-    return _explain(method, classifier, images, target, batch_size, deterministic, frames, on_step)
+    return _explain(method, classifier, images, target, batch_size, deterministic, frames, on_step, progress)
 
 
 def _explain(
@@ -147,6 +153,7 @@ def _explain(
     deterministic: bool,
     frames: int,
     on_step: Callable[[int], None] | None,
+    progress: bool | None,
 ) -> Explanation:
     batch, names, contexts = as_images(images, classifier)
     parts = []
@@ -155,12 +162,14 @@ def _explain(
         memory_error_as_sentence(),
         _without_autocast(classifier.device.type),
         classifier.frozen_and_folded(batch),
+        ExitStack() as stack,
     ):
         check_classifier(classifier, batch[:1], names[0])
-        rows = iter(make_rows(classifier, batch, names, contexts, target, method.areas))
+        all_rows = make_rows(classifier, batch, names, contexts, target, method.areas)
+        rows = iter(all_rows)
         solver = RowSolver(
             prepare=partial(prepare_batch, method, classifier, snapshots=frames),
-            optimize=partial(optimize, on_step=on_step),
+            optimize=partial(_optimize_counted, stack.enter_context(closing(_bar(len(all_rows), progress))), on_step),
             next_rows=lambda number: list(islice(rows, number)),
             batch_size=batch_size,
             warn=warnings.warn,
@@ -172,8 +181,24 @@ def _explain(
                 raise ValueError(sentence)
             parts.append((solution.rows[0].image_index, solution.explanation))
     explanation = join([explanation for _, explanation in sorted(parts, key=lambda part: part[0])])
-    warn_of_doubtful_rows(explanation)
+    judge_and_warn(explanation)
     return explanation
+
+
+def _bar(rows: int, progress: bool | None) -> Progress:
+    """Return the bar of explain(); in a notebook it is text, too."""
+    return Progress(rows, unit="row", shown=True if progress is None and "ipykernel" in sys.modules else progress)
+
+
+def _optimize_counted(bar: Progress, on_step: Callable[[int], None] | None, batch: RowBatch) -> None:
+    """Optimize a batch, and count each iteration of its rows as a part of a row."""
+
+    def count(iteration: int) -> None:
+        bar.advance(sum(not row.finished for row in batch.rows) / batch.steps)
+        if on_step:
+            on_step(iteration)
+
+    optimize(batch, count)
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager:

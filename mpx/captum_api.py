@@ -118,7 +118,7 @@ class MeaningfulPerturbation(Attribution):
             if model is self.forward_func:
                 raise ValueError("additional_forward_args= need the bare network, with mean= and std=, not a Classifier")
             model = Classifier(_WithArguments(self.forward_func, arguments), *self._normalisation)
-        return explain(model, images, target, **options).saliency
+        return explain(model, images, target, **{"progress": False} | options).saliency
 
     def _unit_range(self, inputs: Tensor) -> Tensor:
         """Undo the normalisation, and clip what is allowed to be clipped; explain() refuses larger deviations."""

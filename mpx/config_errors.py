@@ -1,6 +1,7 @@
 """Sentences for errors in a configuration: each names the value, the allowed values and the next step. Imports no torch."""
 
 import importlib
+import os
 import re
 import sys
 import warnings
@@ -184,6 +185,8 @@ def missing_target(path: str) -> str:
 
 
 def _malformed_override(error: OverrideParseException) -> str:
+    if os.path.exists(error.override):
+        return f"{error.override} is a file or folder of yours: write images={error.override}"
     if "=" not in error.override:
         return f"{error.override}: an argument is key=value or group=option (--help lists all)"
     return f"{error.override}: {first_line(error)}; quote what holds brackets, commas or spaces, e.g. 'images=\"a,b.jpg\"'"
@@ -199,7 +202,18 @@ def _missing_option(path: str) -> str:
     extra = EXTRAS.get(name, name)
     if group.startswith("hydra/") and extra in ENGINES:
         return f"{group}={name} needs a package that is not installed: pip install 'mpx[{extra}]'"
+    for library in ("torchvision", "timm") if group == "model" else ():
+        if name in _networks(library):
+            return f"model={name} is not an option, and a network of {library}: write model={library} model.name={name}"
     return f"{group}={name} is not an option{near(name, options(group))} (--help lists all)"
+
+
+def _networks(library: str) -> list[str]:
+    """Return the networks of torchvision or timm; none where it is not installed."""
+    try:
+        return importlib.import_module("torchvision.models" if library == "torchvision" else library).list_models()
+    except ImportError:
+        return []
 
 
 def _config_error(error: HydraException | OmegaConfBaseException) -> str:

@@ -59,6 +59,7 @@ def build_plan(
         build_classifier=partial(build_classifier, cfg),
         metrics=build_metrics(cfg),
         other_perturbations=build_other_perturbations(cfg),
+        verdict=config.build(cfg.verdict, "verdict"),
         build_trainer=build_trainer(cfg),
         callbacks=_build_group(cfg, "callbacks", pl.Callback),
         loggers=_build_group(cfg, "logger", Logger),

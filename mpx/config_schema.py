@@ -28,7 +28,7 @@ ENGINES = ("joblib", "slurm", "ray", "optuna")  # extras of pyproject.toml, each
 # types of the root keys of config.yaml; the type of an option's own key is in its function's signature
 SCHEMA = {
     **{key: AnyNode() for key in ("images", "target", "area", "mask_size", "pictures", "bands")},
-    **{key: AnyNode() for key in ("other_perturbations", "batch_size")},
+    **{key: AnyNode() for key in ("other_perturbations", "batch_size", "verdict")},
     **{key: StringNode(MISSING, is_optional=False) for key in ("name", "game", "device", "precision", "parallel", "share")},
     **{key: IntegerNode(MISSING, is_optional=False) for key in ("steps", "samples", "seed", "log_images", "frames")},
     **{key: FloatNode(MISSING, is_optional=False) for key in ("lr", "dual_weight", "prune", "sufficient_share")},

@@ -22,10 +22,10 @@ from mpx.models.bare import as_classifier
 from mpx.models.checks import checked_output
 from mpx.models.classifier import Classifier
 from mpx.operators import describe, unwrap
-from mpx.runs.doubtful import nothing_to_lose
 from mpx.runs.evaluation import Evaluator, needs_annotations
 from mpx.runs.tables import metric_columns, table_rows
 from mpx.tasks.difference import ModelDifference
+from mpx.verdicts import verdict_sentences
 
 BATCH = 16  # rows that are evaluated together
 
@@ -79,7 +79,8 @@ def evaluate(
     columns = [column for column in lines[0] if "@" not in column]  # points of curves have no column
     found = {name: torch.tensor([math.nan if line[name] is None else line[name] for line in lines]) for name in columns}
     if empty := [name for name in functions if name in found and found[name].isnan().all()]:
-        for sentence in nothing_to_lose(table_rows(e), e.task) or [f"{', '.join(empty)}: no row has a value"]:
+        lines_without = [line for line in table_rows(e) if math.isnan(line["value_normalised"])]
+        for sentence in verdict_sentences(lines_without, e.method, e.task) or [f"{', '.join(empty)}: no row has a value"]:
             warnings.warn(sentence, stacklevel=2)
     return found
 

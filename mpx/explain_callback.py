@@ -100,7 +100,7 @@ class ExplainCallback(pl.Callback):
         options = {} if self.method is None else {"method": self.method}
         with warnings.catch_warnings(record=True) as caught:  # once, at the end, and not after each epoch
             warnings.simplefilter("always")
-            e = explain(self.model(pl_module), self.images, self.target, task=self.task, frames=2, **options)
+            e = explain(self.model(pl_module), self.images, self.target, task=self.task, frames=2, progress=False, **options)
         self._warnings = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
         self.epochs[epoch] = Epoch(to_uint8(e.saliency), e.value_before, e.area)
         self._last = e

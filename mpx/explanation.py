@@ -1,8 +1,7 @@
 """The result: masks of rows, an image and a target each, and the network's values under them."""
 
-import io
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +63,7 @@ class Explanation:
     duration: Tensor  # (B,) seconds from then to its last iteration
     places: Tensor | None = None  # (B,...) of the targets, as their task found them; None where it needs none
     method: "Method | None" = None  # by which the rows were made
+    verdict: list[str] = field(default_factory=list)  # on each row (`mpx.verdicts.MEANINGS`); empty: they are not judged
     bands: tuple[int, ...] | None = None  # channels that pictures show as red, green and blue; None: the first ones
 
     @property
@@ -141,12 +141,10 @@ class Explanation:
     def _values(self) -> list[tuple[Any, Any]]:
         return [(field, vars(self)[field.name]) for field in fields(self)]
 
-    def _repr_png_(self) -> bytes:  # the panels, in a notebook
-        from mpx.pictures.panel import draw_sheet
+    def _repr_html_(self) -> str:  # in a notebook
+        from mpx.pictures.slider import explanation_html
 
-        buffer = io.BytesIO()
-        draw_sheet(self, list(range(len(self.names)))).save(buffer, "PNG")
-        return buffer.getvalue()
+        return explanation_html(self)
 
     def __repr__(self) -> str:
         from mpx.runs.tables import table_rows
@@ -171,7 +169,7 @@ def _select(name: str, value: Any, rows: list[int]) -> Any:
         return {term: values[:, rows] for term, values in value.items()}
     if isinstance(value, Tensor):
         return value[:, rows] if name.startswith("frame") else value[rows]
-    return [value[row] for row in rows]
+    return [value[row] for row in rows] if value else value  # rows that are not judged have no verdict
 
 
 def _at(explanation: Explanation, iterations: list[int]) -> Explanation:
@@ -195,15 +193,15 @@ def join(parts: list[Explanation]) -> Explanation:
     longest = max((part.iterations for part in parts), key=lambda iterations: iterations[-1])
     parts = [_at(part, longest) for part in parts]
     joined: dict[str, Any] = {}
-    for field in fields(Explanation):
-        values = [vars(part)[field.name] for part in parts]
+    for one in fields(Explanation):
+        values = [vars(part)[one.name] for part in parts]
         first = values[0]
-        if first is None or field.name in SHARED_FIELDS:
-            joined[field.name] = first
-        elif field.name == "curves":
-            joined[field.name] = {term: torch.cat([curves[term] for curves in values], 1) for term in first}
+        if first is None or one.name in SHARED_FIELDS:
+            joined[one.name] = first
+        elif one.name == "curves":
+            joined[one.name] = {term: torch.cat([curves[term] for curves in values], 1) for term in first}
         elif isinstance(first, Tensor):
-            joined[field.name] = torch.cat(values, 1 if field.name.startswith("frame") else 0)
+            joined[one.name] = torch.cat(values, 1 if one.name.startswith("frame") else 0)
         else:
-            joined[field.name] = sum(values[1:], first)
+            joined[one.name] = sum(values[1:], first)
     return Explanation(**joined)

@@ -26,8 +26,8 @@ from mpx.learning.outcome import to_explanation
 from mpx.learning.rows import Row
 from mpx.models.bare import as_classifier
 from mpx.models.classifier import Classifier
-from mpx.runs.doubtful import warn_of_doubtful_rows
 from mpx.tasks.base import Task
+from mpx.verdicts import judge_and_warn
 
 
 class RestoreModel(SilentCallback):
@@ -122,5 +122,5 @@ class MaskLearner(BatchLearner):
             raise ValueError(next(iter(failures.values())))
         if sentence := without_gradient(self.row_batch.rows):
             warnings.warn(sentence, stacklevel=2)
-        warn_of_doubtful_rows(explanation)
+        judge_and_warn(explanation)
         return explanation

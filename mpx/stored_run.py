@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mpx.learning.method import Method
     from mpx.models.classifier import Classifier
 
-TEXT_COLUMNS = ("image", "class", "mask", FILE_COLUMNS[0])
+TEXT_COLUMNS = ("image", "class", "verdict", "mask", FILE_COLUMNS[0])
 
 
 class Run:

@@ -14,7 +14,8 @@ from mpx.cli.arguments import answer_help
 from mpx.cli.main import main
 from mpx.config_schema import options
 
-REPLACED_KEYS = ("name=", "share=", "force=", "sweep=", "cluster=")  # all rows are evaluated here; of a sweep, this job
+# all rows are evaluated here; of a sweep, this job
+REPLACED_KEYS = ("share=", "force=", "sweep=", "cluster=", "hydra.run.dir=")
 
 
 def command(run: Path, arguments: list[str]) -> list[str]:

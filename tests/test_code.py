@@ -23,7 +23,7 @@ LAYERS = (  # when imported, a module imports modules of its own layer and of th
     ("learning", "explainers", "rankings"),
     ("metrics",),
     ("pictures",),
-    ("runs",),
+    ("runs", "verdicts"),
     ("report",),
     ("config", "config_errors", "config_plan", "config_schema", "api", "captum_api", "command",
      "evaluation", "explain_callback", "mask_learner", "stored_run", "cli"),  # fmt: skip

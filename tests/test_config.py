@@ -64,7 +64,7 @@ def test_one_yaml_has_the_address_of_a_ray_cluster():
 def test_library_defaults_are_the_manuals():
     cfg = config.compose()
     choices = {"explainer", "perturbation", "mask", "score", "ranking", "gradient", "optimizer", "scheduler", "stop"}
-    others = {"model", "images", "target", "task", "regularizers", "method", "on_step"}
+    others = {"model", "images", "target", "task", "regularizers", "method", "on_step", "progress"}
     manual = OmegaConf.to_container(cfg, resolve=True)
     for key, parameter in inspect.signature(explain).parameters.items():
         if key in choices and parameter.default:

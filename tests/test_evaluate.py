@@ -83,7 +83,7 @@ def test_a_model_without_the_class_is_refused_and_a_metric_without_values_is_tol
     with pytest.raises(ValueError, match="has no class 1, which is explained .it has 0 to 0.: give the explained model"):
         evaluate(e, Classifier(single), [partial(deletion, step=256)])
     absent = explain(Classifier(SquareNet()), PHOTOS, 0, mask_size=8, steps=2, ranking="mask")
-    with pytest.warns(UserWarning, match="2 of 2 rows have next to nothing to lose"):
+    with pytest.warns(UserWarning, match="2 of 2 rows: the class was never there"):
         assert evaluate(absent, Classifier(SquareNet()), ["cross_perturbation"])["cross_perturbation"].isnan().all()
 
 

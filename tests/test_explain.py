@@ -1,7 +1,6 @@
 """The library as a notebook or an evaluation harness uses it."""
 
 import dataclasses
-import io
 import math
 import re
 from contextlib import nullcontext
@@ -12,7 +11,6 @@ import pytest
 import torch
 from captum.attr import Attribution, NoiseTunnel
 from captum.metrics import infidelity, sensitivity_max
-from PIL import Image
 from planted import PlaceNet, RoundingNet, SquareNet, square_photo
 from torch import nn
 from torchvision.transforms.functional import to_pil_image, to_tensor
@@ -21,6 +19,8 @@ from mpx import Classifier, MaskLearner, MeaningfulPerturbation, explain, method
 from mpx.data.preprocessing import Preprocess
 from mpx.masks.base import Mask
 from mpx.regularizers import border
+from mpx.runs.progress import Progress
+from mpx.verdicts import MEANINGS
 
 NET = SquareNet().train()
 PHOTOS = torch.stack([square_photo(NET, seed) for seed in range(3)])
@@ -40,11 +40,26 @@ def test_deterministic_rows_have_the_same_bits_in_any_company(network, warns):
     assert torch.equal(whole.value_after[[2, 0]], other.value_after)
 
 
+def test_the_bar_counts_whole_rows_and_never_more_than_there_are(capsys):
+    bar = Progress(3, unit="row", shown=True)
+    for part in [1 / 60] * 60 + [0.5, 0.5] + [0.4] * 4:
+        bar.advance(part)
+    bar.close()
+    counts = re.findall(r"(\S+) rows ", capsys.readouterr().err)
+    assert set(counts) <= {"0/3", "1/3", "2/3", "3/3"} and counts[0] == "0/3"
+    explain(NET, PHOTOS, 1, **OPTIONS | {"steps": 2, "progress": True})
+    assert "0/3 rows" in capsys.readouterr().err
+    explain(NET, PHOTOS, 1, **OPTIONS | {"steps": 2})
+    assert "rows |" not in capsys.readouterr().err  # no terminal
+
+
 def test_an_explanation_shows_and_saves_itself(tmp_path):
     e = quick(PHOTOS, target=[0, 1])
     assert len(e) == 6 and e.targets.tolist() == [0, 1] * 3 and len(set(e.names)) == 6
     assert e.saliency.shape == (6, 1, 32, 32) and e.curves["total"].shape == (10, 6) and "image2" in repr(e)
-    assert Image.open(io.BytesIO(e._repr_png_())).height > 5 * e.panel(0).height
+    page = e._repr_html_()  # a picture of each row and of each iteration that is recorded, of which the last is shown
+    assert page.count("<img") == 6 * (1 + len(e.iterations)) and page.count("<figure hidden") == 6 * (len(e.iterations) - 1)
+    assert e.verdict and e.select([1]).verdict == e.verdict[1:2] and set(e.verdict) <= set(MEANINGS)
     e.save(tmp_path)
     for kind, ending in (("masks", "npz"), ("panels", "png"), ("evolution", "gif")):
         assert {path.name for path in (tmp_path / kind).iterdir()} == {f"{name}.{ending}" for name in e.names}
@@ -147,7 +162,7 @@ def test_a_regularizer_may_be_an_options_name():
         ({"score": {}}, "score={} is not an option"),
         ({"scheduler": torch.zeros(2)}, "is not an option"),
         ({"deterministic": 1}, "deterministic=1 must be True or False"),
-        ({"area": 0.1}, 'in Python method=mpx.method("extremal2019")'),
+        ({"area": 0.1}, 'in Python method=mpx.method("extremal2019", "area=0.1")'),
     ],
 )
 def test_a_wrong_option_is_one_sentence(options, names):

@@ -15,6 +15,7 @@ from mpx.config_plan import compose_plan
 from mpx.data.images import read_image
 from mpx.data.synthetic import synthetic
 from mpx.models.synthetic import Synthetic
+from mpx.runs.resume import to_command
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -45,11 +46,12 @@ def test_evaluate_continues_the_runs_command(tmp_path, monkeypatch, name):
     *kept, where = captured_arguments(
         monkeypatch, "evaluate.py", "mpx.cli.main.main", f"run={tmp_path / name}", "other_perturbations=[black]"
     )
-    assert kept == [*old[:3], "other_perturbations=[black]"]  # its metrics, where no others are asked for
+    assert kept == [*old[:3], "name=a", "other_perturbations=[black]"]  # its metrics, where no others are asked for
+    assert to_command([*kept, where]) == to_command(kept)  # which the report shows
     assert OverridesParser.create().parse_override(where).value() == str(tmp_path / name)
     arguments = (f"run={tmp_path / name}", "metric=[road]")
     *kept, where = captured_arguments(monkeypatch, "evaluate.py", "mpx.cli.main.main", *arguments)
-    assert kept == ["images=photos", "metrics.deletion.step=448", "metric=[deletion,road]"]  # nothing measured is lost
+    assert kept == ["images=photos", "metrics.deletion.step=448", "name=a", "metric=[deletion,road]"]  # nothing is lost
 
 
 def test_evaluate_keeps_the_users_own_metric(tmp_path, monkeypatch):

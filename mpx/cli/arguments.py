@@ -14,14 +14,15 @@ from hydra._internal.utils import get_args_parser
 from mpx.cli import sweeper, versus
 from mpx.cli.folders import sweep_folder
 from mpx.config_errors import check_yaml_files
-from mpx.config_schema import claim_name, without_null_groups
+from mpx.config_schema import SCHEMA, claim_name, groups, without_null_groups
 from mpx.runs.shares import find_share, launched_share
 
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 PRINTS_ONLY = ("-c", "--cfg", "-i", "--info", "-sc", "--shell-completion", "--shell_completion", "--hydra-help")
 FOLDER_KEYS = ("name=", "hydra.run.dir=", "hydra.sweep.dir=")
 FLAGS_WITH_VALUES = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p",
-                     "--experimental-rerun")
+                     "--experimental-rerun")  # fmt: skip
+ROOT_KEYS = {*SCHEMA, *groups()}
 HYDRA_FLAGS = ("config-", "hydra-", "cfg", "package", "experimental", "shell", "info")
 
 
@@ -64,7 +65,7 @@ def prepare(arguments: list[str]) -> list[str]:
     for folder in folders:
         check_yaml_files(folder)
     _refuse_two_experiments(arguments)
-    given = without_null_groups(arguments)
+    given = [_expand_home(argument) for argument in without_null_groups(arguments)]
     sweeps = is_sweep(given)
     arguments = versus.as_sweep(given, folders)
     if sweeps:
@@ -112,9 +113,19 @@ def _own_configs(arguments: list[str]) -> list[Path]:
 
 
 def _refuse_dashes(arguments: list[str]) -> None:
+    value = next((argument for argument in arguments if "=" not in argument and not argument.startswith("-")), "...")
     for argument in arguments:
-        if re.match(r"--[a-z0-9_.]+=", argument) and not argument[2:].startswith(HYDRA_FLAGS):
-            raise ValueError(f"{argument}: keys are written without dashes, {argument.lstrip('-')}")
+        key, sign, _ = argument.partition("=")
+        if re.match(r"--[a-z0-9_.]+$", key) and not key[2:].startswith(HYDRA_FLAGS) and (sign or key[2:] in ROOT_KEYS):
+            override = argument.lstrip("-") + ("" if sign else f"={value}")
+            raise ValueError(f"{argument}: keys are written without dashes, {override}")
+
+
+def _expand_home(argument: str) -> str:
+    """Return key=~/folder with the home folder's path, quoted; Hydra's grammar has no ~, and no shell expands it there."""
+    key, _, path = argument.partition("=~/")
+    is_path = path and re.fullmatch(r"[\w.+]+", key) and not set("',") & set(path)
+    return f"{key}='{Path.home()}/{path}'" if is_path else argument
 
 
 def _check_flags(arguments: list[str]) -> None:

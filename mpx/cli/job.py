@@ -4,9 +4,11 @@ import logging
 import math
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -76,11 +78,36 @@ class Job:
         hydra = HydraConfig.get()
         varied = job_axes(folder.name) if sweeps else {}
         warn_of_unread(cfg, list(hydra.overrides.task))
-        with claim_gpu(folder.parent):
+        with claim_gpu(folder.parent), _only_errors_printed() if sweeps else nullcontext():
             plan = build_plan(cfg, folder, dict(hydra.runtime.choices), list(hydra.overrides.task), varied)
             summary = run(plan)
+        if sweeps and summary:
+            log.info(f"{folder.name}: {summary_line(summary)}")
         self.exit_codes.append(SKIPPED_IMAGES if summary and summary["n_skipped"] else 0)
         return objective(plan, summary)
+
+
+@contextmanager
+def _only_errors_printed() -> Iterator[None]:
+    """Keep a job's messages for its run.log, but for errors: of a sweep's jobs the terminal shows a line each."""
+    handlers = [h for h in logging.getLogger().handlers if not isinstance(h, logging.FileHandler)]
+    levels = [handler.level for handler in handlers]
+    for handler in handlers:
+        handler.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for handler, level in zip(handlers, levels):
+            handler.setLevel(level)
+
+
+def summary_line(summary: dict[str, Any]) -> str:
+    """Return a run's summary on one line: rows by their verdicts, the mean area and the time."""
+    rows = "1 row" if summary["n"] == 1 else f"{summary['n']} rows"
+    verdicts = ", ".join(f"{n} {verdict}" for verdict, n in summary["verdicts"].items())
+    area = "" if summary["area"]["mean"] is None else f", area {100 * summary['area']['mean']:.1f} %"
+    skipped = f", {summary['n_skipped']} images skipped" if summary["n_skipped"] else ""
+    return f"{rows}{f' ({verdicts})' if verdicts else ''}{area}{skipped}, {summary['protocol']['session_seconds']:.0f} s"
 
 
 def _close_log() -> None:

@@ -83,6 +83,7 @@ class JobSweeper(Sweeper):
         names = dict.fromkeys([*sweep.recorded_jobs(folder), *jobs])
         files.write_file(folder / sweep.JOBS_FILE, "".join(f"{name}\n" for name in names))
         log.info(f"{len(jobs) - len(unfinished)} of {len(jobs)} jobs are finished in {folder}")
+        logging.getLogger("hydra._internal.core_plugins.basic_launcher").setLevel(logging.WARNING)  # a job has its own line
         _end_workers_with_command(self.launcher)
         try:
             returns: list[JobReturn] = []
@@ -91,11 +92,11 @@ class JobSweeper(Sweeper):
                 returns += self.launcher.launch(overrides, initial_job_idx=k)
         except Exception as error:  # of the launcher; a failed job leaves its reason in its folder
             if sweep.job_names(folder):
-                log.info(f"\n{sweep.write_sweep_results(folder)}")
+                log.info(f"\n{sweep.summarise_sweep(folder)}")
             raise ValueError(
                 f"the launcher failed ({first_line(error)}): the same command starts the missing jobs again"
             ) from error
-        log.info(f"\n{sweep.write_sweep_results(folder)}")
+        log.info(f"\n{sweep.summarise_sweep(folder)}")
         finished = FinishedJobs()
         failed = [name for name in unfinished if not finished.holds(jobs[name].cfg, folder / name, after_run=True)]
         if failed:
@@ -139,7 +140,7 @@ class LockAndSummariseSweep(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         from mpx.report import sweep
 
-        log.info(f"\n{sweep.write_sweep_results(Path(config.hydra.sweep.dir))}")
+        log.info(f"\n{sweep.summarise_sweep(Path(config.hydra.sweep.dir))}")
         self._stack.close()
 
 

@@ -142,7 +142,8 @@ class Method:
         if None in self.areas and requiring:
             raise ValueError(f"{requiring[0]} needs area=, the requested share of the image, e.g. area=0.1")
         if None not in self.areas and not requiring:
+            shown = self.areas[0] if len(self.areas) == 1 else str(list(self.areas)).replace(" ", "")
             raise ValueError(
-                f"area={list(self.areas)}: no operator uses an area; regularizer=[area,...] and optimizer=frank_wolfe do, "
-                'and in Python method=mpx.method("extremal2019")'
+                f"area={shown}: no operator uses an area; experiment=extremal2019 (in Python method=mpx.method("
+                f'"extremal2019", "area={shown}")), regularizer=[area,...] and optimizer=frank_wolfe do'
             )

@@ -22,14 +22,14 @@ def cross_perturbation(
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the mask's success (B,) under each perturbation and, as main value, the mean over all but its own.
 
-    The success of a deletion is 1 - p', of a preservation p' (see `normalised_drop`). `only_own` is 1 for a mask whose
-    success is at least `success_share` under its own perturbation and below `failure_share` under every other: such a mask
-    shows traces of the perturbation rather than evidence.
+    The success is 1 - p' of a deletion and p' of a preservation (see `normalised_drop`), at least 0 and at most 1.
+    `only_own` is 1 for a mask whose success is at least `success_share` under its own perturbation and below
+    `failure_share` under every other: such a mask shows traces of the perturbation rather than evidence.
     """
     p = normalised_probabilities(context, context.mask_for(saliency), context.perturbations, min_drop, max_batch)
     if context.value_normalised is not None:  # as optimized: its own perturbation need not be a blend of two images
         p[next(iter(p))] = context.value_normalised
-    success = {name: values if context.game == "preservation" else 1 - values for name, values in p.items()}
+    success = {name: (values if context.game == "preservation" else 1 - values).clamp(0, 1) for name, values in p.items()}
     own_success, *rows_of_others = success.values()
     if not rows_of_others:
         return {"": torch.full_like(own_success, torch.nan), **success, "only_own": torch.full_like(own_success, torch.nan)}

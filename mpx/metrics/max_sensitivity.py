@@ -12,7 +12,7 @@ from mpx.option_values import Count, NotNegative
 def max_sensitivity(
     saliency: Tensor, context: MetricContext, radius: NotNegative = 0.02, samples: Count = 10, seed: int = 0
 ) -> Tensor:
-    """Return the largest change (B,) of the saliency, as a share of its norm, under noise on the image.
+    """Return the largest change (B,) of the saliency, relative to its norm, under noise on the image.
 
     radius: the noise is uniform in [-radius, radius], the same for every row. Each row is explained `samples` + 1 times, all
     with the same seed.

@@ -15,23 +15,23 @@ from mpx.tasks.normalised import MIN_DROP, normalise
     direction="higher",
     needs=("perturbations",),
     notes={
-        "normalisation": "(p_before - p) / (p_before - p_reference)",
+        "normalisation": "(p_before - p) / (p_before - p_reference), clipped to [0,1]",
         "perturbation": "the one that the mask was learnt with",
     },
 )
 def normalised_drop(
     saliency: Tensor, context: MetricContext, min_drop: NotNegative = MIN_DROP, max_batch: Count = 64
 ) -> Tensor:
-    """Return 1 - p' (B,): 1 where perturbing the evidence costs as much as perturbing everything.
+    """Return 1 - p' (B,), at least 0 and at most 1: 1 where perturbing the evidence costs as much as perturbing everything.
 
     p' = (p - p_reference) / (p_before - p_reference) of Fong & Vedaldi 2017, footnote 4, with the evidence perturbed as the
     mask was learnt: p_before of the image, p_reference of the fully perturbed one. NaN where p_before - p_reference is below
     `min_drop`.
     """
     if context.value_normalised is not None and context.game != "preservation" and min_drop == MIN_DROP:
-        return 1 - context.value_normalised
+        return (1 - context.value_normalised).clamp(0, 1)
     name, perturb = next(iter(context.perturbations.items()))
-    return 1 - normalised_probabilities(context, 1 - saliency, {name: perturb}, min_drop, max_batch)[name]
+    return (1 - normalised_probabilities(context, 1 - saliency, {name: perturb}, min_drop, max_batch)[name]).clamp(0, 1)
 
 
 def normalised_probabilities(

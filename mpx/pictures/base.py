@@ -30,6 +30,7 @@ class PicturedExplanation(Protocol):
     frames: Tensor  # (F,B,C,H,W) uint8, the perturbed image
     frame_evidence: Tensor  # (F,B,1,H,W) uint8
     frame_values: Tensor  # (F,B) the value
+    verdict: list[str]  # on each row; empty: they are not judged
     bands: tuple[int, ...] | None  # channels that are shown as red, green and blue
 
     @property

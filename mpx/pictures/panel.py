@@ -38,7 +38,8 @@ def draw_panel(explanation: PicturedExplanation, row: int) -> Image.Image:
     gap = size
     bar = max(6, size // 2)
     line = round(1.5 * size)
-    most_answers = max(len(column.answers) for column in columns)
+    verdict = explanation.verdict[row] if explanation.verdict else ""
+    most_answers = max(bool(verdict), *(len(column.answers) for column in columns))
     listed = most_answers * line + (gap // 2 if most_answers else 0)
     page = Image.new("RGB", (len(columns) * (cell + gap) + gap, height + bar + 2 * line + 2 * gap + listed), PAPER)
     for k, column in enumerate(columns):
@@ -51,6 +52,8 @@ def draw_panel(explanation: PicturedExplanation, row: int) -> Image.Image:
         page.paste(draw_scale(cell, bar) if is_scale else draw_bar(cell, bar, *column.values), (x, y))
         left, right = ("0", "1") if is_scale else (column.note, "")
         draw_text(page, (x, y + bar + gap // 4, cell), left, right, size - 2, FAINT_INK)
+        if is_scale:
+            draw_text(page, (x, y + bar + gap // 2 + line, cell), verdict, "", size - 2, INK if verdict == "works" else MARK)
         for rank, answer in enumerate(column.answers, 1):
             place = x, y + bar + gap // 2 + rank * line, cell
             _draw_answer(page, place, answer, explanation.task.quantity, size - 2)

@@ -16,6 +16,7 @@ from mpx.report import html, plots, tables
 from mpx.report.lines import ComparisonLine
 from mpx.report.run_folder import RunFolder, as_compared, read_run
 from mpx.runs.tables import parse_number
+from mpx.tasks.normalised import within_scale
 
 FLIPS = 9999
 
@@ -49,9 +50,8 @@ def compare_runs(runs: Sequence[RunFolder], metrics: Sequence[str] = ()) -> list
 def _line(run: RunFolder, first: RunFolder, name: str) -> ComparisonLine:
     metric = run.metrics[name]
     low, high = metric["interval95"] or (math.nan, math.nan)
-    is_relative = name == "value_normalised" and metric["better"] == "none"  # to another thing in each run
     difference, pairs, p_value = math.nan, 0, math.nan
-    if not (run is first or is_relative):
+    if not (run is first or metric.get("relative")):
         difference, pairs, p_value = paired_difference(run, first, name)
     protocol = metric["protocol"]
     return ComparisonLine(
@@ -76,7 +76,9 @@ def paired_difference(run: RunFolder, first: RunFolder, metric: str) -> tuple[fl
     for key, row in run.rows_by(columns).items():
         if (other := first_rows.get(key)) is None or len({r["file_bytes"] for r in (row, other) if r.get("file_bytes")}) > 1:
             continue
-        difference = parse_number(row.get(metric)) - parse_number(other.get(metric))
+        values = (parse_number(line.get(metric)) for line in (row, other))
+        value, other_value = map(within_scale, values) if metric == "value_normalised" else values
+        difference = value - other_value
         if math.isfinite(difference):
             differences.setdefault(row["image"], []).append(difference)
     means = np.array([np.mean(values) for values in differences.values()])

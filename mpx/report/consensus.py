@@ -27,7 +27,7 @@ from mpx.runs.tables import write_csv
 
 HALF = 0.5  # smallest evidence of a pixel that counts as evidence
 UNSTABLE = 0.5  # mean IoU of two jobs' evidence below which a row is called unstable
-COLUMNS = ("image", "class", "jobs", "iou", "verdict", "maps")
+COLUMNS = ("image", "class", "jobs", "iou", "agreement", "maps")
 PICTURES = ("photo", "mean evidence of the jobs", "standard deviation")
 
 
@@ -53,7 +53,7 @@ class Consensus:
         return fmean(self.pair_ious)
 
     @property
-    def verdict(self) -> str:
+    def agreement(self) -> str:
         return "unstable" if self.iou < UNSTABLE else "stable"
 
 
@@ -94,7 +94,7 @@ def write_consensus(runs: Sequence[RunFolder], out: Path) -> str:
     for row in find_consensus(runs):
         maps = Path("consensus", f"{row.name}.npz")
         replace_row(out / maps, {"mean": row.mean[0].half().numpy(), "spread": row.spread[0].half().numpy()})
-        lines.append(dict(zip(COLUMNS, (row.image, row.target, len(row.runs), row.iou, row.verdict, str(maps)))))
+        lines.append(dict(zip(COLUMNS, (row.image, row.target, len(row.runs), row.iou, row.agreement, str(maps)))))
         shown += [row] * (len(shown) < MAX_ROWS)
         for (a, b), iou in zip(row.pairs, row.pair_ious):
             if len(differing := [axis for axis in a.axes if a.axes[axis] != b.axes[axis]]) == 1:
@@ -108,7 +108,7 @@ def write_consensus(runs: Sequence[RunFolder], out: Path) -> str:
 
 def _paragraph(lines: Sequence[dict[str, Any]], iou_by_axis: dict[str, float]) -> str:
     """Return what the lines of consensus.csv say, and the mean IoU of jobs that differ in one axis alone."""
-    unstable = [f"{line['image']} ({line['class']}, {line['iou']:.2f})" for line in lines if line["verdict"] == "unstable"]
+    unstable = [f"{line['image']} ({line['class']}, {line['iou']:.2f})" for line in lines if line["agreement"] == "unstable"]
     named = f": {', '.join(unstable[:5])}{', ...' if len(unstable) > 5 else ''}" if unstable else ""
     by_axis = ", ".join(f"{iou:.2f} if they differ in {axis} alone" for axis, iou in iou_by_axis.items())
     return (
@@ -119,11 +119,11 @@ def _paragraph(lines: Sequence[dict[str, Any]], iou_by_axis: dict[str, float]) -
 
 
 def draw_consensus(rows: Sequence[Consensus]) -> Image.Image:
-    """Draw the photo, the mean over it and the spread of each row, with the IoU and the verdict."""
+    """Draw the photo, the mean over it and the spread of each row, with the IoU and whether they agree."""
     cells = [
         [
             Cell(None if row.photo is None else fit(to_image(row.photo)), row.target, row.image),
-            Cell(saliency_over(row.photo, row.mean), f"IoU {row.iou:.2f}, {row.verdict}", f"{len(row.runs)} jobs"),
+            Cell(saliency_over(row.photo, row.mean), f"IoU {row.iou:.2f}, {row.agreement}", f"{len(row.runs)} jobs"),
             Cell(saliency_over(None, row.spread), "from 0 to 1"),
         ]
         for row in rows

@@ -6,6 +6,7 @@ are shown. The page is written row by row, so that 50,000 take no more memory th
 fetches nothing, and its Content-Security-Policy forbids it. Rows without pictures have their numbers alone.
 """
 
+import json
 from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import sha256
@@ -16,10 +17,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mpx.pictures.colours import COLOUR_TABLE
-from mpx.report.html_data import BOUND, JobData, aspect_ratio, load_arrays, match_rows, page_rows, picture_blocks, read_job
+from mpx.report.html_data import JobData, aspect_ratio, load_arrays, match_rows, page_rows, picture_blocks, read_job
 from mpx.report.pairs import KEYS, pairs_of_lines, write_pair
 from mpx.runs.files import open_atomically
 from mpx.runs.tables import FILE_COLUMNS
+from mpx.verdicts import MEANINGS
 
 PAGE = Path(__file__).parent / "page"
 
@@ -49,9 +51,11 @@ def write_sweep_report(folder: str | Path, jobs: Sequence[str | Path]) -> Path:
 
 def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> Path:
     all_columns = dict.fromkeys(column for job in jobs for column in job.lines.first)
-    columns = [c for c in all_columns if c not in ("image", "class", "mask", *FILE_COLUMNS)]
+    columns = [c for c in all_columns if c not in ("image", "class", "verdict", "mask", *FILE_COLUMNS)]
     rows = match_rows(jobs)
-    headlines = [job.headline(columns) for job in jobs]
+    # the fully perturbed image, which is 0 of value_normalised, may differ between the jobs of a sweep
+    references = {json.dumps(job.summary["protocol"].get("reference"), sort_keys=True) for job in jobs if job.summary}
+    headlines = [job.headline("value_normalised" if len(references) < 2 else "value_after") for job in jobs]
     style = (PAGE / "page.css").read_text("utf-8")
     script = (PAGE / "page.js").read_text("utf-8")
     values: dict[str, Any] = {
@@ -59,7 +63,6 @@ def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> 
         "command": command,
         "names": list(dict.fromkeys(name for headline in headlines for name in headline)),
         "jobs": [{"name": job.name, "fault": job.fault, "numbers": texts} for job, texts in zip(jobs, headlines)],
-        "bound": BOUND,
         "learnt": any(job.is_learnt for job in jobs),
         "skipped": [(image, why, job.name if len(jobs) > 1 else "") for job in jobs for image, why in job.skipped],
         "policy": f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
@@ -72,6 +75,7 @@ def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> 
             "colours": (COLOUR_TABLE * 255).round().int().flatten().tolist(),
             "aspect": aspect_ratio(jobs),
             "paired": any(job.paired for job in jobs),
+            "meanings": MEANINGS,
         },
         "rows": page_rows(rows, jobs, columns),
         "blocks": picture_blocks(rows, jobs),

@@ -18,8 +18,9 @@ from mpx.report.html_lines import Line, Lines, MatchedLines, SingleLines
 from mpx.report.pairs import encode_pair, pairs_of_lines
 from mpx.runs.store import FAILED
 from mpx.runs.tables import RESULT_COLUMNS, parse_number, read_csv
+from mpx.runs.terminal import count_of
+from mpx.verdicts import WORKS, count_verdicts
 
-BOUND = 0.1  # a deletion succeeds where value_normalised is at most this, a preservation where it is at least 1 - BOUND
 MAX_POINTS = 200  # of a curve
 ROWS_AT_ONCE = 500  # in a block of numbers
 STORED_KEYS = ("photo", "perturbed", "complement", "frames", "iterations", "frame_values", "saliency", "terms", "curves")
@@ -43,31 +44,34 @@ class JobData:
     opposites: dict[str, Path] = field(default_factory=dict)  # name of such a row -> mask file of the other
 
     def cell(self, line: Line, columns: Sequence[str]) -> dict[str, Any]:
-        """Return the name, the success (None: unknown) and the values of a row."""
-        p = finite_number(line["value_normalised"])
-        success = None if p is None or not self.is_learnt else p >= 1 - BOUND if self.game == "preservation" else p <= BOUND
-        return {"name": row_name(line), "success": success, "values": [finite_number(line.get(c)) for c in columns]}
+        """Return the name, the verdict, the success (None: there is no verdict) and the values of a row."""
+        verdict = line["verdict"]
+        success = verdict == WORKS if verdict else None
+        values = [finite_number(line.get(c)) for c in columns]
+        return {"name": row_name(line), "verdict": verdict, "success": success, "values": values}
 
     def page_entry(self) -> dict[str, Any]:
         """Return what the page's script knows of the job."""
         return {key: vars(self)[key] for key in ("name", "game", "quantity", "bounded", "fault")}
 
-    def headline(self, columns: Sequence[str]) -> dict[str, str]:
-        """Return name -> text of the numbers at the top of the page; a killed run has no summary and only its counts."""
+    def headline(self, quality: str) -> dict[str, str]:
+        """Return name -> text of the numbers at the top of the page; a killed run has no summary and only its counts.
+
+        quality: the column of values whose mean is shown.
+        """
         if self.fault:
             return {}
-        successes = [s for line in self.lines if (s := self.cell(line, ())["success"]) is not None]
         counts = {"missing": self.summary.get("n_missing", 0), "skipped": len(self.skipped)}
         texts = {"rows": str(len(self.lines))} | {name: str(n) for name, n in counts.items() if n}
-        rows = "1 row" if len(successes) == 1 else f"{len(successes)} rows"
-        share = f"{100 * sum(successes) / len(successes):.3g} % of {rows}" if successes else ""
-        texts |= {"game": self.game, "success": share} if self.is_learnt else {}
-        common = {name: self.summary[name] for name in ("value_normalised", "area") if name in self.summary}
+        texts |= {"game": self.game} if self.is_learnt else {}
+        texts |= {verdict: count_of(n, len(self.lines)) for verdict, n in count_verdicts(self.lines).items()}
+        common = {name: self.summary[name] for name in (quality, "area") if name in self.summary}
         metrics = {name: values | {"value": values["mean"]} for name, values in common.items()}
         for name, metric in (metrics | self.summary.get("metrics", {})).items():
             if metric["value"] is not None:
                 interval = " [{:.3f}, {:.3f}]".format(*metric["interval95"]) if metric["interval95"] else ""
-                texts[name] = f"{metric['value']:.3f}{interval}"
+                some = "" if metric["n"] == len(self.lines) else f" of {count_of(metric['n'], len(self.lines))}"
+                texts[name] = f"{metric['value']:.3f}{interval}{some}"
         return texts
 
 

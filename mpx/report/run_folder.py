@@ -12,6 +12,9 @@ from mpx.runs.tables import read_csv
 COMMON_METRICS = dict.fromkeys(("value_normalised", "value_after", "area", "passes", "forwards", "seconds"), "lower")
 PROBABILITY = "probability"
 COST_METRICS = ("passes", "forwards", "seconds")
+# measured on the scale of the mask's own perturbation
+RELATIVE = ("value_normalised", "normalised_drop", "representativeness", "sets")
+CROSSED = "cross_perturbation"  # the mean over the perturbations that are not the mask's own
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,14 @@ def shares_reference(runs: Sequence[RunFolder]) -> bool:
 
 
 def as_compared(runs: Sequence[RunFolder]) -> list[RunFolder]:
-    """Return the runs, in which no value_normalised is better than another where its scale differs."""
+    """Return the runs; where their perturbation or network differs, no value of RELATIVE metrics is better than another."""
     if shares_reference(runs):
         return list(runs)
-    name = "value_normalised"
-    return [replace(run, metrics=run.metrics | {name: run.metrics[name] | {"better": "none"}}) for run in runs]
+    crossed = {frozenset(name for name in run.metrics if name.startswith(f"{CROSSED}_")) for run in runs}
+    relative = {*RELATIVE, CROSSED} if len(crossed) > 1 else {*RELATIVE}
+
+    def compared(name: str, metric: dict[str, Any]) -> dict[str, Any]:
+        is_relative = name == f"{CROSSED}_own" or (name if name == CROSSED else metric.get("metric", name)) in relative
+        return metric | {"better": "none", "relative": True} if is_relative else metric
+
+    return [replace(run, metrics={name: compared(name, m) for name, m in run.metrics.items()}) for run in runs]

@@ -65,6 +65,13 @@ def write_sweep_results(folder: str | Path, out: str | Path | None = None, metri
     return text
 
 
+def summarise_sweep(folder: str | Path) -> str:
+    """Write a sweep's results into its folder; return the table and where the files are."""
+    text, folder = write_sweep_results(folder), Path(folder)
+    files = [folder / name for name in ("table.md", "grid.png", "plots.png", "pareto.png", "consensus.png", "report.html")]
+    return "\n".join([text, *(f"{file.stem:<9} {file}" for file in files if file.is_file())])
+
+
 def read_sweep(folder: str | Path) -> Sweep:
     """Read the jobs of a sweep. ValueError where the folder holds none."""
     folder = Path(folder).expanduser()

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from mpx.metrics.summary import ARROWS
 from mpx.report.lines import ComparisonLine, better_values, format_interval, format_value, is_best, metric_names
-from mpx.report.run_folder import COST_METRICS, RunFolder, shares_reference
+from mpx.report.run_folder import COST_METRICS, RunFolder, as_compared
 from mpx.runs.files import write_file
 from mpx.runs.tables import write_csv
+from mpx.runs.terminal import count_of
+from mpx.verdicts import WORKS, count_verdicts
 
 LINE_COLUMNS = ("metric", "better", "value", "low", "high", "n", "difference", "pairs", "p_value", "protocol")
 LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$", "near 0": r"$\to 0$", "none": ""}
@@ -89,12 +91,23 @@ def notes(runs: Sequence[RunFolder], lines: Sequence[ComparisonLine]) -> list[st
     sentences += [
         f"{run.name} is not finished: {run.n_missing} images are missing." for run in runs if not run.is_finished
     ]
-    relative = [] if shares_reference(runs) else ["value_normalised"]
-    if relative and "value_normalised" in metric_names(lines):
+    compared = as_compared(runs)
+    relative = [name for name in metric_names(lines) if any(run.metrics.get(name, {}).get("relative") for run in compared)]
+    if relative:
+        verb = "are" if len(relative) > 1 else "is"
         sentences.append(
-            "value_normalised is not compared: it is 0 at the fully perturbed image, and the perturbation or the network "
-            "differs between these runs. value_after is the probability itself."
+            f"{' and '.join(relative)} {verb} not compared: the reference is the fully perturbed image, and the "
+            "perturbation or the network differs between these runs. value_after is the value itself."
         )
+    for run in runs:
+        verdicts = count_verdicts(run.rows).items()
+        faults = [f"{verdict} in {count_of(n, len(run.rows))}" for verdict, n in verdicts if verdict != WORKS]
+        sentences += [f"{run.name}: {', '.join(faults)}."] if faults else []
+        sentences += [
+            f"{line.metric} of {run.name} has a value in {count_of(line.n, len(run.rows))}."
+            for line in lines
+            if line.run == run.name and 0 < line.n < len(run.rows) and line.metric not in COST_METRICS
+        ]
     n_first = {line.metric: line.n for line in lines if line.run == runs[0].name}
     for name in (name for name in metric_names(lines) if name not in relative):
         other_lines = [line for line in lines if line.metric == name and line.run != runs[0].name]

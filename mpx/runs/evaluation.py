@@ -23,7 +23,7 @@ from mpx.learning.rows import Row, stacked_places
 from mpx.metrics.base import Metric, MetricContext, column_name
 from mpx.metrics.summary import SummaryContext
 from mpx.models.classifier import Classifier
-from mpx.operators import unwrap
+from mpx.operators import dotted_name, unwrap
 from mpx.perturbations.base import PerturbationContext, fully_perturbed
 from mpx.randomness import RowRandom
 
@@ -113,13 +113,19 @@ class Evaluator:
 
 
 class Protocols:
-    """The protocols under which rows are evaluated. A row with other protocols is evaluated again."""
+    """The protocols under which rows are evaluated and judged. A row with other protocols is evaluated again."""
 
-    def __init__(self, metrics: Mapping[str, Metric], other_perturbations: Mapping[str, Callable[..., Any]]):
+    def __init__(
+        self,
+        metrics: Mapping[str, Metric],
+        other_perturbations: Mapping[str, Callable[..., Any]],
+        verdict: "partial[str]",
+    ):
         self._annotated_metrics = needs_annotations(metrics)
         self._entries = {
             name: _protocol_entry(metric, list(other_perturbations)) for name, metric in metrics.items()
         }
+        self._entries["verdict"] = {"function": dotted_name(verdict), "options": verdict.keywords}
         self._of_all = json.dumps(self._entries, default=str)  # images, where no metric reads annotations
 
     def of(self, regions: Mapping[int | str, Region]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ class RunPlan:
     build_classifier: Callable[[torch.device], Classifier]
     metrics: dict[str, Metric]  # by name
     other_perturbations: dict[str, Callable[..., Any]]  # name -> perturbation, for metrics that compare perturbations
+    verdict: "partial[str]"  # mpx.verdicts.row_verdict with its thresholds
     build_trainer: Callable[..., pl.Trainer]  # keyword arguments of a Trainer are added to those of the configuration
     callbacks: dict[str, Callable[..., pl.Callback]]  # name -> class with its options bound; each batch makes its own
     loggers: dict[str, Callable[..., Logger]]  # name -> class with its options bound, except where it writes

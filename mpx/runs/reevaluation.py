@@ -33,7 +33,7 @@ class LoadedRow(NamedTuple):
 
 def reevaluate(plan: RunPlan, coordinator: RunCoordinator, device: torch.device) -> None:
     """Evaluate the rows whose metrics are missing, or were computed with other options or regions."""
-    protocols = Protocols(plan.metrics, plan.other_perturbations)
+    protocols = Protocols(plan.metrics, plan.other_perturbations, plan.verdict)
     paths = coordinator.stale_rows(protocols.of)
     if not paths:
         return
@@ -44,7 +44,7 @@ def reevaluate(plan: RunPlan, coordinator: RunCoordinator, device: torch.device)
             loaded = [row for path in batch if (row := store.load_row(coordinator.folder / path))]
             loaded_rows = _load_rows(plan, coordinator, classifier, loaded, unreadable)
             if loaded_rows:
-                _evaluate_stored(coordinator, evaluator, protocols, loaded_rows)
+                _evaluate_stored(plan, coordinator, evaluator, protocols, loaded_rows)
     if unreadable:
         image_name, reason = next(iter(unreadable.items()))
         log.warning(
@@ -53,9 +53,13 @@ def reevaluate(plan: RunPlan, coordinator: RunCoordinator, device: torch.device)
 
 
 def _evaluate_stored(
-    coordinator: RunCoordinator, evaluator: Evaluator, protocols: Protocols, loaded_rows: Sequence[LoadedRow]
+    plan: RunPlan,
+    coordinator: RunCoordinator,
+    evaluator: Evaluator,
+    protocols: Protocols,
+    loaded_rows: Sequence[LoadedRow],
 ) -> None:
-    """Evaluate rows on disk, and write the new metrics beside those that are still valid."""
+    """Evaluate rows on disk, write the new metrics beside those that are still valid, and judge the rows again."""
     expected = [protocols.of(row.regions) for _, row in loaded_rows]
     present = [json.loads(stored.get("evaluated_with") or "{}") for stored, _ in loaded_rows]
     pairs = list(zip(present, map(json.loads, expected)))
@@ -67,6 +71,7 @@ def _evaluate_stored(
     for (stored, _), protocol, new in zip(loaded_rows, expected, values):
         metrics = json.loads(stored.get("metrics", "{}")) | json.loads(new)
         stored["metrics"] = json.dumps({name: metrics[name] for name in evaluator.metrics})
+        stored["verdict"] = plan.verdict(stored | tables.metric_columns(stored["metrics"]))
         stored["evaluated_with"] = protocol
         store.replace_row(coordinator.folder / "masks" / f"{stored['name']}.npz", stored)
     coordinator.update_rows([stored for stored, _ in loaded_rows])

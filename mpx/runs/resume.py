@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from mpx.runs.plan import RunPlan
 
 RESUMABLE_KEYS = ("name", "force", "limit", "dataset.limit", "trainer.devices", "launch", "share", "log_images", "logger",
-                  "sufficient_share", "metrics", "other_perturbations",
+                  "sufficient_share", "metrics", "other_perturbations", "verdict",
                   "objective")  # keys that may change when a run is resumed # fmt: skip
 RESUMABLE_WITHOUT_DETERMINISM = ("batch_size", "device", "threads", "parallel", "compile")  # these may change bits
-METRIC_KEYS = ("metrics", "other_perturbations")  # equal in processes that work at the same time
+METRIC_KEYS = ("metrics", "other_perturbations", "verdict")  # equal in processes that work at the same time
 FILE_KEYS = {"model": ("weights", "network", "categories"), "task": ("embeddings", "images", "region")}  # may name a file
 PARTS_WITHOUT_ROWS = ("metrics", "logger", "callbacks", "trainer", "dataset")  # whose code no row depends on
 CODE = "code_sha256"  # module of the user's that the configuration names -> digest
@@ -142,8 +142,9 @@ def to_yaml(values: dict[str, Any] | list[Any]) -> str:
 
 
 def to_command(overrides: list[str]) -> str:
-    """Return the command line with these overrides."""
-    return shlex.join(["mpx", *overrides])
+    """Return the command line with these overrides; the folder of a named run, which evaluate.py gives, follows from it."""
+    is_named = any(override.startswith("name=") for override in overrides)
+    return shlex.join(["mpx", *(o for o in overrides if not (is_named and o.startswith("hydra.run.dir=")))])
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

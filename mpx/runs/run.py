@@ -19,7 +19,6 @@ from mpx.runs.checks import check_complete, check_metrics, check_ray, check_rows
 from mpx.runs.coordinator import RunCoordinator
 from mpx.runs.devices import find_device, single_worker, thread_count, worker_devices
 from mpx.runs.distributed import SampleGroup, find_group
-from mpx.runs.doubtful import doubtful_rows
 from mpx.runs.evaluation import needs_annotations
 from mpx.runs.fingerprint import Fingerprint
 from mpx.runs.folder import claim_folder, clear
@@ -32,6 +31,7 @@ from mpx.runs.resume import check_config, input_files
 from mpx.runs.shares import Share, find_share
 from mpx.runs.store import FAILED
 from mpx.runs.worker import work
+from mpx.verdicts import verdict_sentences
 
 log = logging.getLogger("mpx")
 PRINTED_ROWS = 20  # of the table at the end
@@ -218,10 +218,10 @@ def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any],
     table = merged.table()
     more = f"\n... {len(table) - PRINTED_ROWS} more" if len(table) > PRINTED_ROWS else ""
     log.info(terminal.format_rows(table[:PRINTED_ROWS], plan.task) + more)
-    for sentence in doubtful_rows(table, plan.method, plan.task):
+    for sentence in verdict_sentences(table, plan.method, plan.task):
         log.warning(sentence)
     if plan.metrics:
-        log.info("\n" + terminal.format_metrics(summary["metrics"]))
+        log.info("\n" + terminal.format_metrics(summary["metrics"], len(table)))
     empty = [
         name
         for name in needs_annotations(plan.metrics)
@@ -234,7 +234,8 @@ def _log_results(plan: RunPlan, merged: RunCoordinator, summary: dict[str, Any],
             f"{', '.join(labels[:5])}: give target=label, and labels that are classes of the model"
         )
     if "area_sums" in summary:
-        log.info("\nthe sum of the masks of all areas:\n" + terminal.format_metrics(summary["area_sums"]))
+        sums = terminal.format_metrics(summary["area_sums"], summary["smallest_area"]["rows"])
+        log.info(f"\nthe sum of the masks of all areas:\n{sums}")
     folder = plan.folder
     curves = f"\ncurves    tensorboard --logdir {folder}" if "tensorboard" in plan.loggers else ""
     pairs = f"  {folder}/pairs" if plan.task.is_paired else ""

@@ -52,8 +52,6 @@ def save_row(folder: str | Path, explanation: "Explanation", row: int, pictures:
         "terms": np.array(list(explanation.curves), np.str_),
         "curves": np.array([curve[:, row].tolist() for curve in explanation.curves.values()], np.float32),  # (terms, steps)
         **row_values(explanation, row),
-        "game": explanation.game,
-        "is_learnt": explanation.is_learnt,
         "pictures": pictures,
         "picture_digest": sha256(b"".join(drawn)).hexdigest(),
         **(snapshots(explanation, row) if pictures else {}),

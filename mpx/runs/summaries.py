@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mpx.metrics.summary import describe
+from mpx.tasks.normalised import within_scale
+from mpx.verdicts import count_verdicts
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mpx")
 ARITHMETIC = ("torch", "torchvision", "mpx")  # packages whose version changes numbers
@@ -19,7 +21,6 @@ def summarise_rows(
     rows: Sequence[dict[str, Any]], n_skipped: int, n_missing: int, protocol: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the statistics of SUMMARISED_COLUMNS over lines of results.csv, the protocol and the versions.
-
     `n` counts rows; `n_skipped` and `n_missing` (neither done nor skipped) count images.
     """
     images = []
@@ -27,7 +28,7 @@ def summarise_rows(
     for row in rows:
         images.append(row["image"])
         for column, values in columns.items():
-            values.append(row[column])
+            values.append(summarised_value(row, column))
     normalised = [value for value in columns["value_normalised"] if math.isfinite(value)]
     return {
         "n": len(rows),
@@ -35,9 +36,15 @@ def summarise_rows(
         "n_missing": n_missing,
         **{column: describe(values, images) for column, values in columns.items()},
         "share_value_normalised_below_0.1": sum(p <= 0.1 for p in normalised) / len(normalised) if normalised else None,
+        "verdicts": count_verdicts(rows),
         "protocol": protocol,
         "versions": package_versions(),
     }
+
+
+def summarised_value(row: dict[str, Any], column: str) -> float:
+    """Return the number of a row that enters a mean: value_normalised within its scale, else what the column holds."""
+    return within_scale(row[column]) if column == "value_normalised" else row[column]
 
 
 def package_versions() -> dict[str, str | None]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpx.errors import Error
 from mpx.runs.files import append_file, open_atomically
+from mpx.verdicts import chance_of, count_components, objective_fall
 
 if TYPE_CHECKING:
     import pandas
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 FILE_COLUMNS = ("path", "file_bytes")  # of the image's file
 VALUE_COLUMNS = ("value_before", "value_after", "value_complement", "value_reference", "value_normalised")
 NUMBER_COLUMNS = (*VALUE_COLUMNS, "area", "passes", "forwards", "seconds")
-RESULT_COLUMNS = ("image", "target", "class", "requested_area", *NUMBER_COLUMNS, "mask", *FILE_COLUMNS)
+RESULT_COLUMNS = ("image", "target", "class", "requested_area", *NUMBER_COLUMNS, "verdict", "mask", *FILE_COLUMNS)
 FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")  # the wide ones where the language is Japanese
 LINES_AT_ONCE = 1000  # of a file that is written
 
@@ -43,6 +44,12 @@ def row_values(explanation: "Explanation", row: int) -> TableRow:
         "quantity": explanation.task.quantity,
         "bounded": explanation.task.is_bounded,
         "paired": explanation.task.is_paired,
+        "chance": max(explanation.task.chance, chance_of(explanation.answers_before[row])),
+        "game": explanation.game,
+        "is_learnt": explanation.is_learnt,
+        "components": count_components(explanation.evidence[row, 0]),
+        "fall": objective_fall(explanation.curves["total"][: int(e.steps[row]), row].numpy()) if e.is_learnt else math.nan,
+        "verdict": explanation.verdict[row] if explanation.verdict else "",
         "requested_area": round(float(explanation.areas[row]), 6),  # NaN: none
         **{name: float(values[row]) for name, values in zip(NUMBER_COLUMNS, numbers)},
     }

@@ -15,11 +15,13 @@ def format_rows(rows: Sequence[Mapping[str, Any]], task: Task, width: int = 100)
     The requested area is shown where rows differ in it.
     """
     has_areas = len({row["requested_area"] for row in rows}) > 1
-    headings = ("image", "class", *["requested"] * has_areas, task.quantity, "area", "seconds")
+    has_verdicts = any(row["verdict"] for row in rows)
+    headings = ("image", "class", *["requested"] * has_areas, task.quantity, "area", "seconds", *["verdict"] * has_verdicts)
     number = "{:.3f}".format if task.is_bounded else "{:.4g}".format
     texts = [(row["image"], row["class"], *[format_percent(row["requested_area"] or 0)] * has_areas,
               f"{number(row['value_before'])} → {number(row['value_after'])}",
-              format_percent(row["area"]), f"{row['seconds']:.1f}") for row in rows]  # fmt: skip
+              format_percent(row["area"]), f"{row['seconds']:.1f}",
+              *[row["verdict"]] * has_verdicts) for row in rows]  # fmt: skip
     columns = [[printable(text) for text in column] for column in zip(headings, *texts)]
     widths = [max(map(cell_width, column)) for column in columns]
     free = width - sum(widths[2:]) - 2 * (len(headings) - 1)
@@ -29,12 +31,15 @@ def format_rows(rows: Sequence[Mapping[str, Any]], task: Task, width: int = 100)
     for line in zip(*columns):
         names = [shorten(text, w, cell_width) for text, w in zip(line[:2], widths)]
         names = [text + " " * (w - cell_width(text)) for text, w in zip(names, widths)]
-        lines.append("  ".join(names + [text.rjust(w) for text, w in zip(line[2:], widths[2:])]))
+        numbers = [text.rjust(w) for text, w in zip(line[2:], widths[2:])]
+        if has_verdicts:
+            numbers[-1] = line[-1].ljust(widths[-1])
+        lines.append("  ".join(names + numbers))
     return "\n".join(lines)
 
 
-def format_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a line for each metric of a summary: mean, interval and number of rows; a part without a value has none.
+def format_metrics(metrics: Mapping[str, Mapping[str, Any]], total: int) -> str:
+    """Return a line for each metric of a summary: mean, interval and of how many rows; a part without a value has none.
 
     ↑ or ↓: higher or lower values are better; 0: values near 0.
     """
@@ -44,11 +49,15 @@ def format_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     for name, (column, metric) in zip(names, metrics.items()):
         if metric["value"] is not None:
             interval = "[{:.3f}, {:.3f}]  ".format(*metric["interval95"]) if metric["interval95"] else ""
-            rows = "1 row" if metric["n"] == 1 else f"{metric['n']} rows"
-            lines.append(f"{name:<{width}} {metric['value']:9.3f}  {interval}of {rows}")
+            lines.append(f"{name:<{width}} {metric['value']:9.3f}  {interval}of {count_of(metric['n'], total)}")
         elif column == metric["metric"]:
             lines.append(f"{name:<{width}}           no row has a value")
     return "\n".join(lines)
+
+
+def count_of(n: int, total: int) -> str:
+    """Return how many rows a number is of, e.g. "3 rows" or "2 of 3 rows"."""
+    return ("" if n == total else f"{n} of ") + ("1 row" if total == 1 else f"{total} rows")
 
 
 def printable(text: object) -> str:

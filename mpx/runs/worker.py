@@ -37,6 +37,7 @@ from mpx.runs.launch import single_device
 from mpx.runs.plan import RunPlan
 from mpx.runs.row_source import RowSource, preprocessing
 from mpx.runs.trainers import batch_trainer
+from mpx.verdicts import judge
 
 REPORT_INTERVAL = 0.5  # seconds between two reports of progress
 
@@ -64,7 +65,7 @@ class Worker:
         self._group = group
         self._progress = ProgressCallback(coordinator) if coordinator else None
         self._trainer_arguments = group.trainer_arguments if group else partial(single_device, classifier.device)
-        self._protocols = Protocols(plan.metrics, plan.other_perturbations)
+        self._protocols = Protocols(plan.metrics, plan.other_perturbations, plan.verdict)
         self._evaluator = Evaluator(plan.metrics, plan.other_perturbations, plan.method, classifier)
         self._fits = 0
 
@@ -149,6 +150,7 @@ class Worker:
                 evaluated_with = [self._protocols.of(row.regions) for row in finite]
         except BaseException as raised:  # also a signal: the masks are stored, and evaluated when the run resumes
             error = raised
+        judge(explanation, self._plan.verdict, [tables.metric_columns(values) for values in metrics])
         for index, row in enumerate(finite):  # one by one, so that a kill in between loses no row's pictures in the logger
             evaluation = {"metrics": metrics[index], "evaluated_with": evaluated_with[index]}
             self._store_row(coordinator, row, explanation.select([index]), explanation.batch_size, evaluation)

@@ -42,6 +42,7 @@ class Task:
     quantity = "probability"
     low = 0.0
     high = 1.0
+    chance = 0.0  # the value where a network knows nothing, if it is the same for all
     support_unit = "softmax probability of the target"
     categories: tuple[str, ...] | None = None  # names of the outputs, where they are not the model's categories
     prepares = False  # whether `prepare` reads the outputs
@@ -98,8 +99,7 @@ class Task:
     def check(self, output: Tensor, pair: Tensor | None, name: str) -> None:
         """Raise ValueError where a model's output is of another task.
 
-        output: (1,...) of an image, with its graph; pair: (2,...) of this image and another, None where it cannot be had;
-        name: of the model.
+        output: (1,...) of an image, with its graph; pair: (2,...) of two images or None; name: of the model.
         """
 
     def resolve(self, target: Any, output: Tensor, context: TargetContext) -> list[Target]:

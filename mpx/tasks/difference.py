@@ -25,6 +25,7 @@ class Difference(Classification):
     """
 
     support_unit = "softmax of the target and the other class"
+    chance = 0.5
     class_options = ("other",)
     prepares = True
 
@@ -95,6 +96,7 @@ class ModelDifference(Classification):
     """
 
     support_unit = "softmax of the log-odds of the target in the model and in the other one"
+    chance = 0.5
 
     def __init__(self, model: nn.Module | str):
         self.model: Any = model

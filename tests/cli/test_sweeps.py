@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -210,6 +211,10 @@ def test_a_failed_job_is_listed_and_the_others_are_complete(mpx, folder):
     code, out, err = mpx(*line)
     assert code == 1 and "1 of 2 jobs failed, images=later" in err
     (sweep,) = (folder / "outputs" / "sweeps").iterdir()
+    lines = [line for line in out.splitlines() if line.startswith("images=photos: 3 rows")]  # of the job that ran
+    assert len(lines) == 1 and re.match(r"images=photos: 3 rows \(.*\), area .* %, \d+ s$", lines[0]), out
+    assert "explaining" not in out and "explaining" in (sweep / "images=photos/run.log").read_text()
+    assert out.rstrip().endswith(f"report    {sweep.relative_to(folder)}/report.html")
     table = (sweep / "table.md").read_text()
     assert "images=later" in table and "'later' does not exist" in table and "0." in table
     assert (sweep / "report.html").is_file() and (sweep / "grid.png").is_file()

@@ -69,8 +69,10 @@ def test_the_terminal_says_which_values_are_better():
     values = {"value": 0.25, "interval95": [0.1, 0.4], "n": 3}
     kinds = {"deletion": "lower", "insertion": "higher", "sanity": "near 0", "sanity_map": "none"}
     empty = {"iou": {"value": None, "interval95": None, "n": 0, "better": "higher", "metric": "iou"}}
-    assert format_metrics(empty).split(maxsplit=2) == ["iou", "↑", "no row has a value"]
-    text = format_metrics({name: values | {"better": better} for name, better in kinds.items()})
+    assert format_metrics(empty, 3).split(maxsplit=2) == ["iou", "↑", "no row has a value"]
+    text = format_metrics({name: values | {"better": better} for name, better in kinds.items()}, 3)
     assert [line.split(" 0.250")[0].split() for line in text.splitlines()] == [
         ["deletion", "↓"], ["insertion", "↑"], ["sanity", "0"], ["sanity_map"],
     ]  # fmt: skip
+    assert text.endswith("of 3 rows")
+    assert format_metrics({"iou": values | {"better": "higher"}}, 4).endswith("of 3 of 4 rows")

@@ -141,26 +141,29 @@ def test_an_explainer_plays_no_game(tmp_path, explanation):
     """Nothing was learnt: no success, no iterations and no animation."""
     for frames, is_learnt in ((2, True), (1, False)):
         e, folder = explanation(frames=frames), tmp_path / f"{frames}"
-        set_values(e, 0.05, 0.0)
+        e.verdict = ["works" if is_learnt else ""] * 2
         path = html.write_report(save(folder, e))
         assert Pieces(path).blocks["page"]["rows"][0]["cells"][0]["success"] is (True if is_learnt else None)
-        for words in ("<dt>game</dt>", "<dt>success</dt>", "A mask succeeds", '<label>show <select id="which">'):
+        for words in ("<dt>game</dt>", "<dt>works</dt>", "A mask works", '<label>show <select id="which">'):
             assert (words in path.read_text()) is is_learnt, words
         assert (folder / "evolution/cup-1-mug.gif").exists() is is_learnt and (folder / "panels/cup-1-mug.png").exists()
         with np.load(folder / "masks/cup-1-mug.npz") as file:
             assert file["iterations"].shape == file["frame_values"].shape == (frames,)
 
 
-def test_what_works(tmp_path, explanation):
-    cases = ("deletion", 0.05, True), ("deletion", 0.5, False), ("dual", 0.05, True)
-    for game, p, works in (*cases, ("preservation", 0.05, False), ("preservation", 0.88, True)):
-        e = explanation(game=game)
-        set_values(e, p, 0.0)
-        page = Pieces(html.write_report(save(tmp_path / f"{game}{p}", e, game))).blocks["page"]
-        assert page["rows"][0]["cells"][0]["success"] is works, (game, p)
-    e.value_normalised[1] = torch.nan
-    job = read_job(save(tmp_path / "nan", e, "preservation"), "nan")
-    assert len(job.lines) == 2 and job.headline([])["success"] == "100 % of 1 row"
+def test_the_verdict_of_each_row_is_shown_and_counted(tmp_path, explanation):
+    e = explanation()
+    e.verdict, e.value_normalised[1] = ["works", "falls short"], torch.nan
+    page = Pieces(html.write_report(save(tmp_path / "a", e))).blocks["page"]
+    cells = [row["cells"][0] for row in page["rows"]]
+    assert [(cell["verdict"], cell["success"]) for cell in cells] == [("works", True), ("falls short", False)]
+    assert {cell["verdict"] for cell in cells} <= page["meanings"].keys()
+    job = read_job(tmp_path / "a", "a")
+    job.summary = {"area": {"mean": 0.5, "interval95": None, "n": 1}}
+    assert job.headline("value_normalised") == {
+        "rows": "2", "game": "deletion", "works": "1 of 2 rows", "falls short": "1 of 2 rows",
+        "area": "0.500 of 1 of 2 rows",
+    }  # fmt: skip
 
 
 def test_a_sweep_pairs_its_jobs(tmp_path, explanation):

@@ -334,10 +334,15 @@ def test_an_axis_on_which_evidence_depends_is_told(tmp_path, job):
 def test_what_is_relative_to_the_perturbation_is_not_compared_across_perturbations(tmp_path, job):
     """A weak perturbation leaves much and yet has a small value_normalised: only the probability itself is compared."""
     for name, left, normalised in (("gaussian", 0.002, 0.1), ("median", 0.211, -0.756)):
-        job(f"a/perturbation={name}", left, perturbation=name, value_normalised=torch.full((2,), normalised))
+        verdicts = ["works", "perturbation too weak" if name == "median" else "works"]
+        values = dict(value_normalised=torch.full((2,), normalised), verdict=verdicts)
+        job(f"a/perturbation={name}", left, perturbation=name, **values)
         job(f"b/seed={name}", left)
     across, within = (sweep.write_sweep_results(tmp_path / name) for name in "ab")
     assert "| gaussian | **0.002**" in across and "**-0.756**" not in across and "value_normalised is not compared" in across
+    assert "perturbation=median: perturbation too weak in 1 of 2 rows." in across
+    pages = [(tmp_path / name / "report.html").read_text() for name in "ab"]
+    assert ["<th>value_normalised</th>" in page for page in pages] == [False, True]
     assert "value_after" not in within and "is not compared" not in within and "value_normalised ↓" in within
     table = [line for line in lines(tmp_path / "a") if line["metric"] == "value_normalised"]
     assert {line["better"] for line in table} == {"none"} and not any(line["p_value"] not in ("", "nan") for line in table)

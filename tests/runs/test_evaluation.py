@@ -66,6 +66,8 @@ def test_only_what_is_new_is_measured(folder, mpx, monkeypatch):
     code, _, err = mpx(*GIVEN, "metric=[complexity,deletion,insertion]", "metrics.deletion.step=1", "name=a")
     assert code == 0 and np.array_equal(numbers("a", "complexity"), before) and numbers("a", "insertion").size, err
     assert mpx(*GIVEN, "metric=[complexity]", "name=b")[0] == 1
+    assert mpx(*GIVEN, "metric=[complexity]", "name=a", "verdict.absent_value=1")[0] == 0  # judged again, not evaluated
+    assert {row["verdict"] for row in rows("a")} == {"the class was never there"}
 
 
 def _fails(*_, **__):

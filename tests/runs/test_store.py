@@ -105,8 +105,8 @@ def test_json_knows_no_nan(tmp_path):
 def test_summary(tmp_path, explanation):
     rows = [
         {"image": f"p{i}", "value_normalised": x, "value_after": x, "area": 0.1}
-        | {"passes": 9.0, "forwards": 0.0, "seconds": 1.0}
-        for i, x in enumerate((0.0, 0.1, 0.2, 0.9, math.nan))
+        | {"passes": 9.0, "forwards": 0.0, "seconds": 1.0, "verdict": "falls short" if x > 0.1 else "works"}
+        for i, x in enumerate((-0.7, 0.1, 0.2, 0.9, math.nan))  # below its scale: 0
     ]
     summary = summaries.summarise_rows(rows, 1, 2, {"value_normalised": "how"})
     p = summary["value_normalised"]
@@ -116,12 +116,14 @@ def test_summary(tmp_path, explanation):
     assert 0 <= low < p["mean"] < high <= 0.9
     assert summary == summaries.summarise_rows(rows, 1, 2, summary["protocol"])
     assert {"python", "torch", "torchvision", "pytorch_lightning", "mpx"} == set(summary["versions"])
+    assert summary["verdicts"] == {"works": 3, "falls short": 2}
     files.write_json(tmp_path / "a.json", summaries.summarise_rows([], 0, 0, {}))
 
 
 @pytest.mark.parametrize("names", [["cup"], ["x" * 300, "日本語" * 60, "e\u0301" * 90, "ok"], ["\x1b[31mred\nline\r", ""]])
 def test_the_table_fits_the_terminal_and_is_aligned(names):
     numbers = {"requested_area": "", "value_before": 0.987, "value_after": math.nan, "area": 0.5, "seconds": 1234.56}
+    numbers["verdict"] = "only under its own perturbation"
     lines = terminal.format_rows([{"image": n, "class": n[::-1], **numbers} for n in names], CLASSIFICATION).split("\n")
     assert len(lines) == 1 + len(names)
     assert all(terminal.cell_width(line) <= 100 and line.isprintable() for line in lines)
@@ -134,6 +136,6 @@ def test_terminal_cells_of_wide_and_combining_characters():
 
 
 def test_a_short_neighbour_leaves_its_room():
-    numbers = {"requested_area": "", "value_before": 0.5, "value_after": 0.5, "area": 0.5, "seconds": 1.0}
+    numbers = {"requested_area": "", "value_before": 0.5, "value_after": 0.5, "area": 0.5, "seconds": 1.0, "verdict": ""}
     row = {"image": "x", "class": "c" * 60, **numbers}
     assert "c" * 54 in terminal.format_rows([row], CLASSIFICATION)

@@ -104,7 +104,7 @@ def test_an_explainers_saliency_is_shown(tmp_path, monkeypatch, browse, mpx):
     page.click(".card a")
     page.wait_for_selector("#views canvas")
     assert not page.is_visible("#iteration") and page.is_visible("#opacity")
-    assert not {"game", "fails", "succeeds"} & {*page.inner_text("header").split(), *page.inner_text("#gallery").split()}
+    assert not {"game", "fails", "works"} & {*page.inner_text("header").split(), *page.inner_text("#gallery").split()}
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_filters_sorting_and_hostile_names(tmp_path, explanation, browse):
     assert sort("drop") == ["b10", "a", "c", "b9", "<i>d"]
     page.click("#turn")
     assert page.evaluate(NAMES) == ["<i>d", "b9", "c", "a", "b10"]
-    page.select_option("#which", "succeeds")
+    page.select_option("#which", "works")
     assert page.evaluate(NAMES) == ["a", "b10"] and page.inner_text("#count") == "2 of 5"
     page.select_option("#which", "")
     page.fill("#find", "日本")

@@ -3,7 +3,7 @@
 // A row is a picture, a class and an area; it has a cell in each job (one job: a run, several: a sweep).
 
 const $ = (id) => document.getElementById(id);
-const { jobs, columns, colours, aspect, paired } = JSON.parse($("page").textContent);
+const { jobs, columns, colours, aspect, paired, meanings } = JSON.parse($("page").textContent);
 const rows = [...document.querySelectorAll("script[id^=rows]")].flatMap((block) => JSON.parse(block.textContent));
 const place = Object.fromEntries(columns.map((name, k) => [name, k]));
 const number = (cell, name) => cell.values[place[name]] ?? null;
@@ -28,7 +28,8 @@ function short(x) {
   if (Number.isInteger(x) || Math.abs(x) >= 100) return x.toFixed(0);
   return x !== 0 && Math.abs(x) < 0.0005 ? x.toExponential(1) : Math.abs(x) >= 1 ? x.toPrecision(3) : x.toFixed(3);
 }
-const written = { area: percent, requested_area: percent, value_before: value, value_after: value, value_complement: value, value_reference: value };
+const normalised = (v) => (v < 0 ? "below the reference" : v > 1 ? "above the photo" : short(v)); // no better than perfect
+const written = { area: percent, requested_area: percent, value_before: value, value_after: value, value_complement: value, value_reference: value, value_normalised: normalised };
 const kept = (j) => (jobs[j].game === "preservation" ? ["kept", "deleted"] : ["deleted", "kept"]);
 
 // ---- pictures: a block of JSON for each cell, read when it is looked at and forgotten after
@@ -159,8 +160,7 @@ function meter(cell) {
 }
 
 function verdict(cell) {
-  const [mark, text] = { true: ["good", "succeeds"], false: ["bad", "fails"] }[cell.success] ?? ["", ""];
-  return make("span", { class: mark }, text);
+  return make("span", { class: cell.success ? "good" : "bad", title: meanings[cell.verdict] ?? "" }, cell.verdict);
 }
 
 function facts(r, j) {
@@ -233,7 +233,7 @@ let direction = 1;
 
 function arrange() {
   const words = $("find").value.toLowerCase().split(/\s+/).filter(Boolean), which = $("which").value;
-  const success = which && which === "succeeds";
+  const success = which && which === "works";
   const [key] = SORTS[$("sort").value];
   order = rows.map((_, r) => r).filter((r) => {
     const text = `${rows[r].image} ${rows[r].class}`.toLowerCase();
@@ -389,13 +389,14 @@ function chart(visit, title, names, data, range, dots) {
     const said = make("b");
     legend.append(make("span", { class: `c${k % COLOURS}` }, `— ${name} `, said));
     tell.push((now) => {
-      said.textContent = short(ys[at.findLastIndex((step) => step <= now)]); // step n, counted from 0, sees the mask after n
+      if (dots && name === "value") said.textContent = value(data.values[data.iterations.indexOf(now)]); // the caption's number
+      else said.textContent = short(ys[at.findLastIndex((step) => step <= now)]); // step n, counted from 0, sees the mask after n
     });
   });
   if (dots) {
     const colour = `c${names.indexOf("value") % COLOURS}`;
     path(data.values.map((v, i) => (v === null ? "" : `M${x(data.iterations[i])} ${y(v)}h0`)).join(""), `dots ${colour}`);
-    legend.append(make("span", { class: colour }, "• without augmentations"));
+    legend.append(make("span", { class: colour }, "• without augmentations, as the number says"));
   }
   const line = path("", "now");
   const scale = (...texts) => make("div", { class: "scale" }, ...texts.map((text) => make("span", {}, text)));

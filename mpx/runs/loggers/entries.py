@@ -18,6 +18,7 @@ from mpx.pictures.animation import animation_gif
 from mpx.pictures.encoding import to_image
 from mpx.pictures.panel import draw_thumbnail_panel
 from mpx.pictures.snapshots import evolution_strips
+from mpx.runs.summaries import summarised_value
 from mpx.runs.tables import TableRow, result_columns
 from mpx.runs.terminal import printable
 
@@ -93,7 +94,9 @@ def summary_entry(
     rows: lines of results.csv. means: term -> (steps,) mean curve. metrics: name -> {"value": ...}, of summary.json.
     Mean curves have no time of their own: they get the mean seconds of a row, counted back from now.
     """
-    means_of_rows = {name: describe((row[name] for row in rows), draws=0)["mean"] for name in METRIC_COLUMNS}
+    means_of_rows = {
+        name: describe((summarised_value(row, name) for row in rows), draws=0)["mean"] for name in METRIC_COLUMNS
+    }
     quality = {name: means_of_rows[name] for name in METRIC_COLUMNS[:2]}  # first: TensorBoard shows the first five
     values = quality | {name: metric["value"] for name, metric in metrics.items()} | means_of_rows
     seconds = values["seconds"] or 0.0

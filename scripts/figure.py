@@ -30,9 +30,8 @@ from mpx.explanation import Explanation
 from mpx.models.synthetic import Synthetic
 from mpx.models.zoo import efficientnet_lite0
 from mpx.pictures.animation import animation_gif
-from mpx.pictures.colours import as_rgb, outlined, overlay
+from mpx.pictures.colours import as_rgb, outlined, overlay, overlay_two
 from mpx.pictures.encoding import to_image
-from mpx.pictures.pair import two_colours
 from mpx.pictures.panel import draw_sheet, panel_layout
 from mpx.pictures.text import FAINT_INK, PAPER, draw_text, format_percent
 from mpx.runs import files, store
@@ -104,7 +103,7 @@ def on_textures(
 def block(task: str, question: str, network: str, e: Explanation) -> Image.Image:
     """Draw the photo, where the target is in it, the evidence of one target or of two, and the photo without the first."""
     photo, deleted = as_rgb(e.images[0]), as_rgb(e.perturbed[0])
-    evidence = overlay(photo, e.saliency[0]) if len(e) == 1 else two_colours(photo, *e.saliency[:2])
+    evidence = overlay(photo, e.saliency[0]) if len(e) == 1 else overlay_two(photo, *e.saliency[:2])
     before, after = (format_value(e.task.quantity, float(x[0])) for x in (e.value_before, e.value_after))
     pictures = (photo if e.region is None else outlined(photo, e.region[0], 1), evidence, deleted)
     shown = "orange deleted" if len(e) > 1 else "deleted"

@@ -15,12 +15,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mpx.pictures.colours import COLOUR_TABLE
+from mpx.pictures import colours
 from mpx.report.html_data import BOUND, JobData, aspect_ratio, load_arrays, match_rows, page_rows, picture_blocks, read_job
 from mpx.report.pairs import KEYS, pairs_of_lines, write_pair
 from mpx.runs.files import open_atomically
 from mpx.runs.tables import FILE_COLUMNS
 
+DRAWN = ("ORANGE", "LIFT", "OPACITY", "STEEPNESS", "SHADE", "LIGHT", "HALF", "LEAST_SIDE")  # of the overlay, which page.js draws too
 PAGE = Path(__file__).parent / "page"
 
 
@@ -69,7 +70,7 @@ def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> 
         "page": {
             "jobs": [job.page_entry() for job in jobs],
             "columns": columns,
-            "colours": (COLOUR_TABLE * 255).round().int().flatten().tolist(),
+            "drawn": {name: vars(colours)[name] for name in DRAWN},
             "aspect": aspect_ratio(jobs),
             "paired": any(job.paired for job in jobs),
         },

@@ -3,7 +3,7 @@
 // A row is a picture, a class and an area; it has a cell in each job (one job: a run, several: a sweep).
 
 const $ = (id) => document.getElementById(id);
-const { jobs, columns, colours, aspect, paired } = JSON.parse($("page").textContent);
+const { jobs, columns, drawn, aspect, paired } = JSON.parse($("page").textContent);
 const rows = [...document.querySelectorAll("script[id^=rows]")].flatMap((block) => JSON.parse(block.textContent));
 const place = Object.fromEntries(columns.map((name, k) => [name, k]));
 const number = (cell, name) => cell.values[place[name]] ?? null;
@@ -73,25 +73,52 @@ function saliency(view, frame) {
   return pixels(view.frames, view.width, view.height, frame * tall, tall);
 }
 
-// mpx.pictures.colours.overlay at strength 1, the photo at 0: a screen blend of the colours over the half-dark grey photo
+// mpx.pictures.colours.overlay at strength 1, the photo at 0; returns the area
 function overlay(canvas, view, frame, strength) {
-  const heat = saliency(view, frame), photo = view.pixels, image = new ImageData(view.width, view.height), out = image.data;
+  const { width, height } = view, heat = saliency(view, frame), photo = view.pixels;
+  const image = new ImageData(width, height), out = image.data, line = lines(heat, width, height);
   let sum = 0;
   for (let k = 0; k < out.length; k += 4) {
-    const colour = 3 * heat[k];
-    const grey = 0.299 * photo[k] + 0.587 * photo[k + 1] + 0.114 * photo[k + 2];
-    const light = strength * (0.45 + (0.55 * grey) / 255);
+    const at = line[k / 4], level = heat[k] / 255;
+    const grey = drawn.LIFT + ((1 - drawn.LIFT) * (0.299 * photo[k] + 0.587 * photo[k + 1] + 0.114 * photo[k + 2])) / 255;
+    const opacity = OPACITIES[heat[k]], shade = drawn.SHADE + drawn.LIGHT * grey;
     for (let c = 0; c < 3; c++) {
-      const dark = (1 - strength) * photo[k + c] + strength * 0.5 * grey;
-      out[k + c] = 255 - (255 - dark) * (1 - (light * colours[colour + c]) / 255);
+      const colour = at ? 2 - at : grey + opacity * (Math.min(1, ORANGE[c] * shade) - grey);
+      out[k + c] = (1 - strength) * photo[k + c] + strength * 255 * colour;
     }
     out[k + 3] = 255;
-    sum += heat[k];
+    sum += level;
   }
-  canvas.width = view.width;
-  canvas.height = view.height;
+  canvas.width = width;
+  canvas.height = height;
   canvas.getContext("2d").putImageData(image, 0, 0);
-  return sum / (255 * view.width * view.height);
+  return sum / (width * height);
+}
+
+const ORANGE = [1, 3, 5].map((at) => parseInt(drawn.ORANGE.slice(at, at + 2), 16) / 255);
+const OPACITIES = Array.from({ length: 256 }, (_, level) => drawn.OPACITY * (level / 255) ** drawn.STEEPNESS);
+
+// the line round what is at least one half: 1 on the white edge, 2 on the black one, 0 elsewhere
+function lines(heat, width, height) {
+  const line = new Uint8Array(width * height);
+  if (Math.max(width, height) < drawn.LEAST_SIDE) return line;
+  const inside = (k) => heat[4 * k] >= 255 * drawn.HALF;
+  const compare = (k, other) => {
+    if (inside(k) === inside(other)) return;
+    line[k] = inside(k) ? 1 : 2;
+    line[other] = inside(k) ? 2 : 1;
+  };
+  for (let y = 0, k = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, k++) {
+      if (x + 1 < width) compare(k, k + 1);
+      if (y + 1 < height) {
+        compare(k, k + width);
+        if (x + 1 < width) compare(k, k + width + 1);
+        if (x) compare(k, k + width - 1);
+      }
+    }
+  }
+  return line;
 }
 
 function paint(canvas, view, what) {

@@ -46,7 +46,7 @@ def test_an_explanation_shows_and_saves_itself(tmp_path):
     assert e.saliency.shape == (6, 1, 32, 32) and e.curves["total"].shape == (10, 6) and "image2" in repr(e)
     assert Image.open(io.BytesIO(e._repr_png_())).height > 5 * e.panel(0).height
     e.save(tmp_path)
-    for kind, ending in (("masks", "npz"), ("panels", "png"), ("evolution", "gif")):
+    for kind, ending in (("masks", "npz"), ("panels", "png"), ("evolution", "webp")):
         assert {path.name for path in (tmp_path / kind).iterdir()} == {f"{name}.{ending}" for name in e.names}
 
 

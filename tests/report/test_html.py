@@ -146,7 +146,7 @@ def test_an_explainer_plays_no_game(tmp_path, explanation):
         assert Pieces(path).blocks["page"]["rows"][0]["cells"][0]["success"] is (True if is_learnt else None)
         for words in ("<dt>game</dt>", "<dt>success</dt>", "A mask succeeds", '<label>show <select id="which">'):
             assert (words in path.read_text()) is is_learnt, words
-        assert (folder / "evolution/cup-1-mug.gif").exists() is is_learnt and (folder / "panels/cup-1-mug.png").exists()
+        assert (folder / "evolution/cup-1-mug.webp").exists() is is_learnt and (folder / "panels/cup-1-mug.png").exists()
         with np.load(folder / "masks/cup-1-mug.npz") as file:
             assert file["iterations"].shape == file["frame_values"].shape == (frames,)
 

@@ -1,20 +1,23 @@
-"""The README's figures: python scripts/figure.py, python scripts/figure.py tasks or ... presets [key=value ...]
+"""The pictures of the READMEs: python scripts/figure.py [name ...]
 
-By default, panels and an animation of the bundled photos with the default configuration.
+Without a name, all that can be drawn in minutes on a CPU, without a network: animation, digits, mask_resolution, tasks and
+two_classes. Each is written to scripts/readme, and drawn_with.json there says with which code: a test finds the pictures that
+are older than the code that draws them.
 
-tasks: a photo, its evidence and the photo without it, for every task. EfficientNet-Lite0 where it can be asked, else the
-synthetic networks, whose evidence is known.
-
-presets: a contact sheet of the default and every published method on every photo. Each method is a run,
-outputs/presets/<name>, so the same command continues where it stopped. key=value holds for all runs, e.g. images=photos
-limit=20. sheet=sheet.png is the file, only=[fong2017,igos2020] chooses methods, columns=8 limits the photos. Methods that
-take hours for a photo on a CPU get the fewer passes of LIGHTER; the sheet has the passes of each.
+python scripts/figure.py presets [key=value ...]: a contact sheet of the default and every published method on every photo.
+Each method is a run, outputs/presets/<name>, so the same command continues where it stopped. key=value holds for all runs, e.g.
+images=photos limit=20. sheet=sheet.png is the file, only=[fong2017,igos2020] chooses methods, columns=8 limits the photos.
+Methods that take hours for a photo on a CPU get the fewer passes of LIGHTER; the sheet has the passes of each.
 """
 
+import io
+import json
 import subprocess
 import sys
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +32,7 @@ from mpx.data.synthetic import NAMES, synthetic
 from mpx.explanation import Explanation
 from mpx.models.synthetic import Synthetic
 from mpx.models.zoo import efficientnet_lite0
-from mpx.pictures.animation import animation_gif
+from mpx.pictures.animation import animation_webp
 from mpx.pictures.colours import as_rgb, outlined, overlay, overlay_two
 from mpx.pictures.encoding import to_image
 from mpx.pictures.panel import draw_sheet, panel_layout
@@ -39,7 +42,10 @@ from mpx.tasks.base import Task, format_value
 from mpx.tasks.segmentation import Segmentation
 from mpx.tasks.similarity import Similarity
 
-README = Path(__file__).parent / "readme"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "scripts/readme"
+DRAWN_WITH = README / "drawn_with.json"
+PHOTOS = {item.name: item.path for item in sample()}
 LIGHTER = {
     "cartoonx2022": ["samples=2", "steps=100", "lr=0.02"],
     "fido2019_sdr": ["samples=2"],
@@ -52,27 +58,85 @@ SIDE, NAME_COLUMN, LINE = 132, 190, 18  # px: of a picture, of the column of nam
 TILE, GAP = 192, 8  # px: of a picture of tasks.jpg, and between them
 
 
+class Figure(NamedTuple):
+    """A picture of scripts/readme."""
+
+    file: str
+    draw: Callable[[], Image.Image | bytes]
+    code: tuple[str, ...] = ()  # files that draw it, beside mpx/pictures and this one
+
+
 def main() -> None:
     if sys.argv[1:2] == ["presets"]:
         presets(sys.argv[2:])
         return
-    if sys.argv[1:] == ["tasks"]:
-        tasks().save(README / "tasks.jpg", quality=66)
-        return
-    e = explain(efficientnet_lite0(), [item.path for item in sample()], frames=8)
-    draw_sheet(e, range(len(e))).save(README / "sheet.jpg", quality=90)
-    files.write_file(README / "espresso.gif", animation_gif(e, e.classes.index("espresso")))
-    print(e)
+    unknown = sorted({*sys.argv[1:]} - {*FIGURES})
+    if unknown:
+        sys.exit(f"{unknown[0]} is not a picture: there are {', '.join(FIGURES)}, and presets")
+    for name in sys.argv[1:] or FIGURES:
+        figure = FIGURES[name]
+        drawn = figure.draw()
+        files.write_file(README / figure.file, drawn if isinstance(drawn, bytes) else encode(drawn, figure.file))
+        recorded = json.loads(DRAWN_WITH.read_text()) if DRAWN_WITH.is_file() else {}
+        recorded[figure.file] = digest(figure)
+        files.write_file(DRAWN_WITH, (json.dumps(recorded, indent=1, sort_keys=True) + "\n").encode())
+        print(README / figure.file)
+
+
+def encode(picture: Image.Image, name: str) -> bytes:
+    file = io.BytesIO()
+    if name.endswith(".jpg"):
+        picture.save(file, "JPEG", quality=85, optimize=True)
+    else:
+        picture.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def digest(figure: Figure) -> str:
+    """Return the digest of a picture and of the code that draws it."""
+    code = [*sorted((ROOT / "mpx/pictures").glob("*.py")), Path(__file__), *(ROOT / name for name in figure.code)]
+    found = sha256()
+    for path in (*code, README / figure.file):
+        found.update(sha256(path.read_bytes()).digest())
+    return found.hexdigest()[:16]
+
+
+def two_classes() -> Image.Image:
+    """Explain both classes of a picture of two photos."""
+    page = Image.new("RGB", (224, 224))
+    for x, (name, box) in zip((0, 112), {"chelsea": (130, 60, 250, 300), "coffee": (160, 0, 320, 320)}.items()):
+        page.paste(Image.open(PHOTOS[name]).convert("RGB").resize((112, 224), Image.Resampling.LANCZOS, box), (x, 0))
+    image = torch.from_numpy(np.array(page)).movedim(-1, 0)[None] / 255
+    e = explain(efficientnet_lite0(), image, ["tiger cat", "espresso"], mask_size=14)
+    e.image_names = ["two photos side by side"] * 2
+    return draw_sheet(e, range(2))
+
+
+def animation() -> bytes:
+    return animation_webp(explain(efficientnet_lite0(), PHOTOS["coffee"], frames=8), 0)
+
+
+def digits() -> Image.Image:
+    import digits
+
+    digits.main(epochs=8)
+    return Image.open(digits.FOLDER / "strip.png")
+
+
+def mask_resolution() -> Image.Image:
+    folder = Path("outputs/figures/mask_resolution")
+    options = ["sweep=mask_resolution", "dataset=sample", "threads=1", "metric=[]", f"hydra.sweep.dir={folder}"]
+    subprocess.run([sys.executable, Path(__file__).with_name("run.py"), *options], check=True)
+    return Image.open(folder / "grid.png")
 
 
 def tasks() -> Image.Image:
     """Draw a block for each task, two beside each other."""
-    photos = {item.name: item.path for item in sample()}
     similarity = Similarity(texts=[*NAMES, "nothing"])
     blocks = [
-        on_photo("classification", "why espresso?", photos["coffee"]),
-        on_photo("difference", "why tiger cat (orange), why Egyptian cat (blue)?", photos["chelsea"], ["top1", "top2"]),
-        on_photo("regression", "what raises the output for missile?", photos["rocket"], "missile", lambda_l1=1.0),
+        on_photo("classification", "why espresso?", PHOTOS["coffee"]),
+        on_photo("difference", "why tiger cat (orange), why Egyptian cat (blue)?", PHOTOS["chelsea"], ["top1", "top2"]),
+        on_photo("regression", "what raises the output for missile?", PHOTOS["rocket"], "missile", lambda_l1=1.0),
         on_textures("multilabel", "which pixels are cedar, which are delft?", 11, ["cedar", "delft"]),
         on_textures("segmentation", "why is the outlined region delft?", 3, task=Segmentation(background=4)),
         on_textures("detection", "why is there a box of cedar?", 2),
@@ -175,6 +239,15 @@ def _photo(run: Path, row: dict) -> torch.Tensor:
 
 def _small(x: torch.Tensor) -> Image.Image:
     return to_image(x).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+FIGURES = {
+    "animation": Figure("espresso.webp", animation),
+    "digits": Figure("digits.png", digits, ("scripts/digits.py", "mpx/explain_callback.py")),
+    "mask_resolution": Figure("mask_resolution.jpg", mask_resolution, ("mpx/report/sweep_grid.py",)),
+    "tasks": Figure("tasks.jpg", tasks),
+    "two_classes": Figure("two_classes.jpg", two_classes),
+}
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """The pictures of the READMEs: python scripts/figure.py [name ...]
 
 Without a name, all that can be drawn in minutes on a CPU, without a network: animation, digits, mask_resolution, tasks and
-two_classes. Each is written to scripts/readme, and drawn_with.json there says with which code: a test finds the pictures that
-are older than the code that draws them.
+two_classes. Each is written to scripts/readme, and drawn_with.json there says with which code: a test finds the pictures
+that are older than the code that draws them.
 
 python scripts/figure.py presets [key=value ...]: a contact sheet of the default and every published method on every photo.
-Each method is a run, outputs/presets/<name>, so the same command continues where it stopped. key=value holds for all runs, e.g.
-images=photos limit=20. sheet=sheet.png is the file, only=[fong2017,igos2020] chooses methods, columns=8 limits the photos.
-Methods that take hours for a photo on a CPU get the fewer passes of LIGHTER; the sheet has the passes of each.
+Each method is a run, outputs/presets/<name>, so the same command continues where it stopped. key=value holds for all runs,
+e.g. images=photos limit=20. sheet=sheet.png is the file, only=[fong2017,igos2020] chooses methods, columns=8 limits the
+photos. Methods that take hours for a photo on a CPU get the fewer passes of LIGHTER; the sheet has the passes of each.
 """
 
 import io

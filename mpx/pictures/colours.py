@@ -56,8 +56,8 @@ def _coloured(images: Tensor, *layers: tuple[Tensor, str]) -> Tensor:
     drawn = grey.expand_as(images)
     for saliency, colour in layers:
         opacity = OPACITY * saliency.nan_to_num().clamp(0, 1) ** STEEPNESS
-        shaded = (images.new_tensor(list(bytes.fromhex(colour[1:]))).view(3, 1, 1) / 255 * (SHADE + LIGHT * grey)).clamp(max=1)
-        drawn = drawn + opacity * (shaded - drawn)
+        shaded = images.new_tensor(list(bytes.fromhex(colour[1:]))).view(3, 1, 1) / 255 * (SHADE + LIGHT * grey)
+        drawn = drawn + opacity * (shaded.clamp(max=1) - drawn)
     for saliency, _ in layers:
         drawn = _lined(drawn, saliency)
     return drawn

@@ -12,6 +12,7 @@ from mpx.pictures.encoding import to_tile
 from mpx.pictures.panel import panel_layout
 from mpx.pictures.text import PAPER, draw_text
 
+
 class PairedRow(NamedTuple):
     """One of the two rows."""
 
@@ -36,9 +37,7 @@ def draw_pair(explanation: PicturedExplanation, first: int = 0, second: int = 1)
     return draw_paired_rows(as_rgb(e.images[first], e.bands), e.image_names[first], evidence_state(e), rows[0], rows[1])
 
 
-def draw_paired_rows(
-    image: Tensor, image_name: str, state: str, first: PairedRow, second: PairedRow
-) -> Image.Image:
+def draw_paired_rows(image: Tensor, image_name: str, state: str, first: PairedRow, second: PairedRow) -> Image.Image:
     """Draw two rows of an image (3,H,W) as `draw_pair` does; state: what became of the evidence, "kept" or "deleted"."""
     both = overlay_two(image, first.saliency, second.saliency)
     columns = [(image, image_name, "", ""), (both, "evidence", "black: both", "")]

@@ -21,7 +21,8 @@ from mpx.report.pairs import KEYS, pairs_of_lines, write_pair
 from mpx.runs.files import open_atomically
 from mpx.runs.tables import FILE_COLUMNS
 
-DRAWN = ("ORANGE", "LIFT", "OPACITY", "STEEPNESS", "SHADE", "LIGHT", "HALF", "LEAST_SIDE")  # of the overlay, which page.js draws too
+# of the overlay, which page.js draws too
+DRAWN = ("ORANGE", "LIFT", "OPACITY", "STEEPNESS", "SHADE", "LIGHT", "HALF", "LEAST_SIDE")
 PAGE = Path(__file__).parent / "page"
 
 

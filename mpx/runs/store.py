@@ -34,7 +34,7 @@ TEXTS = ("image", "class", "row_key", "made_from", "computed_with")
 
 
 def save_row(folder: str | Path, explanation: "Explanation", row: int, pictures: bool = True, **provenance: Any) -> None:
-    """Write row `row`: where `pictures`, panels/<name>.png and evolution/<name>.webp of a learnt mask, then masks/<name>.npz.
+    """Write row `row`: where `pictures`, panels/<name>.png and of a learnt mask evolution/<name>.webp; masks/<name>.npz.
 
     provenance: more entries of the mask file, see PROVENANCE.
     """

@@ -26,7 +26,8 @@ def test_a_value_has_its_colour_whatever_the_other_values_are():
 @pytest.mark.parametrize("shade", [0.0, 0.5, 1.0])
 def test_saliency_is_seen_on_dark_and_on_bright_photos(shade):
     """Without it the photo is grey, however dark it is; the more there is, the more colour, in steps that can be seen."""
-    shown = overlay(torch.full((3, 64, 64), shade), torch.linspace(0, 1, 6).view(6, 1, 1, 1).expand(-1, 1, 64, 64))[..., 0, 0]
+    saliency = torch.linspace(0, 1, 6).view(6, 1, 1, 1).expand(-1, 1, 64, 64)
+    shown = overlay(torch.full((3, 64, 64), shade), saliency)[..., 0, 0]
     colour = shown.amax(1) - shown.amin(1)
     assert colour[0] == 0 and shown[0, 0] >= 0.3 and colour[-1] > 0.5
     assert (colour.diff() > 0.04).all()

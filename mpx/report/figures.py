@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # The first eight differ for every kind of colour vision (after Okabe & Ito 2008), and in print
 COLOURS = [BLUE, ORANGE, "#009e73", INK, "#cc79a7", "#e69f00", "#56b4e9", "#8a5a2b", "#7a52cc", "#8c8c96"]
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9, "text.color": INK, "axes.labelcolor": FAINT_INK, "axes.titlecolor": INK, "axes.titlesize": 10,
     "axes.titlelocation": "left", "axes.edgecolor": FAINT_INK, "axes.spines.top": False, "axes.spines.right": False,
     "axes.grid": True, "axes.axisbelow": True, "grid.color": RULE, "xtick.color": FAINT_INK, "ytick.color": FAINT_INK,
@@ -31,9 +31,10 @@ OFFSETS = [(6, 4), (6, -10), (-6, 4), (-6, -10), (6, 14), (6, -20), (-6, 14), (-
 def new_figure(path: Path, width: float, height: float) -> Iterator["Figure"]:
     """Give an empty figure to draw on, and write it as a PNG at the end; sides in inches."""
     import matplotlib
+    from cycler import cycler
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE | {"axes.prop_cycle": matplotlib.cycler(color=COLOURS)}):
+    with matplotlib.rc_context(STYLE | {"axes.prop_cycle": cycler(color=COLOURS)}):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         file = io.BytesIO()
@@ -54,7 +55,7 @@ def set_log_axis(panel: "Axes") -> None:
 
 def name_point(panel: "Axes", name: str, point: Sequence[float], colour: str) -> Any:
     """Return a label for `place_labels`."""
-    return panel.annotate(name, point, (0, 0), textcoords="offset points", fontsize=7, color=colour)
+    return panel.annotate(name, (point[0], point[1]), (0, 0), textcoords="offset points", fontsize=7, color=colour)
 
 
 def place_labels(figure: "Figure", labels: Sequence[Any]) -> None:

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from mpx.pictures import colours
 from mpx.report.html_data import BOUND, JobData, aspect_ratio, load_arrays, match_rows, page_rows, picture_blocks, read_job
 from mpx.report.pairs import KEYS, pairs_of_lines, write_pair
+from mpx.report.wording import COLUMNS, heading, network_name
 from mpx.runs.files import open_atomically
 from mpx.runs.tables import FILE_COLUMNS
 
@@ -58,6 +59,13 @@ def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> 
     script = (PAGE / "page.js").read_text("utf-8")
     values: dict[str, Any] = {
         "title": title,
+        "heading": heading(
+            max((len(job.lines) for job in jobs), default=0),
+            {network_name(folder / job.name if len(jobs) > 1 else folder) for job in jobs if len(job.lines)},
+            len(jobs),
+            jobs[0].game if jobs[0].is_learnt else "",
+            jobs[0].learnt_with,
+        ),
         "command": command,
         "names": list(dict.fromkeys(name for headline in headlines for name in headline)),
         "jobs": [{"name": job.name, "fault": job.fault, "numbers": texts} for job, texts in zip(jobs, headlines)],
@@ -73,6 +81,7 @@ def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> 
             "columns": columns,
             "drawn": {name: vars(colours)[name] for name in DRAWN},
             "aspect": aspect_ratio(jobs),
+            "words": COLUMNS,
             "paired": any(job.paired for job in jobs),
         },
         "rows": page_rows(rows, jobs, columns),

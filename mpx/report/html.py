@@ -18,7 +18,7 @@ from markupsafe import Markup
 from mpx.pictures import colours
 from mpx.report.html_data import BOUND, JobData, aspect_ratio, load_arrays, match_rows, page_rows, picture_blocks, read_job
 from mpx.report.pairs import KEYS, pairs_of_lines, write_pair
-from mpx.report.wording import COLUMNS, heading, network_name
+from mpx.report.wording import called, heading, network_name
 from mpx.runs.files import open_atomically
 from mpx.runs.tables import FILE_COLUMNS
 
@@ -55,6 +55,7 @@ def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> 
     columns = [c for c in all_columns if c not in ("image", "class", "mask", *FILE_COLUMNS)]
     rows = match_rows(jobs)
     headlines = [job.headline(columns) for job in jobs]
+    names = list(dict.fromkeys(name for headline in headlines for name in headline))
     style = (PAGE / "page.css").read_text("utf-8")
     script = (PAGE / "page.js").read_text("utf-8")
     values: dict[str, Any] = {
@@ -67,7 +68,9 @@ def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> 
             jobs[0].learnt_with,
         ),
         "command": command,
-        "names": list(dict.fromkeys(name for headline in headlines for name in headline)),
+        "names": names,
+        "parts": [name for name in names if any(name.startswith(f"{other}_") for other in names)],  # of metrics
+        "words": {name: called(name, jobs[0].quantity) for name in names},
         "jobs": [{"name": job.name, "fault": job.fault, "numbers": texts} for job, texts in zip(jobs, headlines)],
         "bound": BOUND,
         "learnt": any(job.is_learnt for job in jobs),
@@ -81,7 +84,7 @@ def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> 
             "columns": columns,
             "drawn": {name: vars(colours)[name] for name in DRAWN},
             "aspect": aspect_ratio(jobs),
-            "words": COLUMNS,
+            "words": {name: called(name, jobs[0].quantity) for name in columns},
             "paired": any(job.paired for job in jobs),
         },
         "rows": page_rows(rows, jobs, columns),

@@ -207,7 +207,7 @@ def _pictures(stored: dict[str, np.ndarray]) -> dict[str, Any]:
     return pictures | {
         "answers": {
             name: [[answer, _short(value), is_target] for answer, value, is_target in answers]
-            for name, answers in json.loads(stored["answers"].item()).items()
+            for name, answers in json.loads(stored["answers"].item() if "answers" in stored else "{}").items()
         },
         "final": _base64(encode_jpeg(Image.fromarray(saliency))),  # at its own size, which `frames` do not have
         "iterations": stored["iterations"].tolist(),

@@ -42,6 +42,17 @@ COLUMNS = {
 }
 
 
+def called(name: str, quantity: str) -> tuple[str, str]:
+    """Return what the page calls a column, and what it says where one points at it; quantity: what the values are."""
+    known = max((word for word in COLUMNS if f"{name}_".startswith(f"{word}_")), key=len, default="")
+    if not known:
+        return name.replace("_", " "), name
+    text, means = COLUMNS[known]
+    part = name[len(known) :].replace("_", " ").strip()
+    unit = f"{quantity} " if means.startswith("of the target") else ""
+    return text + (f": {part}" if part else ""), f"{name}: {unit}{means}"
+
+
 def heading(n: int, networks: set[str], jobs: int, game: str, learnt_with: str) -> str:
     """Return what was explained with what.
 

@@ -9,6 +9,7 @@ const place = Object.fromEntries(columns.map((name, k) => [name, k]));
 const number = (cell, name) => cell.values[place[name]] ?? null;
 const FIXED = ["target", "requested_area", "value_before", "value_after", "value_complement", "value_reference", "value_normalised", "area", "passes", "forwards", "seconds"];
 const metrics = columns.filter((name) => !FIXED.includes(name));
+const isPart = (name) => metrics.some((other) => name.startsWith(`${other}_`)); // of a metric: shown with all numbers of a row
 
 function make(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -31,13 +32,6 @@ function short(x) {
 const written = { area: percent, requested_area: percent, value_before: value, value_after: value, value_complement: value, value_reference: value };
 const rounded = (x) => `${x > 0 && x < 0.001 ? "<0.1" : Number((100 * x).toPrecision(2))} %`; // as sentences have it
 
-// what a column is called, and what it is; a part of a metric has the words of the metric
-function called(name) {
-  const known = words[name] ? name : Object.keys(words).filter((word) => name.startsWith(`${word}_`)).sort((a, b) => b.length - a.length)[0];
-  if (!known) return [name.replaceAll("_", " "), name];
-  const [text, means] = words[known], part = name.slice(known.length).replaceAll("_", " ").trim();
-  return [part ? `${text}: ${part}` : text, `${name}: ${known.startsWith("value_") && known !== "value_normalised" ? `${quantity} ` : ""}${means}`];
-}
 const kept = (j) => (jobs[j].game === "preservation" ? ["kept", "deleted"] : ["deleted", "kept"]);
 
 // ---- pictures: a block of JSON for each cell, read when it is looked at and forgotten after
@@ -108,7 +102,7 @@ function saliency(view, frame, mask = false) {
 // mpx.pictures.colours.overlay at strength 1, the photo at 0; returns the area
 function overlay(canvas, view, frame, strength) {
   const { width, height } = view, heat = saliency(view, frame), photo = view.pixels;
-  const image = new ImageData(width, height), out = image.data, line = lines(heat, width, height);
+  const image = new ImageData(width, height), out = image.data, line = outline(heat, width, height);
   let sum = 0;
   for (let k = 0; k < out.length; k += 4) {
     const at = line[k / 4], level = heat[k] / 255;
@@ -131,7 +125,7 @@ const ORANGE = [1, 3, 5].map((at) => parseInt(drawn.ORANGE.slice(at, at + 2), 16
 const OPACITIES = Array.from({ length: 256 }, (_, level) => drawn.OPACITY * (level / 255) ** drawn.STEEPNESS);
 
 // the line round what is at least one half: 1 on the white edge, 2 on the black one, 0 elsewhere
-function lines(heat, width, height) {
+function outline(heat, width, height) {
   const line = new Uint8Array(width * height);
   if (Math.max(width, height) < drawn.LEAST_SIDE) return line;
   const inside = (k) => heat[4 * k] >= 255 * drawn.HALF;
@@ -230,7 +224,7 @@ function facts(r, j) {
   return [
     ...(word === "p" ? [line(`p ${change}`, verdict(cell))] : [line(word, verdict(cell)), line(change, "")]), // a long word fills a line
     line("area", percent(number(cell, "area"))),
-    ...metrics.filter((name) => number(cell, name) !== null).map((name) => line(called(name)[0], short(number(cell, name)), "small", called(name)[1])),
+    ...metrics.filter((name) => number(cell, name) !== null && !isPart(name)).map((name) => line(words[name][0], short(number(cell, name)), "small", words[name][1])),
   ];
 }
 
@@ -314,7 +308,7 @@ function arrange() {
   grow();
 }
 
-for (const name of Object.keys(SORTS)) $("sort").append(make("option", { value: name }, name));
+for (const name of Object.keys(SORTS)) $("sort").append(make("option", { value: name }, words[name]?.[0] ?? name));
 $("tools").addEventListener("submit", (event) => event.preventDefault());
 $("find").addEventListener("input", arrange);
 $("which").addEventListener("change", arrange);
@@ -362,7 +356,7 @@ async function open(r, j) {
   }
   charts(visit, data);
   $("numbers").replaceChildren(...columns.filter((name) => number(cells[j], name) !== null).map((name) =>
-    make("tr", { title: called(name)[1] }, make("th", { scope: "row" }, called(name)[0]), make("td", {}, (written[name] ?? short)(number(cells[j], name))))));
+    make("tr", { title: words[name][1] }, make("th", { scope: "row" }, words[name][0]), make("td", {}, (written[name] ?? short)(number(cells[j], name))))));
   draw();
 }
 
@@ -428,6 +422,8 @@ function perturbedAt(view, frame, name, canvas) {
     context.fillStyle = "#fff";
     context.fillRect(left - 1, 0, 2, view.height);
   }
+  const list = canvas.parentElement.querySelector(".answers");
+  if (list) list.style.visibility = moves ? "hidden" : ""; // they are those of the end
   said.textContent = text + when + (known === undefined || known === null ? "" : ` · ${word}\u00a0${value(known)}`);
   canvas.setAttribute("aria-label", said.textContent);
 }
@@ -496,6 +492,7 @@ function chart(visit, title, names, data, range, dots) {
     svg.append(made);
     return made;
   };
+  path([0, 50, 100].map((at) => `M0 ${at}H100M${at} 0V100`).join(""), "grid");
   const legend = make("div", { class: "legend" }), tell = [];
   names.forEach((name, k) => {
     const ys = data.curves[name];
@@ -512,8 +509,10 @@ function chart(visit, title, names, data, range, dots) {
     legend.append(make("span", { class: colour }, "• without augmentations"));
   }
   const line = path("", "now");
-  const scale = (...texts) => make("div", { class: "scale" }, ...texts.map((text) => make("span", {}, text)));
-  $("charts").append(make("div", { class: "chart" }, scale(`${title}, from ${short(low)} to ${short(high)}`), svg, scale("0", `${end} iterations`), legend));
+  const ticks = (kind, texts) => make("div", { class: kind }, ...texts.map((text) => make("span", {}, text)));
+  const plot = make("div", { class: "plot" }, ticks("ticks", [high, (high + low) / 2, low].map(short)), svg);
+  const below = ticks("scale", [...new Set([0, Math.round(end / 2), end])].map(String));
+  $("charts").append(make("div", { class: "chart" }, make("div", { class: "title" }, title), plot, below, make("div", { class: "title" }, "iteration"), legend));
   visit.charts.push((now) => (line.setAttribute("d", `M${x(now)} 0V100`), tell.forEach((say) => say(now))));
 }
 

@@ -10,6 +10,7 @@ e.g. images=photos limit=20. sheet=sheet.png is the file, only=[fong2017,igos202
 photos. Methods that take hours for a photo on a CPU get the fewer passes of LIGHTER; the sheet has the passes of each.
 """
 
+import inspect
 import io
 import json
 import subprocess
@@ -44,6 +45,8 @@ from mpx.tasks.similarity import Similarity
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "scripts/readme"
+DRAWING = ("mpx/pictures/colours.py", "mpx/pictures/encoding.py", "mpx/pictures/text.py")
+CELLS = "mpx/pictures/cells.py"
 DRAWN_WITH = README / "drawn_with.json"
 PHOTOS = {item.name: item.path for item in sample()}
 LIGHTER = {
@@ -63,7 +66,7 @@ class Figure(NamedTuple):
 
     file: str
     draw: Callable[[], Image.Image | bytes]
-    code: tuple[str, ...] = ()  # files that draw it, beside mpx/pictures and this one
+    code: tuple[str | Callable[..., Any], ...] = ()  # what draws it, beside `draw` and DRAWING: files, functions of this one
 
 
 def main() -> None:
@@ -77,27 +80,22 @@ def main() -> None:
         figure = FIGURES[name]
         drawn = figure.draw()
         files.write_file(README / figure.file, drawn if isinstance(drawn, bytes) else encode(drawn, figure.file))
-        recorded = json.loads(DRAWN_WITH.read_text()) if DRAWN_WITH.is_file() else {}
-        recorded[figure.file] = digest(figure)
+        recorded = json.loads(DRAWN_WITH.read_text()) | {figure.file: digest(figure)}
         files.write_file(DRAWN_WITH, (json.dumps(recorded, indent=1, sort_keys=True) + "\n").encode())
         print(README / figure.file)
 
 
 def encode(picture: Image.Image, name: str) -> bytes:
     file = io.BytesIO()
-    if name.endswith(".jpg"):
-        picture.save(file, "JPEG", quality=85, optimize=True)
-    else:
-        picture.save(file, "PNG", optimize=True)
+    picture.save(file, "JPEG" if name.endswith(".jpg") else "PNG", quality=85, optimize=True)
     return file.getvalue()
 
 
 def digest(figure: Figure) -> str:
     """Return the digest of a picture and of the code that draws it."""
-    code = [*sorted((ROOT / "mpx/pictures").glob("*.py")), Path(__file__), *(ROOT / name for name in figure.code)]
-    found = sha256()
-    for path in (*code, README / figure.file):
-        found.update(sha256(path.read_bytes()).digest())
+    found = sha256((README / figure.file).read_bytes())
+    for part in (figure.draw, *DRAWING, *figure.code):
+        found.update((ROOT / part).read_bytes() if isinstance(part, str) else inspect.getsource(part).encode())
     return found.hexdigest()[:16]
 
 
@@ -106,7 +104,7 @@ def two_classes() -> Image.Image:
     page = Image.new("RGB", (224, 224))
     for x, (name, box) in zip((0, 112), {"chelsea": (130, 60, 250, 300), "coffee": (160, 0, 320, 320)}.items()):
         page.paste(Image.open(PHOTOS[name]).convert("RGB").resize((112, 224), Image.Resampling.LANCZOS, box), (x, 0))
-    image = torch.from_numpy(np.array(page)).movedim(-1, 0)[None] / 255
+    image = torch.from_numpy(np.array(page)).movedim(-1, 0)[None] / 255  # a photo would be resized and cropped
     e = explain(efficientnet_lite0(), image, ["tiger cat", "espresso"], mask_size=14)
     e.image_names = ["two photos side by side"] * 2
     return draw_sheet(e, range(2))
@@ -201,7 +199,8 @@ def presets(overrides: list[str]) -> None:
 
 def sheet(rows: list[tuple[str, Path]], columns: int | None) -> Image.Image:
     """A line of evidence over photo for each method, under the photos."""
-    runs = [{row["image"]: row for row in intact_rows(at)} for _, at in rows]
+    stored = [map(store.load_row, sorted((at / "masks").glob("*.npz"))) for _, at in rows]
+    runs = [{row["image"]: row for row in run if row} for run in stored]
     names = sorted(set.intersection(*map(set, runs)))[:columns]
     photos = {name: _photo(rows[0][1], runs[0][name]) for name in names}
     height = SIDE + 2 * LINE
@@ -223,11 +222,6 @@ def sheet(rows: list[tuple[str, Path]], columns: int | None) -> Image.Image:
     return page
 
 
-def intact_rows(run: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's folder, without those whose file is damaged."""
-    return [row for path in sorted((run / "masks").glob("*.npz")) if (row := store.load_row(path))]
-
-
 def _photo(run: Path, row: dict) -> torch.Tensor:
     """(3,H,W): the first picture of its panel, as the network was given it."""
     panel = np.asarray(Image.open(run / "panels" / f"{row['name']}.png").convert("RGB"))
@@ -242,11 +236,11 @@ def _small(x: torch.Tensor) -> Image.Image:
 
 
 FIGURES = {
-    "animation": Figure("espresso.webp", animation),
-    "digits": Figure("digits.png", digits, ("scripts/digits.py", "mpx/explain_callback.py")),
-    "mask_resolution": Figure("mask_resolution.jpg", mask_resolution, ("mpx/report/sweep_grid.py",)),
-    "tasks": Figure("tasks.jpg", tasks),
-    "two_classes": Figure("two_classes.jpg", two_classes),
+    "animation": Figure("espresso.webp", animation, ("mpx/pictures/animation.py",)),
+    "digits": Figure("digits.png", digits, (CELLS, "scripts/digits.py", "mpx/explain_callback.py")),
+    "mask_resolution": Figure("mask_resolution.jpg", mask_resolution, (CELLS, "mpx/report/sweep_grid.py")),
+    "tasks": Figure("tasks.jpg", tasks, (on_photo, on_textures, block)),
+    "two_classes": Figure("two_classes.jpg", two_classes, ("mpx/pictures/panel.py",)),
 }
 
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpx.pictures.colours import ORANGE
 from mpx.pictures.text import PAPER
 from mpx.report.lines import ComparisonLine, better_values, format_interval, format_value, is_best
+
+LIGHT_ORANGE, GREY = "#ff955c", "#b4b4be"  # on which black is readable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def draw_heat_map(panel: "Axes", lines: Sequence[ComparisonLine], axes: list[str], values: list[list[str]]) -> None:
     """Draw a cell for each run; more orange is better, the best value is bold, a cell without a run is hatched.
 
-    values: of each axis, in order. A metric without a direction is more orange where it is lower, and has no best value.
+    values: of each axis, in order. A metric without a direction is grey, darker where it is lower, and has no best value.
     """
     better = better_values(lines, lines[0].metric) if lines else "none"
     cells = np.full([len(v) for v in values], np.nan)
@@ -31,7 +32,8 @@ def draw_heat_map(panel: "Axes", lines: Sequence[ComparisonLine], axes: list[str
 
     panel.grid(False)
     panel.patch.set(hatch="////", edgecolor="lightgrey")
-    ends = [PAPER, ORANGE] if better == "higher" else [ORANGE, PAPER]
+    strongest = GREY if better == "none" else LIGHT_ORANGE
+    ends = [PAPER, strongest] if better == "higher" else [strongest, PAPER]
     colours = LinearSegmentedColormap.from_list("evidence", ends)
     panel.imshow(np.ma.masked_invalid(cells), aspect="auto", cmap=colours)
     for (i, j), (text, weight) in texts.items():

@@ -16,7 +16,7 @@ COLUMNS = {
     "value_after": ("under the mask", "of the target on the photo under the mask"),
     "value_complement": ("under the opposite mask", "of the target where the mask perturbs everything else"),
     "value_reference": ("everything perturbed", "of the target on the fully perturbed photo"),
-    "value_normalised": ("between reference and photo", "0 at the fully perturbed photo, 1 at the photo"),
+    "value_normalised": ("normalised value", "0 at the fully perturbed photo, 1 at the photo"),
     "requested_area": ("area asked for", "the share of the photo that the mask was to take"),
     "area": ("area", "the share of the photo that is evidence"),
     "passes": ("passes", "forward and backward through the network"),

@@ -95,12 +95,12 @@ class Explanation:
         return draw_panel(self, row)
 
     def animation(self, row: int = 0) -> bytes:
-        """Return a GIF of a learnt mask as it formed: saliency over the image | perturbed image."""
-        from mpx.pictures.animation import animation_gif
+        """Return an animated WebP of a learnt mask as it formed: saliency over the image | perturbed image."""
+        from mpx.pictures.animation import animation_webp
 
         if not self.is_learnt:
             raise ValueError("an explainer's saliency has no iterations: panel() draws it")
-        return animation_gif(self, row)
+        return animation_webp(self, row)
 
     def pair(self, first: int = 0, second: int = 1) -> "Image.Image":
         """Draw the evidence of two rows of one image in two colours, e.g. for either class of task=difference."""

@@ -1,7 +1,7 @@
 """Rankings: from the evidence of a learnt mask to a saliency whose order says something at every pixel.
 
 A mask answers which region suffices. Most of it is exactly 0 or 1, so it does not say which of its pixels matter most, nor
-which are next. The saliency does: it is what is shown as a heat map and what deletion, insertion, pointing and boxes read.
+which are next. The saliency does: it is what is shown in pictures and what deletion, insertion, pointing and boxes read.
 The mask stays what it is: its values, its area and its perturbed images are never those of a ranking.
 
 A ranking is a function `(evidence (B,1,H,W) in [0,1], context: RankingContext, **options) -> saliency (B,1,H,W) in [0,1]`.

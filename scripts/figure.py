@@ -1,20 +1,24 @@
-"""The README's figures: python scripts/figure.py, python scripts/figure.py tasks or ... presets [key=value ...]
+"""The pictures of the READMEs: python scripts/figure.py [name ...]
 
-By default, panels and an animation of the bundled photos with the default configuration.
+Without a name, all that can be drawn in minutes on a CPU, without a network: animation, digits, mask_resolution, tasks and
+two_classes. Each is written to scripts/readme, and drawn_with.json there says with which code: a test finds the pictures
+that are older than the code that draws them.
 
-tasks: a photo, its evidence and the photo without it, for every task. EfficientNet-Lite0 where it can be asked, else the
-synthetic networks, whose evidence is known.
-
-presets: a contact sheet of the default and every published method on every photo. Each method is a run,
-outputs/presets/<name>, so the same command continues where it stopped. key=value holds for all runs, e.g. images=photos
-limit=20. sheet=sheet.png is the file, only=[fong2017,igos2020] chooses methods, columns=8 limits the photos. Methods that
-take hours for a photo on a CPU get the fewer passes of LIGHTER; the sheet has the passes of each.
+python scripts/figure.py presets [key=value ...]: a contact sheet of the default and every published method on every photo.
+Each method is a run, outputs/presets/<name>, so the same command continues where it stopped. key=value holds for all runs,
+e.g. images=photos limit=20. sheet=sheet.png is the file, only=[fong2017,igos2020] chooses methods, columns=8 limits the
+photos. Methods that take hours for a photo on a CPU get the fewer passes of LIGHTER; the sheet has the passes of each.
 """
 
+import inspect
+import io
+import json
 import subprocess
 import sys
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,10 +33,9 @@ from mpx.data.synthetic import NAMES, synthetic
 from mpx.explanation import Explanation
 from mpx.models.synthetic import Synthetic
 from mpx.models.zoo import efficientnet_lite0
-from mpx.pictures.animation import animation_gif
-from mpx.pictures.colours import as_rgb, outlined, overlay
+from mpx.pictures.animation import animation_webp
+from mpx.pictures.colours import as_rgb, outlined, overlay, overlay_two
 from mpx.pictures.encoding import to_image
-from mpx.pictures.pair import two_colours
 from mpx.pictures.panel import draw_sheet, panel_layout
 from mpx.pictures.text import FAINT_INK, PAPER, draw_text, format_percent
 from mpx.runs import files, store
@@ -40,7 +43,12 @@ from mpx.tasks.base import Task, format_value
 from mpx.tasks.segmentation import Segmentation
 from mpx.tasks.similarity import Similarity
 
-README = Path(__file__).parent / "readme"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "scripts/readme"
+DRAWING = ("mpx/pictures/colours.py", "mpx/pictures/encoding.py", "mpx/pictures/text.py")
+CELLS = "mpx/pictures/cells.py"
+DRAWN_WITH = README / "drawn_with.json"
+PHOTOS = {item.name: item.path for item in sample()}
 LIGHTER = {
     "cartoonx2022": ["samples=2", "steps=100", "lr=0.02"],
     "fido2019_sdr": ["samples=2"],
@@ -53,27 +61,80 @@ SIDE, NAME_COLUMN, LINE = 132, 190, 18  # px: of a picture, of the column of nam
 TILE, GAP = 192, 8  # px: of a picture of tasks.jpg, and between them
 
 
+class Figure(NamedTuple):
+    """A picture of scripts/readme."""
+
+    file: str
+    draw: Callable[[], Image.Image | bytes]
+    code: tuple[str | Callable[..., Any], ...] = ()  # what draws it, beside `draw` and DRAWING: files, functions of this one
+
+
 def main() -> None:
     if sys.argv[1:2] == ["presets"]:
         presets(sys.argv[2:])
         return
-    if sys.argv[1:] == ["tasks"]:
-        tasks().save(README / "tasks.jpg", quality=66)
-        return
-    e = explain(efficientnet_lite0(), [item.path for item in sample()], frames=8)
-    draw_sheet(e, range(len(e))).save(README / "sheet.jpg", quality=90)
-    files.write_file(README / "espresso.gif", animation_gif(e, e.classes.index("espresso")))
-    print(e)
+    unknown = sorted({*sys.argv[1:]} - {*FIGURES})
+    if unknown:
+        sys.exit(f"{unknown[0]} is not a picture: there are {', '.join(FIGURES)}, and presets")
+    for name in sys.argv[1:] or FIGURES:
+        figure = FIGURES[name]
+        drawn = figure.draw()
+        files.write_file(README / figure.file, drawn if isinstance(drawn, bytes) else encode(drawn, figure.file))
+        recorded = json.loads(DRAWN_WITH.read_text()) | {figure.file: digest(figure)}
+        files.write_file(DRAWN_WITH, (json.dumps(recorded, indent=1, sort_keys=True) + "\n").encode())
+        print(README / figure.file)
+
+
+def encode(picture: Image.Image, name: str) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "JPEG" if name.endswith(".jpg") else "PNG", quality=85, optimize=True)
+    return file.getvalue()
+
+
+def digest(figure: Figure) -> str:
+    """Return the digest of a picture and of the code that draws it."""
+    found = sha256((README / figure.file).read_bytes())
+    for part in (figure.draw, *DRAWING, *figure.code):
+        found.update((ROOT / part).read_bytes() if isinstance(part, str) else inspect.getsource(part).encode())
+    return found.hexdigest()[:16]
+
+
+def two_classes() -> Image.Image:
+    """Explain both classes of a picture of two photos."""
+    page = Image.new("RGB", (224, 224))
+    for x, (name, box) in zip((0, 112), {"chelsea": (130, 60, 250, 300), "coffee": (160, 0, 320, 320)}.items()):
+        page.paste(Image.open(PHOTOS[name]).convert("RGB").resize((112, 224), Image.Resampling.LANCZOS, box), (x, 0))
+    image = torch.from_numpy(np.array(page)).movedim(-1, 0)[None] / 255  # a photo would be resized and cropped
+    e = explain(efficientnet_lite0(), image, ["tiger cat", "espresso"], mask_size=14)
+    e.image_names = ["two photos side by side"] * 2
+    return draw_sheet(e, range(2))
+
+
+def animation() -> bytes:
+    return animation_webp(explain(efficientnet_lite0(), PHOTOS["coffee"], frames=8), 0)
+
+
+def digits() -> Image.Image:
+    import digits
+
+    digits.main(epochs=8)
+    return Image.open(digits.FOLDER / "strip.png")
+
+
+def mask_resolution() -> Image.Image:
+    folder = Path("outputs/figures/mask_resolution")
+    options = ["sweep=mask_resolution", "dataset=sample", "threads=1", "metric=[]", f"hydra.sweep.dir={folder}"]
+    subprocess.run([sys.executable, Path(__file__).with_name("run.py"), *options], check=True)
+    return Image.open(folder / "grid.png")
 
 
 def tasks() -> Image.Image:
     """Draw a block for each task, two beside each other."""
-    photos = {item.name: item.path for item in sample()}
     similarity = Similarity(texts=[*NAMES, "nothing"])
     blocks = [
-        on_photo("classification", "why espresso?", photos["coffee"]),
-        on_photo("difference", "why tiger cat (orange), why Egyptian cat (blue)?", photos["chelsea"], ["top1", "top2"]),
-        on_photo("regression", "what raises the output for missile?", photos["rocket"], "missile", lambda_l1=1.0),
+        on_photo("classification", "why espresso?", PHOTOS["coffee"]),
+        on_photo("difference", "why tiger cat (orange), why Egyptian cat (blue)?", PHOTOS["chelsea"], ["top1", "top2"]),
+        on_photo("regression", "what raises the output for missile?", PHOTOS["rocket"], "missile", lambda_l1=1.0),
         on_textures("multilabel", "which pixels are cedar, which are delft?", 11, ["cedar", "delft"]),
         on_textures("segmentation", "why is the outlined region delft?", 3, task=Segmentation(background=4)),
         on_textures("detection", "why is there a box of cedar?", 2),
@@ -104,7 +165,7 @@ def on_textures(
 def block(task: str, question: str, network: str, e: Explanation) -> Image.Image:
     """Draw the photo, where the target is in it, the evidence of one target or of two, and the photo without the first."""
     photo, deleted = as_rgb(e.images[0]), as_rgb(e.perturbed[0])
-    evidence = overlay(photo, e.saliency[0]) if len(e) == 1 else two_colours(photo, *e.saliency[:2])
+    evidence = overlay(photo, e.saliency[0]) if len(e) == 1 else overlay_two(photo, *e.saliency[:2])
     before, after = (format_value(e.task.quantity, float(x[0])) for x in (e.value_before, e.value_after))
     pictures = (photo if e.region is None else outlined(photo, e.region[0], 1), evidence, deleted)
     shown = "orange deleted" if len(e) > 1 else "deleted"
@@ -138,7 +199,8 @@ def presets(overrides: list[str]) -> None:
 
 def sheet(rows: list[tuple[str, Path]], columns: int | None) -> Image.Image:
     """A line of evidence over photo for each method, under the photos."""
-    runs = [{row["image"]: row for row in intact_rows(at)} for _, at in rows]
+    stored = [map(store.load_row, sorted((at / "masks").glob("*.npz"))) for _, at in rows]
+    runs = [{row["image"]: row for row in run if row} for run in stored]
     names = sorted(set.intersection(*map(set, runs)))[:columns]
     photos = {name: _photo(rows[0][1], runs[0][name]) for name in names}
     height = SIDE + 2 * LINE
@@ -160,11 +222,6 @@ def sheet(rows: list[tuple[str, Path]], columns: int | None) -> Image.Image:
     return page
 
 
-def intact_rows(run: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's folder, without those whose file is damaged."""
-    return [row for path in sorted((run / "masks").glob("*.npz")) if (row := store.load_row(path))]
-
-
 def _photo(run: Path, row: dict) -> torch.Tensor:
     """(3,H,W): the first picture of its panel, as the network was given it."""
     panel = np.asarray(Image.open(run / "panels" / f"{row['name']}.png").convert("RGB"))
@@ -176,6 +233,15 @@ def _photo(run: Path, row: dict) -> torch.Tensor:
 
 def _small(x: torch.Tensor) -> Image.Image:
     return to_image(x).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+FIGURES = {
+    "animation": Figure("espresso.webp", animation, ("mpx/pictures/animation.py",)),
+    "digits": Figure("digits.png", digits, (CELLS, "scripts/digits.py", "mpx/explain_callback.py")),
+    "mask_resolution": Figure("mask_resolution.jpg", mask_resolution, (CELLS, "mpx/report/sweep_grid.py")),
+    "tasks": Figure("tasks.jpg", tasks, (on_photo, on_textures, block)),
+    "two_classes": Figure("two_classes.jpg", two_classes, ("mpx/pictures/panel.py",)),
+}
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def summary(run: Path) -> dict:
 
 def whole(run: Path) -> None:
     """No file that is to be seen is a part of one."""
-    read = {".npz": _npz, ".png": _image, ".gif": _image, ".csv": _csv, ".json": json.loads, ".yaml": yaml.safe_load}
+    read = {".npz": _npz, ".png": _image, ".webp": _image, ".csv": _csv, ".json": json.loads, ".yaml": yaml.safe_load}
     for path in run.rglob("*"):
         if path.is_file() and path.suffix in read:
             assert read[path.suffix](path.read_bytes()), path

@@ -62,7 +62,7 @@ def check_equals_calm(home: Path, name: str | Path, images: int | None = None) -
     names = sorted(masks(calm))[:images]
     assert masks(this) == {row: masks(calm)[row] for row in names}
     assert [row["image"] for row in table(this)] == [f"p{i:02}" for i in range(len(names))]
-    for folder, suffix in (("panels", "png"), ("evolution", "gif")):
+    for folder, suffix in (("panels", "png"), ("evolution", "webp")):
         for row in names[:4]:
             assert (this / folder / f"{row}.{suffix}").read_bytes() == (calm / folder / f"{row}.{suffix}").read_bytes()
     counts = summary(this)

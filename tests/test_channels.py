@@ -187,7 +187,7 @@ def test_a_run_of_grey_files(folder, mpx):
     run = folder / "outputs" / "run"
     assert code == 3, out + err
     assert "rgb: cannot read image 'photos/rgb.npy': its shape is (40, 40, 3)" in re.sub(r"\s+", " ", out + err)
-    assert len(list((run / "panels").glob("*.png"))) == len(list((run / "evolution").glob("*.gif"))) == 4
+    assert len(list((run / "panels").glob("*.png"))) == len(list((run / "evolution").glob("*.webp"))) == 4
     masks = [np.load(run / "masks" / f"{name}-1-checker-board.npz")["saliency"] for name in ("a", "p0")]
     assert np.array_equal(*masks) and (run / "report.html").stat().st_size > 1000
 

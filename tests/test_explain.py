@@ -61,7 +61,7 @@ def test_an_explanation_shows_and_saves_itself(tmp_path):
     assert page.count("<img") == 6 * (1 + len(e.iterations)) and page.count("<figure hidden") == 6 * (len(e.iterations) - 1)
     assert e.verdict and e.select([1]).verdict == e.verdict[1:2] and set(e.verdict) <= set(MEANINGS)
     e.save(tmp_path)
-    for kind, ending in (("masks", "npz"), ("panels", "png"), ("evolution", "gif")):
+    for kind, ending in (("masks", "npz"), ("panels", "png"), ("evolution", "webp")):
         assert {path.name for path in (tmp_path / kind).iterdir()} == {f"{name}.{ending}" for name in e.names}
 
 

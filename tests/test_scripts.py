@@ -1,5 +1,6 @@
 """What scripts/ make of their arguments."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -141,3 +142,12 @@ def test_digits_are_explained_as_they_are_learnt(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["digits.py", "epochs=1"])
     runpy.run_path(str(SCRIPTS / "digits.py"), run_name="__main__")
     assert Image.open("outputs/digits/strip.png").width > 3 * 160
+
+
+def test_no_picture_of_the_readmes_is_older_than_the_code_that_draws_it():
+    figure = runpy.run_path(str(SCRIPTS / "figure.py"))
+    recorded = json.loads(figure["DRAWN_WITH"].read_text())
+    old = [name for name, one in figure["FIGURES"].items() if recorded.get(one.file) != figure["digest"](one)]
+    assert not old, f"draw them again: python scripts/figure.py {' '.join(old)}"
+    others = {"drawn_with.json", "presets.jpg", "mask_resolution_x_blur.png"}  # the last two take hours
+    assert {path.name for path in figure["README"].iterdir()} == {one.file for one in figure["FIGURES"].values()} | others

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from mpx.pictures.colours import as_rgb, heatmap, overlay
+from mpx.pictures.colours import as_rgb, overlay
 from mpx.pictures.encoding import to_image
 from mpx.pictures.text import FAINT_INK, INK, PAPER, draw_text
 
@@ -71,6 +72,6 @@ def fit(image: Image.Image) -> Image.Image:
 def saliency_over(photo: Tensor | None, saliency: Tensor) -> Image.Image:
     """Draw saliency (1,H,W) in [0,1] over a photo (C,h,w) in [0,1], or alone."""
     if photo is None:
-        return fit(to_image(heatmap(saliency)))
+        return fit(to_image(overlay(torch.full((3, *saliency.shape[1:]), 0.5), saliency)))
     sized = F.interpolate(saliency[None], photo.shape[1:], mode="bilinear", antialias=True)[0]
     return fit(to_image(overlay(as_rgb(photo), sized.clamp(0, 1))))

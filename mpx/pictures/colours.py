@@ -1,7 +1,8 @@
-"""The colours of saliency: magma, from black to pale yellow.
+"""How saliency is drawn over a photo: an opaque orange where it is 1, the photo in light grey where it is 0.
 
-The scale is always 0 to 1 and never stretched to the range of one picture, so a value has the same colour in all pictures.
-Magma is perceptually uniform and rises in luminance (van der Walt & Smith 2015, CC0).
+Orange and grey differ for every kind of colour vision, and the photo is lifted to between LIFT and white, so that the colour
+is seen on dark photos as on bright ones. A white line in a black one goes round what is at least one half, for small sizes
+and for print. A value has the same colour in all pictures; nothing is stretched to the range of one.
 """
 
 from collections.abc import Sequence
@@ -10,24 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# 18 anchors, linear in between: a minimax fit that stays within 2/255 of matplotlib's magma
-MAGMA = """000002 08061f 191140 301066 4a107b 61187f 782281 902a80 a9327c
-           c13a75 d9466a ec585e f7715b fc8d63 feaa73 fdc589 fce1a2 fbfcbe"""
-
-
-def colour_table(anchors: str = MAGMA) -> Tensor:
-    """Return (256,3) colours in [0,1]: hex anchors at equal distances, joined by straight lines."""
-    table = torch.tensor([list(bytes.fromhex(a)) for a in anchors.split()]) / 255
-    return F.interpolate(table.T[None], 256, mode="linear", align_corners=True)[0].T
-
-
-COLOUR_TABLE = colour_table()
-
-
-def heatmap(saliency: Tensor) -> Tensor:
-    """Map saliency (...,1,H,W) in [0,1] to colours (...,3,H,W)."""
-    index = (saliency.nan_to_num().clamp(0, 1) * 255).round().long()
-    return COLOUR_TABLE[index.squeeze(-3)].movedim(-1, -3)
+ORANGE, BLUE, BOTH = "#ff5a00", "#0072e5", "#141419"  # of saliency, of a second one, and of what is in both
+LIFT = 0.3  # the grey of black pixels
+OPACITY, STEEPNESS = 0.9, 0.7  # the colour's opacity is OPACITY * saliency ** STEEPNESS
+SHADE, LIGHT = 0.55, 0.65  # the colour is multiplied by SHADE + LIGHT * grey, which keeps the photo's texture visible
+HALF = 0.5  # where the line is
+LEAST_SIDE = 128  # pixels; in smaller pictures a line would cover what it goes round
+LINE_SIDE = 320  # pixels of the longer side for each of the line's width
 
 
 def as_rgb(images: Tensor, bands: Sequence[int] | None = None) -> Tensor:
@@ -35,9 +25,8 @@ def as_rgb(images: Tensor, bands: Sequence[int] | None = None) -> Tensor:
 
     bands: three channels, or one for grey; None: the first three, or the first where there are fewer.
     """
-    rgb = range(COLOUR_TABLE.shape[-1])
-    shown = list(bands or (rgb if images.shape[-3] >= len(rgb) else [0]))
-    return images[..., shown * (len(rgb) // len(shown)), :, :]
+    shown = list(bands or (range(3) if images.shape[-3] >= 3 else [0]))
+    return images[..., shown * (3 // len(shown)), :, :]
 
 
 def outlined(image: Tensor, region: Tensor, width: int = 2) -> Tensor:
@@ -50,26 +39,38 @@ def outlined(image: Tensor, region: Tensor, width: int = 2) -> Tensor:
 
 
 def overlay(images: Tensor, saliency: Tensor) -> Tensor:
-    """Blend the colours of saliency (...,1,H,W) over darkened grey images (...,3,H,W); all in [0,1].
-
-    A screen blend, 1-(1-image)(1-light). Magma starts at black, so no light is added where the saliency is 0. The light is
-    stronger on bright pixels, so that the texture of the image stays visible at the highest saliency.
-    """
-    return _lit(images, heatmap(saliency))
+    """Draw saliency (...,1,H,W) over images (...,3,H,W); all in [0,1], NaN counts as 0."""
+    return _coloured(images, (saliency, ORANGE))
 
 
-def overlay_two(images: Tensor, first: Tensor, second: Tensor, colours: tuple[str, str]) -> Tensor:
-    """Blend two saliencies (...,1,H,W) over darkened grey images (...,3,H,W), each as light of its colour (#rrggbb)."""
-    lights = (s.nan_to_num().clamp(0, 1) * _colour(c).to(s) for s, c in zip((first, second), colours))
-    return _lit(images, sum(lights, torch.zeros_like(images)).clamp(max=1))
+def overlay_two(images: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Draw two saliencies (...,1,H,W) over images (...,3,H,W): orange, blue, and black where both are."""
+    both = torch.minimum(first.nan_to_num(), second.nan_to_num())
+    return _coloured(images, (first, ORANGE), (second, BLUE), (both, BOTH))
 
 
-def _colour(code: str) -> Tensor:
-    """Return #rrggbb as (3,1,1) in [0,1]."""
-    return torch.tensor(list(bytes.fromhex(code.removeprefix("#")))).view(3, 1, 1) / 255
+def _coloured(images: Tensor, *layers: tuple[Tensor, str]) -> Tensor:
+    """Draw one saliency in its colour (#rrggbb) upon the other, and then the line of each."""
+    grey = (images.nan_to_num() * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(-3, keepdim=True)
+    grey = LIFT + (1 - LIFT) * grey
+    drawn = grey.expand_as(images)
+    for saliency, colour in layers:
+        opacity = OPACITY * saliency.nan_to_num().clamp(0, 1) ** STEEPNESS
+        shaded = images.new_tensor(list(bytes.fromhex(colour[1:]))).view(3, 1, 1) / 255 * (SHADE + LIGHT * grey)
+        drawn = drawn + opacity * (shaded.clamp(max=1) - drawn)
+    for saliency, _ in layers:
+        drawn = _lined(drawn, saliency)
+    return drawn
 
 
-def _lit(images: Tensor, light: Tensor) -> Tensor:
-    """Shed light (...,3,H,W) on darkened grey images (...,3,H,W)."""
-    grey = (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(-3, keepdim=True)
-    return 1 - (1 - 0.5 * grey) * (1 - light * (0.45 + 0.55 * grey))
+def _lined(images: Tensor, saliency: Tensor) -> Tensor:
+    """Draw the line round what is at least HALF: white on its edge, black outside; `longer side / LINE_SIDE` pixels each."""
+    longer = max(saliency.shape[-2:])
+    if longer < LEAST_SIDE:
+        return images
+    width = max(1, round(longer / LINE_SIDE))
+    region = saliency.nan_to_num() >= HALF
+    for side, shade in ((region, 1.0), (~region, 0.0)):
+        beside = F.max_pool2d((~side).float().view(-1, *side.shape[-3:]), 2 * width + 1, 1, width).view(side.shape) > 0
+        images = torch.where(side & beside, shade, images)
+    return images

@@ -12,8 +12,6 @@ from mpx.pictures.encoding import to_tile
 from mpx.pictures.panel import panel_layout
 from mpx.pictures.text import PAPER, draw_text
 
-COLOURS = {"orange": "#ff8c1a", "blue": "#3d8bff"}  # which the colour-blind tell apart too
-
 
 class PairedRow(NamedTuple):
     """One of the two rows."""
@@ -23,11 +21,6 @@ class PairedRow(NamedTuple):
     perturbed: Tensor | None  # (3,H,W) the image under its mask; None where the mask acts inside the network
     before: str  # value on the image
     after: str  # value under its mask
-
-
-def two_colours(image: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Return two saliencies (1,H,W) over their image (3,H,W), (3,H,W): orange and blue, and white where both are."""
-    return overlay_two(image, first, second, (COLOURS["orange"], COLOURS["blue"]))
 
 
 def draw_pair(explanation: PicturedExplanation, first: int = 0, second: int = 1) -> Image.Image:
@@ -44,13 +37,11 @@ def draw_pair(explanation: PicturedExplanation, first: int = 0, second: int = 1)
     return draw_paired_rows(as_rgb(e.images[first], e.bands), e.image_names[first], evidence_state(e), rows[0], rows[1])
 
 
-def draw_paired_rows(
-    image: Tensor, image_name: str, state: str, first: PairedRow, second: PairedRow
-) -> Image.Image:
+def draw_paired_rows(image: Tensor, image_name: str, state: str, first: PairedRow, second: PairedRow) -> Image.Image:
     """Draw two rows of an image (3,H,W) as `draw_pair` does; state: what became of the evidence, "kept" or "deleted"."""
-    both = two_colours(image, first.saliency, second.saliency)
-    columns = [(image, image_name, "", ""), (both, "evidence", "", "")]
-    for colour, row in zip(COLOURS, (first, second)):
+    both = overlay_two(image, first.saliency, second.saliency)
+    columns = [(image, image_name, "", ""), (both, "evidence", "black: both", "")]
+    for colour, row in zip(("orange", "blue"), (first, second)):
         picture = image if row.perturbed is None else row.perturbed
         change = f"{colour} {state}" if row.perturbed is not None else f"{colour} {state} inside the network"
         columns.append((picture, row.name, change, f"{row.before} to {row.after}"))

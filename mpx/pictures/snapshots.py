@@ -1,5 +1,6 @@
 """Small pictures of a row and of its mask's evolution: for report.html and for loggers."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,12 +24,16 @@ def snapshots(
     photo, perturbed, complement: reduced to `max_side` pixels; the last two only where the mask acts on the image.
     frames: the saliency at the F iterations one below the other, about `frame_side` pixels each. Sides are multiples of
     8, the block of a JPEG, so that no frame bleeds into the next. iterations: (F,). frame_values: (F,) probabilities.
+    answers: JSON, picture -> [name, value, whether it is the target] of its highest answers.
     """
     pictures = {"photo": explanation.images}
     if explanation.complement is not None:
         pictures |= {"perturbed": explanation.perturbed, "complement": explanation.complement}
     shown = {name: to_image(as_rgb(x[row], explanation.bands)) for name, x in pictures.items()}
     encoded = {name: encode_jpeg(reduce_image(image, max_side), 85) for name, image in shown.items()}
+    listed = {"photo": explanation.answers_before, "perturbed": explanation.answers_after,
+              "complement": explanation.answers_complement}  # fmt: skip
+    answers = {name: [[a.name, a.value, a.is_target] for a in listed[name][row]] for name in pictures}
     recorded = len(explanation.iterations)
     frames = torch.linspace(0, recorded - 1, min(recorded, MAX_FRAMES)).round().int().tolist()
     longer = max(explanation.images.shape[2:])
@@ -39,6 +44,7 @@ def snapshots(
     return arrays | {
         "iterations": np.array(explanation.iterations)[frames],
         "frame_values": explanation.frame_values[frames, row].float().numpy(),
+        "answers": np.array(json.dumps(answers)),
     }
 
 

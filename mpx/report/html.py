@@ -16,13 +16,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mpx.pictures.colours import COLOUR_TABLE
+from mpx.pictures import colours
 from mpx.report.html_data import JobData, aspect_ratio, load_arrays, match_rows, page_rows, picture_blocks, read_job
 from mpx.report.pairs import KEYS, pairs_of_lines, write_pair
+from mpx.report.wording import called, heading, network_name
 from mpx.runs.files import open_atomically
 from mpx.runs.tables import FILE_COLUMNS
 from mpx.verdicts import MEANINGS
 
+# of the overlay, which page.js draws too
+DRAWN = ("ORANGE", "LIFT", "OPACITY", "STEEPNESS", "SHADE", "LIGHT", "HALF", "LEAST_SIDE")
 PAGE = Path(__file__).parent / "page"
 
 
@@ -56,12 +59,22 @@ def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> 
     # the fully perturbed image, which is 0 of value_normalised, may differ between the jobs of a sweep
     references = {json.dumps(job.summary["protocol"].get("reference"), sort_keys=True) for job in jobs if job.summary}
     headlines = [job.headline("value_normalised" if len(references) < 2 else "value_after") for job in jobs]
+    names = list(dict.fromkeys(name for headline in headlines for name in headline))
     style = (PAGE / "page.css").read_text("utf-8")
     script = (PAGE / "page.js").read_text("utf-8")
     values: dict[str, Any] = {
         "title": title,
+        "heading": heading(
+            max((len(job.lines) for job in jobs), default=0),
+            {network_name(folder / job.name if len(jobs) > 1 else folder) for job in jobs if len(job.lines)},
+            len(jobs),
+            jobs[0].game if jobs[0].is_learnt else "",
+            jobs[0].learnt_with,
+        ),
         "command": command,
-        "names": list(dict.fromkeys(name for headline in headlines for name in headline)),
+        "names": names,
+        "parts": [name for name in names if any(name.startswith(f"{other}_") for other in names)],  # of metrics
+        "words": {name: called(name, jobs[0].quantity) for name in names},
         "jobs": [{"name": job.name, "fault": job.fault, "numbers": texts} for job, texts in zip(jobs, headlines)],
         "learnt": any(job.is_learnt for job in jobs),
         "skipped": [(image, why, job.name if len(jobs) > 1 else "") for job in jobs for image, why in job.skipped],
@@ -72,8 +85,9 @@ def _write_page(folder: Path, title: str, command: str, jobs: list[JobData]) -> 
         "page": {
             "jobs": [job.page_entry() for job in jobs],
             "columns": columns,
-            "colours": (COLOUR_TABLE * 255).round().int().flatten().tolist(),
+            "drawn": {name: vars(colours)[name] for name in DRAWN},
             "aspect": aspect_ratio(jobs),
+            "words": {name: called(name, jobs[0].quantity) for name in columns},
             "paired": any(job.paired for job in jobs),
             "meanings": MEANINGS,
         },

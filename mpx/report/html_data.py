@@ -16,6 +16,7 @@ from PIL import Image
 from mpx.pictures.encoding import encode_jpeg
 from mpx.report.html_lines import Line, Lines, MatchedLines, SingleLines
 from mpx.report.pairs import encode_pair, pairs_of_lines
+from mpx.report.wording import perturbation_words
 from mpx.runs.store import FAILED
 from mpx.runs.tables import RESULT_COLUMNS, parse_number, read_csv
 from mpx.runs.terminal import count_of
@@ -23,7 +24,8 @@ from mpx.verdicts import WORKS, count_verdicts
 
 MAX_POINTS = 200  # of a curve
 ROWS_AT_ONCE = 500  # in a block of numbers
-STORED_KEYS = ("photo", "perturbed", "complement", "frames", "iterations", "frame_values", "saliency", "terms", "curves")
+STORED_KEYS = ("photo", "perturbed", "complement", "frames", "iterations", "frame_values", "saliency", "terms", "curves",
+               "answers")  # fmt: skip
 
 
 @dataclass
@@ -52,7 +54,13 @@ class JobData:
 
     def page_entry(self) -> dict[str, Any]:
         """Return what the page's script knows of the job."""
-        return {key: vars(self)[key] for key in ("name", "game", "quantity", "bounded", "fault")}
+        known = {key: vars(self)[key] for key in ("name", "game", "quantity", "bounded", "fault", "is_learnt")}
+        return known | perturbation_words(self.learnt_with)
+
+    @property
+    def learnt_with(self) -> str:
+        """Return the perturbation, or the explainer; nothing of a killed run."""
+        return self.summary.get("protocol", {}).get("learnt_with", "")
 
     def headline(self, quality: str) -> dict[str, str]:
         """Return name -> text of the numbers at the top of the page; a killed run has no summary and only its counts.
@@ -201,6 +209,10 @@ def _pictures(stored: dict[str, np.ndarray]) -> dict[str, Any]:
     saliency = (np.nan_to_num(stored["saliency"].astype(np.float32)) * 255).round().clip(0, 255).astype(np.uint8)
     pictures = {name: _base64(stored[name].tobytes()) for name in ("perturbed", "complement", "frames") if name in stored}
     return pictures | {
+        "answers": {
+            name: [[answer, _short(value), is_target] for answer, value, is_target in answers]
+            for name, answers in json.loads(stored["answers"].item() if "answers" in stored else "{}").items()
+        },
         "final": _base64(encode_jpeg(Image.fromarray(saliency))),  # at its own size, which `frames` do not have
         "iterations": stored["iterations"].tolist(),
         "values": [_short(value) for value in stored["frame_values"].tolist()],

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from mpx.pictures.colours import overlay_two
 from mpx.pictures.encoding import encode_jpeg, encode_png, to_image
-from mpx.pictures.pair import PairedRow, draw_paired_rows, two_colours
+from mpx.pictures.pair import PairedRow, draw_paired_rows
 from mpx.runs.files import write_file
 from mpx.tasks.base import caption, format_value
 
@@ -31,7 +32,7 @@ def pairs_of_lines(lines: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
 def encode_pair(first: Arrays, second: Arrays) -> bytes:
     """Return the evidence of two rows over their photo as a JPEG: the first in orange, the second in blue."""
     photo = _decode(first["photo"])
-    return encode_jpeg(to_image(two_colours(photo, _saliency(first, photo), _saliency(second, photo))))
+    return encode_jpeg(to_image(overlay_two(photo, _saliency(first, photo), _saliency(second, photo))))
 
 
 def write_pair(folder: Path, first: Arrays, second: Arrays, name: str) -> None:

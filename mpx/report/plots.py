@@ -1,13 +1,14 @@
 """Figures of comparisons: metrics against cost, metrics along a sweep's axes, and the runs that no other run beats."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpx.report.figures import new_figure, save_figure
+from mpx.report.figures import MAX_LABELS, name_point, new_figure, place_labels, set_log_axis
 from mpx.report.heat_map import draw_heat_map
 from mpx.report.lines import ComparisonLine, metric_names, metric_title, run_cost
 from mpx.report.run_folder import COST_METRICS, RunFolder
@@ -15,6 +16,7 @@ from mpx.runs.tables import parse_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 4.2, 3.2  # inches of a panel
 PASSES_LABEL = "passes (a forward counts as a third)"
@@ -25,24 +27,41 @@ MARKERS = "os^Dv"
 def plot_costs(runs: Sequence[RunFolder], lines: Sequence[ComparisonLine], path: Path) -> None:
     """Plot each metric against the cost of a row."""
     names = [name for name in metric_names(lines) if name not in COST_METRICS]
-    across = max(1, min(4, len(names)))
-    down = math.ceil(len(names) / across)
-    figure = new_figure(4 * across, 3.2 * down + 0.5)
-    panels = figure.subplots(max(1, down), across, sharex=True, squeeze=False).flatten()
     costs = {run.name: run_cost(run) for run in runs}
     colours = {run.name: f"C{k % 10}" for k, run in enumerate(runs)}
-    for name, panel in zip(names, panels):
-        for line in lines:
-            if line.metric == name and line.value is not None:
-                ends = [[max(0.0, line.value - line.low)], [max(0.0, line.high - line.value)]]
-                interval = ends if line.has_interval else None
-                panel.errorbar(costs[line.run], line.value, interval, fmt="o", color=colours[line.run], capsize=2)
-        panel.set(title=metric_title(lines, name), xscale="log", xlabel=PASSES_LABEL)
-    for panel in panels[len(names) :]:
-        panel.set_axis_off()
-    marks = [panels[0].plot([], [], "o", color=colour, label=name)[0] for name, colour in colours.items()]
-    figure.legend(handles=marks, loc="outside lower center", ncols=min(4, len(runs)))
-    save_figure(path, figure)
+    labels = []
+    with _panels(path, lines, names) as (figure, panels):
+        for name, panel in zip(names, panels):
+            for line in lines:
+                if line.metric == name and line.value is not None:
+                    ends = [[max(0.0, line.value - line.low)], [max(0.0, line.high - line.value)]]
+                    interval = ends if line.has_interval else None
+                    colour = colours[line.run]
+                    panel.errorbar(costs[line.run], line.value, interval, fmt="o", color=colour, capsize=2, label=line.run)
+                    labels.append((panel, line.run, (costs[line.run], line.value), colour))
+            panel.margins(0.15)
+            panel.set_xlabel(PASSES_LABEL)
+            set_log_axis(panel)
+        if len(runs) <= MAX_LABELS:
+            place_labels(figure, [name_point(*label) for label in labels])
+        elif panels:
+            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+
+
+@contextmanager
+def _panels(
+    path: Path, lines: Sequence[ComparisonLine], names: Sequence[str], stretch_x: float = 1.0, stretch_y: float = 1.0
+) -> Iterator[tuple["Figure", list["Axes"]]]:
+    """Give a figure and a panel for each metric, and write it at the end."""
+    across = 2 if len(names) == 4 else max(1, min(3, len(names)))
+    down = max(1, math.ceil(len(names) / across))
+    with new_figure(path, WIDTH * across * stretch_x, HEIGHT * down * stretch_y + 0.4) as figure:
+        panels = figure.subplots(down, across, squeeze=False).flatten()
+        for name, panel in zip(names, panels):
+            panel.set_title(metric_title(lines, name))
+        for panel in panels[len(names) :]:
+            panel.set_axis_off()
+        yield figure, list(panels[: len(names)])
 
 
 def plot_metrics(lines: Sequence[ComparisonLine], path: Path) -> None:
@@ -55,23 +74,16 @@ def plot_metrics(lines: Sequence[ComparisonLine], path: Path) -> None:
     axes = list(lines[0].axes)
     values = [list(dict.fromkeys(line.axes[axis] for line in lines)) for axis in axes]
     is_heat_map = len(axes) == 2 and min(map(len, values)) > 1
-    across = min(3, len(names))
-    down = math.ceil(len(names) / across)
     stretch_x = max(1.0, len(values[-1]) / 5 if is_heat_map else len(values[0]) / 8)
     stretch_y = max(1.0, len(values[0]) / 6) if is_heat_map else 1.0
-    figure = new_figure(WIDTH * across * stretch_x, HEIGHT * down * stretch_y + 0.4)
-    panels = figure.subplots(down, across, squeeze=False).flatten()
-    for name, panel in zip(names, panels):
-        metric_lines = [line for line in lines if line.metric == name and line.value is not None]
-        (draw_heat_map if is_heat_map else draw_lines)(panel, metric_lines, axes, values)
-        panel.set_title(metric_title(lines, name), fontsize=10)
-    for panel in panels[len(names) :]:
-        panel.set_axis_off()
-    handles, labels = panels[0].get_legend_handles_labels()
-    if labels:
-        layout: dict[str, Any] = {"loc": "outside lower center", "ncols": min(4, len(labels)), "fontsize": 8}
-        figure.legend(handles, labels, title=", ".join(axes[1:]), **layout)
-    save_figure(path, figure)
+    with _panels(path, lines, names, stretch_x, stretch_y) as (figure, panels):
+        for name, panel in zip(names, panels):
+            metric_lines = [line for line in lines if line.metric == name and line.value is not None]
+            (draw_heat_map if is_heat_map else draw_lines)(panel, metric_lines, axes, values)
+        handles, labels = panels[0].get_legend_handles_labels()
+        if labels:
+            layout: dict[str, Any] = {"loc": "outside lower center", "ncols": min(4, len(labels))}
+            figure.legend(handles, labels, title=", ".join(axes[1:]), **layout)
 
 
 def draw_lines(panel: "Axes", lines: Sequence[ComparisonLine], axes: list[str], values: list[list[str]]) -> None:
@@ -98,11 +110,10 @@ def draw_lines(panel: "Axes", lines: Sequence[ComparisonLine], axes: list[str], 
             interval = [np.nan_to_num(y - low), np.nan_to_num(high - y)]
             panel.errorbar(x, y, interval, fmt=MARKERS[k // 10 % 5], ms=5, capsize=2, **style)
     panel.set_xlabel(first)
-    panel.grid(alpha=0.3)
     if is_numeric:
         _set_numeric_axis(panel, numbers, values[0])
     else:
-        panel.set_xticks(range(len(numbers)), values[0], fontsize=8, rotation=30, ha="right", rotation_mode="anchor")
+        panel.set_xticks(range(len(numbers)), values[0], rotation=30, ha="right", rotation_mode="anchor")
 
 
 def _set_numeric_axis(panel: "Axes", numbers: list[float], labels: list[str]) -> None:

@@ -25,7 +25,7 @@ LOCK = ".lock"  # also says that the folder is a run's
 INDEX = "rows.index"
 FILES = ("results.csv", INDEX, "summary.json", "skipped.csv", "smallest_areas.csv", "area_sums.csv", "report.html",
          ".hydra/config.yaml", ".hydra/overrides.yaml", "run.log", store.FAILED)  # of the whole run # fmt: skip
-ROW_FILES = ("masks/{}.npz", "panels/{}.png", "pairs/{}.png", "evolution/{}.gif")  # of the row of a name
+ROW_FILES = ("masks/{}.npz", "panels/{}.png", "pairs/{}.png", "evolution/{}.webp")  # of the row of a name
 LOG_FOLDERS = ("tensorboard", "csv", "wandb", "mlflow", "batches")
 RESULTS = ("summary.json", "batches", "masks/*", "parts/*")  # patterns of what a run that made something leaves
 OUTPUT_FOLDERS = (".hydra", "masks", "panels", "pairs", "evolution", "parts", "tensorboard/*")  # patterns

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpx.pictures.animation import animation_gif
+from mpx.pictures.animation import animation_webp
 from mpx.pictures.encoding import encode_png
 from mpx.pictures.panel import draw_panel
 from mpx.pictures.snapshots import snapshots
@@ -34,7 +34,7 @@ TEXTS = ("image", "class", "row_key", "made_from", "computed_with")
 
 
 def save_row(folder: str | Path, explanation: "Explanation", row: int, pictures: bool = True, **provenance: Any) -> None:
-    """Write row `row`: where `pictures`, panels/<name>.png and evolution/<name>.gif of a learnt mask, then masks/<name>.npz.
+    """Write row `row`: where `pictures`, panels/<name>.png and of a learnt mask evolution/<name>.webp; masks/<name>.npz.
 
     provenance: more entries of the mask file, see PROVENANCE.
     """
@@ -42,7 +42,7 @@ def save_row(folder: str | Path, explanation: "Explanation", row: int, pictures:
     name = explanation.names[row]
     drawn = [encode_png(draw_panel(explanation, row))] if pictures else []
     if pictures and explanation.is_learnt:
-        drawn.append(animation_gif(explanation, row))
+        drawn.append(animation_webp(explanation, row))
     for path, data in zip(picture_files(folder, name), drawn):
         write_file(path, data)
     values = {
@@ -62,7 +62,7 @@ def save_row(folder: str | Path, explanation: "Explanation", row: int, pictures:
 
 def picture_files(folder: Path, name: str) -> tuple[Path, Path]:
     """Return the panel and the animation of the row of a name."""
-    return folder / "panels" / f"{name}.png", folder / "evolution" / f"{name}.gif"
+    return folder / "panels" / f"{name}.png", folder / "evolution" / f"{name}.webp"
 
 
 def has_pictures(folder: Path, row: dict[str, Any]) -> bool:

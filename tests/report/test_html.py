@@ -76,6 +76,8 @@ def test_the_pieces_are_what_was_stored(tmp_path, explanation):
     whole = torch.nn.functional.interpolate(e.frame_evidence[:, 1].float() / 255, (40, 56), mode="area")[:, 0]
     assert (strip - whole).abs().max() < 0.05
     assert block["iterations"] == e.iterations and block["values"] == pytest.approx(e.frame_values[:, 1].tolist(), rel=1e-3)
+    assert [name for name, *_ in block["answers"]["perturbed"]] == [answer.name for answer in e.answers_after[1]]
+    assert "2 answers of a network, and the evidence without which each vanishes" in pieces.text
     assert list(block["curves"]) == list(e.curves) and block["at"] == list(range(30))
     assert block["curves"]["score"] == pytest.approx(e.curves["score"][:, 1].tolist(), rel=1e-3)
     page = pieces.blocks["page"]
@@ -146,7 +148,7 @@ def test_an_explainer_plays_no_game(tmp_path, explanation):
         assert Pieces(path).blocks["page"]["rows"][0]["cells"][0]["success"] is (True if is_learnt else None)
         for words in ("<dt>game</dt>", "<dt>works</dt>", "A mask works", '<label>show <select id="which">'):
             assert (words in path.read_text()) is is_learnt, words
-        assert (folder / "evolution/cup-1-mug.gif").exists() is is_learnt and (folder / "panels/cup-1-mug.png").exists()
+        assert (folder / "evolution/cup-1-mug.webp").exists() is is_learnt and (folder / "panels/cup-1-mug.png").exists()
         with np.load(folder / "masks/cup-1-mug.npz") as file:
             assert file["iterations"].shape == file["frame_values"].shape == (frames,)
 

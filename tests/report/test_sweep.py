@@ -17,6 +17,7 @@ from synthetic_explanation import set_values
 from mpx.pictures.cells import CELL, GAP, LINE
 from mpx.report import pareto, plots, sweep
 from mpx.report.compare import compare_runs
+from mpx.report.figures import place_labels
 from mpx.report.heat_map import draw_heat_map
 from mpx.report.lines import ComparisonLine
 from mpx.report.pareto import pareto_front
@@ -230,14 +231,13 @@ def test_a_cell_without_a_job_stays_blank():
 
 
 @pytest.mark.parametrize("better, best", [("lower", -0.5), ("higher", 0.75), ("near 0", 0.25)])
-def test_the_best_cell_is_the_brightest_and_bold(better, best):
+def test_the_best_cell_is_the_most_orange_and_bold(better, best):
     values = {("1", "x"): 0.75, ("1", "y"): 0.25, ("2", "x"): -0.5, ("2", "y"): 0.5}
     panel, texts = heat(better, values)
     (image,) = panel.images
-    bright = {
-        value: image.to_rgba(image.get_array())[int(a) - 1, "xy".index(b), :3].sum() for (a, b), value in values.items()
-    }
-    assert max(bright, key=bright.get) == best
+    orange = {value: np.ptp(image.to_rgba(image.get_array())[int(a) - 1, "xy".index(b), :3])
+              for (a, b), value in values.items()}  # fmt: skip
+    assert max(orange, key=orange.get) == best
     assert [float(text) for text, shown in texts.items() if shown.get_weight() == "bold"] == [best]
 
 
@@ -278,8 +278,9 @@ def run(name: str, p: float, area: float, better: str = "lower") -> RunFolder:
 
 def drawn(monkeypatch, tmp_path, runs) -> Figure:
     pages = []
-    monkeypatch.setattr(pareto, "save_figure", lambda path, page: pages.append(page))
+    monkeypatch.setattr(pareto, "place_labels", lambda page, labels: (pages.append(page), place_labels(page, labels)))
     pareto.plot_pareto(runs, tmp_path / "pareto.png")
+    assert (tmp_path / "pareto.png").is_file()
     return pages[0]
 
 
@@ -287,13 +288,14 @@ def drawn(monkeypatch, tmp_path, runs) -> Figure:
 def test_the_front_goes_the_way_of_the_game(tmp_path, monkeypatch, better, labels):
     ways = ["lower", "lower", "higher"] if better == "mixed" else [better] * 3
     runs = [run(*given, way) for given, way in zip((("a", 0.1, 0.3), ("b", 0.2, 0.1), ("c", 0.5, 0.2)), ways)]
-    left, _ = drawn(monkeypatch, tmp_path, runs).axes
-    assert sorted(text.get_text() for text in left.texts) == labels
+    (left,) = drawn(monkeypatch, tmp_path, runs).axes  # a second panel where runs differ in cost
+    assert sorted(text.get_text() for text in left.texts if text.get_color() != pareto.FAINT) == labels
+    assert sorted(text.get_text() for text in left.texts) == ["a", "b", "c"]
 
 
 def test_labels_of_a_crowded_front_keep_apart(tmp_path, monkeypatch):
     runs = [run(f"a long name, {k}", 0.5 - 0.01 * k, 0.2 + 0.01 * k) for k in range(8)]
-    left, _ = drawn(monkeypatch, tmp_path, runs).axes
+    (left,) = drawn(monkeypatch, tmp_path, runs).axes
     boxes, frame = [text.get_window_extent() for text in left.texts], left.get_window_extent()
     assert len(boxes) == 8 and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)

@@ -77,7 +77,7 @@ def test_a_folder_with_files_of_others_is_refused(home, tmp_path, name):
 def test_force_leaves_what_is_no_row(home):
     run = home / "outputs" / "forced"
     done(home, *FEW, "pictures=1", "name=forced")
-    mine = [run / name for name in ("masks/mine.npz", "panels/mine.png", "evolution/mine.gif", ".x.tmp", "mine.txt")]
+    mine = [run / name for name in ("masks/mine.npz", "panels/mine.png", "evolution/mine.webp", ".x.tmp", "mine.txt")]
     for path in mine:
         path.write_text("mine")
     np.savez(mine[0], a=1)

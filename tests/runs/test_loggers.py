@@ -97,7 +97,7 @@ def test_images_are_few_and_start_and_end_right(tmp_path, explanation, frames):
         if tag.endswith("evolution"):
             assert images[0].step == 0 and picture.size == (3 * 56, 40)
         if tag.endswith("animation"):
-            assert images[0].encoded_image_string.startswith(b"GIF8") and picture.n_frames == frames
+            assert images[0].encoded_image_string.startswith(b"RIFF") and picture.n_frames == frames
     histograms = row.Histograms("mask/saliency")
     assert [h.step for h in histograms] == e.iterations
     assert histograms[0].histogram_value.num == e.frame_evidence[0, 0].numel()
@@ -160,7 +160,7 @@ def test_mlflow_in_files(tmp_path, explanation, monkeypatch):
     spent = (max(p.timestamp for p in history) - min(p.timestamp for p in history)) / 1000
     assert spent == pytest.approx(float(e.duration[1]), abs=0.01)
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "cat-2-tabby")}
-    assert names == {f"cat-2-tabby/{name}" for name in ("animation.gif", "evolution", "panel.png")}
+    assert names == {f"cat-2-tabby/{name}" for name in ("animation.webp", "evolution", "panel.png")}
 
 
 def wandb_records(path) -> bytes:
@@ -188,7 +188,7 @@ def test_wandb_offline(tmp_path, explanation, monkeypatch):
     names += [f"cat-2-tabby/{name}" for name in ("evolution", "panel", "animation")]
     assert not [name for name in names if name.encode() not in data]
     kinds = {file.suffix for file in path.parent.rglob("files/media/**/*.*")}
-    assert {".png", ".gif", ".json"} <= kinds
+    assert {".png", ".html", ".json"} <= kinds
     assert path.parent.name.endswith((tmp_path / "wandb/run_id.txt").read_text())
 
 

@@ -77,7 +77,7 @@ def test_photos_that_a_machine_lacks_are_sent_and_the_run_is_that_of_one_process
     assert (ray / "skipped.csv").read_text() == (one / "skipped.csv").read_text()
     tables = [list(csv.DictReader((run / "results.csv").open())) for run in (one, ray)]
     assert all(a | {"seconds": ""} == b | {"seconds": ""} for a, b in zip(*tables))
-    for name in ("panels/p00-1-checker-board.png", "evolution/p00-1-checker-board.gif"):
+    for name in ("panels/p00-1-checker-board.png", "evolution/p00-1-checker-board.webp"):
         assert (ray / name).read_bytes() == (one / name).read_bytes()
     whole(ray)
     before = {path: path.stat().st_mtime_ns for path in (ray / "masks").iterdir()}

@@ -88,7 +88,7 @@ def _without_panel(file):
 
 
 def _without_animation(file):
-    (file.parents[1] / "evolution" / f"{file.stem}.gif").unlink()
+    (file.parents[1] / "evolution" / f"{file.stem}.webp").unlink()
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,12 @@ def test_damaged_rows_are_done_again_and_no_others(home, run, damages):
         damage(run / "masks" / f"{row}.npz")
     assert again(home)[0] == set(ROWS[:3])
     assert masks(run) == masks(home / "outputs" / "calm") and len(table(run)) == 4
-    for name in (picture.format(row) for row in ROWS[:2] for picture in ("panels/{}.png", "evolution/{}.gif")):
+    for name in (picture.format(row) for row in ROWS[:2] for picture in ("panels/{}.png", "evolution/{}.webp")):
         assert (run / name).read_bytes() == (home / "outputs" / "calm" / name).read_bytes()
 
 
 def test_a_run_of_which_nothing_is_missing_makes_nothing(home, run):
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.suffix in (".csv", ".png", ".gif", ".npz")}
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.suffix in (".csv", ".png", ".webp", ".npz")}
     made, said = again(home)
     assert not made and "4 of 4 images" in said
     assert all(path.read_bytes() == data for path, data in before.items())
@@ -342,7 +342,7 @@ def test_rows_of_another_version_are_not_mixed(home, run):
 
 
 def test_damaged_pictures_and_reports_are_made_again(home, run):
-    files = [run / "panels" / f"{ROWS[0]}.png", run / "evolution" / f"{ROWS[1]}.gif", run / "report.html"]
+    files = [run / "panels" / f"{ROWS[0]}.png", run / "evolution" / f"{ROWS[1]}.webp", run / "report.html"]
     before = [file.read_bytes() for file in files[:2]]
     for file in files:
         _flipped(file)

@@ -46,7 +46,7 @@ def test_a_run_leaves_its_folder(mpx, folder):
         assert (1 - mask["mask"]).mean() == pytest.approx(float(row["area"]), abs=1e-3)
         name = Path(row["mask"]).stem
         assert Image.open(run / "panels" / f"{name}.png").width > 300
-        assert Image.open(run / "evolution" / f"{name}.gif").is_animated
+        assert Image.open(run / "evolution" / f"{name}.webp").is_animated
     summary = json.loads((run / "summary.json").read_text())
     assert (
         summary["n"] == 3 and summary["n_skipped"] == 0 and summary["versions"]["torch"] == torch.__version__.split("+")[0]

@@ -46,7 +46,7 @@ def test_a_mask_says_that_the_row_is_complete(tmp_path, explanation, monkeypatch
     store.save_row(tmp_path, e, 1)
     assert written[-1] == "masks" and sorted(written) == ["evolution", "masks", "panels"]
     assert Image.open(tmp_path / "panels/cat-2-tabby.png").format == "PNG"
-    assert Image.open(tmp_path / "evolution/cat-2-tabby.gif").n_frames == 6
+    assert Image.open(tmp_path / "evolution/cat-2-tabby.webp").n_frames == 6
     with np.load(tmp_path / "masks/cat-2-tabby.npz", allow_pickle=False) as z:
         assert np.array_equal(z["parameter"], e.parameter[1, 0].numpy()) and z["parameter"].dtype == np.float32
         assert np.array_equal(z["saliency"], e.saliency[1, 0].half().numpy())

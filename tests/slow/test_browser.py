@@ -12,7 +12,7 @@ from synthetic_explanation import set_values
 from mpx.pictures.colours import overlay
 from mpx.report import html
 from mpx.runs import tables
-from mpx.tasks.base import format_value
+from mpx.tasks.base import Answer, format_value
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
@@ -60,35 +60,64 @@ def browse():
 
 @pytest.mark.slow
 def test_sliders_and_views(tmp_path, explanation, browse):
-    e = explanation((64, 96))
-    smooth = torch.linspace(0.1, 0.9, 96)
-    e.images = torch.stack([smooth, smooth.flip(0), smooth * 0.5]).view(1, 3, 1, 96).repeat(2, 1, 64, 1)
+    e = explanation((96, 144))
+    smooth = torch.linspace(0.1, 0.9, 144)
+    e.images = torch.stack([smooth, smooth.flip(0), smooth * 0.5]).view(1, 3, 1, 144).repeat(2, 1, 96, 1)
     page = browse(html.write_report(save(tmp_path, e)), "#cat-2-tabby")
     page.wait_for_selector("#views canvas")
     assert page.inner_text("#class") == "tabby cat"
-    picture = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
+    picture = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(96, 144, 4)[..., :3].movedim(-1, 0) / 255
     assert (picture - overlay(e.images[1], e.saliency[1])).abs().mean() < 0.01  # as mpx.pictures.colours draws it
     last = format_value("probability", float(e.frame_values[-1, 1]))
     captions = page.eval_on_selector_all("figcaption", "all => all.map(e => e.textContent.replaceAll('\u00a0', ' '))")
-    assert captions[0] == "photo · p 0.900" and captions[1].endswith(f"p {last}")
-    assert captions[2:] == ["evidence deleted at the end · p 0.200", "evidence kept at the end · p 0.700"]
+    assert captions[0].startswith("photo · p 0.900") and captions[1].endswith(f"p {last}")
+    assert captions[2].startswith("evidence deleted at the end · p 0.200") and "kept at the end · p 0.700" in captions[3]
     page.evaluate(MOVE, ["iteration", 2])
-    moved = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
+    moved = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(96, 144, 4)[..., :3].movedim(-1, 0) / 255
     assert (moved - overlay(e.images[1], e.frame_evidence[2, 1] / 255)).abs().mean() < 0.01 < (moved - picture).abs().mean()
     assert page.inner_text("#iterated") == f"{e.iterations[2]} of 30 (mask)"
     assert format_value("probability", float(e.frame_values[2, 1])) in page.inner_text("figure:nth-child(2) figcaption")
     page.evaluate(MOVE, ["opacity", 0])
-    bare = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(64, 96, 4)[..., :3].movedim(-1, 0) / 255
+    bare = torch.tensor(page.evaluate(PIXELS, "#views canvas")).view(96, 144, 4)[..., :3].movedim(-1, 0) / 255
     assert (bare - e.images[1]).abs().mean() < 0.01
     page.focus("#iteration")
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#iterated") == f"{e.iterations[3]} of 30 (mask)"
-    assert page.locator(".chart path:not(.now)").count() == len(e.curves) + 1
+    assert page.locator(".chart path:not(.now):not(.grid)").count() == len(e.curves) + 1
     page.focus("#next")
     page.keyboard.press("Enter")
     wait(page, "document.getElementById('class').textContent === 'mug' && location.hash === '#cup-1-mug'")
     page.keyboard.press("Escape")
     wait(page, "!document.getElementById('detail').open && !location.hash")
+
+
+@pytest.mark.slow
+def test_the_perturbed_pictures_follow_the_iteration_and_the_photo_wipes_over_them(tmp_path, explanation, browse):
+    e = explanation((160, 160), game="dual")
+    e.images = torch.linspace(0.1, 0.9, 160).view(1, 1, 1, 160).repeat(2, 3, 160, 1)
+    reference, evidence = 1 - e.images, torch.full((2, 1, 160, 160), 0.25)
+    e.mask, e.saliency = 1 - evidence, evidence
+    e.perturbed, e.complement = (s * reference + (1 - s) * e.images for s in (evidence, 1 - evidence))
+    e.frame_evidence[:] = torch.linspace(0, 0.25 * 255, len(e.iterations)).round().byte().view(-1, 1, 1, 1, 1)
+    e.answers_after[1] = [Answer("<b>bowl", 0.9, False), Answer("tabby cat", 0.2, True)]
+    page = browse(html.write_report(save(tmp_path, e, "dual")), "#cat-2-tabby")
+    page.wait_for_selector("#views canvas")
+    said = page.inner_text("#sentence")
+    assert said.startswith("Perturb 25 % of the photo, and tabby cat falls from 90 % to 20 %; the network now says <b>bowl.")
+    assert page.locator(".answers").nth(1).inner_text().split("\n") == ["<b>bowl", "0.900", "tabby cat", "0.200"]
+
+    def shown(which):
+        picture = page.evaluate(PIXELS, f"#views figure:nth-child({which}) canvas")
+        return torch.tensor(picture).view(160, 160, 4)[..., :3].movedim(-1, 0) / 255
+
+    frame = len(e.iterations) // 2
+    page.evaluate(MOVE, ["iteration", frame])
+    share = e.frame_evidence[frame, 1] / 255
+    for which, s in ((3, share), (4, 1 - share)):
+        assert (shown(which) - (s * reference + (1 - s) * e.images)[1]).abs().mean() < 0.02
+    page.evaluate(MOVE, ["wipe", 50])
+    assert (shown(3) - e.images[1])[..., :78].abs().mean() < 0.01 < (shown(3) - e.images[1])[..., 90:].abs().mean()
+    assert not page.locator(".answers").nth(1).is_visible()  # they are those of the end
 
 
 @pytest.mark.slow
@@ -144,7 +173,7 @@ def test_a_sweep_side_by_side(tmp_path, explanation, browse):
     (tmp_path / "a=3").mkdir()
     page = browse(html.write_sweep_report(tmp_path, ["a=1", "a=2", "a=3"]), "#cat-2-tabby/a%3D2")
     page.wait_for_selector("#views canvas")
-    assert page.locator("#views canvas").count() == 2 and page.locator("[aria-pressed=true]").inner_text() == "a=2"
+    assert page.locator("#views canvas").count() == 2 + 2 and page.locator("[aria-pressed=true]").inner_text() == "a=2"
     before = page.evaluate(PIXELS, "#views figure:nth-child(1) canvas")
     page.evaluate(MOVE, ["iteration", 0])
     assert page.evaluate(PIXELS, "#views figure:nth-child(1) canvas") != before  # one slider for all

@@ -84,7 +84,7 @@ def test_twenty_kills_at_any_instant_cost_no_row(home, batch_seconds):
 def test_a_kill_between_writing_and_renaming_any_file_leaves_a_partial_file_that_goes(home):
     this = run(home, "renaming")
     few = [*LONG, "limit=6", "name=renaming"]
-    instants = [("config.yaml", 1), ("overrides.yaml", 1), ("results.csv", 1), (".png", 2), (".gif", 1), (".npz", 1)]
+    instants = [("config.yaml", 1), ("overrides.yaml", 1), ("results.csv", 1), (".png", 2), (".webp", 1), (".npz", 1)]
     instants += [(".npz", 2), ("results.csv", 2), ("summary.json", 1)]
     for name, number in instants:
         before = rows(this)

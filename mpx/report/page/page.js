@@ -3,12 +3,13 @@
 // A row is a picture, a class and an area; it has a cell in each job (one job: a run, several: a sweep).
 
 const $ = (id) => document.getElementById(id);
-const { jobs, columns, colours, aspect, paired, meanings } = JSON.parse($("page").textContent);
+const { jobs, columns, drawn, words, aspect, paired, meanings } = JSON.parse($("page").textContent);
 const rows = [...document.querySelectorAll("script[id^=rows]")].flatMap((block) => JSON.parse(block.textContent));
 const place = Object.fromEntries(columns.map((name, k) => [name, k]));
 const number = (cell, name) => cell.values[place[name]] ?? null;
 const FIXED = ["target", "requested_area", "value_before", "value_after", "value_complement", "value_reference", "value_normalised", "area", "passes", "forwards", "seconds"];
 const metrics = columns.filter((name) => !FIXED.includes(name));
+const isPart = (name) => metrics.some((other) => name.startsWith(`${other}_`)); // of a metric: shown with all numbers of a row
 
 function make(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -30,6 +31,8 @@ function short(x) {
 }
 const normalised = (v) => (v < 0 ? "below the reference" : v > 1 ? "above the photo" : short(v)); // no better than perfect
 const written = { area: percent, requested_area: percent, value_before: value, value_after: value, value_complement: value, value_reference: value, value_normalised: normalised };
+const rounded = (x) => `${x > 0 && x < 0.001 ? "<0.1" : Number((100 * x).toPrecision(2))} %`; // as sentences have it
+
 const kept = (j) => (jobs[j].game === "preservation" ? ["kept", "deleted"] : ["deleted", "kept"]);
 
 // ---- pictures: a block of JSON for each cell, read when it is looked at and forgotten after
@@ -59,6 +62,29 @@ async function opened(data) {
   return view;
 }
 
+// What a mask perturbs fully, where the two perturbed pictures are blends of it and the photo: their sum less the photo.
+// Then they follow the mask of any iteration; `follows` says whether they do so at the last one.
+function blended(view, frame, name) {
+  const heat = saliency(view, frame, true), photo = view.pixels, image = new ImageData(view.width, view.height), out = image.data;
+  const keeps = (name === "complement") !== (view.game === "preservation"); // the evidence
+  for (let k = 0; k < out.length; k++) {
+    if (k % 4 === 3) { out[k] = 255; continue; }
+    const reference = view.ends.perturbed[k] + view.ends.complement[k] - photo[k], evidence = heat[k] / 255;
+    out[k] = keeps ? evidence * photo[k] + (1 - evidence) * reference : evidence * reference + (1 - evidence) * photo[k];
+  }
+  return image;
+}
+
+function prepare(view, game) {
+  view.game = game;
+  if (!view.perturbed || !view.complement || view.last < 1) return;
+  view.ends = { perturbed: pixels(view.perturbed, view.width, view.height), complement: pixels(view.complement, view.width, view.height) };
+  const made = blended(view, view.last, "perturbed").data, end = view.ends.perturbed;
+  let error = 0;
+  for (let k = 0; k < made.length; k++) error += Math.abs(made[k] - end[k]);
+  view.follows = error / made.length < 4; // of 255
+}
+
 function pixels(image, width, height, top = 0, tall = image.naturalHeight) {
   const canvas = make("canvas", { width, height });
   const context = canvas.getContext("2d", { willReadFrequently: true });
@@ -67,32 +93,59 @@ function pixels(image, width, height, top = 0, tall = image.naturalHeight) {
   return context.getImageData(0, 0, width, height).data;
 }
 
-// the saliency (RGBA, all the same) of a recorded iteration; the last one is kept at the photo's size
-function saliency(view, frame) {
-  if (frame === view.last) return pixels(view.final, view.width, view.height);
+// the saliency (RGBA, all the same) of a recorded iteration; the last one is kept at the photo's size, its mask is not
+function saliency(view, frame, mask = false) {
+  if (frame === view.last && !mask) return pixels(view.final, view.width, view.height);
   const tall = view.frames.naturalHeight / (view.last + 1);
   return pixels(view.frames, view.width, view.height, frame * tall, tall);
 }
 
-// mpx.pictures.colours.overlay at strength 1, the photo at 0: a screen blend of the colours over the half-dark grey photo
+// mpx.pictures.colours.overlay at strength 1, the photo at 0; returns the area
 function overlay(canvas, view, frame, strength) {
-  const heat = saliency(view, frame), photo = view.pixels, image = new ImageData(view.width, view.height), out = image.data;
+  const { width, height } = view, heat = saliency(view, frame), photo = view.pixels;
+  const image = new ImageData(width, height), out = image.data, line = outline(heat, width, height);
   let sum = 0;
   for (let k = 0; k < out.length; k += 4) {
-    const colour = 3 * heat[k];
-    const grey = 0.299 * photo[k] + 0.587 * photo[k + 1] + 0.114 * photo[k + 2];
-    const light = strength * (0.45 + (0.55 * grey) / 255);
+    const at = line[k / 4], level = heat[k] / 255;
+    const grey = drawn.LIFT + ((1 - drawn.LIFT) * (0.299 * photo[k] + 0.587 * photo[k + 1] + 0.114 * photo[k + 2])) / 255;
+    const opacity = OPACITIES[heat[k]], shade = drawn.SHADE + drawn.LIGHT * grey;
     for (let c = 0; c < 3; c++) {
-      const dark = (1 - strength) * photo[k + c] + strength * 0.5 * grey;
-      out[k + c] = 255 - (255 - dark) * (1 - (light * colours[colour + c]) / 255);
+      const colour = at ? 2 - at : grey + opacity * (Math.min(1, ORANGE[c] * shade) - grey);
+      out[k + c] = (1 - strength) * photo[k + c] + strength * 255 * colour;
     }
     out[k + 3] = 255;
-    sum += heat[k];
+    sum += level;
   }
-  canvas.width = view.width;
-  canvas.height = view.height;
+  canvas.width = width;
+  canvas.height = height;
   canvas.getContext("2d").putImageData(image, 0, 0);
-  return sum / (255 * view.width * view.height);
+  return sum / (width * height);
+}
+
+const ORANGE = [1, 3, 5].map((at) => parseInt(drawn.ORANGE.slice(at, at + 2), 16) / 255);
+const OPACITIES = Array.from({ length: 256 }, (_, level) => drawn.OPACITY * (level / 255) ** drawn.STEEPNESS);
+
+// the line round what is at least one half: 1 on the white edge, 2 on the black one, 0 elsewhere
+function outline(heat, width, height) {
+  const line = new Uint8Array(width * height);
+  if (Math.max(width, height) < drawn.LEAST_SIDE) return line;
+  const inside = (k) => heat[4 * k] >= 255 * drawn.HALF;
+  const compare = (k, other) => {
+    if (inside(k) === inside(other)) return;
+    line[k] = inside(k) ? 1 : 2;
+    line[other] = inside(k) ? 2 : 1;
+  };
+  for (let y = 0, k = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, k++) {
+      if (x + 1 < width) compare(k, k + 1);
+      if (y + 1 < height) {
+        compare(k, k + width);
+        if (x + 1 < width) compare(k, k + width + 1);
+        if (x) compare(k, k + width - 1);
+      }
+    }
+  }
+  return line;
 }
 
 function paint(canvas, view, what) {
@@ -165,13 +218,13 @@ function verdict(cell) {
 
 function facts(r, j) {
   const cell = rows[r].cells[j];
-  const line = (left, right, kind = "") =>
-    make("div", { class: `line ${kind}`, title: left }, make("span", {}, left), typeof right === "string" ? make("span", {}, right) : right);
+  const line = (left, right, kind = "", title = left) =>
+    make("div", { class: `line ${kind}`, title }, make("span", {}, left), typeof right === "string" ? make("span", {}, right) : right);
   const change = `${value(number(cell, "value_before"))} → ${value(number(cell, "value_after"))}`;
   return [
     ...(word === "p" ? [line(`p ${change}`, verdict(cell))] : [line(word, verdict(cell)), line(change, "")]), // a long word fills a line
     line("area", percent(number(cell, "area"))),
-    ...metrics.filter((name) => number(cell, name) !== null).map((name) => line(name, short(number(cell, name)), "small")),
+    ...metrics.filter((name) => number(cell, name) !== null && !isPart(name)).map((name) => line(words[name][0], short(number(cell, name)), "small", words[name][1])),
   ];
 }
 
@@ -255,7 +308,7 @@ function arrange() {
   grow();
 }
 
-for (const name of Object.keys(SORTS)) $("sort").append(make("option", { value: name }, name));
+for (const name of Object.keys(SORTS)) $("sort").append(make("option", { value: name }, words[name]?.[0] ?? name));
 $("tools").addEventListener("submit", (event) => event.preventDefault());
 $("find").addEventListener("input", arrange);
 $("which").addEventListener("change", arrange);
@@ -273,7 +326,7 @@ const addresses = new Map(rows.flatMap((row, r) => row.cells.flatMap((c, j) => (
 
 async function open(r, j) {
   stop();
-  const cells = rows[r].cells, visit = { r, j, views: [], canvases: [], charts: [] };
+  const cells = rows[r].cells, visit = { r, j, views: [], canvases: [], perturbed: {}, charts: [] };
   const share = here?.r === r ? $("iteration").value / Math.max(1, $("iteration").max) : 1;
   const old = here;
   here = visit;
@@ -284,22 +337,26 @@ async function open(r, j) {
   const views = await Promise.all(cells.map(async (cell, k) => {
     if (same && old.views[k]) return old.views[k];
     const data = cell?.values && stored(r, k);
-    return data && data.photo ? opened(data).catch(() => null) : null;
+    const one = data && data.photo ? await opened(data).catch(() => null) : null;
+    if (one) prepare(one, jobs[k].game);
+    return one;
   }));
   if (here !== visit) return;
   visit.views = views;
   const view = views[j], data = view?.data ?? stored(r, j);
+  $("sentence").replaceChildren(...sentence(r, j, data));
   figures(visit);
   $("sliders").hidden = !view;
   $("sliders").style.display = view ? "" : "none";
   if (view) {
+    $("wipe").parentElement.style.display = view.perturbed ? "" : "none";
     $("iteration").parentElement.style.display = view.last ? "" : "none";
     $("iteration").max = view.last;
     $("iteration").value = Math.round(share * view.last);
   }
   charts(visit, data);
   $("numbers").replaceChildren(...columns.filter((name) => number(cells[j], name) !== null).map((name) =>
-    make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, (written[name] ?? short)(number(cells[j], name))))));
+    make("tr", { title: words[name][1] }, make("th", { scope: "row" }, words[name][0]), make("td", {}, (written[name] ?? short)(number(cells[j], name))))));
   draw();
 }
 
@@ -310,7 +367,10 @@ function figures(visit) {
   const image = (name, text, p) => {
     if (!view?.[name]) return;
     view[name].alt = `${rows[r].class}, ${text}`;
-    figure(rest, view[name], text + (p === undefined ? "" : ` · ${word}\u00a0${value(p)}`));
+    const canvas = name === "perturbed" || name === "complement" ? make("canvas", { role: "img" }) : view[name];
+    const said = make("span", {}, text + (p === undefined ? "" : ` · ${word}\u00a0${value(p)}`));
+    if (canvas !== view[name]) Object.assign(canvas, { said, text, p }), (visit.perturbed[name] = canvas);
+    figure(rest, canvas, said, ...answers(view.data.answers?.[name] ?? []));
   };
   image("photo", "photo", number(cell, "value_before"));
   views.forEach((one, k) => {
@@ -324,14 +384,13 @@ function figures(visit) {
   });
   image("pair", "orange: evidence of this class, blue: of the other");
   const [under, opposite] = kept(j);
-  const end = view?.last ? " at the end" : ""; // an explainer has no iterations
-  image("perturbed", `evidence ${under}${end}`, number(cell, "value_after"));
-  image("complement", `evidence ${opposite}${end}`, number(cell, "value_complement"));
+  image("perturbed", `evidence ${under}`, number(cell, "value_after"));
+  image("complement", `evidence ${opposite}`, number(cell, "value_complement"));
   $("views").replaceChildren(...new Set([first, rest]));
 }
 
 function draw() {
-  const { r, j, views, canvases, charts } = here, strength = $("opacity").value / 100, view = views[j];
+  const { r, j, views, canvases, perturbed, charts } = here, strength = $("opacity").value / 100, view = views[j];
   $("strength").textContent = `${$("opacity").value} %`;
   if (!view) return;
   const frame = Number($("iteration").value), { iterations } = view.data;
@@ -345,7 +404,58 @@ function draw() {
     canvases[k].said.textContent = `evidence · area\u00a0${percent(area)} · ${word}\u00a0${value(one.data.values[f])}`;
     canvases[k].setAttribute("aria-label", `${rows[r].class}, ${canvases[k].said.textContent}`);
   });
+  for (const [name, canvas] of Object.entries(perturbed)) perturbedAt(view, frame, name, canvas);
   charts.forEach((move) => move(iterations[frame]));
+}
+
+// the perturbed picture of an iteration, and from the left as much of the photo as the slider says
+function perturbedAt(view, frame, name, canvas) {
+  const { text, p, said } = canvas, moves = view.follows && frame !== view.last;
+  const known = !moves ? p : name === "perturbed" ? view.data.values[frame] : undefined;
+  const when = !view.last || view.follows ? "" : " at the end"; // an explainer has no iterations
+  Object.assign(canvas, { width: view.width, height: view.height });
+  const context = canvas.getContext("2d"), left = Math.round((view.width * $("wipe").value) / 100);
+  if (moves) context.putImageData(blended(view, frame, name), 0, 0);
+  else context.drawImage(view[name], 0, 0);
+  if (left) {
+    context.drawImage(view.photo, 0, 0, left, view.height, 0, 0, left, view.height);
+    context.fillStyle = "#fff";
+    context.fillRect(left - 1, 0, 2, view.height);
+  }
+  const list = canvas.parentElement.querySelector(".answers");
+  if (list) list.style.visibility = moves ? "hidden" : ""; // they are those of the end
+  said.textContent = text + when + (known === undefined || known === null ? "" : ` · ${word}\u00a0${value(known)}`);
+  canvas.setAttribute("aria-label", said.textContent);
+}
+
+// the highest answers, each over a bar of its value
+function answers(list) {
+  if (!list.length) return [];
+  const made = make("ol", { class: "answers" });
+  for (const [name, x, isTarget] of list) {
+    const bar = make("i"), line = make("li", isTarget ? { class: "target" } : {}, bar, make("span", {}, name), make("span", {}, value(x)));
+    bar.style.width = `${100 * Math.min(1, Math.max(0, x ?? 0))}%`;
+    made.append(line);
+  }
+  return [made];
+}
+
+// what the mask of a row does, in a sentence; an explainer's does nothing
+function sentence(r, j, data) {
+  const cell = rows[r].cells[j], job = jobs[j], target = make("i", {}, rows[r].class), text = (x) => (quantity === "probability" ? rounded(x) : value(x));
+  const [before, after, alone, area] = ["value_before", "value_after", "value_complement", "area"].map((name) => number(cell, name));
+  if (!job.is_learnt || [before, after, area].includes(null)) return [meanings[cell.verdict] ?? ""];
+  const of = quantity === "probability" ? [target] : [`the ${quantity} of `, target];
+  const all = job.game === "preservation";
+  const goes = text(before) === text(after) ? `stays at ${text(after)}` : `${after < before ? "falls" : "rises"} from ${text(before)} to ${text(after)}`;
+  const told = all ? [`Keep ${rounded(area)} of the photo, ${job.verb.toLowerCase()} the rest${job.with}, and `] : [`${job.verb} ${rounded(area)} of the photo${job.with}, and `];
+  told.push(...of, ` ${goes}`);
+  const first = data?.answers?.perturbed?.[0];
+  if (first) told.push(first[2] ? "; the network still says " : "; the network now says ", make("i", {}, first[0]));
+  told.push(".");
+  if (["dual", "product"].includes(job.game) && alone !== null) told.push(` With nothing but this evidence it is ${text(alone)}.`);
+  if (meanings[cell.verdict]) told.push(make("b", { class: cell.success ? "good" : "bad" }, ` ${cell.verdict}: `), meanings[cell.verdict]);
+  return told;
 }
 
 // ---- curves
@@ -382,6 +492,7 @@ function chart(visit, title, names, data, range, dots) {
     svg.append(made);
     return made;
   };
+  path([0, 50, 100].map((at) => `M0 ${at}H100M${at} 0V100`).join(""), "grid");
   const legend = make("div", { class: "legend" }), tell = [];
   names.forEach((name, k) => {
     const ys = data.curves[name];
@@ -399,8 +510,10 @@ function chart(visit, title, names, data, range, dots) {
     legend.append(make("span", { class: colour }, "• without augmentations, as the number says"));
   }
   const line = path("", "now");
-  const scale = (...texts) => make("div", { class: "scale" }, ...texts.map((text) => make("span", {}, text)));
-  $("charts").append(make("div", { class: "chart" }, scale(`${title}, from ${short(low)} to ${short(high)}`), svg, scale("0", `${end} iterations`), legend));
+  const ticks = (kind, texts) => make("div", { class: kind }, ...texts.map((text) => make("span", {}, text)));
+  const plot = make("div", { class: "plot" }, ticks("ticks", [high, (high + low) / 2, low].map(short)), svg);
+  const below = ticks("scale", [...new Set([0, Math.round(end / 2), end])].map(String));
+  $("charts").append(make("div", { class: "chart" }, make("div", { class: "title" }, title), plot, below, make("div", { class: "title" }, "iteration"), legend));
   visit.charts.push((now) => (line.setAttribute("d", `M${x(now)} 0V100`), tell.forEach((say) => say(now))));
 }
 
@@ -423,7 +536,8 @@ $("play").addEventListener("click", () => {
     if (slider.value === slider.max) stop();
   }, 140);
 });
-for (const name of ["iteration", "opacity"]) $(name).addEventListener("input", () => (name === "iteration" && stop(), draw()));
+$("wipe").value = 0;
+for (const name of ["iteration", "opacity", "wipe"]) $(name).addEventListener("input", () => (name === "iteration" && stop(), draw()));
 
 function step(by) {
   const next = order[(order.indexOf(here.r) + by + order.length) % order.length];

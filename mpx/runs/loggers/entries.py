@@ -14,7 +14,7 @@ from torch import Tensor
 from mpx.explanation import Explanation
 from mpx.learning.log_names import log_name
 from mpx.metrics.summary import describe
-from mpx.pictures.animation import animation_gif
+from mpx.pictures.animation import animation_webp
 from mpx.pictures.encoding import to_image
 from mpx.pictures.panel import draw_thumbnail_panel
 from mpx.pictures.snapshots import evolution_strips
@@ -46,7 +46,7 @@ class RowEntry:
     saliency: list[tuple[int, float, Tensor]]  # (iteration, time, values in [0,1]) of every recorded iteration
     evolution: list[tuple[int, float, Image.Image]]  # image | saliency | perturbed image at up to MAX_IMAGES iterations
     panel: Image.Image
-    animation: bytes | None  # a GIF; None of an explainer, which has no iterations
+    animation: bytes | None  # a WebP; None of an explainer, which has no iterations
     end: tuple[int, float]  # last iteration and its time
 
 
@@ -80,7 +80,7 @@ def row_entry(explanation: Explanation, row: int) -> RowEntry:
             (explanation.iterations[f], time_of(explanation.iterations[f]), strip) for f, strip in zip(frames, strips)
         ],
         panel=draw_thumbnail_panel(explanation, row),
-        animation=animation_gif(explanation, row) if explanation.is_learnt else None,
+        animation=animation_webp(explanation, row) if explanation.is_learnt else None,
         end=(last, time_of(last)),
     )
 

@@ -31,7 +31,7 @@ class MLFlowWriter(LogWriter):
         client.log_image(run, row.panel, f"{row.name}/panel.png")
         if row.animation:
             with tempfile.TemporaryDirectory() as temporary:
-                path = Path(temporary) / "animation.gif"
+                path = Path(temporary) / "animation.webp"
                 path.write_bytes(row.animation)
                 client.log_artifact(run, str(path), row.name)
 

@@ -1,7 +1,7 @@
 """Weights & Biases: one run of scalars, pictures and tables, in wandb/ of the run's folder."""
 
-import io
 import secrets
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ class WandbWriter(LogWriter):
             self.logger.log_image(f"{row.name}/evolution", [image], iteration)
         self.logger.log_image(f"{row.name}/panel", [row.panel], row.end[0])
         if row.animation:
-            video = wandb.Video(io.BytesIO(row.animation), format="gif")
-            self.logger.experiment.log({f"{row.name}/animation": video, "trainer/global_step": row.end[0]})
+            picture = wandb.Html(f'<img src="data:image/webp;base64,{b64encode(row.animation).decode()}">')
+            self.logger.experiment.log({f"{row.name}/animation": picture, "trainer/global_step": row.end[0]})
 
     def write_summary(self, summary: SummaryEntry) -> None:
         self.is_open = True

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpx.errors import Error
+from mpx.masks.evidence import evidence_of
 from mpx.runs.files import append_file, open_atomically
 from mpx.verdicts import chance_of, count_components, objective_fall
 
@@ -35,7 +36,9 @@ def row_values(explanation: "Explanation", row: int) -> TableRow:
     """Return the texts and numbers of a row (its index), without its arrays."""
     e = explanation
     values = (e.value_before, e.value_after, e.value_complement, e.value_reference, e.value_normalised)
-    numbers = (*values, e.area, e.passes, e.forwards, e.seconds)
+    evidence = evidence_of(e.mask[row, 0], e.game)  # of this row alone: a batch may have hundreds
+    cost = (e.passes, e.forwards, e.seconds)
+    numbers = [*(float(x[row]) for x in values), float(evidence.mean()), *(float(x[row]) for x in cost)]
     return {
         "name": explanation.names[row],
         "image": explanation.image_names[row],
@@ -47,11 +50,11 @@ def row_values(explanation: "Explanation", row: int) -> TableRow:
         "chance": max(explanation.task.chance, chance_of(explanation.answers_before[row])),
         "game": explanation.game,
         "is_learnt": explanation.is_learnt,
-        "components": count_components(explanation.evidence[row, 0]),
+        "components": count_components(evidence),
         "fall": objective_fall(explanation.curves["total"][: int(e.steps[row]), row].numpy()) if e.is_learnt else math.nan,
         "verdict": explanation.verdict[row] if explanation.verdict else "",
         "requested_area": round(float(explanation.areas[row]), 6),  # NaN: none
-        **{name: float(values[row]) for name, values in zip(NUMBER_COLUMNS, numbers)},
+        **dict(zip(NUMBER_COLUMNS, numbers)),
     }
 
 

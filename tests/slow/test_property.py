@@ -32,7 +32,7 @@ from tifffile import imwrite
 
 EXAMPLES = int(os.environ.get("MPX_EXAMPLES", 32))
 SECONDS, LINES, MEMORY = 20, 6, 6 * 2**30  # of an answer; of memory beyond that of the imported modules
-AT_WORK = 2  # seconds after the beginning that a command may go on before it is stopped
+AT_WORK = 5  # seconds after the beginning that a command may go on before it is stopped
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 FEW = [*PLAIN, "metric=[]", "limit=1", "steps=1", "logger=[]"]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
@@ -93,7 +93,7 @@ class Answers:
             if "explaining" not in command.out:
                 command.signal(signal.SIGKILL, group=True).end()
                 return "no answer"
-            allowed = (128 + signal.SIGINT,)
+            allowed += (128 + signal.SIGINT,)  # or it has just come to its end
             command.signal(signal.SIGINT)
             command.process.join(SECONDS)
         if command.process.is_alive():

@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     options = dict(argument.split("=", 1) for argument in arguments if is_option(argument))
     folders = [argument for argument in arguments if not is_option(argument)]
     if unknown := options.keys() - {"out", "metrics"}:
-        sys.exit(f"{', '.join(sorted(unknown))}: the options are out= and metrics=")
+        sys.exit(f"mpx: {', '.join(sorted(unknown))}: the options are out= and metrics=")
     metrics = options["metrics"].split(",") if options.get("metrics") else ()
     out = options.get("out")
     try:
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> None:
             print(compare.write_comparison(folders, Path(out), metrics))
             print(f"written to {out}/: table.md, table.csv, table.tex, cost.png, report.html")
     except (ValueError, OSError) as error:
-        sys.exit(f"{error}")
+        sys.exit(f"mpx: {error}")
 
 
 if __name__ == "__main__":

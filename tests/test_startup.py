@@ -1,17 +1,26 @@
 """Which packages a command or an import loads: what answers at once loads no torch, and a library call no framework."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import mpx
 
 ROOT = Path(__file__).parents[1]
 FRAMEWORKS = ["pytorch_lightning", "timm", "skimage", "matplotlib", "tensorboard", "scipy", "torchmetrics", "ray"]
-COMMAND = "import sys; from mpx.cli.main import main; main()"
+COMMANDS = """
+import json, sys
+from mpx.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, arguments
+    print("next command")
+"""
 REPORT = """
 import atexit, sys
 atexit.register(lambda: print("\\nloaded", *sorted({name.split(".")[0] for name in sys.modules})))
@@ -33,21 +42,21 @@ def loaded(code: str, *arguments: str, **environment: str) -> tuple[set[str], st
     return set(packages.split()), printed
 
 
-@pytest.mark.parametrize(
-    "arguments, printed",
-    [
+def test_commands_that_only_print_load_no_torch():
+    commands = [
         (["--help"], "Groups (group=option"),
         (["--version"], "mpx 0.1.0"),
         (["--cfg", "job"], "lambda_tv: 0.2"),
         (["--cfg", "job", "experiment=fong2017", "metric=[road,insertion]"], "game: deletion"),
         (["--cfg", "job", "sweep=blur"], "steps: 60"),
         (["--shell-completion", "query=bash"], "perturbation=blur_median"),
-    ],
-)
-def test_commands_that_only_print_load_no_torch(arguments, printed, tmp_path):
+    ]
     line = "mpx perturbation=blur_me"
-    packages, out = loaded(COMMAND, *arguments, COMP_LINE=line, COMP_POINT=str(len(line)))
-    assert printed in out
+    arguments = json.dumps([arguments for arguments, _ in commands])
+    packages, out = loaded(COMMANDS, arguments, COMP_LINE=line, COMP_POINT=str(len(line)))
+    for (arguments, printed), text in zip(commands, out.split("next command")):
+        assert printed in text, arguments
+    assert out.count("next command") == len(commands)
     assert not packages & {"torch", "numpy", *FRAMEWORKS}
 
 

@@ -6,12 +6,14 @@ An image without a box is an item with a problem: a run skips it and reports why
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from math import isfinite
 from pathlib import Path
 
 from mpx.data.annotations import Region, as_box
 from mpx.data.class_names import label_function
 from mpx.data.items import Item, existing_folder, name_items
 from mpx.data.preprocessing import Point
+from mpx.data.reading import read_lines
 
 SPLITS = ("train", "test", "all")
 
@@ -26,7 +28,7 @@ def cub(root: str | os.PathLike, split: str = "test", classes: str | os.PathLike
         raise ValueError(f"split={split!r} must be train, test or all")
     try:
         items = list(_items(root, split, classes))
-    except (KeyError, IndexError, TypeError) as error:
+    except LookupError as error:
         raise ValueError(
             f"the lists in {str(root)!r} do not fit together ({type(error).__name__}: {error}): unpack CUB_200_2011 again"
         ) from error
@@ -52,7 +54,7 @@ def _items(root: Path, split: str, classes: str | os.PathLike | Mapping | None) 
         if number not in boxes:
             yield Item(path, label, f"bounding_boxes.txt has no line for image {number}, {path.name}: complete it")
             continue
-        x, y, width, height = map(float, boxes[number])
+        x, y, width, height = _numbers(boxes[number], 4, f"bounding_boxes.txt, image {number}")
         box = as_box((x, y, x + width, y + height), f"bounding_boxes.txt, image {number}")
         yield Item(path, label, regions={label: Region((box,), points=points[number])})
 
@@ -62,17 +64,29 @@ def _read_points(root: Path) -> dict[str, dict[str, Point]]:
     parts = _read_numbered(root / "parts/parts.txt")
     points: dict[str, dict[str, Point]] = defaultdict(dict)
     for line in _read_words(root / "parts/part_locs.txt"):
-        image, part, x, y, visible = (line[i] for i in range(5))
-        if float(visible):
-            points[image][" ".join(parts[part])] = (float(x), float(y))
+        image, part = line[0], line[1]
+        x, y, visible = _numbers(line[2:], 3, f"part_locs.txt, image {image}")
+        if visible:
+            points[image][" ".join(parts[part])] = (x, y)
     return points
+
+
+def _numbers(words: list[str], count: int, where: str) -> list[float]:
+    """Return the words as that many finite numbers."""
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count or not all(map(isfinite, numbers)):
+        raise ValueError(f"{where}: {' '.join(words)!r} are no {count} numbers: unpack CUB_200_2011 again")
+    return numbers
 
 
 def _read_words(file: Path) -> list[list[str]]:
     """Return the words of each line that is not blank."""
     if not file.is_file():
         raise ValueError(f"there is no {str(file)!r}: root must be the folder CUB_200_2011 with images.txt")
-    return [line.split() for line in file.read_text().splitlines() if line.strip()]
+    return [line.split() for line in read_lines(file)]
 
 
 def _read_numbered(file: Path) -> dict[str, list[str]]:

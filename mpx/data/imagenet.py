@@ -9,6 +9,7 @@ from pathlib import Path
 from mpx.data.annotations import AnnotatedObject, as_box, regions_by_label
 from mpx.data.items import IMAGE_SUFFIXES, Item, existing_folder, name_items, single_label
 from mpx.data.pascal_xml import read_pascal_xml
+from mpx.data.reading import read_lines
 
 
 def imagenet(
@@ -59,14 +60,14 @@ def _read_excluded(exclude: str | os.PathLike) -> set[str]:
     file = Path(str(exclude)).expanduser()
     if not file.is_file():
         raise ValueError(f"exclude={str(file)!r} is no file: give a text file with an image on each line")
-    names = [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
-    return {f"ILSVRC2012_val_{int(name):08d}" if name.isdigit() else Path(name).stem for name in names}
+    names = [line.split()[0] for line in read_lines(file)]
+    return {f"ILSVRC2012_val_{name:>08}" if name.isdecimal() else Path(name).stem for name in names}
 
 
 def _read_solution(file: Path) -> dict[str, list[AnnotatedObject]]:
     """Read Kaggle's lines "image,wnid x0 y0 x1 y1 wnid ..."; return stem of the image -> its objects."""
     objects = {}
-    for number, line in enumerate(file.read_text().splitlines()[1:], 2):
+    for number, line in enumerate(read_lines(file)[1:], 2):
         image, _, text = line.partition(",")
         words, where = text.split(), f"line {number} of {str(file)!r}"
         if len(words) % 5:

@@ -14,6 +14,8 @@ from torchvision.datasets import OxfordIIITPet
 from mpx.data.annotations import Region
 from mpx.data.class_names import label_function
 from mpx.data.items import Item, existing_folder, name_items
+from mpx.data.reading import regular_file
+from mpx.errors import first_line
 
 
 def pets(root: str | os.PathLike, split: str = "test", classes: str | os.PathLike | Mapping | None = None) -> list[Item]:
@@ -21,13 +23,20 @@ def pets(root: str | os.PathLike, split: str = "test", classes: str | os.PathLik
 
     split: test or trainval. classes: see mpx.data.class_names.
     """
+    folder = existing_folder(root)
+    lists = folder / "oxford-iiit-pet" / "annotations"
     try:
-        files = OxfordIIITPet(str(existing_folder(root)), split)
+        regular_file(lists / f"{split}.txt")  # torchvision would wait for a pipe
+        files = OxfordIIITPet(str(folder), split)
     except (RuntimeError, OSError) as error:
         raise ValueError(
             f"root={str(root)!r} has no split {split!r}: expected oxford-iiit-pet/images and oxford-iiit-pet/annotations/"
             f"{split}.txt below it"
         ) from error
+    except ValueError as error:
+        raise ValueError(f"{str(lists)!r}: {split}.txt is no list of this dataset ({first_line(error)})") from error
+    if not all(0 <= index < len(files.classes) for index in files._labels):
+        raise ValueError(f"{str(lists)!r}: {split}.txt has a class without an image of its own number: fetch it again")
     label_of = label_function(classes, files.classes)
     trimaps = set(os.listdir(files._segs_folder)) if files._segs_folder.is_dir() else set()
     items = []

@@ -18,6 +18,14 @@ def regular_file(path: str | os.PathLike) -> Path:
     return path
 
 
+def read_lines(path: str | os.PathLike) -> list[str]:
+    """Return the lines of a text file that are not blank."""
+    try:
+        return [line for line in regular_file(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no text: {first_line(error)}") from error
+
+
 def load_numpy(path: str | os.PathLike) -> np.ndarray | dict[str, np.ndarray]:
     """Return the array in a .npy file, or the arrays in a .npz file by name; nothing is unpickled."""
     try:

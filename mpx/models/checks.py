@@ -1,7 +1,7 @@
 """Checks of a network before masks are learnt through it: finite outputs that repeat, gradients, independent images."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpx.data.arrays import count_channels
 from mpx.errors import is_out_of_memory, with_place
@@ -77,19 +77,32 @@ def _check_gradient(classifier: Classifier, image: Tensor, output: Tensor, name:
     if classifier.task.is_empty(output):  # the choice of targets says so, image by image
         return None
     gradient = _gradient(output, image)
-    if gradient is None or not gradient.any():
-        if isinstance(classifier, Synthetic):
-            raise ValueError(f"model=synthetic finds none of its textures in {name}: explain dataset=synthetic with it")
+    if gradient is None:
         raise ValueError(
             f"{classifier.name} is a model without gradient to its input, so no mask can be learnt: look for no_grad, "
             "detach, numpy or argmax inside its forward"
         )
+    if not gradient.any():
+        raise ValueError(_zero_gradient_sentence(classifier, name))
     if not gradient.isfinite().all():
         raise ValueError(
             f"the gradient of model {classifier.name} to its input is NaN or infinite: check its precision, and square "
             "roots or logarithms of 0"
         )
     return gradient
+
+
+def _zero_gradient_sentence(classifier: Classifier, name: str) -> str:
+    if isinstance(classifier, Synthetic):
+        return f"model=synthetic finds none of its textures in {name}: explain dataset=synthetic with it"
+    layers = [(key, layer) for key, layer in classifier.network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    zero = [key for key, layer in layers if not layer.weight.any()]
+    reason = (
+        f"the weights of {', '.join(zero)} are all zero, as they may be before training: load trained weights"
+        if zero
+        else "look for round, sign or a threshold inside its forward"
+    )
+    return f"the gradient of model {classifier.name} is zero at every pixel of {name}, so no mask can be learnt: {reason}"
 
 
 def _gradient(output: Tensor, images: Tensor) -> Tensor | None:
@@ -136,17 +149,20 @@ def _check_beside_another(classifier: Classifier, image: Tensor, output: Tensor,
         )
     if comparable(output) is not output:
         gradient = _gradient(comparable(output), image)
-    _compare_gradients(classifier, gradient, gradient_beside)
-
-
-def _compare_gradients(classifier: Classifier, alone: Tensor | None, beside: Tensor | None) -> None:
-    """Refuse a gradient (1,C,H,W) of an image alone that is not the one beside another image."""
-    if alone is None or beside is None:
-        return
-    difference, norm = (beside - alone).norm().item(), alone.norm().item()
-    if not difference <= GRADIENT_TOLERANCE * norm:
+    difference = _difference(gradient, gradient_beside)
+    if difference > GRADIENT_TOLERANCE:  # also the rounding of a photo's gradient that is zero: of similarity to itself
+        images = images.detach().flip(0).requires_grad_()
+        difference = _difference(*(_gradient(comparable(classifier(some)), images) for some in (images[:1], images)))
+    if difference > GRADIENT_TOLERANCE:
         raise ValueError(
             f"model {classifier.name} has another gradient for an image alone than beside another image (they differ by "
-            f"{difference / max(norm, 1e-30):.0%}), so masks are wrong: torch's batch_norm has a wrong gradient for one "
+            f"{difference:.0%}), so masks are wrong: torch's batch_norm has a wrong gradient for one "
             "image before a transposition; mpx avoids it in nn.BatchNorm2d and nn.InstanceNorm2d, so use these modules"
         )
+
+
+def _difference(alone: Tensor | None, beside: Tensor | None) -> float:
+    """Return by what share of its norm the gradient (1,C,H,W) of an image alone is not the one beside another image."""
+    if alone is None or beside is None:
+        return 0.0
+    return ((beside - alone).norm() / alone.norm().clamp(min=1e-30)).item()

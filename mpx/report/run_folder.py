@@ -1,11 +1,14 @@
 """The folder of a finished run, read: rows of results.csv, metrics and protocol of summary.json."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mpx.data.reading import read_json
+from mpx.errors import first_line
 from mpx.runs.tables import read_csv
 
 # metrics that every run has, in summary.json under their own names -> which values are better
@@ -15,6 +18,8 @@ COST_METRICS = ("passes", "forwards", "seconds")
 # measured on the scale of the mask's own perturbation
 RELATIVE = ("value_normalised", "normalised_drop", "representativeness", "sets")
 CROSSED = "cross_perturbation"  # the mean over the perturbations that are not the mask's own
+DIRECTIONS = ("higher", "lower", "near 0", "none")
+COLUMNS = {"image", "class", "target", "requested_area", "mask"}  # of results.csv, by which rows are paired
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,10 @@ def read_run(folder: str | Path) -> RunFolder:
     folder = Path(folder).expanduser()
     try:
         rows = read_csv(folder / "results.csv")
-        summary = json.loads((folder / "summary.json").read_text("utf-8"))
-        protocol = summary["protocol"]
+        if rows and (missing := COLUMNS - rows[0].keys()):
+            raise ValueError(f"results.csv has no column {', '.join(sorted(missing))}")
+        summary = read_json(folder / "summary.json", "summary.json")
+        protocol = dict(summary["protocol"])
         metrics = {name: _common_metric(summary[name], better) for name, better in COMMON_METRICS.items()}
         if protocol.get("game") == "preservation":
             metrics["value_normalised"]["better"] = metrics["value_after"]["better"] = "higher"
@@ -56,10 +63,12 @@ def read_run(folder: str | Path) -> RunFolder:
         protocols = dict(summary.get("metric_protocols", {}))
         for name, metric in summary.get("metrics", {}).items():  # the first column of a metric has its protocol
             metrics[name] = metric | {"protocol": protocols.pop(metric["metric"], "")}
-        n_missing = summary["n_missing"]
-    except (OSError, ValueError, KeyError) as error:
+        for name, metric in metrics.items():
+            _check_metric(name, metric)
+        n_missing = int(summary["n_missing"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # of damaged files
         raise ValueError(
-            f"{str(folder)!r} is not the folder of a finished run ({type(error).__name__}: {error}): "
+            f"{str(folder)!r} is not the folder of a finished run ({type(error).__name__}: {first_line(error)}): "
             "give folders that hold results.csv and summary.json"
         ) from error
     return RunFolder(folder, {"": folder.name or str(folder)}, rows, metrics, protocol, n_missing)
@@ -68,6 +77,14 @@ def read_run(folder: str | Path) -> RunFolder:
 def _common_metric(statistics: dict[str, Any], better: str) -> dict[str, Any]:
     values = {"value": statistics["mean"], "interval95": statistics["interval95"], "n": statistics["n"]}
     return {**values, "better": better, "protocol": ""}
+
+
+def _check_metric(name: str, metric: dict[str, Any]) -> None:
+    """Raise ValueError or another error where an entry of a metric is of another kind than mpx writes."""
+    low, high = metric["interval95"] or (0, 0)
+    numbers = [number for number in (metric["value"], low, high, metric["n"]) if number is not None]
+    if not all(map(math.isfinite, numbers)) or metric["better"] not in DIRECTIONS:
+        raise ValueError(f"summary.json has {metric} for {name}")
 
 
 def shares_reference(runs: Sequence[RunFolder]) -> bool:

@@ -50,8 +50,8 @@ class RowIndex:
 
         in_share(image name): arrays of other images are not read; is_current(row): whether the row is of today's inputs.
         """
-        known: set[str] = set()  # rows that need not be read
-        indexed: set[str] = set()
+        indexed: set[str] = set()  # names of rows in blocks that count
+        unread: set[str] = set()  # those of them that must be read all the same
         with open_atomically(self._path) as file:
             for block in self._blocks(indexed):
                 names = {row["name"] for row in block.rows}
@@ -62,14 +62,14 @@ class RowIndex:
                 current = [row for row in shared if is_current(row)]
                 if len(current) == len(block.rows):
                     means.add_sums(block.sums)
-                    known |= names
                     yield from current
                 else:  # the curves of these rows are read one by one
-                    known |= names - {row["name"] for row in current}
+                    unread |= {row["name"] for row in current}
         if not indexed:
             self._path.unlink(missing_ok=True)
         for path in store.mask_files(self._folder):
-            row = None if path.stem in known else store.load_row(path, in_share)
+            is_known = path.stem in indexed and path.stem not in unread
+            row = None if is_known else store.load_row(path, in_share)
             if row and is_current(row) and store.has_pictures(self._folder, row):
                 sums = CurveMeans()
                 sums.add_row(row)

@@ -7,7 +7,8 @@ all that the tables, the mean curves and report.html need. Nothing is pickled.
 import io
 import json
 import os
-import zipfile
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from hashlib import sha256
@@ -88,16 +89,23 @@ def replace_row(path: Path, values: dict[str, Any]) -> None:
 
 
 def encode_npz(values: dict[str, Any]) -> bytes:
-    """Return what `np.savez_compressed` writes, in half the time for thirty small entries: these are not compressed."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for key, value in values.items():
-            array = np.asarray(value, order="C")
-            assert not array.dtype.hasobject, key  # nothing is pickled
-            data = _npy_header(array.dtype.str, array.shape) + array.tobytes()
-            kind = zipfile.ZIP_DEFLATED if len(data) > SMALL_ENTRY else zipfile.ZIP_STORED
-            archive.writestr(zipfile.ZipInfo(f"{key}.npy"), data, kind)
-    return file.getvalue()
+    """Return what `np.savez_compressed` writes, in a third of the time: small entries are not compressed."""
+    entries, directory = bytearray(), bytearray()
+    for key, value in values.items():
+        array = np.asarray(value, order="C")
+        assert not array.dtype.hasobject, key  # nothing is pickled
+        data, name = _npy_header(array.dtype.str, array.shape) + array.tobytes(), f"{key}.npy".encode()
+        method, deflated = 0, data
+        if len(data) > SMALL_ENTRY:
+            deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+            method, deflated = 8, deflate.compress(data) + deflate.flush()
+        # version, flag of names in UTF-8, method, time, date (1 Jan 1980), checksum, sizes, lengths of name and extra field
+        fields = struct.pack("<5H3L2H", 20, 2048, method, 0, 33, zlib.crc32(data), len(deflated), len(data), len(name), 0)
+        directory += b"PK\1\2\x14\0" + fields + struct.pack("<3H2L", 0, 0, 0, 0, len(entries)) + name
+        entries += b"PK\3\4" + fields + name + deflated
+    count = len(values)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(directory), len(entries), 0)
+    return bytes(entries + directory + end)
 
 
 @lru_cache(1024)

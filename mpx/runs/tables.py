@@ -12,6 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mpx.data.reading import regular_file
 from mpx.errors import Error
 from mpx.masks.evidence import evidence_of
 from mpx.runs.files import append_file, open_atomically
@@ -113,9 +114,12 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def read_lines(path: Path) -> Iterator[dict[str, str]]:
     """Yield the lines of a table one at a time: a list of 50,000 takes 100 MB."""
-    with open(path, newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file, restval=""):
-            yield {k: _unescape(v) for k, v in line.items()}
+    try:
+        with open(regular_file(path), newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file, restval=""):
+                yield {k: _unescape(v) for k, v in line.items() if k is not None}  # None: cells beyond the last column
+    except csv.Error as error:
+        raise ValueError(f"{str(path)!r} is no table: {error}") from error
 
 
 def as_dataframe(rows: Sequence[TableRow]) -> "pandas.DataFrame":

@@ -8,6 +8,7 @@ from torch import nn
 from mpx.models import Classifier
 from mpx.models.checks import check_classifier
 from mpx.models.synthetic import Synthetic
+from mpx.tasks.similarity import Similarity
 
 
 class NoGrad(Wrap):
@@ -28,6 +29,12 @@ class WrongAlone(torch.autograd.Function):
         return gradient.flip(1) if len(gradient) == 1 else gradient
 
 
+def zero_head():
+    network = Wrap()
+    nn.init.zeros_(network.body[2].weight)
+    return network
+
+
 @pytest.mark.parametrize(
     "network, words",
     [
@@ -36,7 +43,8 @@ class WrongAlone(torch.autograd.Function):
         (Wrap(lambda out: out / 0), "infinite output"),
         (NoGrad(), "without gradient"),
         (Wrap(lambda out: out.detach()), "without gradient"),
-        (Wrap(lambda out: out.round()), "without gradient"),
+        (Wrap(lambda out: out.round()), "zero at every pixel of this image.*look for round"),
+        (zero_head(), "zero at every pixel.*the weights of body.2 are all zero"),
         (Wrap(lambda out: out.detach() + torch.zeros(5, requires_grad=True)), "without gradient"),
         (Wrap(lambda out: (out - out.detach()).abs().sqrt()), "gradient.*NaN"),
         (Wrap(lambda out: out[:, :1]), "a single number.*task=multilabel.*task=regression"),
@@ -62,6 +70,14 @@ def test_refuses(network, words):
 def test_the_synthetic_network_says_which_images_it_is_for():
     with pytest.raises(ValueError, match="finds none of its textures in cat: explain dataset=synthetic with it"):
         check_classifier(Synthetic(64), torch.rand(1, 3, 64, 64) * 0.1 + 0.4, "cat")
+
+
+def test_a_photo_that_is_compared_with_itself_is_no_wrong_gradient():
+    """Its similarity is the largest there is, and what remains of the gradient is rounding."""
+    classifier = Classifier(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 32)))
+    itself = Similarity(classifier.network(X[1:]))
+    output = check_classifier(classifier.with_task(itself), X[1:])
+    torch.testing.assert_close(output, torch.ones(1, 1))
 
 
 def test_returns_logits_even_under_no_grad():

@@ -9,11 +9,10 @@ import resource
 import signal
 import socket
 import time
-from functools import partial
 from multiprocessing import forkserver
 
 import pytest
-from commands import CONTEXT, Command, SilentCoordinator, done, drafts, fork_workers, masks, serve, summary, table, whole
+from commands import CONTEXT, Command, SilentCoordinator, done, fork_workers, masks, serve, summary, table, whole
 from interrupted import (
     CPU,
     CUDA,
@@ -23,7 +22,6 @@ from interrupted import (
     check_stopped,
     children,
     continued,
-    dies_before_renaming_to,
     eventually,
     explained,
     is_alive,
@@ -67,20 +65,6 @@ def test_a_folder_is_refused_while_a_run_lives_and_continued_when_it_was_killed(
     done(home, *many)
     assert before.items() <= rows(this).items()  # no row was made again
     check_equals_calm(home, "taken")
-
-
-@pytest.mark.slow
-def test_a_kill_between_writing_and_renaming_leaves_a_partial_file_that_goes(home):
-    this, few = run(home, "renaming"), [*LONG, "limit=4", "name=renaming"]
-    for name, number in (("overrides.yaml", 1), (".npz", 2), ("summary.json", 1)):
-        before = rows(this)
-        command = Command(home, *few, inside=partial(dies_before_renaming_to, name, number))
-        assert command.end() == -signal.SIGKILL, (name, command.err)
-        assert any(name in draft.name for draft in drafts(this))
-        whole(this)
-        assert before.items() <= rows(this).items()
-    done(home, *few)
-    check_equals_calm(home, "renaming", 4)
 
 
 def workers(command: Command) -> set[int]:
@@ -134,18 +118,14 @@ def test_each_signal_of_a_launcher_is_one_exception():
         assert stopped.value.signum == number
 
 
-@pytest.mark.parametrize(
-    "number, code, devices", [(signal.SIGINT, 130, 1), pytest.param(signal.SIGTERM, 143, 2, marks=pytest.mark.slow)]
-)
-def test_a_signal_stops_a_run_that_says_how_to_continue(home, number, code, devices):
-    name = f"{number.name}{devices}"
-    with paused_after(home, name):
-        command = Command(home, *LONG, f"trainer.devices={devices}", f"hydra.run.dir=outputs/{name}")
-        check_stopped(until_first_row(command, run(home, name)), number, code, ROWS)
-    before = rows(run(home, name))
+def test_a_signal_stops_a_run_that_says_how_to_continue(home):
+    with paused_after(home, "stopped"):
+        command = Command(home, *LONG, "hydra.run.dir=outputs/stopped")
+        check_stopped(until_first_row(command, run(home, "stopped")), signal.SIGINT, 130, ROWS)
+    before = rows(run(home, "stopped"))
     continued(home, command)
-    assert before.items() <= rows(run(home, name)).items()
-    check_equals_calm(home, name)
+    assert before.items() <= rows(run(home, "stopped")).items()
+    check_equals_calm(home, "stopped")
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import SAME, Command, done, masks, summary, table, workplace
-from interrupted import CONTINUE, one_sentence, paused_after
+from interrupted import one_sentence, paused_after
 
 FEW = [*SAME, "steps=2", "limit=2", "metric=[]"]
 
@@ -139,28 +139,13 @@ def test_a_job_in_a_folder_that_is_in_use_spoils_nothing(home):
     done(home, *net, "-m", "seed=0,1", "name=taken")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("cluster", [[], ["cluster=joblib", "hydra.launcher.n_jobs=2"]])
-def test_a_stopped_sweep_says_how_to_go_on(home, cluster):
-    if cluster:
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    line = [*SAME, "model.network=net.py:PausingNet", "-m", "seed=0,1", "limit=2", "batch_size=1", "metric=[]", *cluster]
-    name = f"stopped{len(cluster)}"
-    sweep = home / "outputs" / "sweeps" / name
-    (home / "pause").write_text(f"outputs/sweeps/{name}/*/masks/*.npz")
-    try:
-        command = Command(home, *line, f"name={name}").until(lambda: any(sweep.glob("*/masks/p*.npz")))
-        assert command.signal(signal.SIGTERM).end(30) == 143
-    finally:
-        (home / "pause").unlink()
-    assert command.err.splitlines()[-1].startswith(CONTINUE), command.err
-
-
 # ---- a folder that disappears
 
 
-@pytest.mark.parametrize("removed", ["rm", *(pytest.param(how, marks=pytest.mark.slow) for how in ("mv", "masks"))])
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "removed, devices",
+    [("rm", 1), pytest.param("mv", 2, marks=pytest.mark.slow), pytest.param("masks", 2, marks=pytest.mark.slow)],
+)
 def test_a_folder_that_disappears_is_told_and_the_same_command_is_complete(home, removed, devices):
     name = f"{removed}{devices}"
     run, net = home / "outputs" / name, "model.network=net.py:PausingNet"

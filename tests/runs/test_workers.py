@@ -92,14 +92,6 @@ def test_neither_the_order_of_files_nor_the_place_in_a_batch_matters(home):
 
 
 @pytest.mark.slow
-def test_a_network_that_rounds_by_the_place_in_a_batch_is_solved_one_by_one(home):
-    few = [*SAME, "model.network=net.py:PlaceNet", "steps=4"]
-    assert "one by one" in done(home, *few, "limit=3", "name=alone").out
-    done(home, *few, "images=[photos/p02.png,photos/p00.png,photos/p01.png]", "name=alone2")
-    assert len(masks(run(home, "alone"))) == 3 and masks(run(home, "alone2")) == masks(run(home, "alone"))
-
-
-@pytest.mark.slow
 def test_bad_images_of_one_share_end_no_other(home):
     """torchrun ends all its processes when one ends with another code than 0."""
     (home / "mixed").mkdir()

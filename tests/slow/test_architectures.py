@@ -1,14 +1,15 @@
-"""Every architecture of torchvision, and a small one of each family of timm: explained with right gradients, and returned as
-it was.
+"""The smallest network of each family of torchvision, and a small one of each of timm: explained with right gradients, and
+returned as it was.
 
-Random weights and statistics, two steps and the smallest input that the architecture takes. Left out, to end within two
-minutes on two cores: torchvision's networks of more than 60 million parameters, and timm's families of which every member
-has more than 6 million.
+Random weights and statistics, two steps and the smallest input that the architecture takes. Left out: torchvision's networks
+of more than 60 million parameters, and timm's families of which every member has more than 6 million.
 
-`pytest -m slow tests/slow/test_architectures.py --table=FILE` writes what became of each as a Markdown table.
+`pytest -m slow tests/slow/test_architectures.py --table=FILE` tries all other networks of torchvision too, and writes what
+became of each as a Markdown table.
 """
 
 import copy
+import re
 import warnings
 from collections.abc import Callable
 
@@ -114,10 +115,21 @@ def check(classifier: Classifier, side: tuple[int, int], task: Task, record: Cal
     assert_equal(before, snapshot(classifier.network))
 
 
-def torchvision_names() -> list[tuple]:
-    """Return module and name of torchvision's networks for images."""
-    names = [(module, name) for module in TASKS for name in tv.list_models(module=module)]
-    return [(m, n) for m, n in names if tv.get_model_weights(n).DEFAULT.meta["num_params"] <= MOST_PARAMETERS]
+def torchvision_names(smallest: bool) -> list[tuple]:
+    """Return module and name of torchvision's networks for images: all, or the smallest of each family."""
+    families: dict[str, list[tuple]] = {}
+    for module in TASKS:
+        for name in tv.list_models(module=module):
+            family = name if not smallest else re.match(r"[a-z]+(_v\d|_[xy](?=_))?", name)[0]
+            if (size := tv.get_model_weights(name).DEFAULT.meta["num_params"]) <= MOST_PARAMETERS:
+                families.setdefault(family, []).append((size, module, name))
+    return [min(members, key=lambda member: member[0])[1:] for members in families.values()]
+
+
+def pytest_generate_tests(metafunc):
+    if "module" in metafunc.fixturenames:
+        names = torchvision_names(smallest=not metafunc.config.getoption("--table", None))
+        metafunc.parametrize("module, name", names, ids=lambda value: value if isinstance(value, str) else "")
 
 
 def few_boxes(network: nn.Module) -> None:
@@ -130,7 +142,6 @@ def few_boxes(network: nn.Module) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
-@pytest.mark.parametrize("module, name", torchvision_names(), ids=lambda value: value if isinstance(value, str) else "")
 def test_torchvision(module, name, record_property):
     torch.manual_seed(0)
     classifier = zoo.torchvision(name, None)

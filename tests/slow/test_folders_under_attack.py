@@ -63,9 +63,9 @@ def test_folders_deleted_at_any_instant(home):
 
 
 def test_sweeps_that_start_at_once_and_again(sweeps):
-    """Three times three commands of one sweep start at once: those that come second are refused, all rows are made once."""
+    """Twice three commands of one sweep start at once: those that come second are refused, all rows are made once."""
     refused = 0
-    for attempt in range(3):
+    for attempt in range(2):
         name = f"beside{attempt}"
         commands = [Command(sweeps, *SWEEP, f"name={name}") for _ in range(3)]
         codes = [command.end() for command in commands]
@@ -76,35 +76,35 @@ def test_sweeps_that_start_at_once_and_again(sweeps):
         assert "3 of 3 jobs are finished" in done(sweeps, *SWEEP, f"name={name}").out
         assert before == {job: rows(sweeps / "outputs" / "sweeps" / name / job) for job in JOBS}
         check_sweep(sweeps, name)
-    assert refused >= 3
+    assert refused >= 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_joblib_is_killed(sweeps, number):
-    """Twice in the middle of a sweep: the workers end with the command, and the same command continues."""
+    """In the middle of a sweep: the workers end with the command, and what it says continues it."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    name, instants = f"joblib{number}", random.Random(number)
+    name = f"joblib{number}"
     sweep = sweeps / "outputs" / "sweeps" / name
-    line = [*SWEEP, "model.network=net.py:PausingNet", "cluster=joblib", "hydra.launcher.n_jobs=4", f"name={name}"]
+    line = [*SWEEP, "model.network=net.py:PausingNet", "cluster=joblib", "hydra.launcher.n_jobs=2", f"name={name}"]
     (sweeps / "pause").write_text(f"outputs/sweeps/{name}/*/masks/*.npz")
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    for _ in range(2):
-        before = {path: path.stat().st_mtime_ns for path in sweep.glob("*/masks/p*.npz")}
-        script = [sys.executable, root / "scripts" / "run.py", *line]
-        command = subprocess.Popen(script, cwd=sweeps, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        assert eventually(lambda command=command: len(children(command.pid)) > 2, 60)
-        eventually(lambda before=before: len(list(sweep.glob("*/masks/p*.npz"))) > len(before), 60)
-        time.sleep(instants.uniform(0, 1))
-        workers = children(command.pid)
-        command.send_signal(number)
-        _, said = command.communicate(timeout=60)
-        assert command.returncode == (143 if number == signal.SIGTERM else -number), said
-        assert number == signal.SIGKILL or b"mpx: stopped; continue with: " in said
-        assert eventually(lambda workers=workers: not any(map(is_alive, workers)), 20)
-        assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    script = [sys.executable, root / "scripts" / "run.py", *line]
+    command = subprocess.Popen(script, cwd=sweeps, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert eventually(lambda: list(sweep.glob("*/masks/p*.npz")), 300)  # three processes import torch
+    time.sleep(random.uniform(0, 1))  # another instant in each session
+    workers = children(command.pid)
+    assert len(workers) > 2
+    before = {path: path.stat().st_mtime_ns for path in sweep.glob("*/masks/p*.npz")}
+    command.send_signal(number)
+    _, said = command.communicate(timeout=60)
+    assert command.returncode == (143 if number == signal.SIGTERM else -number), said
+    assert number == signal.SIGKILL or b"mpx: stopped; continue with: " in said
+    assert eventually(lambda: not any(map(is_alive, workers)), 20)
     (sweeps / "pause").unlink()
-    done(sweeps, *[a for a in line if not a.startswith(("cluster", "hydra"))])
+    if number == signal.SIGKILL:
+        subprocess.run(script, cwd=sweeps, env=environment, check=True, capture_output=True, timeout=300)
+    else:  # the jobs one by one
+        done(sweeps, *[a for a in line if not a.startswith(("cluster", "hydra"))])
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
-    for job in JOBS:
-        assert len(masks(sweep / job)) == 4
+    check_sweep(sweeps, name)

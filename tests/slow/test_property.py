@@ -1,8 +1,8 @@
-"""Generated values at every key and in every file that mpx reads: each command answers.
+"""Generated values at every key and in every file that mpx reads: each command answers, and so do scripts that read runs.
 
-An answer is exit code 0, 1 or 3 within seconds, at most six lines on stderr and no traceback. A command that is at work at
-the end of its seconds must end by Ctrl-C. Some hundred inputs by default, always the same ones; `-rP` prints their number.
-More by
+An answer is exit code 0, 1 or 3 within seconds, at most six lines on stderr and no traceback. A command that is still at
+work some seconds after it began to explain must end by Ctrl-C. A hundred inputs by default, always the same ones; `-rP`
+prints their number. More by
 
     MPX_EXAMPLES=2000 pytest -n 0 -rP -m slow tests/slow/test_property.py
 """
@@ -10,8 +10,12 @@ More by
 import json
 import os
 import resource
+import runpy
 import shutil
 import signal
+import time
+from contextlib import suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -26,8 +30,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from tifffile import imwrite
 
-EXAMPLES = int(os.environ.get("MPX_EXAMPLES", 60))
+EXAMPLES = int(os.environ.get("MPX_EXAMPLES", 32))
 SECONDS, LINES, MEMORY = 20, 6, 6 * 2**30  # of an answer; of memory beyond that of the imported modules
+AT_WORK = 5  # seconds after the beginning that a command may go on before it is stopped
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 FEW = [*PLAIN, "metric=[]", "limit=1", "steps=1", "logger=[]"]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 REPLACED = {"dataset": ("images",), "experiment": ("perturbation", "ranking", "noise", "flip", "jitter", "mask_size"),
@@ -53,10 +59,11 @@ def each(examples=EXAMPLES):
     )  # fmt: skip
 
 
-def limited(main):
+def limited(main, script: str = ""):
+    """Call main, or run a script instead, under a limit of memory."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
-    main()
+    runpy.run_path(str(SCRIPTS / script), run_name="__main__") if script else main()
 
 
 class Answers:
@@ -65,12 +72,11 @@ class Answers:
     def __init__(self, home: Path):
         self.home, self.tried, self.bad, self.numbers = home, 0, [], count()
 
-    def ask(self, *arguments: str, told: str = "") -> None:
+    def ask(self, *arguments: str, told: str = "", script: str = "") -> None:
         self.tried += 1
         name = f"x{next(self.numbers)}"
-        command = Command(
-            self.home, *arguments, *(() if "name=done" in arguments else [f"name={name}"]), inside=limited, **OFFLINE
-        )
+        named = [] if script or "name=done" in arguments else [f"name={name}"]
+        command = Command(self.home, *arguments, *named, inside=partial(limited, script=script), **OFFLINE)
         if fault := self._fault(command):
             self.bad.append(f"{fault}: {' '.join(arguments)} {told}\n{command.err[-1500:]}")
         shutil.rmtree(self.home / "outputs" / name, ignore_errors=True)
@@ -79,12 +85,15 @@ class Answers:
 
     def _fault(self, command: Command) -> str:
         allowed = (0, 1, 3)
-        command.process.join(SECONDS)
+        end = time.monotonic() + SECONDS
+        while command.process.is_alive() and time.monotonic() < end and "explaining" not in command.out:
+            command.process.join(0.1)
+        command.process.join(AT_WORK)
         if command.process.is_alive():
             if "explaining" not in command.out:
                 command.signal(signal.SIGKILL, group=True).end()
                 return "no answer"
-            allowed = (128 + signal.SIGINT,)
+            allowed += (128 + signal.SIGINT,)  # or it has just come to its end
             command.signal(signal.SIGINT)
             command.process.join(SECONDS)
         if command.process.is_alive():
@@ -220,6 +229,7 @@ def sources(home: Path) -> dict[str, list[str]]:
     (voc / "Annotations" / "p00.xml").write_text(f"<annotation>{size}{entry}</annotation>")
     read_voc = ["dataset=voc", "dataset.root=.", "target=label", "metric=[mass]"]
     found |= {f"VOCdevkit/VOC2007/{file}": read_voc for file in ("Annotations/p00.xml", "ImageSets/Main/test.txt")}
+    found |= archives(home, photo)
     (home / "set.csv").write_text("image,label\nphotos/p00.png,1\nphotos/p01.png,checker board\n")
     found["set.csv"] = ["dataset=table", "dataset.file=set.csv"]
     (home / "names.json").write_text('{"0": "nothing", "1": ["n1", "checker board"]}')
@@ -244,6 +254,42 @@ def sources(home: Path) -> dict[str, list[str]]:
     return found
 
 
+def archives(home: Path, photo: Image.Image) -> dict[str, list[str]]:
+    """The same for the files of datasets in their original layout."""
+    birds, pets, imagenet = home / "birds", home / "pets" / "oxford-iiit-pet", home / "imagenet"
+    for folder in ("birds/images", "birds/parts", f"{pets}/images", f"{pets}/annotations/trimaps", "imagenet/images"):
+        (home / folder).mkdir(parents=True)
+    lists = {"images.txt": "1 p00.png", "classes.txt": "1 001.checker_board", "image_class_labels.txt": "1 1",
+             "train_test_split.txt": "1 0", "bounding_boxes.txt": "1 16.0 8.0 8.0 8.0", "parts/parts.txt": "1 back",
+             "parts/part_locs.txt": "1 1 20.0 12.0 1"}  # fmt: skip
+    for file, line in lists.items():
+        (birds / file).write_text(f"{line}\n")
+    photo.save(birds / "images" / "p00.png")
+    breed = "checker_board_1"
+    photo.save(pets / "images" / f"{breed}.jpg")
+    Image.new("L", photo.size, 1).save(pets / "annotations" / "trimaps" / f"{breed}.png")
+    (pets / "annotations" / "test.txt").write_text(f"{breed} 1 1 1\n")
+    photo.save(imagenet / "images" / "a.png")
+    (imagenet / "boxes.csv").write_text("ImageId,PredictionString\na,n1 16 8 24 16\n")
+    (imagenet / "out.txt").write_text("b.png\n")
+    measured = ["metric=[mass]", "target=1"]
+    cub = ["dataset=cub", "dataset.root=birds", *measured]
+    breeds = ["dataset=pets", "dataset.root=pets", *measured]
+    kaggle = ["dataset=imagenet", "dataset.root=imagenet", "dataset.annotations=boxes.csv"]
+    kaggle += ["dataset.exclude=imagenet/out.txt"]
+    found = {f"birds/{file}": cub for file in lists}
+    found |= {str((pets / "annotations" / file).relative_to(home)): breeds for file in ("test.txt", f"trimaps/{breed}.png")}
+    found |= {f"imagenet/{file}": [*kaggle, *measured] for file in ("boxes.csv", "out.txt")}
+    with suppress(ImportError):
+        import datasets
+
+        features = datasets.Features({"photo": datasets.Image(), "class": datasets.ClassLabel(names=["nothing", "board"])})
+        datasets.Dataset.from_dict({"photo": [photo], "class": [1]}, features=features).save_to_disk(str(home / "saved"))
+        written = sorted(path.name for path in (home / "saved").iterdir())
+        found |= {f"saved/{file}": ["dataset=hf", "dataset.name=saved", "target=1"] for file in written}
+    return found
+
+
 @pytest.fixture(scope="module")
 def files(home):
     """(path, its bytes, arguments) of each kind of file."""
@@ -261,7 +307,7 @@ def base(arguments: list[str]) -> list[str]:
 
 
 def test_undamaged_files_are_read(home, files):
-    for _, _, arguments in files:
+    for arguments in {tuple(arguments): arguments for _, _, arguments in files}.values():
         done(home, *base(arguments))
 
 
@@ -285,19 +331,32 @@ def run(home):
     return home / "outputs" / "done", command
 
 
+def damage(data, kept: Path, folder: Path) -> str:
+    """Make a folder a copy of `kept` with one or two damaged files; return what was done."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(kept, folder)
+    names = sorted(str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file())
+    told = []
+    for name in data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True)):
+        damaged = data.draw(hostile.kinds_of_damage(name, (kept / name).read_bytes()))
+        hostile.put(folder / name, damaged)
+        told.append(f"with {name} {str(damaged)[:300]}")
+    return "\n".join(told)
+
+
 @each(max(1, EXAMPLES // 2))
 @given(data=st.data())
 def test_a_damaged_folder(answers, run, data):
     folder, command = run
-    kept = answers.home / "kept"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(kept, folder)
-    names = sorted(str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file())
-    for name in data.draw(st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True)):
-        damaged = data.draw(hostile.kinds_of_damage(name, (kept / name).read_bytes()))
-        hostile.put(folder / name, damaged)
-    answers.ask(
-        *command,
-        *data.draw(st.sampled_from([[], [], ["metric=[deletion]"], ["force=true"]])),
-        told=f"with {name} {str(damaged)[:300]}",
-    )
+    told = damage(data, answers.home / "kept", folder)
+    answers.ask(*command, *data.draw(st.sampled_from([[], [], ["metric=[deletion]"], ["force=true"]])), told=told)
+
+
+@each(max(1, EXAMPLES // 4))
+@given(data=st.data())
+def test_scripts_at_a_damaged_folder(answers, run, data):
+    folder, _ = run
+    told = damage(data, answers.home / "kept", folder)
+    lines = {"compare.py": ["outputs/done", "kept"], "evaluate.py": ["run=outputs/done", "metric=[normalised_drop]"]}
+    script = data.draw(st.sampled_from(sorted(lines)))
+    answers.ask(*lines[script], told=f"{script} {told}", script=script)

@@ -1,4 +1,7 @@
-"""Sweeps that are killed, and sweeps on every engine: the same results wherever and however often jobs are started."""
+"""Sweeps that are killed, and sweeps on every engine: the same results wherever and however often jobs are started.
+
+Sweeps under joblib are in test_folders_under_attack.py.
+"""
 
 import csv
 import json
@@ -60,7 +63,6 @@ def seeds(tmp_path_factory):
 @pytest.mark.parametrize(
     "plugin, arguments",
     [
-        ("hydra_joblib_launcher", ["cluster=joblib", "hydra.launcher.n_jobs=2"]),
         ("hydra_submitit_launcher", ["hydra/launcher=submitit_local"]),
         ("hydra_ray_launcher", ["cluster=ray", *(f"+hydra.launcher.ray.init.{o}" for o in ALONE)]),
     ],

@@ -55,6 +55,7 @@ from mpx.config_plan import compose_plan
 from mpx.data import datasets
 from mpx.data.images import read_image
 from mpx.data.targets import TargetContext
+from mpx.devices import find_device
 from mpx.explainers.region_search import RegionPictures, all_sets, greedy_order
 from mpx.learning.batch import RowBatch
 from mpx.learning.batching import RowSolver, prepare_batch, solve
@@ -70,7 +71,6 @@ from mpx.models.classifier import Classifier
 from mpx.perturbations.base import PerturbationContext, fully_perturbed
 from mpx.perturbations.blur import median_blur
 from mpx.randomness import RowRandom
-from mpx.runs.devices import find_device
 from mpx.runs.launch import single_device
 from mpx.runs.plan import RunPlan
 from mpx.runs.row_source import preprocessing

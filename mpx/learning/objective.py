@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mpx.augmentations import AugmentationContext
+from mpx.devices import to_device
 from mpx.learning.gradients import SCALE, PartialSum, ScaledGradient
 from mpx.learning.method import PRECISIONS
 from mpx.learning.prepared_rows import PreparedRows
@@ -82,13 +83,10 @@ class Objective(PreparedRows):
         return {"total": total, "score": score, **weighted, "value": value, "area": area}
 
     def _per_row(self, iteration: Iterations) -> Tensor:
-        """Return the iteration of each row, (B,), on the device, without waiting for it."""
+        """Return the iteration of each row, (B,), on the device."""
         if isinstance(iteration, int):
             return torch.full_like(self.targets, iteration)
-        counts = torch.tensor(iteration)
-        if self.targets.is_cuda:
-            return counts.pin_memory().to(self.targets.device, non_blocking=True)
-        return counts.to(self.targets.device)
+        return to_device(torch.tensor(iteration), self.targets.device)
 
     def _score(self, parameter: Tensor, mask: Tensor, iteration: Iterations, exact: bool) -> tuple[Tensor, Tensor]:
         """Return (B,) each: the mean score over the draws, and the mean of the target's value at the path's end."""
@@ -130,9 +128,9 @@ class Objective(PreparedRows):
                 )
             scores.append(view.weight * values.view(len(draws), -1).sum(0))
         with torch.no_grad():
-            ends = torch.tensor([draw.point == 1 for draw in draws], device=output.device)
             values = self.task.value(output[:, 0].flatten(0, 1), targets).view(len(draws), -1)
-            value = (values * ends[:, None]).sum(0)
+            ends = [values[k] for k, draw in enumerate(draws) if draw.point == 1]
+            value = torch.stack(ends).sum(0) if ends else torch.zeros_like(values[0])
             finite = output.isfinite().reshape(*output.shape[:3], -1).all(-1).all(0).all(0)  # (B,)
             value = value.where(finite, torch.nan)  # so that a failed row names the network also where its value is finite
         return sum(scores[1:], scores[0]), value

@@ -25,6 +25,7 @@ optimum      how near methods come to the best sets of regions. All sets of a ph
 scale        what a run costs beside its search, of 1,000 and of 5,000 images of 32 px with a tiny network and two steps:
              CPU, memory, resuming, sizes, and the opening of report.html. Three minutes of a core; with
              counts=1000,5000,50000 fifteen.
+dispatch     what an iteration of every preset asks of an accelerator, counted without one: scripts/dispatch.py.
 
 Machines are noisy: quote the median of the ratios, with the machine and the versions.
 """
@@ -45,6 +46,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from dispatch import dispatch
 from scale import scale
 from torch import Tensor
 from torchvision.io import write_jpeg
@@ -528,7 +530,7 @@ def report_pairs(
 
 ROWS = {"iteration": iteration, "detection": detection, "predecessor": predecessor, "stop": stop, "run": run,
         "memory": memory, "workers": workers, "metrics": metrics, "torchray": torchray, "optimum": optimum,
-        "scale": scale}  # fmt: skip
+        "scale": scale, "dispatch": dispatch}  # fmt: skip
 TORCHRAY_PROCESSES = {"torchray_seconds": torchray_seconds, "torchray_memory": torchray_memory}
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 This is a second class beside the fixed batch because each row has what a fixed batch shares: an iteration, an
 optimizer state, a scale of its steps. A row goes through the same steps, to the bit, whichever rows are beside it. Rows that
-entered together, a cohort, are at the same iteration; the optimizer steps them as one tensor. Where rows cannot be moved (an optimizer that steps for all rows at once; perturbed images whose rows cannot be gathered),
-finished rows stay until the last row of the batch has finished.
+entered together, a cohort, are at the same iteration, and the optimizer steps them as one tensor. Where rows cannot be moved
+(an optimizer that steps for all rows at once; perturbed images whose rows cannot be gathered), finished rows stay until the
+last row of the batch has finished.
 """
 
 import warnings

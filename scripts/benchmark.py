@@ -25,6 +25,7 @@ optimum      how near methods come to the best sets of regions. All sets of a ph
 scale        what a run costs beside its search, of 1,000 and of 5,000 images of 32 px with a tiny network and two steps:
              CPU, memory, resuming, sizes, and the opening of report.html. Three minutes of a core; with
              counts=1000,5000,50000 fifteen.
+matmul       a device's rate in bf16 matrix products, and the operations of one forward and backward of one image.
 dispatch     what an iteration of every preset asks of an accelerator, counted without one: scripts/dispatch.py.
 
 Machines are noisy: quote the median of the ratios, with the machine and the versions.
@@ -49,6 +50,7 @@ import torch
 from dispatch import dispatch
 from scale import scale
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.io import write_jpeg
 
 from mpx.api import explain
@@ -57,7 +59,7 @@ from mpx.config_plan import compose_plan
 from mpx.data import datasets
 from mpx.data.images import read_image
 from mpx.data.targets import TargetContext
-from mpx.devices import find_device
+from mpx.devices import find_device, is_accelerator
 from mpx.explainers.region_search import RegionPictures, all_sets, greedy_order
 from mpx.learning.batch import RowBatch
 from mpx.learning.batching import RowSolver, prepare_batch, solve
@@ -77,7 +79,9 @@ from mpx.runs.launch import single_device
 from mpx.runs.plan import RunPlan
 from mpx.runs.row_source import preprocessing
 
-PAIRS = 9  # pairs of timings of an iteration
+PAIRS = int(os.environ.get("PAIRS", 9))  # pairs of timings of an iteration
+MATRIX_SIDE = 8192  # of `matmul` on a GPU
+PRODUCTS = 10  # in one timing
 STEPS = 6  # iterations of a timing; the first is not counted
 FEW_IMAGES = 8  # of `workers`
 MANY_IMAGES = 72  # in fewer, one batch at the end is an eighth of all
@@ -221,6 +225,28 @@ def synchronised_time(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def matmul(overrides: list[str]) -> None:
+    plan = compose_plan("batch_size=1", "game=deletion", *overrides)
+    device = find_device(plan.device)
+    classifier = plan.build_classifier(device)
+    side = MATRIX_SIDE if is_accelerator(device) else MATRIX_SIDE // 16
+    matrix = torch.rand(side, side, device=device, dtype=torch.bfloat16)
+
+    def products() -> float:
+        synchronised_time(device)
+        return call_seconds(lambda: ([matrix @ matrix for _ in range(PRODUCTS)], synchronised_time(device)))
+
+    seconds = [products() for _ in range(REPETITIONS + 1)][1:]
+    with classifier.frozen(), FlopCounterMode(display=False) as counter:
+        pass_seconds(random_rows(plan, classifier), steps=2)
+        operations = counter.get_total_flops()
+    with classifier.frozen(), FlopCounterMode(display=False) as counter:
+        random_rows(plan, classifier)
+        operations -= counter.get_total_flops()
+    report("matmul, TFLOP/s", [2 * side**3 * PRODUCTS / s / 1e12 for s in seconds])
+    report("one pass, GFLOP", [operations / 2 / 1e9])
 
 
 # ---- stopping rule
@@ -530,7 +556,7 @@ def report_pairs(
 
 ROWS = {"iteration": iteration, "detection": detection, "predecessor": predecessor, "stop": stop, "run": run,
         "memory": memory, "workers": workers, "metrics": metrics, "torchray": torchray, "optimum": optimum,
-        "scale": scale, "dispatch": dispatch}  # fmt: skip
+        "scale": scale, "dispatch": dispatch, "matmul": matmul}  # fmt: skip
 TORCHRAY_PROCESSES = {"torchray_seconds": torchray_seconds, "torchray_memory": torchray_memory}
 
 if __name__ == "__main__":

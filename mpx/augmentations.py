@@ -67,10 +67,11 @@ def crop(x: Tensor, context: AugmentationContext, pixels: int) -> Tensor:
 def _windows(x: Tensor, corners: Tensor, size: Sequence[int]) -> Tensor:
     """Return the windows (B,C,h,w) of x (B,C,H,W) whose upper left pixels are `corners` (B,2), on the CPU."""
     h, w = size
-    if len(set(map(tuple, corners.tolist()))) == 1:  # rows of one seed at one iteration move alike: a view
+    # rows of one seed at one iteration move alike: a view; compiled code would be compiled anew for each corner
+    if not torch.compiler.is_compiling() and len(set(map(tuple, corners.tolist()))) == 1:
         top, left = corners[0].tolist()
         return x[..., top : top + h, left : left + w]
-    tops, lefts = to_device(corners, x.device).T
+    tops, lefts = (corners if corners.device == x.device else to_device(corners, x.device)).T
     return x.unfold(2, h, 1).unfold(3, w, 1)[torch.arange(len(x), device=x.device), :, tops, lefts]
 
 

@@ -5,6 +5,7 @@ The compared programs are timed alternately, and the ratio is taken pair by pair
 iteration    mpx's iteration as a run does it (Lightning, jitter, mask, regularizers, optimizer, history), and forward
              and backward to the input alone, on the same prepared network at the same batch size.
 detection    `iteration` of a detector with random weights, torchvision's lightest one.
+compile      mpx's iteration with compile=true, and without.
 predecessor  the same iteration per image, and the predecessor's loop as published: one image at a time, batch norms
              not folded, contiguous memory. The predecessor's network is frozen here, too.
 stop         experiment=quick, whose rows stop by themselves, and 300 steps of the default method: seconds, passes and
@@ -142,6 +143,20 @@ def iteration(overrides: list[str]) -> None:
 
 def detection(overrides: list[str]) -> None:
     iteration([*DETECTOR, *overrides])
+
+
+def compiled(overrides: list[str]) -> None:
+    for network in (overrides,) if overrides else (NETWORKS["lite0"], NETWORKS["vit_tiny"]):
+        plans = [compose_plan(f"steps={STEPS}", *network, f"compile={choice}") for choice in ("true", "false")]
+        classifier = plans[0].build_classifier(find_device(plans[0].device))
+        with classifier.frozen():
+            rows = [(random_rows(plan, classifier), plan) for plan in plans]
+            start = time.perf_counter()
+            iteration_seconds(*rows[0])  # compiles
+            seconds = time.perf_counter() - start
+            pairs = [(iteration_seconds(*rows[0]), iteration_seconds(*rows[1])) for _ in range(PAIRS)]
+        print(f"{classifier.name}, batch {len(rows[0][0].images)}, {classifier.device}, compiled in {seconds:.0f} s")
+        report_pairs("compiled, ms", "not compiled", pairs, unit=1e3)
 
 
 def predecessor(overrides: list[str]) -> None:
@@ -554,8 +569,8 @@ def report_pairs(
     report(ratio, [a / b for a, b in pairs])
 
 
-ROWS = {"iteration": iteration, "detection": detection, "predecessor": predecessor, "stop": stop, "run": run,
-        "memory": memory, "workers": workers, "metrics": metrics, "torchray": torchray, "optimum": optimum,
+ROWS = {"iteration": iteration, "detection": detection, "compile": compiled, "predecessor": predecessor, "stop": stop,
+        "run": run, "memory": memory, "workers": workers, "metrics": metrics, "torchray": torchray, "optimum": optimum,
         "scale": scale, "dispatch": dispatch, "matmul": matmul}  # fmt: skip
 TORCHRAY_PROCESSES = {"torchray_seconds": torchray_seconds, "torchray_memory": torchray_memory}
 

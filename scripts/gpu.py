@@ -50,7 +50,7 @@ def stages(rehearsal: bool) -> dict[str, Stage]:
         f"iteration, {small} rows, 32 bits": row(45, "iteration", small),
         f"iteration, {small} rows, bf16": row(45, "iteration", small, "precision=bf16"),
         f"iteration, {large} rows, bf16": row(60, "iteration", large, "precision=bf16"),
-        f"iteration, {large} rows, bf16, compiled": row(120, "iteration", large, "precision=bf16", "compile=true"),
+        f"iteration, {large} rows, bf16, compiled": row(120, "compile", large, "precision=bf16"),
         f"quick, {small} rows, bf16": row(45, "iteration", small, "precision=bf16", "experiment=quick"),
         "the predecessor's loop, one image": row(60, "predecessor", small),
         f"extremal2019, {small} rows": row(60, "iteration", small, "experiment=extremal2019"),

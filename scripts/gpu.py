@@ -67,9 +67,10 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     results: dict = {"device": device, "torch": torch.__version__, "cuda": torch.version.cuda, "stages": {}}
     environment = os.environ | ({"MPX_REHEARSAL": "1", "PAIRS": "1"} if rehearsal else {})
-    end = time.monotonic() + TOTAL
+    patience = 3 if rehearsal else 1
+    end = time.monotonic() + patience * TOTAL
     for name, stage in stages(rehearsal).items():
-        results["stages"][name] = run(stage, min(stage.limit, end - time.monotonic()), environment)
+        results["stages"][name] = run(stage, min(patience * stage.limit, end - time.monotonic()), environment)
         (folder / "gpu.json").write_text(json.dumps(results, indent=1))
         (folder / "gpu.md").write_text(table(results))
         print(f"{name}: {results['stages'][name]['outcome']}", flush=True)

@@ -181,7 +181,9 @@ def random_rows(plan: RunPlan, classifier: Classifier) -> Objective:
     context = TargetContext(classifier.categories)
     rows = [row for image in images for row in rows_of_image(classifier, image, "", plan.target, [None], context)]
     targets, places = torch.tensor([row.target for row in rows], device=device), stacked_places(rows)
-    return Objective(plan.method, classifier, images, targets, [""] * size, places=places)
+    area = plan.method.areas[0]
+    areas = None if area is None else torch.full((size,), area, device=device)
+    return Objective(plan.method, classifier, images, targets, [""] * size, areas, places)
 
 
 class Clock(SilentCallback):

@@ -59,19 +59,27 @@ class Counts(NamedTuple):
 
 
 class Pretended(Tensor):
-    """A tensor on the pretended device; `values` are on the CPU."""
+    """A tensor on the pretended device, whose numbers are `on_cpu`."""
 
-    values: Tensor
+    on_cpu: Tensor
 
     @staticmethod
     def __new__(cls, values: Tensor) -> "Pretended":
-        layout = {"strides": values.stride(), "storage_offset": values.storage_offset(), "dtype": values.dtype}
-        tensor = torch.Tensor._make_wrapper_subclass(cls, values.shape, device=DEVICE, **layout)  # type: ignore[attr-defined]
-        tensor.values = values
+        tensor = Tensor._make_wrapper_subclass(
+            cls,
+            values.shape,
+            strides=values.stride(),
+            storage_offset=values.storage_offset(),
+            dtype=values.dtype,
+            device=DEVICE,
+        )
+        tensor.on_cpu = values
         return tensor
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Sequence = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]  # torch declares it without cls
+        cls, function: Any, types: Any, args: Sequence = (), kwargs: dict | None = None
+    ) -> Any:
         raise RuntimeError(f"{function} runs outside pretended_device()")
 
 
@@ -131,7 +139,7 @@ class Dispatches(TorchDispatchMode):
 
 
 def _values(tensor: Pretended) -> Tensor:
-    return tensor.values
+    return tensor.on_cpu
 
 
 def _has_boolean_index(name: str, args: Sequence) -> bool:
@@ -166,7 +174,8 @@ def tiny_network(method: Method) -> Classifier:
     torch.manual_seed(0)
     if unwrap(method.perturbation) is token_drop:
         network: nn.Module = VisionTransformer(SIDE, 16, 1, 2, 16, 16, num_classes=6)
-        nn.init.normal_(network.heads.head.weight)  # torchvision begins with zeros
+        *_, weight, _ = network.parameters()
+        nn.init.normal_(weight)  # of the last layer, which torchvision begins with zeros
     else:
         layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()]
         network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6))
@@ -212,7 +221,7 @@ def counted_fit(method: Method, **arguments: Any) -> list[Counts]:
             def on_train_batch_end(self, *_: Any) -> None:
                 iterations.append(dispatches.take())
 
-        off = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+        off: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
         fit(batch, pl.Trainer(max_epochs=1, callbacks=[Counting()], strategy=strategy, **off, **arguments))
     return iterations
 

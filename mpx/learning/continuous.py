@@ -158,10 +158,11 @@ class ContinuousBatch(RowBatch):
         super().finish()
         for row in self.rows:
             row.history = {name: values.clone() for name, values in row.history.items()}  # the row may leave its batch
-        for cohort in self.cohorts if self.steps_each_row and self.optimizer is not None else ():
-            state = self.optimizer.state.get(cohort.parameter, {})
-            for k, row in enumerate(cohort.rows):
-                row.optimizer_state = _of_row(state, k, len(cohort.rows))
+        if self.steps_each_row and self.optimizer is not None:
+            for cohort in self.cohorts:
+                state = self.optimizer.state.get(cohort.parameter, {})
+                for k, row in enumerate(cohort.rows):
+                    row.optimizer_state = _of_row(state, k, len(cohort.rows))
 
 
 class Cohort(NamedTuple):

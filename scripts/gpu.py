@@ -125,7 +125,8 @@ def table(results: dict) -> str:
         title = f"| {name} | {stage['outcome']} | {stage['seconds']} |"
         for quantity, (median, least, most) in (stage["numbers"] or {"": (0, 0, 0)}).items():
             share = ""
-            if quantity == "forward + backward" and rate and "rows per second" in stage["numbers"]:
+            is_dual = name.startswith(("iteration", "quick", "two processes"))
+            if is_dual and quantity == "forward + backward" and rate and "rows per second" in stage["numbers"]:
                 passes = stage["numbers"]["rows per second"][0] * stage["numbers"]["mpx iteration, ms"][0] / median
                 share = f"{2 * passes * operations / rate / 1e3:.1%}"  # a dual game shows the network two images of a row
             value = f" {median:g} | {least:g} to {most:g}" if quantity else " | "

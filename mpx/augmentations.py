@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpx.devices import to_device
 from mpx.operators import per_channel, unwrap
 from mpx.randomness import RowRandom
 
@@ -50,17 +51,8 @@ def jitter(x: Tensor, context: AugmentationContext, pixels: int) -> Tensor:
     """Translate by up to `pixels` along both axes, edges replicated: tau of Fong & Vedaldi 2017, equation 4."""
     if not 0 <= pixels < min(x.shape[-2:]):
         raise ValueError(f"jitter={pixels} px must be at least 0 and less than the image's side ({min(x.shape[-2:])} px)")
-    h, w = x.shape[-2:]
-    moved = torch.empty_like(x)
-    offsets = context.rng.integers(-pixels, pixels, 2).tolist()
-    shared = len(set(map(tuple, offsets))) == 1  # rows of one seed move alike, all at once
-    for source, result, (dy, dx) in [(x, moved, offsets[0])] if shared else zip(x, moved, offsets):
-        top, bottom, left, right = max(0, -dy), h - max(0, dy), max(0, -dx), w - max(0, dx)
-        result[..., top:bottom, left:right] = source[..., top + dy : bottom + dy, left + dx : right + dx]
-        result[..., top:bottom, :left] = result[..., top:bottom, left, None]
-        result[..., top:bottom, right:] = result[..., top:bottom, right - 1, None]
-        result[..., :top, :], result[..., bottom:, :] = result[..., top, None, :], result[..., bottom - 1, None, :]
-    return moved
+    corners = context.rng.integers(-pixels, pixels, 2) + pixels
+    return _windows(F.pad(x, [pixels] * 4, mode="replicate"), corners, x.shape[-2:])
 
 
 def crop(x: Tensor, context: AugmentationContext, pixels: int) -> Tensor:
@@ -68,11 +60,19 @@ def crop(x: Tensor, context: AugmentationContext, pixels: int) -> Tensor:
     size = x.shape[-2:]
     if not 0 < pixels < min(size):
         raise ValueError(f"crop={pixels} px must be at least 1 and less than the image's side ({min(size)} px)")
-    cropped = torch.empty_like(x)
-    for source, result, (top, left) in zip(x.unsqueeze(1), cropped, context.rng.integers(0, pixels - 1, 2).tolist()):
-        enlarged = F.interpolate(source, [side + pixels for side in size], mode="bilinear", align_corners=False)
-        result[:] = enlarged[0, :, top : top + size[0], left : left + size[1]]
-    return cropped
+    enlarged = F.interpolate(x, [side + pixels for side in size], mode="bilinear", align_corners=False)
+    return _windows(enlarged, context.rng.integers(0, pixels - 1, 2), size)
+
+
+def _windows(x: Tensor, corners: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the windows (B,C,h,w) of x (B,C,H,W) whose upper left pixels are `corners` (B,2), on the CPU."""
+    h, w = size
+    # rows of one seed at one iteration move alike: a view; compiled code would be compiled anew for each corner
+    if not torch.compiler.is_compiling() and len(set(map(tuple, corners.tolist()))) == 1:
+        top, left = corners[0].tolist()
+        return x[..., top : top + h, left : left + w]
+    tops, lefts = (corners if corners.device == x.device else to_device(corners, x.device)).T
+    return x.unfold(2, h, 1).unfold(3, w, 1)[torch.arange(len(x), device=x.device), :, tops, lefts]
 
 
 def moves_pixels(augmentation: Callable) -> bool:

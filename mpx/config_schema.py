@@ -172,11 +172,10 @@ def _time() -> str:
 
 def _parallel_jobs() -> int:
     """Return how many sweep jobs run at once on this machine: one per GPU, or one per core without GPUs."""
-    import torch  # a resolver runs when its value is read, long after --help
-
+    from mpx.devices import gpu_count  # a resolver runs when its value is read, long after --help
     from mpx.runs.devices import available_cores
 
-    return torch.cuda.device_count() or available_cores()
+    return gpu_count() or available_cores()
 
 
 def _job_folder(overrides: list[str]) -> str:

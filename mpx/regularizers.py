@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpx.devices import is_accelerator
 from mpx.operators import needs_area
 from mpx.perturbations.base import PreparedPerturbation
 from mpx.perturbations.features import Bottleneck
@@ -109,7 +110,7 @@ def area(evidence: Tensor, context: RegularizerContext, growth: float = 1.0035, 
 
 def _target_values(m: Tensor, ones: Tensor) -> Tensor:
     """Return the targets (B,n) in [0,1] of values m (B,n): 1 for the `ones` (B,1) largest, shared by equal last ones."""
-    if m.is_cuda:  # twice the work, but nothing waits for the device to return the numbers
+    if is_accelerator(m.device):  # twice the work, but nothing waits for the device to return the numbers
         border = m.sort(1, descending=True).values.gather(1, ones - 1)
     else:
         border = torch.stack([row.kthvalue(len(row) - n + 1).values for row, (n,) in zip(m, ones.tolist())])[:, None]

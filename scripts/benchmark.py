@@ -5,6 +5,7 @@ The compared programs are timed alternately, and the ratio is taken pair by pair
 iteration    mpx's iteration as a run does it (Lightning, jitter, mask, regularizers, optimizer, history), and forward
              and backward to the input alone, on the same prepared network at the same batch size.
 detection    `iteration` of a detector with random weights, torchvision's lightest one.
+compile      mpx's iteration with compile=true, and without.
 predecessor  the same iteration per image, and the predecessor's loop as published: one image at a time, batch norms
              not folded, contiguous memory. The predecessor's network is frozen here, too.
 stop         experiment=quick, whose rows stop by themselves, and 300 steps of the default method: seconds, passes and
@@ -25,6 +26,8 @@ optimum      how near methods come to the best sets of regions. All sets of a ph
 scale        what a run costs beside its search, of 1,000 and of 5,000 images of 32 px with a tiny network and two steps:
              CPU, memory, resuming, sizes, and the opening of report.html. Three minutes of a core; with
              counts=1000,5000,50000 fifteen.
+matmul       a device's rate in bf16 matrix products, and the operations of one forward and backward of one image.
+dispatch     what an iteration of every preset asks of an accelerator, counted without one: scripts/dispatch.py.
 
 Machines are noisy: quote the median of the ratios, with the machine and the versions.
 """
@@ -45,8 +48,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from dispatch import dispatch
 from scale import scale
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.io import write_jpeg
 
 from mpx.api import explain
@@ -55,6 +60,7 @@ from mpx.config_plan import compose_plan
 from mpx.data import datasets
 from mpx.data.images import read_image
 from mpx.data.targets import TargetContext
+from mpx.devices import find_device, is_accelerator
 from mpx.explainers.region_search import RegionPictures, all_sets, greedy_order
 from mpx.learning.batch import RowBatch
 from mpx.learning.batching import RowSolver, prepare_batch, solve
@@ -70,12 +76,13 @@ from mpx.models.classifier import Classifier
 from mpx.perturbations.base import PerturbationContext, fully_perturbed
 from mpx.perturbations.blur import median_blur
 from mpx.randomness import RowRandom
-from mpx.runs.devices import find_device
 from mpx.runs.launch import single_device
 from mpx.runs.plan import RunPlan
 from mpx.runs.row_source import preprocessing
 
-PAIRS = 9  # pairs of timings of an iteration
+PAIRS = int(os.environ.get("PAIRS", 9))  # pairs of timings of an iteration
+MATRIX_SIDE = 8192  # of `matmul` on a GPU
+PRODUCTS = 10  # in one timing
 STEPS = 6  # iterations of a timing; the first is not counted
 FEW_IMAGES = 8  # of `workers`
 MANY_IMAGES = 72  # in fewer, one batch at the end is an eighth of all
@@ -138,6 +145,20 @@ def detection(overrides: list[str]) -> None:
     iteration([*DETECTOR, *overrides])
 
 
+def compiled(overrides: list[str]) -> None:
+    for network in (overrides,) if overrides else (NETWORKS["lite0"], NETWORKS["vit_tiny"]):
+        plans = [compose_plan(f"steps={STEPS}", *network, f"compile={choice}") for choice in ("true", "false")]
+        classifier = plans[0].build_classifier(find_device(plans[0].device))
+        with classifier.frozen():
+            rows = [(random_rows(plan, classifier), plan) for plan in plans]
+            start = time.perf_counter()
+            iteration_seconds(*rows[0])  # compiles
+            seconds = time.perf_counter() - start
+            pairs = [(iteration_seconds(*rows[0]), iteration_seconds(*rows[1])) for _ in range(PAIRS)]
+        print(f"{classifier.name}, batch {len(rows[0][0].images)}, {classifier.device}, compiled in {seconds:.0f} s")
+        report_pairs("compiled, ms", "not compiled", pairs, unit=1e3)
+
+
 def predecessor(overrides: list[str]) -> None:
     for network in (overrides,) if overrides else (NETWORKS["lite0"], NETWORKS["resnet50"]):
         plan = compose_plan(f"steps={STEPS}", "game=deletion", *network)
@@ -160,7 +181,9 @@ def random_rows(plan: RunPlan, classifier: Classifier) -> Objective:
     context = TargetContext(classifier.categories)
     rows = [row for image in images for row in rows_of_image(classifier, image, "", plan.target, [None], context)]
     targets, places = torch.tensor([row.target for row in rows], device=device), stacked_places(rows)
-    return Objective(plan.method, classifier, images, targets, [""] * size, places=places)
+    area = plan.method.areas[0]
+    areas = None if area is None else torch.full((size,), area, device=device)
+    return Objective(plan.method, classifier, images, targets, [""] * size, areas, places)
 
 
 class Clock(SilentCallback):
@@ -219,6 +242,28 @@ def synchronised_time(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def matmul(overrides: list[str]) -> None:
+    plan = compose_plan("batch_size=1", "game=deletion", *overrides)
+    device = find_device(plan.device)
+    classifier = plan.build_classifier(device)
+    side = MATRIX_SIDE if is_accelerator(device) else MATRIX_SIDE // 16
+    matrix = torch.rand(side, side, device=device, dtype=torch.bfloat16)
+
+    def products() -> float:
+        synchronised_time(device)
+        return call_seconds(lambda: ([matrix @ matrix for _ in range(PRODUCTS)], synchronised_time(device)))
+
+    seconds = [products() for _ in range(REPETITIONS + 1)][1:]
+    with classifier.frozen(), FlopCounterMode(display=False) as counter:
+        pass_seconds(random_rows(plan, classifier), steps=2)
+        operations = counter.get_total_flops()
+    with classifier.frozen(), FlopCounterMode(display=False) as counter:
+        random_rows(plan, classifier)
+        operations -= counter.get_total_flops()
+    report("matmul, TFLOP/s", [2 * side**3 * PRODUCTS / s / 1e12 for s in seconds])
+    report("one pass, GFLOP", [operations / 2 / 1e9])
 
 
 # ---- stopping rule
@@ -526,9 +571,9 @@ def report_pairs(
     report(ratio, [a / b for a, b in pairs])
 
 
-ROWS = {"iteration": iteration, "detection": detection, "predecessor": predecessor, "stop": stop, "run": run,
-        "memory": memory, "workers": workers, "metrics": metrics, "torchray": torchray, "optimum": optimum,
-        "scale": scale}  # fmt: skip
+ROWS = {"iteration": iteration, "detection": detection, "compile": compiled, "predecessor": predecessor, "stop": stop,
+        "run": run, "memory": memory, "workers": workers, "metrics": metrics, "torchray": torchray, "optimum": optimum,
+        "scale": scale, "dispatch": dispatch, "matmul": matmul}  # fmt: skip
 TORCHRAY_PROCESSES = {"torchray_seconds": torchray_seconds, "torchray_memory": torchray_memory}
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ LOOKUPS = ("hasattr", "getattr")
 CONFIG_NAMES = ("cfg", "DictConfig")
 CONFIG_MODULES = ("mpx/config", "mpx/cli/")  # which may take a configuration
 LAYERS = (  # when imported, a module imports modules of its own layer and of those above it in this list
-    ("errors", "operators", "option_values", "randomness"),
+    ("devices", "errors", "operators", "option_values", "randomness"),
     ("data",),
     ("models", "tasks"),
     ("masks", "perturbations", "scores", "regularizers", "augmentations"),

@@ -18,9 +18,9 @@ def claim_gpu(sweep_folder: Path, count: int | None = None) -> Iterator[None]:
     from mpx.runs.folder import lock
 
     if count is None:
-        import torch
+        from mpx.devices import gpu_count
 
-        count = torch.cuda.device_count()
+        count = gpu_count()
     with ExitStack() as stack:
         for index in range(count):
             try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mpx.devices import free_memory
 from mpx.errors import is_out_of_memory
 from mpx.explanation import Explanation
 from mpx.learning.attribution import Attribution
@@ -225,7 +226,7 @@ class RowSolver:
         self.batch_size = size // 2
         self._unsolved, self._active, self._entering = [], [], []
         gc.collect()
-        torch.cuda.empty_cache()
+        free_memory()
         changed = "; their bits differ from those of the larger batch" if self.position_matters else ""
         self.warn(
             f"out of memory with {size} rows at once: continuing with {self.batch_size} (set batch_size={self.batch_size} "

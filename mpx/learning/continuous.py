@@ -1,19 +1,23 @@
 """Continuous batching: rows that stop by themselves (`stop=`) leave a running batch, and waiting rows enter it.
 
 This is a second class beside the fixed batch because each row has what a fixed batch shares: an iteration, an
-optimizer state, a scale of its steps. A row goes through the same steps, to the bit, whichever rows are beside it. Where
-rows cannot be moved (an optimizer that steps for all rows at once; perturbed images whose rows cannot be gathered),
-finished rows stay until the last row of the batch has finished.
+optimizer state, a scale of its steps. A row goes through the same steps, to the bit, whichever rows are beside it. Rows that
+entered together, a cohort, are at the same iteration, and the optimizer steps them as one tensor. Where rows cannot be moved
+(an optimizer that steps for all rows at once; perturbed images whose rows cannot be gathered), finished rows stay until the
+last row of the batch has finished.
 """
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map, tree_map_only
 
+from mpx.devices import is_accelerator
 from mpx.learning.batch import RowBatch
 from mpx.learning.objective import Iterations, Objective
 from mpx.learning.optimizers import MaskOptimizer, make_optimizer, make_scheduler
@@ -51,11 +55,12 @@ class ContinuousBatch(RowBatch):
         # whether the optimizer steps each row by itself
         self.steps_each_row = not (isinstance(optimizer, type) and issubclass(optimizer, MaskOptimizer))
         self.has_movable_rows = self.steps_each_row and objective.has_movable_rows
+        self.cohorts = _cohorts(rows, self.parameter.detach())
         self.optimizer: Optimizer | None = None
         self._settings: list[dict[str, Any]] | None = None  # of the optimizer at each iteration, where it is scheduled
         self._history_index = torch.tensor([row.iteration for row in rows]).to(parameter.device)  # (R,)
         # a pause costs a GPU a while, so it waits there for an eighth of the rows
-        self._finished_for_pause = 1 if parameter.device.type == "cpu" else max(1, len(rows) // 8)
+        self._finished_for_pause = max(1, len(rows) // 8) if is_accelerator(parameter.device) else 1
         self._parameter_before: Tensor | None = None  # the parameter before a step that is scaled
         self._set_step_scales()
 
@@ -67,14 +72,14 @@ class ContinuousBatch(RowBatch):
         return iterations[0] if len(set(iterations)) == 1 else iterations
 
     def make_optimizer(self) -> tuple[Optimizer, None]:
-        """Return the method's optimizer with the state of each row; a schedule is applied row by row in `before_step`."""
+        """Return the method's optimizer with the state of each row; a schedule is applied by cohort in `before_step`."""
         method = self.objective.method
-        tensors = [row.parameter for row in self.rows] if self.steps_each_row else [self.parameter]
+        tensors = [cohort.parameter for cohort in self.cohorts] if self.steps_each_row else [self.parameter]
         groups: list[Any] = [{"params": [tensor]} for tensor in tensors] if method.scheduler else tensors
         self.optimizer = make_optimizer(method, groups, self._optimizer_context())
-        for row in self.rows:
-            if self.steps_each_row and row.optimizer_state:
-                self.optimizer.state[row.parameter] = row.optimizer_state
+        for cohort in self.cohorts if self.steps_each_row else ():
+            if cohort.rows[0].optimizer_state:
+                self.optimizer.state[cohort.parameter] = _joined([row.optimizer_state for row in cohort.rows])
         if method.scheduler:
             self._settings = self._scheduled_settings()
         return self.optimizer, None
@@ -93,17 +98,16 @@ class ContinuousBatch(RowBatch):
         return settings
 
     def before_step(self, optimizer: Optimizer) -> None:
-        """Record the gradient's norm, give each row its gradient and its scheduled settings."""
+        """Record the gradient's norm, give each cohort its gradient and its scheduled settings."""
         super().before_step(optimizer)
-        latest = max(row.iteration for row in self.rows)
-        for group, row in zip(optimizer.param_groups if self._settings else (), self.rows):
+        for group, cohort in zip(optimizer.param_groups if self._settings else (), self.cohorts):
             assert self._settings is not None
-            iteration = row.iteration if self.steps_each_row else latest
-            group |= self._settings[min(iteration, self.steps - 1)]
+            stepped_rows = cohort.rows if self.steps_each_row else self.rows
+            group |= self._settings[min(max(row.iteration for row in stepped_rows), self.steps - 1)]
         if self.steps_each_row:
             assert self.parameter.grad is not None
-            for row, gradient in zip(self.rows, self.parameter.grad.split(1)):
-                row.parameter.grad = gradient
+            for cohort in self.cohorts:
+                cohort.parameter.grad = self.parameter.grad[cohort.place]
         self._parameter_before = None if self._step_scales is None else self.parameter.detach().clone()
 
     @torch.no_grad()
@@ -154,5 +158,43 @@ class ContinuousBatch(RowBatch):
         super().finish()
         for row in self.rows:
             row.history = {name: values.clone() for name, values in row.history.items()}  # the row may leave its batch
-            if self.steps_each_row and self.optimizer is not None:
-                row.optimizer_state = self.optimizer.state.get(row.parameter, {})
+        if self.steps_each_row and self.optimizer is not None:
+            for cohort in self.cohorts:
+                state = self.optimizer.state.get(cohort.parameter, {})
+                for k, row in enumerate(cohort.rows):
+                    row.optimizer_state = _of_row(state, k, len(cohort.rows))
+
+
+class Cohort(NamedTuple):
+    """Consecutive rows of a batch that are at the same iteration."""
+
+    rows: list[RowState]
+    place: slice  # in the batch
+    parameter: Tensor  # a view of the batch's
+
+
+def _cohorts(rows: Sequence[RowState], parameter: Tensor) -> list[Cohort]:
+    """Return the cohorts of rows in the order of the batch, whose parameter is (B,...)."""
+    cohorts, start = [], 0
+    for _, group in groupby(rows, key=lambda row: row.iteration):
+        members = list(group)
+        place = slice(start, start + len(members))
+        cohorts.append(Cohort(members, place, parameter[place]))
+        start += len(members)
+    return cohorts
+
+
+def _of_row(state: dict[str, Any], k: int, rows: int) -> dict[str, Any]:
+    """Return the k-th row's part of an optimizer state: its entry of each tensor (rows,...), and all else as it is."""
+    return tree_map_only(Tensor, lambda x: x[k : k + 1] if x.ndim and len(x) == rows else x, state)
+
+
+def _joined(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the optimizer state of a cohort from those of its rows."""
+
+    def join(first: Any, *others: Any) -> Any:
+        if not isinstance(first, Tensor):
+            return first
+        return torch.cat([first, *others]) if first.ndim else first.clone()
+
+    return tree_map(join, *states)

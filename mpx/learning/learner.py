@@ -126,7 +126,9 @@ class BatchLearner(pl.LightningModule):
             return
         row_count = len(self.row_batch.rows)
         means = {log_name(name): value.detach()[:row_count].mean() for name, value in terms.items()}
-        bar_means = {name: means.pop(name) for name in ("loss/total", "mask/area")}
+        has_bar = any(isinstance(callback, ProgressBar) for callback in self._callbacks())
+        # Lightning reads these at every iteration from then on
+        bar_means = {name: means.pop(name) for name in ("loss/total", "mask/area")} if has_bar else {}
         self.log_dict(means, on_step=True, on_epoch=False, batch_size=row_count)
         self.log_dict(bar_means, on_step=True, on_epoch=False, prog_bar=True, batch_size=row_count)
 

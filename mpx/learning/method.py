@@ -75,7 +75,7 @@ class Method:
     scheduler: Callable | None = None
     stop: Callable | None = None  # mpx.learning.stopping
     precision: str = "32"  # 32, bf16 or 16: of the network's forward and backward
-    compile: bool = False  # whether the optimization runs the network through torch.compile
+    compile: bool = False  # whether an iteration is compiled as one graph: mpx.learning.compiled
     seed: int = 0
     ranking: Callable = rankings.mask  # mpx.rankings: the saliency of a finished mask
     prune: float = 0.0  # change of the support for which parts of a finished mask are given back (mpx.learning.pruning)

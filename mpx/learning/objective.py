@@ -6,16 +6,20 @@ gives the masks of B single runs.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mpx.augmentations import AugmentationContext
+from mpx.devices import to_device
+from mpx.learning.compiled import RandomNumbers, compiled_terms
 from mpx.learning.gradients import SCALE, PartialSum, ScaledGradient
 from mpx.learning.method import PRECISIONS
 from mpx.learning.prepared_rows import PreparedRows
 from mpx.operators import check_shape, dotted_name
+from mpx.randomness import RowRandom
 from mpx.regularizers import RegularizerContext
 from mpx.scores import ScoreContext
 from mpx.tasks.base import repeat_rows
@@ -56,9 +60,25 @@ class Objective(PreparedRows):
         The score is the mean over the integration path, whose gradient is the integrated one, under the augmentations. With
         `exact` it is the mask's own score without either, as masks are evaluated.
         """
+        counts, numbers = self._per_row(iteration), partial(self._random_numbers, iteration)
+        if self.method.compile and not exact:
+            return compiled_terms(self, parameter, counts, numbers)
+        return self.terms_of_numbers(parameter, counts, numbers, exact)
+
+    def _random_numbers(self, iteration: Iterations, purpose: str, number: int) -> RowRandom:
+        """Return the random numbers of a draw for a purpose; an empty one: the perturbation."""
+        if not purpose:
+            return self.rng.at(iteration, number)
+        moment = [(i, purpose) for i in iteration] if isinstance(iteration, list) else (iteration, purpose)
+        return self.rng.at(moment, number)
+
+    def terms_of_numbers(
+        self, parameter: Tensor, counts: Tensor, numbers: RandomNumbers, exact: bool = False
+    ) -> dict[str, Tensor]:
+        """Return the terms at these random numbers. counts: (B,) iterations done, of each row."""
         padded = self.mask.padded(parameter)
         mask = self.mask.crop(padded)
-        score, value = self._score(parameter, mask, iteration, exact)
+        score, value = self._score(parameter, mask, counts, numbers, exact)
         evidence = self.evidence(mask)
         context = RegularizerContext(
             evidence=evidence,
@@ -67,7 +87,7 @@ class Objective(PreparedRows):
             parameter=parameter,
             images=self.images,
             areas=self.areas,
-            iteration=self._per_row(iteration),
+            iteration=counts,
             perturbation=self.perturbation,
         )
         cells = self.evidence(self.mask.cells(parameter))
@@ -82,35 +102,40 @@ class Objective(PreparedRows):
         return {"total": total, "score": score, **weighted, "value": value, "area": area}
 
     def _per_row(self, iteration: Iterations) -> Tensor:
-        """Return the iteration of each row, (B,), on the device, without waiting for it."""
+        """Return the iteration of each row, (B,), on the device."""
         if isinstance(iteration, int):
             return torch.full_like(self.targets, iteration)
-        counts = torch.tensor(iteration)
-        if self.targets.is_cuda:
-            return counts.pin_memory().to(self.targets.device, non_blocking=True)
-        return counts.to(self.targets.device)
+        return to_device(torch.tensor(iteration), self.targets.device)
 
-    def _score(self, parameter: Tensor, mask: Tensor, iteration: Iterations, exact: bool) -> tuple[Tensor, Tensor]:
+    def _score(
+        self, parameter: Tensor, mask: Tensor, counts: Tensor, numbers: RandomNumbers, exact: bool
+    ) -> tuple[Tensor, Tensor]:
         """Return (B,) each: the mean score over the draws, and the mean of the target's value at the path's end."""
         path = (1.0,) if exact else self.integration_path
         draws = [Draw(s * len(path) + k, point) for s in self.samples for k, point in enumerate(path)]
         draws_per_pass = max(1, MAX_IMAGES // (len(self.method.views) * len(self.targets)))
         parts = [draws[k : k + draws_per_pass] for k in range(0, len(draws), draws_per_pass)]
         if len(parts) == 1:
-            score, value = self._score_of_draws(parameter, mask, iteration, parts[0], exact)
+            score, value = self._score_of_draws(parameter, mask, counts, numbers, parts[0], exact)
         else:  # each part renders the mask again, so that its gradient can be taken at once
             sums = [
-                PartialSum.apply(lambda x, part=part: self._score_of_draws(x, None, iteration, part, exact), parameter)
+                PartialSum.apply(lambda x, part=part: self._score_of_draws(x, None, counts, numbers, part, exact), parameter)
                 for part in parts
             ]
             score, value = (sum(values) for values in zip(*sums))
         return score / len(draws), value / len(self.samples)  # a sample's value counts at the path's end
 
     def _score_of_draws(
-        self, parameter: Tensor, mask: Tensor | None, iteration: Iterations, draws: list[Draw], exact: bool
+        self,
+        parameter: Tensor,
+        mask: Tensor | None,
+        counts: Tensor,
+        numbers: RandomNumbers,
+        draws: list[Draw],
+        exact: bool,
     ) -> tuple[Tensor, Tensor]:
         """Return (B,) each: the sum of the score over these draws, and that of the value at the path's end."""
-        inputs, patch_inputs = self._network_inputs(parameter, mask, iteration, draws, exact)
+        inputs, patch_inputs = self._network_inputs(parameter, mask, counts, numbers, draws, exact)
         with self.perturbation.patched_network(*patch_inputs):
             output = self.output(inputs)
         self.count_images(len(inputs), with_gradient=output.requires_grad)
@@ -130,27 +155,33 @@ class Objective(PreparedRows):
                 )
             scores.append(view.weight * values.view(len(draws), -1).sum(0))
         with torch.no_grad():
-            ends = torch.tensor([draw.point == 1 for draw in draws], device=output.device)
             values = self.task.value(output[:, 0].flatten(0, 1), targets).view(len(draws), -1)
-            value = (values * ends[:, None]).sum(0)
+            ends = [values[k] for k, draw in enumerate(draws) if draw.point == 1]
+            value = torch.stack(ends).sum(0) if ends else torch.zeros_like(values[0])
             finite = output.isfinite().reshape(*output.shape[:3], -1).all(-1).all(0).all(0)  # (B,)
             value = value.where(finite, torch.nan)  # so that a failed row names the network also where its value is finite
         return sum(scores[1:], scores[0]), value
 
     def _network_inputs(
-        self, parameter: Tensor, mask: Tensor | None, iteration: Iterations, draws: list[Draw], exact: bool
+        self,
+        parameter: Tensor,
+        mask: Tensor | None,
+        counts: Tensor,
+        numbers: RandomNumbers,
+        draws: list[Draw],
+        exact: bool,
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the network's inputs (draws*views*B,C,H,W), and those of `patched_network`."""
-        method, counts = self.method, self._per_row(iteration)
+        method = self.method
         draws_masks = self.mask.is_random or self.mask.count > 1
         masks = [] if draws_masks else [self.mask(parameter) if mask is None else mask]
         inputs: list[Tensor] = []
         patch_inputs: list[tuple[Tensor, ...]] = []
         for draw in draws:
             if draws_masks:
-                masks = self.mask.sample(parameter, self.rng.at(_purpose(iteration, "mask"), draw.number))
-            sample = self.perturbation.sample(self.rng.at(iteration, draw.number))
-            context = AugmentationContext(self.rng.at(_purpose(iteration, "augment"), draw.number), counts)
+                masks = self.mask.sample(parameter, numbers("mask", draw.number))
+            sample = self.perturbation.sample(numbers("", draw.number))
+            context = AugmentationContext(numbers("augment", draw.number), counts)
             if sample is not None and not exact:  # levels become channels, so that all of a row's move alike
                 for augment in method.image_augmentations:
                     sample = _augmented(augment, sample.flatten(1, 2), context).view_as(sample)
@@ -170,12 +201,11 @@ class Objective(PreparedRows):
     def output(self, images: Tensor) -> Tensor:
         """Return the network's output (N,...) float32 for images (N,C,H,W), computed in the method's precision."""
         dtype = PRECISIONS[self.method.precision]
-        network = self.classifier.compiled() if self.method.compile else self.classifier
         if dtype is None:
-            return network(images).float()
+            return self.classifier(images).float()
         scale = SCALE if dtype is torch.float16 else 1.0
         with torch.autocast(images.device.type, dtype):
-            return ScaledGradient.apply(network(ScaledGradient.apply(images, 1 / scale)).float(), scale)
+            return ScaledGradient.apply(self.classifier(ScaledGradient.apply(images, 1 / scale)).float(), scale)
 
 
 def _augmented(augment: Callable, x: Tensor, context: AugmentationContext) -> Tensor:
@@ -189,8 +219,3 @@ def samples_of_rank(samples: int, rank: int, ranks: int) -> range:
     if samples % ranks:
         raise ValueError(f"samples={samples} cannot be divided among {ranks} devices: set samples= to a multiple of {ranks}")
     return range(rank, samples, ranks)
-
-
-def _purpose(iteration: Iterations, purpose: str) -> tuple | list[tuple]:
-    """Return the key of random numbers for a purpose at an iteration, of all rows or of each."""
-    return [(i, purpose) for i in iteration] if isinstance(iteration, list) else (iteration, purpose)

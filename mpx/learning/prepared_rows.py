@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mpx.augmentations import moves_pixels
+from mpx.learning.compiled import Recording
 from mpx.learning.method import Method
 from mpx.masks.base import Mask, MaskContext, check_mask
 from mpx.masks.evidence import evidence_of
@@ -52,6 +53,7 @@ class PreparedRows:
         self.task = classifier.task
         self.passes = 0.0  # forward and backward of each row since `take_cost`
         self.forwards = 0.0  # forward alone
+        self.recorded: Recording | None = None  # of the first iteration, with compile=true
         self.rng = RowRandom([method.seed] * len(images), images.device)
         with torch.no_grad():
             output = classifier(images).float()
@@ -136,10 +138,13 @@ class PreparedRows:
         areas = [batch.areas[i] for batch, i in rows if batch.areas is not None]
         gathered.areas = torch.stack(areas) if areas else None
         gathered.passes = gathered.forwards = 0.0
+        gathered.recorded = None
         return gathered
 
     def count_images(self, images: int, with_gradient: bool) -> None:
         """Count images that went through the network for all rows alike, as passes or as forwards of each row."""
+        if torch.compiler.is_compiling():  # mpx.learning.compiled counts
+            return
         if with_gradient:
             self.passes += images / len(self.targets)
         else:

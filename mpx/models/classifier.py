@@ -57,7 +57,7 @@ class Classifier(nn.Module):
         self.embed_texts = embed_texts
         self.name = name or type(network).__name__
         self._replaced: Replaced = {}  # modules that compute otherwise at present
-        self._compiled: tuple[Callable[[Tensor], Tensor], ...] = ()  # a tuple: a module cannot be its own submodule
+        self._compiled: dict[Callable, Callable] = {}  # function -> the same, compiled
         self._freezings = 0  # `frozen` contexts that are open
         self.compared: tuple[Classifier, ...] = task.compared_models()  # in a tuple: its layers are none of this model's
         means, stds = _per_channel(mean), _per_channel(std)
@@ -137,7 +137,7 @@ class Classifier(nn.Module):
                 if not self._freezings:
                     self.unfold()
                     if self._compiled:
-                        self._compiled = ()
+                        self._compiled = {}
                         torch._dynamo.reset()  # compiled code holds the folded network
 
     @contextmanager
@@ -191,14 +191,14 @@ class Classifier(nn.Module):
             for module, norm in replaced.items():
                 fold_pair(module, norm) if norm else replace_norm(module)
 
-    def compiled(self) -> Callable[[Tensor], Tensor]:
-        """Return the classifier, compiled at the first call of each shape; valid until the outermost `frozen` ends."""
-        if not self._compiled:
-            self._compiled = (torch.compile(self),)
+    def compiled(self, function: Callable) -> Callable:
+        """Return a function that runs this network, compiled at the first call of each shape, until `frozen` ends."""
+        if function not in self._compiled:
+            self._compiled[function] = torch.compile(function, dynamic=False, mode="reduce-overhead")
 
-        def call(x: Tensor) -> Tensor:
+        def call(*arguments: Any) -> Any:
             try:
-                return self._compiled[0](x)
+                return self._compiled[function](*arguments)
             except torch._dynamo.exc.TorchDynamoException as error:
                 raise ValueError(
                     f"compile=true: {self.name} cannot be compiled here ({first_line(error)}): set compile=false"

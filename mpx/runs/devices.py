@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
+from mpx.devices import find_device, gpu_count
 from mpx.runs.shares import Share
 
 
@@ -40,26 +41,12 @@ def worker_devices(name: str, count: int | str | list[int], share: Share) -> lis
 
 def _gpus_of_share(share: Share) -> list[torch.device]:
     """Return the GPUs of this process: processes on one machine take them in turn."""
-    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    gpus = [torch.device("cuda", index) for index in range(gpu_count())]
     if index := os.environ.get("MPX_GPU"):  # set by the sweeper, which gives each of its parallel jobs one GPU
         return [gpus[int(index)]]
     if share.own_gpus_only:
         return gpus
     return gpus[share.local :: share.local_count] or [gpus[share.local % len(gpus)]]
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device that `device=` names; auto takes an accelerator if there is one."""
-    usable = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-    if name == "auto":
-        return torch.device("cuda", 0) if "cuda" in usable else torch.device(usable[-1])
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device={name!r} must be auto, cpu, cuda, cuda:N or mps") from None
-    if device.type not in usable or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"device={name!r} is not on this machine: usable here are auto, {', '.join(usable)}")
-    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 MOST_PROCESSES = 1024

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from mpx.data.items import fingerprint
+from mpx.devices import find_device
 from mpx.runs import terminal
 from mpx.runs.checks import check_complete, check_metrics, check_ray, check_rows, lost_folder_as_error
 from mpx.runs.coordinator import RunCoordinator
-from mpx.runs.devices import find_device, single_worker, thread_count, worker_devices
+from mpx.runs.devices import single_worker, thread_count, worker_devices
 from mpx.runs.distributed import SampleGroup, find_group
 from mpx.runs.evaluation import needs_annotations
 from mpx.runs.fingerprint import Fingerprint

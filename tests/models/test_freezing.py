@@ -82,9 +82,9 @@ def test_a_compiled_network_outlives_an_inner_freezing():
     """Metrics freeze within a run's own freezing; compiling again after each batch would undo `compile=true`."""
     classifier = Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)))
     with classifier.frozen():
-        classifier.compiled()
+        classifier.compiled(len)
         compiled = classifier._compiled
         with classifier.frozen():
             pass
         assert classifier._compiled is compiled
-    assert classifier._compiled == ()
+    assert classifier._compiled == {}

@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from mpx.runs.devices import find_device, thread_count, worker_devices
+from mpx.devices import find_device
+from mpx.runs.devices import thread_count, worker_devices
 from mpx.runs.shares import Share
 
 

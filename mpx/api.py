@@ -1,9 +1,7 @@
 """The library: explain(model, images, ...) -> Explanation, the same objective as a run's, without a Trainer.
 
->>> from mpx import explain
->>> explanation = explain(model, images, target="espresso", perturbation="blur_median")
+>>> explanation = mpx.explain(model, images, target="espresso", perturbation="blur_median")
 >>> explanation.saliency  # (B,1,H,W) in [0,1], high where the evidence is
->>> explanation.panel(0).save("panel.png")
 """
 
 import inspect
@@ -131,17 +129,21 @@ def explain(
     Return the explanation of all rows, image by image. Raises ValueError, one sentence, for wrong arguments or a failed row.
     """
     arguments = dict(locals())
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r} must be a whole number, at least 1")
-    for key, flag in (("deterministic", deterministic), ("compile", compile)):
-        if not isinstance(flag, bool):
-            raise ValueError(f"{key}={flag!r} must be True or False")
+    _check_execution(batch_size, deterministic=deterministic, compile=compile)
     if method:
         Method.check(method)
         _refuse_arguments_of_a_method(arguments)
     method = method or _method_of(arguments)
     classifier, target = with_task(as_classifier(model), config.named_task(task), target)
     return _explain(method, classifier, images, target, batch_size, deterministic, frames, on_step, progress)
+
+
+def _check_execution(batch_size: int, **flags: bool) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r} must be a whole number, at least 1")
+    for key, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise ValueError(f"{key}={flag!r} must be True or False")
 
 
 def _explain(

@@ -39,7 +39,6 @@ def to_explanation(
     parameters[-1] = _pruned(objective, parameters[-1], states)
     frames = [_evaluated(objective, parameter) for parameter in parameters]
     last = frames[-1]  # the reported result
-    saliency = _ranked(objective, last.evidence, states)
     region = objective.task.region_of(objective.prepared_targets, objective.images.shape[2:])
     complement, value_complement, answers_complement = objective.complement(objective.evaluated_mask(parameters[-1]))
     valid_states = [states[i] for i in indices]
@@ -53,7 +52,7 @@ def to_explanation(
         complement=None if complement is None else select(complement),
         parameter=select(parameters[-1]),
         mask=objective.evidence(select(last.evidence)),
-        saliency=select(saliency),
+        saliency=select(_ranked(objective, last.evidence, states)),
         value_before=select(objective.value_before),
         value_after=select(last.value),
         value_complement=select(value_complement),
@@ -67,9 +66,9 @@ def to_explanation(
         iterations=iterations,
         frame_parameters=torch.stack([select(parameter) for parameter in parameters]),
         **_stacked(frames, select),
-        game=objective.method.game,
         task=objective.task,
         method=objective.method,
+        game=objective.method.game,
         batch_size=len(objective.targets),
         bands=objective.classifier.bands,
         **_cost(valid_states, (time.perf_counter() - start) / len(states)),

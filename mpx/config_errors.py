@@ -115,13 +115,16 @@ def own_code_sentence(error: OwnCodeError, cfg: Node) -> str:
     return f"{part} failed with {error.error}, {where} (HYDRA_FULL_ERROR=1 shows all frames)\n{error.lines}"
 
 
+NO_GROUP = ("hydra", "verdict")  # nodes with functions that are not chosen by name
+
+
 def other_part_sentence(error: BaseException, cfg: Node) -> str:
     """Return an error as one of the functions and classes that a configuration names and the menu of their group lacks.
 
     An empty string where all are of the menu.
     """
-    plain = _plain(cfg)
-    named = [f"{key}: _target_ {path}" for key, path in targets({key: plain[key] for key in plain if key != "hydra"}, "")
+    parts = {key: node for key, node in _plain(cfg).items() if key not in NO_GROUP}
+    named = [f"{key}: _target_ {path}" for key, path in targets(parts, "")
              if path not in menu_targets(GROUPS.get(group := key.partition(".")[0], group))]  # fmt: skip
     reason = f"{type(error).__name__}: {first_line(error)}"
     if not named:

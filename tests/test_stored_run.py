@@ -123,7 +123,7 @@ def test_what_an_explanation_saved_is_loaded(tmp_path):
     assert np.allclose(stored.arrays("mask"), e.mask[:, 0], atol=1e-3) and stored.summary == {}
     ours, theirs = e.to_dataframe(), stored.to_dataframe()
     assert isinstance(ours, pandas.DataFrame) and list(ours["image"]) == list(theirs["image"])
-    assert np.allclose(ours["area"], theirs["area"], rtol=1e-5) and e.animation(1)[:3] == b"GIF"
+    assert np.allclose(ours["area"], theirs["area"], rtol=1e-5) and e.animation(1)[:4] == b"RIFF"
     gradient = explain(net, e.images, 1, explainer="gradient")
     with pytest.raises(ValueError, match="no iterations"):
         gradient.animation()

@@ -33,7 +33,7 @@ def format_rows(rows: Sequence[Mapping[str, Any]], task: Task, width: int = 100)
         names = [text + " " * (w - cell_width(text)) for text, w in zip(names, widths)]
         numbers = [text.rjust(w) for text, w in zip(line[2:], widths[2:])]
         if has_verdicts:
-            numbers[-1] = line[-1].ljust(widths[-1])
+            numbers[-1] = line[-1]
         lines.append("  ".join(names + numbers))
     return "\n".join(lines)
 

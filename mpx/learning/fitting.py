@@ -4,10 +4,8 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
 import pytorch_lightning as pl
-from lightning_fabric.utilities import registry
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -18,9 +16,6 @@ from mpx.learning.learner import BatchLearner
 # a range is all the data, the eval mode of the classifier is meant, LeafSpec is Lightning's own affair, and a batch that is
 # optimized again replaces its files
 EXPECTED_WARNINGS = ".*(does not have many workers|modules? in eval mode|LeafSpec|exists and is not empty).*"
-
-if "entry_points" in vars(registry):  # each Trainer reads which packages add callbacks: 25 ms, always with one result
-    registry.entry_points = cache(registry.entry_points)  # type: ignore[assignment]
 
 
 @contextmanager

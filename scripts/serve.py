@@ -23,12 +23,11 @@ from mpx.config_errors import run_error_sentence
 from mpx.config_plan import stored_parts
 from mpx.learning.objective import Objective
 from mpx.masks.evidence import evidence_of
-from mpx.pictures.colours import as_rgb
+from mpx.pictures.colours import ORANGE, as_rgb
 from mpx.pictures.encoding import encode_png, to_image
 from mpx.runs.stored_rows import prepare_stored
 
 PAGE = Path(__file__).with_name("serve.html")
-ORANGE = (242, 142, 43)
 SOURCES = ("style", "script")  # that the page may have
 
 

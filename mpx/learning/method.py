@@ -78,7 +78,7 @@ class Method:
     compile: bool = False  # whether an iteration is compiled as one graph: mpx.learning.compiled
     seed: int = 0
     ranking: Callable = rankings.mask  # mpx.rankings: the saliency of a finished mask
-    prune: float = 0.0  # change of the support for which parts of a finished mask are given back (mpx.learning.pruning)
+    prune: float = 0.0  # change of the support up to which parts of the evidence are removed (mpx.learning.pruning)
     explainer: Callable | None = None  # mpx.explainers, in the place of a learnt mask
 
     def __post_init__(self) -> None:

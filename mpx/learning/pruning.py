@@ -1,6 +1,6 @@
-"""Pruning: connected parts of a finished mask that make no difference are given back.
+"""Pruning: connected parts of the evidence that make no difference are removed from a finished mask.
 
-A search ends with specks, small parts of evidence without which the mask does the same. They are given back from the
+A search ends with specks, small parts of evidence without which the mask does the same. They are removed from the
 smallest part on, in groups: a group that makes a difference is halved, and one that makes none is followed by a larger one.
 So a row of n parts of which few matter takes some log n evaluations.
 """
@@ -53,7 +53,7 @@ def _support(rows: PreparedRows, parameter: Tensor, complement: bool) -> Tensor:
 
 
 class _PartSearch:
-    """Which parts of one row's evidence (h,w) can be given back."""
+    """Which parts of one row's evidence (h,w) to try to remove next."""
 
     def __init__(self, evidence: Tensor):
         from scipy import ndimage  # slow to import
@@ -70,7 +70,7 @@ class _PartSearch:
         return torch.isin(self.labels, self.parts[self.first : self.first + self.size])
 
     def proceed(self, accepted: bool) -> None:
-        """Go on after a group that was given back, or that makes a difference."""
+        """Go on after a group that was removed, or that makes a difference."""
         size = len(self.parts[self.first : self.first + self.size])
         if accepted or size <= 1:
             self.first += max(1, size)

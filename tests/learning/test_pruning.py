@@ -1,4 +1,4 @@
-"""Pruning gives back the parts of a mask that make no difference, and no others."""
+"""Pruning removes the parts of the evidence that make no difference, and no others."""
 
 import pytest
 import torch

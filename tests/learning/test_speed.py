@@ -71,7 +71,7 @@ def test_the_objective_and_its_gradient_are_the_plain_networks(options, toleranc
 NEEDS_COMPILER = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler on a CPU")
 
 
-@pytest.mark.parametrize("preset", ["default", "quick"])
+@pytest.mark.parametrize("preset", [pytest.param("default", marks=pytest.mark.slow), "quick"])  # of the same parts
 def test_an_iteration_is_one_graph(preset, monkeypatch):
     """From the mask to the losses, for every iteration and batch, and its graph takes the search where the code does."""
     graphs = []

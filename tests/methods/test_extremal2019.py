@@ -139,7 +139,8 @@ def test_area_is_sorted_distance_whatever_the_order_and_ties():
     assert torch.allclose(m.grad[2], m.grad[2].mean()) and (m.grad[2] > 0).all()  # equal values are pulled alike
 
 
-@pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [32, 64])
 def test_the_area_of_the_mask_is_the_requested_area(side):
     """Within a tenth, soft edges and all, at every resolution."""
     net = SquareNet(side, side // 4, side // 2, side // 4).eval()

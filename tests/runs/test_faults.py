@@ -118,6 +118,7 @@ def test_each_signal_of_a_launcher_is_one_exception():
         assert stopped.value.signum == number
 
 
+@pytest.mark.slow
 def test_a_signal_stops_a_run_that_says_how_to_continue(home):
     with paused_after(home, "stopped"):
         command = Command(home, *LONG, "hydra.run.dir=outputs/stopped")

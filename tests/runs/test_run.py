@@ -356,6 +356,7 @@ def test_a_reader_that_ends_stops_no_run(folder):
     assert command.returncode == 0 and not err and len(table(folder / "outputs" / "unread")) == 1
 
 
+@pytest.mark.slow
 def test_the_main_job_on_a_real_photo_with_the_real_network(mpx, tmp_path, monkeypatch):
     """A few of the default steps on one bundled photo: the espresso is gone, by a small region that lies on the cup."""
     monkeypatch.chdir(tmp_path)
